@@ -1,0 +1,47 @@
+"""Engines run the array half of rules, bucket by bucket.
+
+``reference`` does it in place on NumPy arrays; ``pure`` makes new arrays, of any type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..plan import Bucket, Task
+from . import pure, reference
+
+
+def run(bucket: Bucket) -> None:
+    """Update the parameters and the state arrays of a bucket."""
+    if bucket.group.get("differentiable"):
+        for task in bucket.tasks:
+            _replace(bucket, task)
+    elif bucket.sparse:
+        for task in bucket.tasks:
+            _update_rows(bucket, task)
+    else:
+        jobs = [reference.Job(task.parameter.data, task.grad, task.arrays) for task in bucket.tasks]
+        pack = bucket.group.get("foreach") is not False
+        reference.run(bucket.rule, bucket.s, jobs, unmade=bucket.unmade, pack=pack)
+
+
+def _replace(bucket: Bucket, task: Task) -> None:
+    """Give the parameter and its state new arrays."""
+    grad = task.grad.to_dense() if bucket.sparse else task.grad
+    state: dict[str, Any] = {name: None if bucket.unmade else x for name, x in task.arrays.items()}
+    p, state = pure.run(bucket.rule, bucket.s, task.parameter.data, grad, state, reference.get_rounding())
+    task.parameter.data = p
+    task.arrays.update(state)
+
+
+def _update_rows(bucket: Bucket, task: Task) -> None:
+    """Update the rows that a sparse gradient touches: gathered, updated, and put back."""
+    rows, values = task.grad.coalesce()
+    at = np.unravel_index(rows, task.grad.shape[: len(task.grad.indices)])
+    gathered = reference.Job(task.parameter.data[at], values, {name: x[at] for name, x in task.arrays.items()})
+    reference.run(bucket.rule, bucket.s, [gathered], unmade=bucket.unmade, pack=True)
+    task.parameter.data[at] = gathered.p
+    for name, x in gathered.state.items():
+        task.arrays[name][at] = x

@@ -1,0 +1,99 @@
+"""Parameter groups: made from what a user passes, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from .arith import Array
+from .parameter import Parameter, as_parameter
+
+Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
+"""What an optimizer is made of: arrays, Parameters, ``(name, parameter)`` pairs, or dicts that describe groups."""
+
+Group: TypeAlias = dict[str, Any]
+
+
+def as_groups(params: Any) -> list[Any]:
+    """Turn the ``params`` argument of an optimizer into descriptions of groups."""
+    if (
+        isinstance(params, (Parameter, str, Mapping))
+        or hasattr(params, "__array__")
+        or not isinstance(params, Iterable)
+    ):
+        raise TypeError(
+            f"params argument given to the optimizer should be an iterable of arrays or dicts, "
+            f"but got {type(params).__name__}"
+        )
+    _refuse_set(params)
+    groups: list[Any] = list(params)
+    if not groups:
+        raise ValueError("optimizer got an empty parameter list")
+    return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def _refuse_set(params: Any) -> None:
+    if isinstance(params, (set, frozenset)):
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections, but the ordering of arrays in sets "
+            "will change between runs. Please use a list instead."
+        )
+
+
+def make_group(described: Any, defaults: Mapping[str, Any]) -> Group:
+    """Make a group of a description: Parameters in a list, names apart, missing settings taken from ``defaults``."""
+    if not isinstance(described, dict):
+        raise TypeError(f"param_group must be a dict, but got {type(described)}")
+    if "params" not in described:
+        raise ValueError("param_group must have the key 'params'")
+    parameters, names = _parameters(described["params"])
+    group: Group = {"params": parameters}
+    if names:
+        group["param_names"] = names
+    return group | {key: x for key, x in described.items() if key != "params"} | _missing(described, defaults)
+
+
+def _missing(described: Group, defaults: Mapping[str, Any]) -> Group:
+    return {key: x for key, x in defaults.items() if key not in described}
+
+
+def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
+    """Return Parameters and their names, all or none of which are given."""
+    _refuse_set(params)
+    if isinstance(params, Parameter) or hasattr(params, "__array__") or not isinstance(params, Iterable):
+        params = [params]
+    members: list[Any] = list(params)
+    named = [isinstance(x, tuple) for x in members]
+    if any(named) and not all(named):
+        raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+    if not any(named):
+        return [as_parameter(x) for x in members], []
+    for pair in members:
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            raise TypeError(f"a named parameter must be a pair of a str and an array, got {pair!r}")
+    names = [name for name, _ in members]
+    if len(set(names)) < len(names):
+        raise ValueError(f"parameter names must differ, got {names}")
+    return [as_parameter(x) for _, x in members], names
+
+
+def check_members(group: Group, others: Sequence[Group]) -> None:
+    """Raise ValueError if a parameter stands in a group twice or in two, or if only some groups give names."""
+    for other in others:
+        if ("param_names" in other) != ("param_names" in group):
+            given = "with" if "param_names" in group else "without"
+            raise ValueError(
+                "all optimizer param groups should be with/without names. "
+                f"cannot add param group {given} names to the optimizer"
+            )
+    taken = {identity(p) for other in others for p in other["params"]}
+    own = [identity(p) for p in group["params"]]
+    if taken.intersection(own):
+        raise ValueError("some parameters appear in more than one parameter group")
+    if len(set(own)) < len(own):
+        raise ValueError("optimizer contains a parameter group with duplicate parameters")
+
+
+def identity(p: Parameter) -> tuple[Any, ...]:
+    """Name the memory that a parameter occupies."""
+    return p.data.__array_interface__["data"][0] if p.data.size else id(p), p.shape, p.data.strides

@@ -1,0 +1,214 @@
+"""The base of all optimizers: groups, step, hooks and state dicts. It knows no algorithm by name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from copy import copy
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from . import state_dict as states
+from .engines import run
+from .groups import Group, Params, as_groups, check_members, make_group
+from .hooks import Hook, Hooks, RemovableHandle, after_step, before_step, filter_through
+from .parameter import Parameter
+from .plan import Bucket, label, make_plan, state_arrays
+from .rule import Rule, resolve
+from .state_dict import StateDict
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Closure = Callable[[], Any]
+
+
+def hooked(step: Callable[P, R]) -> Callable[P, R]:
+    """Run the step hooks around ``step``; they see and may replace its arguments, the optimizer first."""
+
+    @wraps(step)
+    def run_hooked(*args: P.args, **kwargs: P.kwargs) -> R:
+        self: Any = args[0]
+        args, kwargs = before_step(self._step_pre_hooks, self, args, kwargs)
+        out = step(*args, **kwargs)
+        after_step(self._step_post_hooks, self, args, kwargs)
+        return out
+
+    return run_hooked
+
+
+class Optimizer(Rule):
+    """Base of all optimizers.
+
+    Args:
+        params: arrays, ``Parameter`` objects, ``(name, parameter)`` pairs, or dicts that describe groups, each with
+            the key ``params`` and settings of its own.
+        defaults: the settings of groups that do not give them.
+
+    Attributes:
+        param_groups: the groups, dicts of settings with the list ``params`` of Parameters.
+        state: what is kept per Parameter: the step count and arrays.
+        defaults: the settings given to the constructor.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, or a value outside its range.
+    """
+
+    def __init__(self, params: Params, **defaults: Any) -> None:
+        resolve(type(self), defaults)
+        self.defaults = defaults
+        self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
+        self.param_groups: list[Group] = []
+        self._make_hooks()
+        for described in as_groups(params):
+            self.add_param_group(described)
+
+    def _make_hooks(self) -> None:
+        self._step_pre_hooks, self._step_post_hooks = Hooks(), Hooks()
+        self._state_dict_pre_hooks, self._state_dict_post_hooks = Hooks(), Hooks()
+        self._load_state_dict_pre_hooks, self._load_state_dict_post_hooks = Hooks(), Hooks()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: a dict with the key ``params`` and the settings that differ from the defaults.
+
+        Raises:
+            TypeError, ValueError: the dict does not describe a group, a setting is outside its range, or a parameter is
+                optimized already. Nothing is added then.
+        """
+        group = make_group(param_group, self.defaults)
+        h = resolve(type(self), group)
+        check_members(group, self.param_groups)
+        for j, p in enumerate(group["params"]):
+            self.check_parameter(label(len(self.param_groups), j, p), p.shape, p.dtype)
+        self.param_groups.append(group)
+        if self.eager:
+            for p in group["params"]:
+                arrays = state_arrays(type(self), self.arrays(h, p.shape), p, {}, "")
+                self.state[p] = {"step": 0, **arrays}
+
+    @hooked
+    def step(self, closure: Closure | None = None, *, grads: Iterable[Any] | None = None) -> Any:
+        """Take one step and return what ``closure`` returned, None without one.
+
+        Args:
+            closure: called first; it computes the loss and sets the gradients of the parameters.
+            grads: the gradients of this step, one per parameter (None skips it), in place of those the parameters hold.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
+        """
+        if closure is not None and grads is not None:
+            raise TypeError("step takes a closure or grads, not both")
+        return self._advance(closure, grads)
+
+    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None) -> Any:
+        """Take one step: plan it, run it, keep the new state."""
+        loss = closure() if closure is not None else None
+        plan = make_plan(type(self), self.param_groups, self.state, grads)
+        for bucket in plan:
+            run(bucket)
+        for bucket in plan:
+            self._commit(bucket)
+        return loss
+
+    def _commit(self, bucket: Bucket) -> None:
+        """Keep the state of the parameters that were updated."""
+        for task in bucket.tasks:
+            count = {"step": bucket.k} if self.counts_steps else {}
+            kept = {**count, **bucket.registers, **task.arrays}
+            if kept:
+                self.state[task.parameter].update(kept)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or fill them with zeros."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none or not isinstance(p.grad, np.ndarray):
+                    p.grad = None
+                else:
+                    p.grad[...] = 0
+
+    def state_dict(self) -> StateDict:
+        """Return a copy of the state and the settings, in torch's layout."""
+        for hook in self._state_dict_pre_hooks.values():
+            hook(self)
+        return filter_through(self._state_dict_post_hooks, self, states.dump(self.state, self.param_groups))
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Take over a copy of a saved state.
+
+        Parameters are matched by name where both sides have names, else by position.
+
+        Raises:
+            ValueError: the state is not one of this optimizer or of these parameters. Nothing has changed then.
+        """
+        state_dict = filter_through(self._load_state_dict_pre_hooks, self, copy(state_dict))
+        state, groups = states.read(state_dict, self.param_groups, self._read_state)
+        for group in groups:
+            resolve(type(self), group)
+        self.state.clear()
+        self.state.update(state)
+        self.param_groups = groups
+        for hook in self._load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _read_state(self, group: Group, p: Parameter, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Check the saved state of one parameter and return a copy."""
+        h = resolve(type(self), group)
+        arrays, registers = self.arrays(h, p.shape), self.registers(h)
+        shapes = self.shapes(p.shape)
+        read: dict[str, Any] = {}
+        for name, value in values.items():
+            here = f"{where}, {name},"
+            if name == "step" and self.counts_steps:
+                read[name] = states.step_count(value, here)
+            elif name in registers:
+                read[name] = states.register(value, here)
+            elif name in arrays:
+                read[name] = states.array_like(value, shapes.get(name, p.shape), p.dtype, here)
+            elif value is not None:
+                raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
+        missing = [name for name in (*arrays, *registers) if name not in read] if read else []
+        if missing:
+            raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} lacks {missing[0]!r}")
+        return read
+
+    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(optimizer, args, kwargs)`` before each step; it may return new ``(args, kwargs)``."""
+        return self._step_pre_hooks.register(hook)
+
+    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(optimizer, args, kwargs)`` after each step."""
+        return self._step_post_hooks.register(hook)
+
+    def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer)`` before a state dict is made."""
+        return self._state_dict_pre_hooks.register(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer, state_dict)`` on each state dict made; it may return another."""
+        return self._state_dict_post_hooks.register(hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer, state_dict)`` before a state dict is loaded; it may return another."""
+        return self._load_state_dict_pre_hooks.register(hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer)`` after a state dict has been loaded."""
+        return self._load_state_dict_post_hooks.register(hook, prepend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_hooks()
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])

@@ -1,0 +1,94 @@
+"""Stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from .. import hyper as hp
+from ..arith import Array, axpy, mul
+from ..groups import Params
+from ..optimizer import Optimizer
+from ..rule import Hypers, Record, Registers
+from ..sparse import SparseGrad
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with momentum or Nesterov's momentum.
+
+    .. code-block:: text
+
+        g   = g + weight_decay * p
+        buf = g                                     in the first step
+        buf = momentum * buf + (1 - dampening) * g  after it
+        g   = g + momentum * buf                    if nesterov
+        g   = buf                                   else
+        p   = p - lr * g
+
+    The two lines of ``buf`` and the choice after them apply only where ``momentum`` is not 0. The first step is not
+    dampened. A sparse gradient touches its own rows only, unless there is momentum, which moves all rows.
+
+    State: ``momentum_buffer`` (like the parameter), if there is momentum.
+
+    Source: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning",
+    ICML 2013, with the learning rate outside the buffer.
+    """
+
+    counts_steps = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: hp.LearningRate = 1e-3,
+        momentum: hp.Momentum = 0,
+        dampening: Annotated[
+            hp.Scalar, hp.Real("the dampening of the momentum", interval=hp.Interval("(-inf, inf)"))
+        ] = 0,
+        weight_decay: hp.WeightDecay = 0,
+        nesterov: Annotated[bool, hp.Flag("look ahead by Nesterov's momentum")] = False,
+        *,
+        maximize: hp.Maximize = False,
+        foreach: hp.Foreach = None,
+        differentiable: hp.Differentiable = False,
+        fused: hp.Fused = None,
+        capturable: hp.Capturable = False,
+    ) -> None:
+        super().__init__(**hp.settings(locals()))
+
+    @classmethod
+    def check(cls, h: Hypers) -> None:
+        if h.nesterov and (h.momentum <= 0 or h.dampening != 0):
+            raise ValueError(
+                f"Nesterov momentum requires a momentum and zero dampening "
+                f"(nesterov=True with momentum={h.momentum}, dampening={h.dampening})"
+            )
+
+    @classmethod
+    def accept(cls, h: Hypers, grad: Any) -> Any:
+        if isinstance(grad, SparseGrad) and h.weight_decay:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+        return grad.to_dense() if isinstance(grad, SparseGrad) and h.momentum else grad
+
+    @classmethod
+    def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        return {"momentum_buffer": None} if h.momentum else {}
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        return dict(
+            weight_decay=h.weight_decay,
+            momentum=h.momentum,
+            undamped=1 - h.dampening,
+            nesterov=h.nesterov,
+            step_size=-h.lr,
+        )
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        if s.weight_decay:
+            g = axpy(g, p, s.weight_decay)
+        if not s.momentum:
+            return (axpy(p, g, s.step_size),)
+        (buf,) = state
+        buf = g if buf is None else axpy(mul(buf, s.momentum), g, s.undamped)
+        g = axpy(g, buf, s.momentum) if s.nesterov else buf
+        return axpy(p, g, s.step_size), buf

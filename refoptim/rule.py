@@ -1,0 +1,144 @@
+"""What an update rule is.
+
+A rule is a class with four pure functions; an engine runs it and a ``functional`` name calls it, neither knowing which
+rule it is. Array names, hyperparameters and formulas stand in the rule's own file under ``optimizers/``.
+
+``arrays(h, shape)``
+    the state arrays of a parameter of that shape: name and initial value. None means that the first update makes it.
+``scalars(h, k, registers)``
+    everything step ``k`` = 1, 2 … needs besides arrays, computed once in double precision: every power, root and
+    quotient of hyperparameters. It becomes the record ``s``, each number rounded once to the arithmetic type.
+``update(s, p, g, *state)``
+    the array half, in the words of ``arith``: the new parameter and the new state arrays, in the order of ``arrays``.
+``measure(s, p, g, *state)``
+    only where the update needs sums over elements: numbers and arrays that are added to the record before ``update``.
+    What it returns under the name of a state array is the new value of that array, which ``update`` then does not see.
+
+``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
+in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advance`` gives their values after a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .arith import Array, DType, arithmetic, neg
+from .hyper import declared
+from .sparse import SparseGrad
+
+Hypers = Any
+"""Resolved hyperparameters by attribute."""
+
+Record = Any
+"""The scalars of a step by attribute."""
+
+Registers = dict[str, Any]
+
+_default_dtype: list[DType] = [np.dtype("float32")]
+
+
+def get_default_dtype() -> DType:
+    """Return the dtype of the registers that rules keep per parameter (NAdam's mu_product, ASGD's eta and mu)."""
+    return _default_dtype[0]
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Keep the registers of new state in ``dtype``, float32 (as torch does by default) or float64."""
+    if np.dtype(dtype).name not in ("float32", "float64"):
+        raise TypeError(f"the default dtype must be float32 or float64, got {dtype!r}")
+    _default_dtype[0] = np.dtype(dtype)
+
+
+class Rule:
+    """An update rule; the module's text says what its functions mean."""
+
+    counts_steps: ClassVar[bool] = True
+    """Whether the state of a parameter holds its step count."""
+
+    eager: ClassVar[bool] = False
+    """Whether state is made with the optimizer, not in the first step."""
+
+    @classmethod
+    def check(cls, h: Hypers) -> None:
+        """Raise ValueError if hyperparameters do not fit together."""
+
+    @classmethod
+    def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
+        """Raise if the rule cannot update a parameter of ``shape`` and ``dtype``, named by ``where`` in the message."""
+
+    @classmethod
+    def accept(cls, h: Hypers, grad: Any) -> Any:
+        """Return a gradient, perhaps sparse, in the form in which the rule takes it, or raise RuntimeError."""
+        if isinstance(grad, SparseGrad):
+            raise RuntimeError(f"{cls.__name__} does not support sparse gradients")
+        return grad
+
+    @classmethod
+    def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        """Name the state arrays and their initial values."""
+        return {}
+
+    @classmethod
+    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of those state arrays that are not shaped like the parameter."""
+        return {}
+
+    @classmethod
+    def registers(cls, h: Hypers) -> dict[str, float]:
+        """Name the numbers kept per parameter and their initial values."""
+        return {}
+
+    @classmethod
+    def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
+        """Return the registers after step ``k``."""
+        return registers
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        """Compute the scalars of step ``k``, in double precision."""
+        raise NotImplementedError
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        """Compute what needs sums over elements."""
+        return {}
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        """Return the new parameter and the new state arrays."""
+        raise NotImplementedError
+
+
+def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
+    """Check the hyperparameters of a rule and return them resolved, or raise TypeError or ValueError."""
+    h = SimpleNamespace(**{name: x.resolve(name, settings[name]) for name, x in declared(rule).items()})
+    rule.check(h)  # type: ignore[attr-defined]
+    return h
+
+
+def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
+    """Round each number of a step once to the arithmetic type of ``dtype``; flags stay as they are."""
+    number = arithmetic(dtype).type
+    return SimpleNamespace(**{name: x if isinstance(x, bool) else number(x) for name, x in scalars.items()})
+
+
+def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+    """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
+    try:
+        return {**rule.scalars(h, k, registers), "maximize": getattr(h, "maximize", False)}
+    except ArithmeticError as error:
+        raise ValueError(f"the scalars of step {k} have no value: {error} ({vars(h)})") from error
+
+
+def apply(rule: type[Rule], s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+    """Run the array half of a rule on a gradient as it was given."""
+    return rule.update(s, p, ascent(s, g), *state)
+
+
+def ascent(s: Record, g: Array) -> Array:
+    """Turn the gradient round where the objective is maximized."""
+    return neg(g) if s.maximize else g

@@ -1,0 +1,92 @@
+"""Sparse gradients in coordinate form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arith import Array, DType, widen
+
+
+class SparseGrad:
+    """A gradient that is zero except at some positions, in torch's COO layout.
+
+    Args:
+        indices: integers, shape ``(sparse_dim, nnz)``: column k holds the leading coordinates of entry k.
+        values: shape ``(nnz, *shape[sparse_dim:])``: the entries, scalars or dense rows.
+        shape: the shape of the dense gradient.
+
+    An index may occur more than once; ``coalesce`` sums its values in the order in which they are stored.
+
+    Raises:
+        TypeError: ``indices`` are not integers.
+        ValueError: the shapes do not fit together, or an index lies outside ``shape``.
+    """
+
+    __slots__ = ("indices", "shape", "values")
+
+    def __init__(self, indices: Array, values: Array, shape: tuple[int, ...]) -> None:
+        self.indices = np.asarray(indices)
+        self.values = np.asarray(values)
+        self.shape = tuple(int(n) for n in shape)
+        self._check()
+
+    def _check(self) -> None:
+        indices, values, shape = self.indices, self.values, self.shape
+        if indices.size and indices.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
+        if indices.ndim != 2 or not 1 <= len(indices) <= len(shape):
+            raise ValueError(
+                f"indices must have shape (sparse_dim, nnz) with 1 <= sparse_dim <= {len(shape)}, got {indices.shape}"
+            )
+        expected = (indices.shape[1], *shape[len(indices) :])
+        if values.shape != expected:
+            raise ValueError(f"values must have shape {expected}, got {values.shape}")
+        for axis, (row, n) in enumerate(zip(indices, shape, strict=False)):
+            outside = row[(row < 0) | (row >= n)]
+            if outside.size:
+                raise ValueError(f"indices[{axis}] must be in [0, {n}), got {outside[0]}")
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype of the values."""
+        return self.values.dtype
+
+    def coalesce(self) -> tuple[Array, Array]:
+        """Return sorted row numbers and their values, those of one row added in the order in which they are stored.
+
+        A row number counts in C order over the leading ``sparse_dim`` axes. Sums are made in the arithmetic type and
+        rounded once.
+        """
+        leading = self.shape[: len(self.indices)]
+        rows = np.ravel_multi_index(tuple(self.indices.astype(np.intp)), leading)
+        unique, first, group = np.unique(rows, return_index=True, return_inverse=True)
+        if len(unique) == len(rows):
+            return unique, self.values[first]
+        rest = np.delete(np.arange(len(rows)), first)
+        values = widen(self.values)
+        sums = values[first]
+        np.add.at(sums, group[rest], values[rest])
+        return unique, sums.astype(self.dtype)
+
+    def to_dense(self) -> Array:
+        """Return the gradient as an array of ``shape``."""
+        rows, values = self.coalesce()
+        dense = np.zeros(self.shape, self.dtype)
+        dense.reshape(-1, *values.shape[1:])[rows] = values
+        return dense
+
+    def __repr__(self) -> str:
+        return f"SparseGrad(shape={self.shape}, nnz={self.indices.shape[1]}, dtype={self.dtype})"
+
+
+def as_sparse(x: Any) -> SparseGrad | None:
+    """Return ``x`` as a SparseGrad if it is one or a scipy.sparse array, else None."""
+    if isinstance(x, SparseGrad):
+        return x
+    if not type(x).__module__.startswith("scipy.sparse"):
+        return None
+    coo = x.tocoo()
+    coords = coo.coords if hasattr(coo, "coords") else (coo.row, coo.col)
+    return SparseGrad(np.stack(coords), coo.data, coo.shape)

@@ -1,0 +1,126 @@
+"""The one order of summation, for every rule that needs a sum over elements.
+
+``sum_along`` cuts the axis into runs of ``WIDTH`` consecutive elements, the last one filled up with +0, and folds each
+run in halves: element ``i`` with element ``i + WIDTH/2``, then ``i`` with ``i + WIDTH/4``, down to one. The sums of the
+runs are summed in the same way until one is left, and +0 is added to it, so a sum is never -0. The order depends on the
+number of elements alone, never on a device, a chunk or a thread. ``kernels/tree.cuh`` is the twin of this file.
+
+``matmul`` adds the products of an entry in the order of the inner index, beginning at +0.
+
+Sums stream over their operands in blocks: nothing as large as an operand is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from .arith import Array, mul, sqrt
+
+WIDTH = 1024
+"""Elements that are folded together; part of the definition of a sum."""
+
+CHUNK = 1 << 15
+"""Elements of a block held at once; no result depends on it."""
+
+Block = tuple[slice, ...]
+
+
+def _steps(shape: tuple[int, ...], axis: int | None) -> list[int]:
+    """Choose the extent of a block along each axis, whole runs of WIDTH along ``axis``."""
+    steps, room = [1] * len(shape), CHUNK
+    if axis is not None:
+        steps[axis] = min(shape[axis], WIDTH)
+        room //= max(1, steps[axis])
+    for i in reversed(range(len(shape))):
+        if i != axis:
+            steps[i] = max(1, min(shape[i], room))
+            room //= steps[i]
+    if axis is not None and steps[axis] == WIDTH:
+        steps[axis] *= max(1, room)
+    return steps
+
+
+def blocks(shape: tuple[int, ...], axis: int | None = None) -> Iterator[Block]:
+    """Cover an array of ``shape`` with blocks of about CHUNK elements, in order."""
+    steps = _steps(shape, axis)
+    starts = (range(0, n, step) for n, step in zip(shape, steps, strict=True))
+    for corner in product(*starts):
+        yield tuple(slice(i, i + step) for i, step in zip(corner, steps, strict=True))
+
+
+def take(x: Array, block: Block) -> Array:
+    """Cut ``block`` out of an array that broadcasts to the blocked shape; a scalar stays whole."""
+    if np.ndim(x) == 0:
+        return x
+    return x[tuple(slice(None) if n == 1 else cut for n, cut in zip(x.shape, block, strict=True))]
+
+
+def _fold(x: Array, axis: int) -> Array:
+    """Sum each run of WIDTH along ``axis`` by halving; the axis keeps one sum per run."""
+    n = x.shape[axis]
+    width = min(WIDTH, 1 << max(0, n - 1).bit_length())
+    runs = -(-n // width)
+    x = _filled(x, axis, runs * width)
+    x = x.reshape(*x.shape[:axis], runs, width, *x.shape[axis + 1 :])
+    x = np.moveaxis(x, axis + 1, 0)
+    while len(x) > 1:
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
+    return x[0]
+
+
+def _filled(x: Array, axis: int, n: int) -> Array:
+    """Fill ``x`` up with +0 along ``axis`` to length ``n``."""
+    missing = n - x.shape[axis]
+    if not missing:
+        return x
+    shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
+    return np.concatenate([x, np.zeros_like(x, shape=shape)], axis)
+
+
+def sum_along(f: Callable[..., Array], *arrays: Array, axis: int) -> Array:
+    """Sum ``f(*arrays)`` along ``axis`` (kept, with length 1); ``f`` is elementwise and is applied block by block."""
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    axis %= len(shape)
+    runs = (*shape[:axis], -(-shape[axis] // WIDTH), *shape[axis + 1 :])
+    sums = np.zeros_like(arrays[0], shape=runs)
+    for block in blocks(shape, axis):
+        runs_of_block = slice(block[axis].start // WIDTH, -(-block[axis].stop // WIDTH))
+        into = (*block[:axis], runs_of_block, *block[axis + 1 :])
+        sums[into] = _fold(f(*(take(x, block) for x in arrays)), axis)
+    return _finish(sums, axis)
+
+
+def _finish(sums: Array, axis: int) -> Array:
+    """Fold the sums of runs until one is left; the sum of nothing is +0."""
+    while sums.shape[axis] > 1:
+        sums = _fold(sums, axis)
+    return sums + 0.0 if sums.shape[axis] else _filled(sums, axis, 1)
+
+
+def total(f: Callable[..., Array], *arrays: Array) -> Any:
+    """Sum ``f(*arrays)`` over all elements in C order; ``f`` is elementwise."""
+    return sum_along(f, *(x.reshape(-1) for x in arrays), axis=0)[0]
+
+
+def dot(x: Array, y: Array) -> Any:
+    """The sum of x * y over all elements."""
+    return total(mul, x, y)
+
+
+def norm(x: Array) -> Any:
+    """The square root of the sum of squares over all elements."""
+    return sqrt(dot(x, x))
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """The matrix product: entry (i, j) adds a[i, k] * b[k, j] for k = 0, 1, 2 … in order."""
+    out = np.zeros_like(a, shape=(a.shape[0], b.shape[1]))
+    for rows, columns in blocks(out.shape):
+        entries = out[rows, columns]
+        for k in range(a.shape[1]):
+            entries += a[rows, k, None] * b[k, columns]
+    return out
