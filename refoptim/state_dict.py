@@ -1,8 +1,8 @@
 """State dicts in torch's layout: copied out, checked in.
 
 ``{"state": {id: {name: value}}, "param_groups": [{…, "params": [ids], "param_names": [names]}]}``: ids count the
-parameters in the order of the groups. Arrays may come back as NumPy arrays, as torch tensors, or as nested lists, and ids
-as strings, so that a state dict survives JSON.
+parameters in the order of the groups. Arrays may come back as NumPy arrays, as torch tensors, or as nested lists, and
+ids as strings, so that a state dict survives JSON.
 """
 
 from __future__ import annotations
