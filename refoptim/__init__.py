@@ -5,9 +5,20 @@ from __future__ import annotations
 from .engines.reference import get_num_threads, rounding, set_num_threads
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .optimizer import Optimizer
+from .optimizers.adadelta import Adadelta
+from .optimizers.adafactor import Adafactor
+from .optimizers.adagrad import Adagrad
 from .optimizers.adam import Adam
+from .optimizers.adamax import Adamax
 from .optimizers.adamw import AdamW
+from .optimizers.asgd import ASGD
+from .optimizers.muon import Muon
+from .optimizers.nadam import NAdam
+from .optimizers.radam import RAdam
+from .optimizers.rmsprop import RMSprop
+from .optimizers.rprop import Rprop
 from .optimizers.sgd import SGD
+from .optimizers.sparse_adam import SparseAdam
 from .parameter import Parameter
 from .rule import get_default_dtype, set_default_dtype
 from .sparse import SparseGrad
@@ -15,11 +26,22 @@ from .sparse import SparseGrad
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGD",
     "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
     "Optimizer",
     "Parameter",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
     "SparseGrad",
     "get_default_dtype",
     "get_num_threads",

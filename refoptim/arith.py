@@ -5,7 +5,8 @@ multiply-add, reassociated or approximated, so a rule written in these words has
 
     add(x, c) = x + c        sub(x, y) = x - y       mul(x, c) = x * c        div(x, c) = x / c
     neg(x)    = -x           sqrt(x)                 absolute(x) = |x|        reciprocal(x, c) = (1 / x) * c
-    maximum(x, y)            minimum(x, y)           sign(x)                  where(condition, x, y)
+    rsqrt(x)  = 1 / sqrt(x)
+    maximum(x, y)            minimum(x, y)           sign(x)                  where(condition, c, x)
     axpy(x, y, c)       = x + c * y
     addcmul(x, y, z, c) = x + (c * y) * z
     addcdiv(x, y, z, c) = x + (c * y) / z
@@ -50,6 +51,11 @@ def storage(dtype: DType) -> DType:
 def arithmetic(dtype: DType) -> DType:
     """Return the type that arrays of ``dtype`` compute in: float64, or float32 for everything narrower."""
     return np.dtype("float64" if storage(dtype).itemsize == 8 else "float32")
+
+
+def epsilon(dtype: DType) -> float:
+    """Return the machine epsilon of a real storage type: the gap between 1 and the next number."""
+    return 2.0 ** -{"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}[dtype.name]
 
 
 def as_reals(x: Array) -> Array:
@@ -155,9 +161,14 @@ def minimum(x: Array, y: Array) -> Array:
     return np.where((x <= y) | (x != x), x, y)
 
 
-def where(condition: Array, x: Array, y: Array) -> Array:
-    """Select ``x`` where the condition holds, else ``y``."""
-    return np.where(condition, x, y)
+def rsqrt(x: Array) -> Array:
+    """1 / sqrt(x), two roundings"""
+    return _inverse(sqrt(x))
+
+
+def where(condition: Array, c: Array, x: Array) -> Array:
+    """Put ``c``, rounded to the storage of ``x``, where the condition holds, and leave ``x`` elsewhere."""
+    return np.where(condition, round_to(c, x), x)
 
 
 @word

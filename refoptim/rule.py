@@ -12,7 +12,8 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     the array half, in the words of ``arith``: the new parameter and the new state arrays, in the order of ``arrays``.
 ``measure(s, p, g, *state)``
     only where the update needs sums over elements: numbers and arrays that are added to the record before ``update``.
-    What it returns under the name of a state array is the new value of that array, which ``update`` then does not see.
+    ``s.exact`` holds the unrounded scalars for that. What it returns under the name of a state array is that array's
+    new value, and ``update`` does not see that array.
 
 ``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
 in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advance`` gives their values after a step.
@@ -21,13 +22,14 @@ in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advanc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .arith import Array, DType, arithmetic, neg
-from .hyper import declared
+from .hyper import declared, is_number
 from .sparse import SparseGrad
 
 Hypers = Any
@@ -121,9 +123,15 @@ def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
 
 
 def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
-    """Round each number of a step once to the arithmetic type of ``dtype``; flags stay as they are."""
+    """Round each number of a step once to the arithmetic type of ``dtype``; ``exact`` keeps the unrounded."""
     number = arithmetic(dtype).type
-    return SimpleNamespace(**{name: x if isinstance(x, bool) else number(x) for name, x in scalars.items()})
+    rounded = {name: number(x) if is_number(x, Real) else x for name, x in scalars.items()}
+    return SimpleNamespace(**rounded, exact=SimpleNamespace(**scalars))
+
+
+def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
+    """Add what a rule measured to the record of its step."""
+    return SimpleNamespace(**{**vars(s), **vars(record(measured, dtype)), "exact": s.exact})
 
 
 def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .arith import Array, mul, sqrt
+from .arith import Array, arithmetic, mul, sqrt, widen
 
 WIDTH = 1024
 """Elements that are folded together; part of the definition of a sum."""
@@ -86,12 +86,27 @@ def sum_along(f: Callable[..., Array], *arrays: Array, axis: int) -> Array:
     shape = np.broadcast_shapes(*(x.shape for x in arrays))
     axis %= len(shape)
     runs = (*shape[:axis], -(-shape[axis] // WIDTH), *shape[axis + 1 :])
-    sums = np.zeros_like(arrays[0], shape=runs)
+    sums = np.zeros_like(arrays[0], shape=runs, dtype=arithmetic(arrays[0].dtype))
     for block in blocks(shape, axis):
         runs_of_block = slice(block[axis].start // WIDTH, -(-block[axis].stop // WIDTH))
         into = (*block[:axis], runs_of_block, *block[axis + 1 :])
-        sums[into] = _fold(f(*(take(x, block) for x in arrays)), axis)
+        sums[into] = _fold(f(*(widen(take(x, block)) for x in arrays)), axis)
     return _finish(sums, axis)
+
+
+def total(f: Callable[..., Array], *arrays: Array) -> Any:
+    """Sum ``f(*arrays)`` over all elements in C order; ``f`` is elementwise and is applied block by block."""
+    shape = np.broadcast_shapes(*(x.shape for x in arrays)) or (1,)
+    rest = np.zeros_like(arrays[0], shape=0, dtype=arithmetic(arrays[0].dtype))
+    sums = [rest]
+    for block in blocks(shape):
+        values = f(*(widen(take(x, block)) for x in arrays))
+        rest = np.concatenate([rest, values.reshape(-1)])
+        whole = len(rest) // WIDTH * WIDTH
+        sums.append(_fold(rest[:whole], 0) if whole else rest[:0])
+        rest = rest[whole:]
+    sums.append(_fold(rest, 0) if len(rest) else rest)
+    return _finish(np.concatenate(sums), 0)[0]
 
 
 def _finish(sums: Array, axis: int) -> Array:
@@ -101,9 +116,9 @@ def _finish(sums: Array, axis: int) -> Array:
     return sums + 0.0 if sums.shape[axis] else _filled(sums, axis, 1)
 
 
-def total(f: Callable[..., Array], *arrays: Array) -> Any:
-    """Sum ``f(*arrays)`` over all elements in C order; ``f`` is elementwise."""
-    return sum_along(f, *(x.reshape(-1) for x in arrays), axis=0)[0]
+def square(x: Array) -> Array:
+    """X * x"""
+    return mul(x, x)
 
 
 def dot(x: Array, y: Array) -> Any:
@@ -113,7 +128,7 @@ def dot(x: Array, y: Array) -> Any:
 
 def norm(x: Array) -> Any:
     """The square root of the sum of squares over all elements."""
-    return sqrt(dot(x, x))
+    return sqrt(total(square, x))
 
 
 def matmul(a: Array, b: Array) -> Array:

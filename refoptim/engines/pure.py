@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..arith import Array, as_reals, from_reals, round_to, widen
-from ..rule import Record, Rule, apply
+from ..rule import Record, Rule, apply, extended
+
+State = dict[str, Any]
 
 
 def run(
-    rule: type[Rule], s: Record, p: Array, g: Array, state: dict[str, Any], rounding: str = "each"
+    rule: type[Rule], s: Record, p: Array, g: Array, state: State, rounding: str = "each"
 ) -> tuple[Array, dict[str, Array]]:
     """Return the new parameter and the new state of a step; ``state`` maps names to arrays, or to None if unmade."""
-    storage = as_reals(p)
     operands = [x if x is None else as_reals(x) for x in (p, g, *state.values())]
-    if rounding == "store" or is_measured(rule):
-        operands = [x if x is None else widen(x) for x in operands]
     half = _measured if is_measured(rule) else _flat
     with np.errstate(all="ignore"):
-        new_p, new_state = half(rule, s, operands, list(state))
-
-    def restore(x: Array) -> Array:
-        return from_reals(round_to(x, storage), p.dtype)
-
-    return restore(new_p), {name: restore(x) for name, x in new_state.items()}
+        results = half(rule, s, operands, list(state), rounding)
+    new_p, *new_state = (from_reals(round_to(x, operands[0]), p.dtype) for x in results)
+    return new_p, dict(zip(state, new_state, strict=True))
 
 
 def is_measured(rule: type[Rule]) -> bool:
@@ -34,17 +29,20 @@ def is_measured(rule: type[Rule]) -> bool:
     return rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
 
 
-def _flat(rule: type[Rule], s: Record, operands: list[Array], names: list[str]) -> tuple[Array, dict[str, Array]]:
+def _flat(rule: type[Rule], s: Record, operands: list[Array], names: list[str], rounding: str) -> list[Array]:
     shape = operands[0].shape
-    results = apply(rule, s, *(x if x is None else x.reshape(-1) for x in operands))
-    new_p, *new_state = (x.reshape(shape) for x in results)
-    return new_p, dict(zip(names, new_state, strict=True))
+    flats = [x if x is None else x.reshape(-1) for x in operands]
+    if rounding == "store":
+        flats = [widen(x) for x in flats]
+    return [x.reshape(shape) for x in apply(rule, s, *flats)]
 
 
-def _measured(rule: type[Rule], s: Record, operands: list[Array], names: list[str]) -> tuple[Array, dict[str, Array]]:
+def _measured(rule: type[Rule], s: Record, operands: list[Array], names: list[str], rounding: str) -> list[Array]:
+    """Rules that measure round at the store, whatever ``rounding`` says."""
     p, g, *state = operands
     measured = rule.measure(s, p, g, *state)
     walked = {name: x for name, x in zip(names, state, strict=True) if name not in measured}
-    new_p, *rest = apply(rule, SimpleNamespace(**vars(s), **measured), p, g, *walked.values())
+    s = extended(s, measured, p.dtype)
+    new_p, *rest = apply(rule, s, *(widen(x) for x in (p, g, *walked.values())))
     updated = dict(zip(walked, rest, strict=True))
-    return new_p, {name: updated[name] if name in updated else measured[name] for name in names}
+    return [new_p, *(updated[name] if name in updated else measured[name] for name in names)]

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import tree
 from ..arith import Array, as_reals, widen
-from ..rule import Record, Rule, apply
+from ..rule import Record, Rule, apply, extended
 from .pure import is_measured
 
 CHUNK = 1 << 14
@@ -172,11 +172,12 @@ def _run_measured(rule: type[Rule], s: Record, job: Job) -> None:
     p, g, *state = (np.atleast_1d(np.asarray(x)) for x in (job.p, job.g, *job.state.values()))
     with np.errstate(all="ignore"):
         measured = rule.measure(s, p, g, *state)
-    scalars = SimpleNamespace(**vars(s), **measured)
+    s = extended(s, measured, p.dtype)
     walked = [x for name, x in zip(job.state, state, strict=True) if name not in measured]
 
     def block(cut: tree.Block) -> None:
-        here = SimpleNamespace(**{name: tree.take(x, cut) for name, x in vars(scalars).items()})
+        here = SimpleNamespace(**vars(s))
+        vars(here).update((name, tree.take(getattr(s, name), cut)) for name in measured)
         results = apply(rule, here, *(widen(tree.take(x, cut)) for x in (p, g, *walked)))
         for x, result in zip((p, *walked), results, strict=True):
             tree.take(x, cut)[...] = result
