@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import functional
 from .engines.reference import get_num_threads, rounding, set_num_threads
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .optimizer import Optimizer
@@ -22,6 +23,7 @@ from .optimizers.sparse_adam import SparseAdam
 from .parameter import Parameter
 from .rule import get_default_dtype, set_default_dtype
 from .sparse import SparseGrad
+from .swap import swap_in_optimizer_params_and_state
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "SparseGrad",
+    "functional",
     "get_default_dtype",
     "get_num_threads",
     "register_optimizer_step_post_hook",
@@ -50,4 +53,5 @@ __all__ = [
     "rounding",
     "set_default_dtype",
     "set_num_threads",
+    "swap_in_optimizer_params_and_state",
 ]

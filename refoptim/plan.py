@@ -115,7 +115,7 @@ def _add(
 ) -> None:
     """Put one parameter into the bucket it belongs to, which is made if it is the first."""
     k = state.get("step", 0) + 1
-    registers = {name: state.get(name, get_default_dtype().type(x)) for name, x in rule.registers(h).items()}
+    registers = first_registers(rule, h, state)
     fills = rule.arrays(h, p.shape)
     unmade = any(fill is None and name not in state for name, fill in fills.items())
     sparse = isinstance(grad, SparseGrad)
@@ -125,6 +125,11 @@ def _add(
         buckets[key] = Bucket(rule, group, s, k, rule.advance(h, k, registers), unmade, sparse)
     arrays = state_arrays(rule, fills, p, state, where)
     buckets[key].tasks.append(Task(p, grad, arrays))
+
+
+def first_registers(rule: type[Rule], h: Hypers, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers kept per parameter, those that do not exist yet at their first values."""
+    return {name: state.get(name, get_default_dtype().type(x)) for name, x in rule.registers(h).items()}
 
 
 def state_arrays(
@@ -146,7 +151,7 @@ def state_arrays(
 
 def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:
     """Make an array laid out like ``like``, every real of it ``value``."""
-    x = np.zeros_like(like, shape=None if shape == like.shape else shape, subok=False)
-    if value:
-        x[...] = value if x.dtype.kind != "c" else complex(value, value)
-    return x
+    of_shape: dict[str, Any] = {} if shape == like.shape else {"shape": shape}
+    if not value:
+        return np.zeros_like(like, **of_shape)
+    return np.full_like(like, complex(value, value) if like.dtype.kind == "c" else value, **of_shape)

@@ -1,0 +1,87 @@
+"""Lend an optimizer other parameters and another state for a while."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from .arith import Array
+from .groups import Group
+from .optimizer import Optimizer
+from .parameter import Parameter, as_parameter
+from .state_dict import StateDict
+
+
+@contextmanager
+def swap_in_optimizer_params_and_state(
+    optimizer: Optimizer, swapin_parameters: Mapping[str, Array | Parameter], swapin_optim_state: StateDict
+) -> Iterator[None]:
+    """Let an optimizer work on other parameters, state and settings inside a ``with`` block.
+
+    Args:
+        optimizer: an optimizer that has state.
+        swapin_parameters: as many arrays or Parameters as the optimizer has, in its order, by name.
+        swapin_optim_state: a state dict whose groups have the optimizer's settings and sizes. Its arrays are used, not
+            copied: a step inside the block writes into them. Other changes stay inside the block.
+
+    Raises:
+        RuntimeError: the optimizer has no state, or parameters or groups do not correspond.
+    """
+    parameters = [as_parameter(x) for x in swapin_parameters.values()]
+    groups = _matched(optimizer, parameters, swapin_optim_state)
+    state: dict[Any, Any] = defaultdict(dict)
+    for group, ids in zip(groups, (g["params"] for g in swapin_optim_state["param_groups"]), strict=True):
+        state.update(
+            (p, dict(swapin_optim_state["state"].get(i, {}))) for p, i in zip(group["params"], ids, strict=True)
+        )
+    own_state, own_groups = optimizer.state, [dict(group) for group in optimizer.param_groups]
+    try:
+        optimizer.state = state
+        _replace(optimizer.param_groups, groups)
+        yield
+    finally:
+        optimizer.state = own_state
+        _replace(optimizer.param_groups, own_groups)
+
+
+def _replace(groups: list[Group], contents: list[Group]) -> None:
+    """Give each group dict new contents; the dicts and their list stay the same objects."""
+    for group, new in zip(groups, contents, strict=True):
+        group.clear()
+        group.update(new)
+
+
+def _matched(optimizer: Optimizer, parameters: list[Parameter], swapin: StateDict) -> list[Group]:
+    """Return the groups to work on, or raise RuntimeError if they do not correspond to the optimizer's."""
+    if not optimizer.state:
+        raise RuntimeError("the optimizer must have state: take a step or load a state dict first")
+    if not isinstance(swapin, Mapping) or not {"state", "param_groups"} <= set(swapin):
+        raise RuntimeError("swapin_optim_state must be a dict with the keys 'state' and 'param_groups'")
+    saved = swapin["param_groups"]
+    if len(saved) != len(optimizer.param_groups):
+        raise RuntimeError(
+            f"swapin_optim_state must have {len(optimizer.param_groups)} parameter groups, got {len(saved)}"
+        )
+    expected = sum(len(group["params"]) for group in optimizer.param_groups)
+    if len(parameters) != expected:
+        raise RuntimeError(f"swapin_parameters must hold {expected} parameters, got {len(parameters)}")
+    rest = iter(parameters)
+    return [_group(i, *pair, rest) for i, pair in enumerate(zip(optimizer.param_groups, saved, strict=True))]
+
+
+def _group(i: int, group: Group, saved: Group, rest: Iterator[Parameter]) -> Group:
+    if set(saved) != set(group):
+        differing = sorted(set(saved) ^ set(group))
+        raise RuntimeError(f"param_groups[{i}] of swapin_optim_state must have the optimizer's settings: {differing}")
+    if len(saved["params"]) != len(group["params"]):
+        raise RuntimeError(
+            f"param_groups[{i}] of swapin_optim_state must have {len(group['params'])} parameters, "
+            f"got {len(saved['params'])}"
+        )
+    members = [next(rest) for _ in group["params"]]
+    for p, own in zip(members, group["params"], strict=True):
+        if p.shape != own.shape:
+            raise RuntimeError(f"swapin_parameters must have the optimizer's shapes: {own.shape}, got {p.shape}")
+    return {**saved, "params": members}
