@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from .. import hyper as hp
-from ..arith import Array, addcmul, maximum, minimum, mul, sign, where
+from ..arith import Array, round_to, addcmul, maximum, minimum, mul, sign, where
 from ..groups import Params
 from ..optimizer import Optimizer
 from ..rule import Hypers, Record, Registers
@@ -80,11 +80,12 @@ class Rprop(Optimizer):
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         prev, step_size = state
+        eta_minus, eta_plus, one = (round_to(x, g) for x in (s.eta_minus, s.eta_plus, s.one))
         factor = sign(mul(g, prev))
-        factor = where(factor > 0, s.eta_plus, factor)
-        factor = where(factor < 0, s.eta_minus, factor)
-        factor = where(factor == 0, s.one, factor)
+        factor = where(factor > 0, eta_plus, factor)
+        factor = where(factor < 0, eta_minus, factor)
+        factor = where(factor == 0, one, factor)
         step_size = minimum(maximum(mul(step_size, factor), s.smallest), s.largest)
-        g = where(factor == s.eta_minus, s.zero, g)
+        g = where(factor == eta_minus, round_to(s.zero, g), g)
         p = addcmul(p, sign(g), step_size, s.minus_one)
         return p, g, step_size
