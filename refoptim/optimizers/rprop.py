@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from .. import hyper as hp
-from ..arith import Array, round_to, addcmul, maximum, minimum, mul, sign, where
+from ..arith import Array, addcmul, maximum, minimum, mul, round_to, sign, where
 from ..groups import Params
 from ..optimizer import Optimizer
 from ..rule import Hypers, Record, Registers
