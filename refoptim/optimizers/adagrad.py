@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from .. import hyper as hp
-from ..arith import Array, add, addcdiv, addcmul, axpy, div, sqrt
+from ..arith import Array, add, addcdiv, addcmul, axpy, div, mul, sqrt
 from ..groups import Params
 from ..optimizer import Optimizer
 from ..rule import Hypers, Record, Registers
@@ -73,7 +73,7 @@ class Adagrad(Optimizer):
         (total,) = state
         if s.weight_decay:
             g = axpy(g, p, s.weight_decay)
-        total = addcmul(total, g, g, s.one)
+        total = add(total, mul(g, g)) if s.sparse else addcmul(total, g, g, s.one)
         denom = add(sqrt(total), s.eps)
         if s.sparse:
             return axpy(p, div(g, denom), s.step_size), total

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 from .. import hyper as hp
-from ..arith import Array, DType, add, axpy, div, mul, sqrt, sub
+from ..arith import Array, DType, add, div, mul, sqrt, sub
 from ..groups import Params
 from ..optimizer import Optimizer
 from ..rule import Hypers, Record, Registers
@@ -81,4 +81,4 @@ class SparseAdam(Optimizer):
         exp_avg = add(exp_avg, mul(sub(g, exp_avg), s.one_minus_beta1))
         exp_avg_sq = add(exp_avg_sq, mul(sub(mul(g, g), exp_avg_sq), s.one_minus_beta2))
         denom = add(sqrt(exp_avg_sq), s.eps)
-        return axpy(p, div(exp_avg, denom), s.step_size), exp_avg, exp_avg_sq
+        return add(p, mul(div(exp_avg, denom), s.step_size)), exp_avg, exp_avg_sq
