@@ -80,7 +80,7 @@ def widen(x: Array) -> Array:
 
 def round_to(x: Array, like: Array) -> Array:
     """Round ``x`` to the storage type of ``like`` if that is a 16-bit type."""
-    return x.astype(like.dtype) if is_narrow(like) else x
+    return x.astype(like.dtype) if like.dtype.itemsize == 2 else x
 
 
 def to_bfloat16(x: Array) -> Array:
@@ -95,7 +95,7 @@ def word(exact: Callable[..., Array]) -> Callable[..., Array]:
 
     @wraps(exact)
     def rounded(x: Array, *operands: Array) -> Array:
-        if not is_narrow(x):
+        if x.dtype.itemsize != 2:
             return exact(x, *operands)
         return round_to(exact(widen(x), *(widen(y) for y in operands)), x)
 

@@ -49,7 +49,7 @@ from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
 from .optimizers import sgd as _sgd
 from .optimizers import sparse_adam as _sparse_adam
-from .plan import filled, first_registers
+from .plan import filled, first_registers, layout
 from .rule import Hypers, Rule, record, resolve, step_scalars
 from .sparse import SparseGrad, as_sparse
 
@@ -106,10 +106,9 @@ def _one(rule: type[Rule], h: Hypers, t: int, p: Array, grad: Any, state: State,
         raise ValueError(f"the gradient must have shape {p.shape} and dtype {p.dtype}, got {g.shape} and {g.dtype}")
     rule.check_parameter("a parameter", p.shape, p.dtype)
     registers = first_registers(rule, h, state)
-    fills, shapes = rule.arrays(h, p.shape), rule.shapes(p.shape)
     arrays = {
-        name: state[name] if name in state else fill if fill is None else filled(p, shapes.get(name, p.shape), fill)
-        for name, fill in fills.items()
+        name: state[name] if name in state else fill if fill is None else filled(p, shape, fill)
+        for name, (shape, fill) in layout(rule, h, p.shape).items()
     }
     scalars = step_scalars(rule, h, t, registers) | {"sparse": isinstance(g, SparseGrad)}
     run = _rows if isinstance(g, SparseGrad) else pure.run

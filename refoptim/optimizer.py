@@ -15,7 +15,7 @@ from .engines import run
 from .groups import Group, Params, as_groups, check_members, make_group
 from .hooks import Hook, Hooks, RemovableHandle, after_step, before_step, filter_through
 from .parameter import Parameter
-from .plan import Bucket, label, make_plan, state_arrays
+from .plan import Bucket, label, layout, make_plan, state_arrays
 from .rule import Rule, resolve
 from .state_dict import StateDict
 
@@ -85,7 +85,7 @@ class Optimizer(Rule):
         self.param_groups.append(group)
         if self.eager:
             for p in group["params"]:
-                arrays = state_arrays(type(self), self.arrays(h, p.shape), p, {}, "")
+                arrays, _ = state_arrays(layout(type(self), h, p.shape), p.data, {})
                 self.state[p] = {"step": 0, **arrays}
 
     @hooked
@@ -157,8 +157,7 @@ class Optimizer(Rule):
     def _read_state(self, group: Group, p: Parameter, values: dict[str, Any], where: str) -> dict[str, Any]:
         """Check the saved state of one parameter and return a copy."""
         h = resolve(type(self), group)
-        arrays, registers = self.arrays(h, p.shape), self.registers(h)
-        shapes = self.shapes(p.shape)
+        arrays, registers = layout(type(self), h, p.shape), self.registers(h)
         read: dict[str, Any] = {}
         for name, value in values.items():
             here = f"{where}, {name},"
@@ -167,7 +166,7 @@ class Optimizer(Rule):
             elif name in registers:
                 read[name] = states.register(value, here)
             elif name in arrays:
-                read[name] = states.array_like(value, shapes.get(name, p.shape), p.dtype, here)
+                read[name] = states.array_like(value, arrays[name][0], p.dtype, here)
             elif value is not None:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
         missing = [name for name in (*arrays, *registers) if name not in read] if read else []

@@ -6,9 +6,9 @@ step are computed once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from .rule import Hypers, Record, Rule, get_default_dtype, record, resolve, step
 from .sparse import SparseGrad, as_sparse
 
 
-@dataclass
-class Task:
+class Task(NamedTuple):
     """One parameter of a step: its gradient and its state arrays as they will be kept."""
 
     parameter: Parameter
@@ -42,9 +41,19 @@ class Bucket:
     tasks: list[Task] = field(default_factory=list)
 
 
-def label(group: int, index: int, p: Parameter) -> str:
-    """Name a parameter in a message."""
-    return f"parameter {index} of group {group}" + (f" ({p.name})" if p.name else "")
+def make_plan(
+    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None
+) -> list[Bucket]:
+    """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
+    owners = {id(owner(p.data)) for group in groups for p in group["params"]}
+    buckets: list[Bucket] = []
+    for i, (group, group_grads) in enumerate(zip(groups, gradients(groups, grads), strict=True)):
+        plan = _GroupPlan(rule, i, group, owners)
+        for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
+            if grad is not None:
+                plan.add(j, p, grad, state.get(p, {}))
+        buckets += plan.buckets.values()
+    return buckets
 
 
 def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list[Any]]:
@@ -61,20 +70,9 @@ def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list
     return [[next(rest) for _ in group["params"]] for group in groups]
 
 
-def make_plan(
-    rule: type[Rule], groups: Sequence[Group], state: dict[Any, Any], grads: Iterable[Any] | None
-) -> list[Bucket]:
-    """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
-    buckets: dict[tuple[Any, ...], Bucket] = {}
-    owners = {id(owner(p.data)) for group in groups for p in group["params"]}
-    for i, (group, group_grads) in enumerate(zip(groups, gradients(groups, grads), strict=True)):
-        h = resolve(rule, group)
-        for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
-            if grad is not None:
-                where = label(i, j, p)
-                grad = rule.accept(h, checked_gradient(where, p, grad, owners))
-                _add(buckets, rule, i, group, h, p, grad, state.get(p, {}), where)
-    return list(buckets.values())
+def label(group: int, index: int, p: Parameter) -> str:
+    """Name a parameter in a message."""
+    return f"parameter {index} of group {group}" + (f" ({p.name})" if p.name else "")
 
 
 def owner(x: Any) -> Any:
@@ -82,71 +80,96 @@ def owner(x: Any) -> Any:
     return x if getattr(x, "base", None) is None else x.base
 
 
-def checked_gradient(where: str, p: Parameter, grad: Any, owners: set[int]) -> Any:
+class _GroupPlan:
+    """The buckets of one group, filled parameter by parameter."""
+
+    def __init__(self, rule: type[Rule], number: int, group: Group, owners: set[int]) -> None:
+        self.rule, self.number, self.group, self.owners = rule, number, group, owners
+        self.h = resolve(rule, group)
+        self.buckets: dict[tuple[Any, ...], Bucket] = {}
+        self.layouts: dict[tuple[int, ...], Layout] = {}
+
+    def add(self, index: int, p: Parameter, grad: Any, state: dict[str, Any]) -> None:
+        """Check one parameter and put it into the bucket it belongs to."""
+        try:
+            grad = self.rule.accept(self.h, checked_gradient(p, grad, self.owners))
+            shape = p.data.shape
+            if shape not in self.layouts:
+                self.layouts[shape] = layout(self.rule, self.h, shape)
+            arrays, unmade = state_arrays(self.layouts[shape], p.data, state)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{label(self.number, index, p)}: {error}") from None
+        self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays))
+
+    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, sparse: bool) -> Bucket:
+        """Return the bucket of a parameter, made if it is the first one there."""
+        k = state.get("step", 0) + 1
+        registers = first_registers(self.rule, self.h, state)
+        key = (p.data.dtype, k, unmade, sparse, *registers.values())
+        if key not in self.buckets:
+            scalars = step_scalars(self.rule, self.h, k, registers) | {"sparse": sparse}
+            after = self.rule.advance(self.h, k, registers)
+            s = record(scalars, p.data.dtype)
+            self.buckets[key] = Bucket(self.rule, self.group, s, k, after, unmade, sparse)
+        return self.buckets[key]
+
+
+def checked_gradient(p: Parameter, grad: Any, owners: set[int]) -> Any:
     """Return a gradient that fits its parameter and that writing to parameters does not change, or raise."""
     if not isinstance(p.data, np.ndarray):
-        raise TypeError(f"{where} must be a NumPy array, got {type(p.data).__name__}")
+        raise TypeError(f"the data must be a NumPy array, got {type(p.data).__name__}")
     check_writable(p.data)
-    sparse = as_sparse(grad)
-    if sparse is None and not isinstance(grad, np.ndarray):
-        if not hasattr(grad, "__dlpack__") or isinstance(grad, np.generic):
-            raise TypeError(f"the gradient of {where} must be an array, got {type(grad).__name__}")
-        grad = np.from_dlpack(grad)
-    grad = grad if sparse is None else sparse
-    if grad.shape != p.shape:
-        raise ValueError(f"the gradient of {where} must have shape {p.shape}, got {grad.shape}")
-    if grad.dtype != p.dtype:
-        raise TypeError(f"the gradient of {where} must have dtype {p.dtype}, got {grad.dtype}")
-    if sparse is None and id(owner(grad)) in owners:
+    grad = _as_gradient(grad)
+    if grad.shape != p.data.shape:
+        raise ValueError(f"the gradient must have shape {p.shape}, got {grad.shape}")
+    if grad.dtype != p.data.dtype:
+        raise TypeError(f"the gradient must have dtype {p.dtype}, got {grad.dtype}")
+    if id(owner(grad)) in owners:
         return grad.copy()
     return grad
 
 
-def _add(
-    buckets: dict[tuple[Any, ...], Bucket],
-    rule: type[Rule],
-    i: int,
-    group: Group,
-    h: Hypers,
-    p: Parameter,
-    grad: Any,
-    state: dict[str, Any],
-    where: str,
-) -> None:
-    """Put one parameter into the bucket it belongs to, which is made if it is the first."""
-    k = state.get("step", 0) + 1
-    registers = first_registers(rule, h, state)
-    fills = rule.arrays(h, p.shape)
-    unmade = any(fill is None and name not in state for name, fill in fills.items())
-    sparse = isinstance(grad, SparseGrad)
-    key = (i, p.dtype, k, *registers.values(), unmade, sparse)
-    if key not in buckets:
-        s = record(step_scalars(rule, h, k, registers) | {"sparse": sparse}, p.dtype)
-        buckets[key] = Bucket(rule, group, s, k, rule.advance(h, k, registers), unmade, sparse)
-    arrays = state_arrays(rule, fills, p, state, where)
-    buckets[key].tasks.append(Task(p, grad, arrays))
+def _as_gradient(grad: Any) -> Any:
+    """Return a gradient as a NumPy array or a SparseGrad, or raise TypeError."""
+    if isinstance(grad, np.ndarray):
+        return grad
+    sparse = as_sparse(grad)
+    if sparse is not None:
+        return sparse
+    if not hasattr(grad, "__dlpack__") or isinstance(grad, np.generic):
+        raise TypeError(f"the gradient must be an array, got {type(grad).__name__}")
+    return np.from_dlpack(grad)
 
 
-def first_registers(rule: type[Rule], h: Hypers, state: dict[str, Any]) -> dict[str, Any]:
+Layout: TypeAlias = "dict[str, tuple[tuple[int, ...], float | None]]"
+"""The state arrays of a parameter: name, shape and first value."""
+
+
+def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
+    """Return the state arrays of a parameter of ``shape``."""
+    shapes = rule.shapes(shape)
+    return {name: (shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
+
+
+def first_registers(rule: type[Rule], h: Hypers, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers kept per parameter, those that do not exist yet at their first values."""
     return {name: state.get(name, get_default_dtype().type(x)) for name, x in rule.registers(h).items()}
 
 
-def state_arrays(
-    rule: type[Rule], fills: dict[str, float | None], p: Parameter, state: dict[str, Any], where: str
-) -> dict[str, Array]:
-    """Return the state arrays of a parameter, those that do not exist yet newly made."""
-    shapes = rule.shapes(p.shape)
-    arrays = {}
-    for name, fill in fills.items():
-        shape = shapes.get(name, p.shape)
-        arrays[name] = state[name] if name in state else filled(p.data, shape, fill or 0.0)
-        if arrays[name].shape != shape or arrays[name].dtype != p.dtype:
+def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:
+    """Return the state arrays of a parameter, missing ones newly made, and whether one of those has no first value."""
+    kept, unmade = {}, False
+    for name, (shape, fill) in arrays.items():
+        x = state.get(name)
+        if x is None:
+            x = filled(data, shape, fill or 0.0)
+            unmade |= fill is None
+        kept[name] = x
+        if x.shape != shape or x.dtype != data.dtype:
             raise ValueError(
-                f"the state {name} of {where} must have shape {shape} and dtype {p.dtype}, "
-                f"got {arrays[name].shape} and {arrays[name].dtype}"
+                f"the state {name} must have shape {shape} and dtype {data.dtype}, got {x.shape} and {x.dtype}"
             )
-    return arrays
+    return kept, unmade
 
 
 def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:

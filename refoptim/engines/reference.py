@@ -23,7 +23,7 @@ from ..arith import Array, as_reals, widen
 from ..rule import Record, Rule, apply, extended
 from .pure import is_measured
 
-CHUNK = 1 << 14
+CHUNK = 24 << 10
 """Elements of a chunk; with its temporaries it fits the second-level cache."""
 
 _threads: list[int] = [0]
@@ -90,7 +90,7 @@ def run(rule: type[Rule], s: Record, jobs: Sequence[Job], *, unmade: bool, pack:
     work = list(_blocks([len(flat[0]) for flat in flats], pack))
 
     def block(segments: list[Segment]) -> None:
-        operands = [_load(flats, segments, i) for i in range(len(flats[0]))]
+        operands = _load(flats, segments)
         if widened:
             operands = [widen(x) for x in operands]
         p, g, *state = operands
@@ -102,7 +102,7 @@ def run(rule: type[Rule], s: Record, jobs: Sequence[Job], *, unmade: bool, pack:
 
 def _aligned(job: Job) -> list[Array]:
     """Strip subclasses, and turn arrays that are all in Fortran order round, to walk them in memory order."""
-    arrays = [np.asarray(x) for x in (job.p, job.g, *job.state.values())]
+    arrays = [x if type(x) is np.ndarray else np.asarray(x) for x in (job.p, job.g, *job.state.values())]
     if arrays[0].flags.c_contiguous or not all(x.flags.f_contiguous for x in arrays):
         return arrays
     return [x.T for x in arrays]
@@ -111,7 +111,9 @@ def _aligned(job: Job) -> list[Array]:
 def _flat(x: Array) -> Any:
     """Return the elements of ``x`` as something that is read and written by flat slices."""
     x = as_reals(x)
-    return x.reshape(-1) if x.flags.c_contiguous else x.flat
+    if x.flags.c_contiguous:
+        return x if x.ndim == 1 else x.reshape(-1)
+    return x.flat
 
 
 def _blocks(sizes: list[int], pack: bool) -> Iterator[list[Segment]]:
@@ -131,19 +133,23 @@ def _blocks(sizes: list[int], pack: bool) -> Iterator[list[Segment]]:
         yield pending
 
 
-def _load(flats: list[list[Any]], segments: list[Segment], operand: int) -> Array:
-    """Return one operand of a block: a view where it is one segment, else the segments joined."""
-    parts = [flats[job][operand][start:stop] for job, start, stop in segments]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _load(flats: list[list[Any]], segments: list[Segment]) -> list[Array]:
+    """Return the operands of a block: views where it is one segment, else the segments joined."""
+    if len(segments) == 1:
+        job, start, stop = segments[0]
+        return [x[start:stop] for x in flats[job]]
+    parts = [[x[start:stop] for x in flats[job]] for job, start, stop in segments]
+    return [np.concatenate(operand) for operand in zip(*parts, strict=True)]
 
 
 def _store(flats: list[list[Any]], segments: list[Segment], results: tuple[Array, ...]) -> None:
     """Write the new parameter (operand 0) and the new state (operands 2, 3 …) of a block."""
-    for operand, result in zip((0, *range(2, len(flats[0]))), results, strict=True):
-        offset = 0
-        for job, start, stop in segments:
-            flats[job][operand][start:stop] = result[offset : offset + stop - start]
-            offset += stop - start
+    offset = 0
+    for job, start, stop in segments:
+        p, _, *state = flats[job]
+        for x, result in zip((p, *state), results, strict=True):
+            x[start:stop] = result if len(segments) == 1 else result[offset : offset + stop - start]
+        offset += stop - start
 
 
 def _for_each(work: Callable[[Any], None], items: Sequence[Any]) -> None:
