@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import functional
-from .engines.reference import get_num_threads, rounding, set_num_threads
+from .engines.reference import rounding
+from .engines.threads import get_num_threads, set_num_threads
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .optimizer import Optimizer
 from .optimizers.adadelta import Adadelta

@@ -1,65 +1,32 @@
-"""Runs rules on NumPy arrays in place: pure words on chunks that stay in cache, large arrays on several threads.
+"""Runs rules on NumPy arrays in place: the words of the rule on blocks that stay in cache, on several threads.
 
-Arrays are walked in C order (Fortran order where all arrays of a parameter have it), as flat views where the layout
-allows and through copies of a chunk where it does not. Small tensors are packed into shared chunks. No temporary is
-larger than a few chunks, and no result depends on the size of a chunk, the packing or the number of threads.
+Small tensors share blocks. A long walk replays a recording of the rule (``program``), a short one runs the rule itself.
+No temporary is larger than a few blocks, and no result depends on the size of a block, the packing or the threads.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import tree
-from ..arith import Array, as_reals, widen
+from ..arith import Array, widen
 from ..rule import Record, Rule, apply, extended
+from . import blocks
+from .program import trace
 from .pure import is_measured
+from .threads import for_each
 
-CHUNK = 24 << 10
-"""Elements of a chunk; with its temporaries it fits the second-level cache."""
+FEW = 4
+"""Blocks up to which running the rule itself is faster than recording it first."""
 
-_threads: list[int] = [0]
 _rounding: ContextVar[str] = ContextVar("rounding", default="each")
-
-
-class Job(NamedTuple):
-    """One parameter of a bucket: the arrays of its step, all of one shape unless the rule measures."""
-
-    p: Array
-    g: Array
-    state: dict[str, Array]
-
-
-class Segment(NamedTuple):
-    """Elements ``start`` to ``stop`` of the job of number ``job``."""
-
-    job: int
-    start: int
-    stop: int
-
-
-def set_num_threads(n: int) -> None:
-    """Use ``n`` threads for large arrays; 0 stands for the number of processors this process may use."""
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"the number of threads must be an integer in [0, inf), got {n!r}")
-    _threads[0] = n
-
-
-def get_num_threads() -> int:
-    """Return the number of threads used for large arrays."""
-    return _threads[0] or _processors()
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -79,98 +46,66 @@ def get_rounding() -> str:
     return _rounding.get()
 
 
+class Job(NamedTuple):
+    """One parameter of a bucket: the arrays of its step, all of one shape unless the rule measures."""
+
+    p: Array
+    g: Array
+    state: dict[str, Array]
+
+
 def run(rule: type[Rule], s: Record, jobs: Sequence[Job], *, unmade: bool, pack: bool) -> None:
     """Update the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
         for job in jobs:
             _run_measured(rule, s, job)
         return
-    widened = get_rounding() == "store"
-    flats = [[_flat(x) for x in _aligned(job)] for job in jobs]
-    work = list(_blocks([len(flat[0]) for flat in flats], pack))
-
-    def block(segments: list[Segment]) -> None:
-        operands = _load(flats, segments)
-        if widened:
-            operands = [widen(x) for x in operands]
-        p, g, *state = operands
-        results = apply(rule, s, p, g, *([None] * len(state) if unmade else state))
-        _store(flats, segments, results)
-
-    _for_each(block, work)
+    flats = blocks.Flats([(job.p, job.g, *job.state.values()) for job in jobs])
+    work = list(flats.blocks(pack))
+    if work:
+        walk = _Walk(flats, partial(apply, rule, s), unmade, get_rounding() == "store")
+        for_each(walk.replaying(work[0]) if len(work) > FEW else walk.running, work)
 
 
-def _aligned(job: Job) -> list[Array]:
-    """Strip subclasses, and turn arrays that are all in Fortran order round, to walk them in memory order."""
-    arrays = [x if type(x) is np.ndarray else np.asarray(x) for x in (job.p, job.g, *job.state.values())]
-    if arrays[0].flags.c_contiguous or not all(x.flags.f_contiguous for x in arrays):
-        return arrays
-    return [x.T for x in arrays]
+class _Walk:
+    """The ways in which a rule goes over blocks."""
 
+    def __init__(self, flats: blocks.Flats, rule: Callable[..., tuple[Array, ...]], unmade: bool, wide: bool) -> None:
+        self.flats, self.rule, self.unmade, self.wide = flats, rule, unmade, wide
+        self.targets = [0, *range(2, len(flats.jobs[0]))]
 
-def _flat(x: Array) -> Any:
-    """Return the elements of ``x`` as something that is read and written by flat slices."""
-    x = as_reals(x)
-    if x.flags.c_contiguous:
-        return x if x.ndim == 1 else x.reshape(-1)
-    return x.flat
+    def load(self, block: blocks.Block) -> list[Array]:
+        """Return the operands of a block, widened where results are rounded once."""
+        operands = self.flats.load(block)
+        return [widen(x) for x in operands] if self.wide else operands
 
+    def running(self) -> Callable[[blocks.Block], None]:
+        """Return a function that runs the rule itself on a block."""
 
-def _blocks(sizes: list[int], pack: bool) -> Iterator[list[Segment]]:
-    """Cut arrays of the given sizes into blocks of at most CHUNK elements; ``pack`` lets small ones share a block."""
-    pending: list[Segment] = []
-    room = CHUNK
-    for job, size in enumerate(sizes):
-        if pending and (size > room or not pack):
-            yield pending
-            pending, room = [], CHUNK
-        if size > CHUNK:
-            yield from ([Segment(job, i, min(i + CHUNK, size))] for i in range(0, size, CHUNK))
-        elif size:
-            pending.append(Segment(job, 0, size))
-            room -= size
-    if pending:
-        yield pending
+        def work(block: blocks.Block) -> None:
+            p, g, *state = self.load(block)
+            results = self.rule(p, g, *([None] * len(state) if self.unmade else state))
+            self.flats.store(block, self.targets, results)
 
+        return work
 
-def _load(flats: list[list[Any]], segments: list[Segment]) -> list[Array]:
-    """Return the operands of a block: views where it is one segment, else the segments joined."""
-    if len(segments) == 1:
-        job, start, stop = segments[0]
-        return [x[start:stop] for x in flats[job]]
-    parts = [[x[start:stop] for x in flats[job]] for job, start, stop in segments]
-    return [np.concatenate(operand) for operand in zip(*parts, strict=True)]
+    def replaying(self, example: blocks.Block) -> Callable[[], Callable[[blocks.Block], None]]:
+        """Record the rule; return what gives each thread a function that replays it on a block."""
+        dtypes = [x.dtype for x in self.load(example)]
+        program = trace(self.rule, dtypes, self.targets, self.unmade)
 
+        def worker() -> Callable[[blocks.Block], None]:
+            update = program.runner(blocks.CHUNK)
 
-def _store(flats: list[list[Any]], segments: list[Segment], results: tuple[Array, ...]) -> None:
-    """Write the new parameter (operand 0) and the new state (operands 2, 3 …) of a block."""
-    offset = 0
-    for job, start, stop in segments:
-        p, _, *state = flats[job]
-        for x, result in zip((p, *state), results, strict=True):
-            x[start:stop] = result if len(segments) == 1 else result[offset : offset + stop - start]
-        offset += stop - start
+            def work(block: blocks.Block) -> None:
+                operands = self.load(block)
+                update(operands)
+                copied = [i for i in self.targets if self.wide or not self.flats.is_view(block, i)]
+                self.flats.store(block, copied, [operands[i] for i in copied])
 
+            return work
 
-def _for_each(work: Callable[[Any], None], items: Sequence[Any]) -> None:
-    """Call ``work`` on every item, on several threads where there are enough; floating-point flags raise nothing."""
-
-    def share(part: Sequence[Any]) -> None:
-        with np.errstate(all="ignore"):
-            for item in part:
-                work(item)
-
-    threads = min(get_num_threads(), len(items) // 2)
-    if threads < 2:
-        share(items)
-    else:
-        list(_pool(os.getpid(), threads).map(share, [items[i::threads] for i in range(threads)]))
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; a forked child makes its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="refoptim")
+        return worker
 
 
 def _run_measured(rule: type[Rule], s: Record, job: Job) -> None:
@@ -188,7 +123,7 @@ def _run_measured(rule: type[Rule], s: Record, job: Job) -> None:
         for x, result in zip((p, *walked), results, strict=True):
             tree.take(x, cut)[...] = result
 
-    _for_each(block, list(tree.blocks(p.shape)))
+    for_each(lambda: block, list(tree.blocks(p.shape)))
     for name, x in zip(job.state, state, strict=True):
         if name in measured:
             x[...] = measured[name]
