@@ -105,7 +105,7 @@ def _one(rule: type[Rule], h: Hypers, t: int, p: Array, grad: Any, state: State,
     if g.shape != p.shape or g.dtype != p.dtype:
         raise ValueError(f"the gradient must have shape {p.shape} and dtype {p.dtype}, got {g.shape} and {g.dtype}")
     rule.check_parameter("a parameter", p.shape, p.dtype)
-    registers = first_registers(rule, h, state)
+    registers = first_registers(rule.registers(h), state)
     arrays = {
         name: state[name] if name in state else fill if fill is None else filled(p, shape, fill)
         for name, (shape, fill) in layout(rule, h, p.shape).items()

@@ -86,6 +86,7 @@ class _GroupPlan:
     def __init__(self, rule: type[Rule], number: int, group: Group, owners: set[int]) -> None:
         self.rule, self.number, self.group, self.owners = rule, number, group, owners
         self.h = resolve(rule, group)
+        self.first = rule.registers(self.h)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.layouts: dict[tuple[int, ...], Layout] = {}
 
@@ -104,7 +105,7 @@ class _GroupPlan:
     def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, sparse: bool) -> Bucket:
         """Return the bucket of a parameter, made if it is the first one there."""
         k = state.get("step", 0) + 1
-        registers = first_registers(self.rule, self.h, state)
+        registers = first_registers(self.first, state)
         key = (p.data.dtype, k, unmade, sparse, *registers.values())
         if key not in self.buckets:
             scalars = step_scalars(self.rule, self.h, k, registers) | {"sparse": sparse}
@@ -151,9 +152,9 @@ def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
     return {name: (shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
 
 
-def first_registers(rule: type[Rule], h: Hypers, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers kept per parameter, those that do not exist yet at their first values."""
-    return {name: state.get(name, get_default_dtype().type(x)) for name, x in rule.registers(h).items()}
+def first_registers(values: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers kept per parameter, those that do not exist yet at their first ``values``."""
+    return {name: state.get(name, get_default_dtype().type(x)) for name, x in values.items()} if values else {}
 
 
 def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:

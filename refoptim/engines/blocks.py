@@ -29,7 +29,7 @@ class Flats:
     """The operands of some jobs, flat: in C order, or in Fortran order where all arrays of a job have it."""
 
     def __init__(self, jobs: Sequence[Sequence[Array]]) -> None:
-        self.jobs = [[_flat(x) for x in _aligned(job)] for job in jobs]
+        self.jobs = [_flat(job) for job in jobs]
 
     def blocks(self, pack: bool) -> Iterator[Block]:
         """Cut the jobs into blocks; ``pack`` lets small ones share a block."""
@@ -70,17 +70,15 @@ class Flats:
             offset += stop - start
 
 
-def _aligned(job: Sequence[Array]) -> list[Array]:
-    """Strip subclasses, and turn arrays that are all in Fortran order round, to walk them in memory order."""
+def _flat(job: Sequence[Array]) -> list[Any]:
+    """Return the elements of each array as something that is read and written by flat slices."""
     arrays = [x if type(x) is np.ndarray else np.asarray(x) for x in job]
-    if arrays[0].flags.c_contiguous or not all(x.flags.f_contiguous for x in arrays):
-        return arrays
-    return [x.T for x in arrays]
+    if arrays[0].ndim > 1 and all(x.flags.f_contiguous for x in arrays):
+        arrays = [x.T for x in arrays]
+    if arrays[0].dtype.kind == "c":
+        arrays = [as_reals(x) for x in arrays]
+    return [_line(x) if x.flags.c_contiguous else x.flat for x in arrays]
 
 
-def _flat(x: Array) -> Any:
-    """Return the elements of ``x`` as something that is read and written by flat slices."""
-    x = as_reals(x)
-    if x.flags.c_contiguous:
-        return x if x.ndim == 1 else x.reshape(-1)
-    return x.flat
+def _line(x: Array) -> Array:
+    return x if x.ndim == 1 else x.reshape(-1)
