@@ -152,7 +152,7 @@ def orthogonalized(s: Record, u: Array) -> Array:
     a, b, c = (number(x) for x in s.exact.ns_coefficients)
     rounded = to_bfloat16 if s.ns_dtype == "bfloat16" else np.asarray
     x = rounded(u.astype(number))
-    x = rounded(div(x, maximum(rounded(tree.norm(x)), number(s.exact.eps))))
+    x = rounded(div(x, rounded(maximum(tree.norm(x), number(s.exact.eps)))))
     for _ in range(s.exact.ns_steps):
         gram = rounded(tree.matmul(x, x.T))
         polynomial = rounded(mul(gram, b) + mul(tree.matmul(gram, gram), c))
