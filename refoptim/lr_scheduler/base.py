@@ -14,7 +14,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
+from numbers import Integral
 from typing import Annotated, Any, ClassVar, TypeVar
 from weakref import ref
 
@@ -22,10 +24,10 @@ import numpy as np
 
 from ..arith import Array
 from ..groups import Group
-from ..hyper import Count, Hyper, Interval, Real, declared, number
+from ..hyper import Count, Hyper, Interval, Real, declared, is_number, number
 from ..optimizer import Optimizer
 from ..rule import resolve
-from .plain import as_number, like, plain, without_functions
+from .plain import as_number, like, memory, plain, recall, remembered, without_functions
 
 S = TypeVar("S", bound="LRScheduler")
 
@@ -38,6 +40,8 @@ LastEpoch = Annotated[
 ]
 
 Gamma = Annotated[float, Real("the factor by which the learning rate is multiplied")]
+Iterations = Annotated[int, Count("the epochs that the change takes", interval=Interval("[0, inf)"))]
+LowestRate = Annotated[float, Real("the lowest learning rate")]
 
 EPOCH_DEPRECATED = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. Please use "
@@ -48,21 +52,25 @@ EPOCH_DEPRECATED = (
 NOT_SAVED = frozenset({"optimizer", "_schedulers", "_resumed", "_is_initial", "_get_lr_called_within_step"})
 """Attributes that no state dict holds."""
 
-OPTIONAL = frozenset({"base_lrs", "_last_lr", "_starts", "_step_count"})
-"""Attributes that a state dict written by torch may lack."""
+
+@dataclass(frozen=True)
+class Whole(Count):
+    """An integer; anything else is refused with a ValueError, as torch does for some arguments."""
+
+    def _resolve(self, name: str, value: Any) -> int:
+        if not is_number(value, Integral):
+            raise ValueError(f"{self.stem.format(name=name, value=value)} ({name} must be an integer in {self.range})")
+        return super()._resolve(name, value)
+
 
 EPOCHS = Count("a number of epochs", interval=Interval("[0, inf)"))
 
 
 class Stage:
-    """Stands in for an optimizer while something is tried: its groups are copies, all else is the optimizer's.
+    """Stands in for an optimizer while something is tried: its groups are copies, all else is the optimizer's."""
 
-    On a ``quiet`` stage nobody is warned about the order of steps.
-    """
-
-    def __init__(self, optimizer: Any, quiet: bool) -> None:
+    def __init__(self, optimizer: Any) -> None:
         self.actual = optimizer
-        self.quiet = quiet
         self.param_groups: list[Group] = [copy_group(group) for group in optimizer.param_groups]
 
     def __getattr__(self, name: str) -> Any:
@@ -117,14 +125,14 @@ def check_lr(i: int, group: Group) -> None:
 def check(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments that the constructor of ``cls`` declares, given its ``locals()``; return them by name."""
     hypers: dict[str, Hyper] = {name: x for name, x in declared(cls).items() if name in arguments}
-    return {name: x.resolve(name, arguments[name]) for name, x in hypers.items() if name != "last_epoch"}
+    return {name: x.resolve(name, arguments[name]) for name, x in hypers.items()}
 
 
-def refuse_other(name: str, own: Mapping[str, Any], state: Any) -> None:
+def refuse_other(name: str, own: Mapping[str, Any], state: Any, optional: frozenset[str]) -> None:
     """Raise unless a state dict has the entries of the scheduler ``name``, whose attributes are ``own``."""
     if not isinstance(state, Mapping):
         raise TypeError(f"a state dict must be a dict, got {type(state).__name__}")
-    missing = sorted(own.keys() - state.keys() - OPTIONAL)
+    missing = sorted(own.keys() - state.keys() - optional)
     unknown = sorted(state.keys() - own.keys() - NOT_SAVED - {"param_groups", *own})
     if missing or unknown:
         what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}"
@@ -137,13 +145,13 @@ def watch(optimizer: Any) -> None:
     """Let the optimizer note that its ``step`` was called, by wrapping it once."""
     if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
         return
-    of, step = ref(optimizer), type(optimizer).step
+    of, step, replaced = ref(optimizer), type(optimizer).step, vars(optimizer).get("step")
 
     @wraps(step)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         stepping: Any = of()
         stepping._opt_called = True
-        return step(stepping, *args, **kwargs)
+        return replaced(*args, **kwargs) if replaced else step(stepping, *args, **kwargs)
 
     wrapper._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
     optimizer.step = wrapper
@@ -180,8 +188,17 @@ class LRScheduler:
     _recursive: ClassVar[bool] = True
     """Whether ``get_lr`` depends on the learning rates before it, and not on ``last_epoch`` alone."""
 
+    _takes_epochs: ClassVar[bool] = False
+    """Whether ``step(epoch)`` is as good as ``step()``."""
+
     _governs: ClassVar[tuple[str, ...]] = ()
     """What the scheduler sets in groups besides ``lr`` and ``initial_lr``."""
+
+    _functions: ClassVar[tuple[str, ...]] = ()
+    """The attributes that are functions, or lists of them."""
+
+    _optional: ClassVar[frozenset[str]] = frozenset({"base_lrs", "_last_lr", "_starts", "_step_count"})
+    """Attributes that a state dict written by torch lacks, or may lack."""
 
     optimizer: Any
     last_epoch: int
@@ -195,7 +212,7 @@ class LRScheduler:
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
         self.last_epoch = declared(LRScheduler)["last_epoch"].resolve("last_epoch", last_epoch)
         self.optimizer = optimizer
-        with self._trial(quiet=True) as trial:
+        with self._trial() as trial:
             trial._begin(trial.last_epoch)
             for group in trial.optimizer.param_groups:
                 resolve(type(optimizer), group)
@@ -216,11 +233,15 @@ class LRScheduler:
         raise NotImplementedError
 
     def _prepare(self, group: Group, i: int) -> None:
-        """Set in group ``i`` what the schedule needs there before it begins; ``initial_lr`` is set already."""
+        """Set in group ``i`` what the schedule needs there before it begins."""
 
-    def _start(self, group: Group) -> LR:
-        """Return the learning rate of a group from which a run that is to be continued began."""
+    def _base(self, group: Group, i: int) -> LR:
+        """Return the ``base_lr`` of group ``i``."""
         return read_lr(group, "initial_lr")
+
+    def _start(self, group: Group, i: int) -> LR:
+        """Return the learning rate from which group ``i`` starts: of a run that is continued, the one it began with."""
+        return read_lr(group, "initial_lr" if self._resumed else "lr")
 
     # How it moves.
 
@@ -234,16 +255,20 @@ class LRScheduler:
             ValueError: the schedule has no learning rate there. Nothing has changed then.
         """
         self._check_order()
-        if epoch is not None:
+        if epoch is not None and not self._takes_epochs:
             warnings.warn(EPOCH_DEPRECATED, UserWarning, stacklevel=2)
         with self._trial() as trial:
             trial._step_count += 1
             trial._resumed = False
-            trial._update_lr(epoch)
+            trial._update_lr(epoch if epoch is None else self._check_epoch(epoch))
+
+    def _check_epoch(self, epoch: Any) -> Any:
+        """Return an epoch given to ``step``, or raise."""
+        return EPOCHS.resolve("epoch", epoch)
 
     def _check_order(self) -> None:
         """Warn, at the first step, if the optimizer has not stepped before."""
-        if self._step_count != 1 or getattr(self.optimizer, "quiet", False):
+        if self._step_count != 1 or isinstance(self.optimizer, Stage):
             return
         if not hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
             warnings.warn(
@@ -265,7 +290,11 @@ class LRScheduler:
         closed = getattr(self, "_get_closed_form_lr", None)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._get_lr_called_within_step = True
-        values = self.get_lr() if epoch is None or closed is None else closed()
+        try:
+            with np.errstate(all="ignore"):
+                values = self.get_lr() if epoch is None or closed is None else closed()
+        except OverflowError as error:
+            raise ValueError(f"{type(self).__name__} overflows at epoch {self.last_epoch}: {error}") from error
         self._get_lr_called_within_step = False
         self._set_lrs(values)
 
@@ -295,6 +324,7 @@ class LRScheduler:
         self._resumed = last_epoch >= 0
         self._admit()
         self._replay(last_epoch + 1)
+        self._resumed = last_epoch >= 0
 
     def _admit(self) -> None:
         """Take in the groups of the optimizer that the scheduler does not know yet."""
@@ -304,9 +334,8 @@ class LRScheduler:
             self._check_resumable(i, groups[i])
             self._prepare(groups[i], i)
             groups[i].setdefault("initial_lr", copy_group(groups[i])["lr"])
-            start = self._start(groups[i]) if self._resumed else read_lr(groups[i])
-            self.base_lrs = [*self.base_lrs, read_lr(groups[i], "initial_lr")]
-            self._starts = [*self._starts, [self.last_epoch, start]]
+            self._starts = [*self._starts, [self.last_epoch, self._start(groups[i], i)]]
+            self.base_lrs = [*self.base_lrs, self._base(groups[i], i)]
 
     def _check_resumable(self, i: int, group: Group) -> None:
         if self._resumed and "initial_lr" not in group:
@@ -324,13 +353,25 @@ class LRScheduler:
 
     def _replay(self, epoch: int) -> None:
         """Go from the beginning to an epoch, as an uninterrupted run of steps does."""
-        self._set_starts(-1)
-        self._initial_step()
-        if not self._recursive and epoch:
-            self.last_epoch, self._step_count = epoch - 1, epoch
+        self._restart()
+        if epoch and not self._recursive:
+            self._jump(epoch)
         while self.last_epoch < epoch:
             self._set_starts(self.last_epoch)
             self.step()
+
+    def _restart(self) -> None:
+        """Go to epoch 0 from where the schedule started."""
+        self._set_starts(-1)
+        self._initial_step()
+
+    def _jump(self, epoch: int) -> None:
+        """Go where the next step leads to an epoch, if the learning rates before it do not matter."""
+        self.last_epoch, self._step_count = epoch - 1, epoch
+
+    def _rewind(self) -> None:
+        """Forget the steps made; another scheduler says when this one begins."""
+        self.last_epoch, self._step_count = -1, 1
 
     def _set_starts(self, epoch: int) -> None:
         """Write to the groups that came at an epoch the learning rates with which they came."""
@@ -341,23 +382,23 @@ class LRScheduler:
     # Copies.
 
     @contextmanager
-    def _trial(self: S, quiet: bool = False) -> Iterator[S]:
+    def _trial(self: S) -> Iterator[S]:
         """Hand out a copy to work on, and take it over if that did not fail."""
         if isinstance(self.optimizer, Stage):
             yield self
         else:
-            trial = self._copy(quiet)
+            trial = self._copy()
             yield trial
             self._take_over(trial)
             trial.optimizer.take_over()
 
-    def _copy(self: S, quiet: bool = True, stage: Stage | None = None) -> S:
+    def _copy(self: S, stage: Stage | None = None) -> S:
         """Return a copy that works on copies of the optimizer's groups."""
         copied = object.__new__(type(self))
         vars(copied).update(vars(self))
-        copied.optimizer = stage or Stage(self.optimizer, quiet)
+        copied.optimizer = stage or Stage(self.optimizer)
         if self._schedulers:
-            copied._schedulers = [scheduler._copy(quiet, copied.optimizer) for scheduler in self._schedulers]
+            copied._schedulers = [scheduler._copy(copied.optimizer) for scheduler in self._schedulers]
         return copied
 
     def _take_over(self, trial: LRScheduler) -> None:
@@ -405,24 +446,33 @@ class LRScheduler:
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers, strings, lists and dicts; JSON keeps every bit of it.
 
-        It holds all attributes but the optimizer and functions, and under ``param_groups`` what the scheduler governs
-        in the groups, as it is now. A number that is not finite is the string "inf", "-inf" or "nan".
+        It holds all attributes but the optimizer, and under ``param_groups`` what the scheduler governs in the groups,
+        as it is now. Of a function it holds None, of a callable object its attributes; a number that is not finite is
+        the string "inf", "-inf" or "nan".
 
         Raises:
             TypeError: an attribute of a subclass is something else.
         """
-        name = type(self).__name__
-        own = {key: plain(f"{name}.{key}", x) for key, x in self._saved().items()}
-        keys = ("lr", "initial_lr", *self._governs)
+        keys = ("lr", "initial_lr", *self._governed())
         groups = [
-            {key: plain(f"param_groups[{i}][{key!r}]", group[key]) for key in keys if key in group}
+            {key: plain(f"{key} of param_groups[{i}]", group[key]) for key in keys if key in group}
             for i, group in enumerate(self.optimizer.param_groups)
         ]
-        return {**own, "param_groups": groups}
+        return {**self._dump(), "param_groups": groups}
+
+    def _governed(self) -> list[str]:
+        """Return what this scheduler and those it is made of set in groups."""
+        return [*self._governs, *(key for scheduler in self._schedulers for key in scheduler._governed())]
 
     def _saved(self) -> dict[str, Any]:
         """Return the attributes that a state dict holds."""
-        return without_functions({name: x for name, x in vars(self).items() if name not in NOT_SAVED})
+        own = {key: x for key, x in vars(self).items() if key not in NOT_SAVED and key not in self._functions}
+        return without_functions(own) | {key: memory(getattr(self, key)) for key in self._functions}
+
+    def _dump(self) -> dict[str, Any]:
+        """Return the state without that of the groups."""
+        own = {key: plain(f"{type(self).__name__}.{key}", x) for key, x in self._saved().items()}
+        return own | ({"_schedulers": [x._dump() for x in self._schedulers]} if self._schedulers else {})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a saved state, the arguments of the constructor and the learning rates of the groups included.
@@ -432,36 +482,48 @@ class LRScheduler:
         Raises:
             TypeError, ValueError: the state is not one of this scheduler and of these groups. Nothing has changed then.
         """
-        with self._trial(quiet=True) as trial:
+        with self._trial() as trial:
             trial._load(state_dict)
+            trial._load_groups(state_dict)
+        self._recall(state_dict)
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Read a saved state, on a copy."""
+        """Read a saved state, on a copy, but that of the groups and of functions."""
         own = self._saved()
-        refuse_other(type(self).__name__, own, state)
+        refuse_other(type(self).__name__, own, state, self._optional)
         checked = check(type(self), state)
-        for key in own.keys() & state.keys():
-            value = checked[key] if key in checked else like(key, own[key], state[key])
+        for key in own.keys() & state.keys() - set(self._functions):
+            value = like(key, own[key], state[key]) if checked.get(key) is None else checked[key]
             setattr(self, key, value)
+        for key in self._functions:
+            remembered(key, getattr(self, key), state[key])
         if "_starts" not in state:
             self._starts = [[-1, lr] for lr in self.base_lrs]
-        self._load_groups(state)
+        saved = state.get("_schedulers", ())
+        if len(saved) != len(self._schedulers):
+            raise ValueError(f"loaded state dict has {len(saved)} schedulers, expected {len(self._schedulers)}")
+        for scheduler, own_state in zip(self._schedulers, saved, strict=True):
+            scheduler._load(own_state)
 
     def _load_groups(self, state: Mapping[str, Any]) -> None:
         """Give the groups what a saved state holds of them."""
         groups = self.optimizer.param_groups
-        saved = state.get("param_groups") or [{"lr": lr} for lr in state["_last_lr"]]
-        if not len(saved) == len(groups) == len(self.base_lrs) == len(self._starts):
+        saved = state["param_groups"] if "param_groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
+        if len(saved) != len(groups):
             raise ValueError(f"loaded state dict has {len(saved)} parameter groups, expected {len(groups)}")
         for i, (group, values) in enumerate(zip(groups, saved, strict=True)):
             for key in group.keys() & values.keys() & {"lr", "initial_lr"}:
                 write_lr(group, as_number(f"{key} of param_groups[{i}]", values[key]), key)
-            for key in values.keys() & set(self._governs):
+            for key in values.keys() & set(self._governed()):
                 group[key] = like(f"{key} of param_groups[{i}]", group.get(key), values[key])
-        self.base_lrs = [as_lr(group, lr) for group, lr in zip(groups, self.base_lrs, strict=True)]
-        starts = zip(groups, self._starts, strict=True)
-        self._starts = [[came, as_lr(group, lr)] for group, (came, lr) in starts]
         self._note()
+
+    def _recall(self, state: Mapping[str, Any]) -> None:
+        """Give functions that are objects the attributes that a saved state holds of them."""
+        for key in self._functions:
+            recall(key, getattr(self, key), state[key])
+        for scheduler, own_state in zip(self._schedulers, state.get("_schedulers", ()), strict=True):
+            scheduler._recall(own_state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

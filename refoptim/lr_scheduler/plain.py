@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ def like(where: str, current: Any, value: Any) -> Any:
         _of((list, tuple), where, value)
         nearest = [*current, *[current[-1] if current else None] * len(value)]
         return type(current)(like(f"{where}[{i}]", nearest[i], item) for i, item in enumerate(value))
+    if isinstance(current, Mapping):
+        return {key: like(f"{where}[{key!r}]", current.get(key), x) for key, x in _of(Mapping, where, value).items()}
     return _copy(value)
 
 
@@ -74,3 +77,33 @@ def _copy(value: Any) -> Any:
 def without_functions(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is a function or another callable object."""
     return {name: x for name, x in attributes.items() if not callable(x)}
+
+
+def memory(f: Any) -> Any:
+    """Return what a state dict holds of a function: None, or the attributes of a callable object; lists alike."""
+    if isinstance(f, list):
+        return [memory(x) for x in f]
+    named = isinstance(f, (FunctionType, BuiltinFunctionType, MethodType, type))
+    return None if named or not hasattr(f, "__dict__") else dict(vars(f))
+
+
+def remembered(where: str, f: Any, saved: Any) -> Any:
+    """Return what was saved of a function in the types of its attributes, or raise TypeError or ValueError."""
+    if isinstance(f, list):
+        if not isinstance(saved, (list, tuple)) or len(saved) != len(f):
+            raise ValueError(f"{where} of a state dict must be a list of {len(f)} entries, got {saved!r}")
+        return [remembered(f"{where}[{i}]", x, kept) for i, (x, kept) in enumerate(zip(f, saved, strict=True))]
+    if saved is None:
+        return {}
+    own = memory(f)
+    if own is None or not isinstance(saved, Mapping):
+        raise TypeError(f"{where} of a state dict does not fit {f!r}: {saved!r}")
+    return {key: like(f"{where}.{key}", own.get(key), value) for key, value in saved.items()}
+
+
+def recall(where: str, f: Any, saved: Any) -> None:
+    """Give a callable object, or a list of them, the attributes saved of it."""
+    kept = remembered(where, f, saved)
+    for x, attributes in zip(f, kept, strict=True) if isinstance(f, list) else [(f, kept)]:
+        if attributes:
+            vars(x).update(attributes)

@@ -1,0 +1,75 @@
+"""ChainedScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..optimizer import Optimizer
+from .base import LRScheduler, write_lr
+from .composite import Composite, members
+
+
+class ChainedScheduler(Composite):
+    """Steps several schedulers at once, one after the other, so that those that multiply multiply together.
+
+    .. code-block:: text
+
+        lr(e) = what the last scheduler makes of what the one before it makes of … lr(e - 1)
+
+    Members may be sequences and chains themselves. If all members were constructed with ``last_epoch=N``, the chain
+    continues where an uninterrupted chain would after its epoch N.
+
+    Args:
+        schedulers: the members, in the order in which they step.
+        optimizer: theirs; None takes it from the first.
+    """
+
+    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
+        self._schedulers = members(type(self).__name__, schedulers, optimizer, " to be chained")
+        optimizer = optimizer or self._schedulers[0].optimizer
+        members(type(self).__name__, schedulers, optimizer, "")
+        super().__init__(optimizer)
+
+    def _begin(self, last_epoch: int) -> None:
+        """Take the members where they are; put them and the groups together where all were constructed to continue."""
+        self.last_epoch, self.base_lrs, self._starts = -1, [], []
+        self._admit()
+        epoch = self._schedulers[0].last_epoch
+        if any(scheduler.last_epoch for scheduler in self._schedulers):
+            past = self._copy()
+            past._starts = past._schedulers[0]._starts
+            past._set_starts(-1)
+            past._initial_step()
+            self._starts = past._starts
+        self.last_epoch, self._step_count = epoch, epoch + 1
+        self._resumed = all(scheduler._resumed for scheduler in self._schedulers)
+        if self._resumed:
+            self._replay(epoch)
+            self._resumed = True
+        self._note()
+
+    def _restart(self) -> None:
+        starts = self._starts
+        self._initial_step()
+        self._starts = starts
+        self._set_starts(-1)
+        self._note()
+
+    def _initial_step(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler._initial_step()
+        self.last_epoch, self._step_count = 0, 1
+        self._note()
+        self._starts = [[-1, lr] for lr in self._last_lr]
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self._admit()
+        if epoch is None:
+            for scheduler in self._schedulers:
+                scheduler.step()
+            self.last_epoch += 1
+        else:
+            for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                write_lr(group, base_lr)
+            self._initial_step()
+        self._note()

@@ -1,0 +1,36 @@
+"""LambdaLR."""
+
+from __future__ import annotations
+
+from ..groups import Group
+from ..optimizer import Optimizer
+from .base import LR, LastEpoch, LRScheduler, check
+from .per_group import Functions, Schedule, extended, spread
+
+
+class LambdaLR(LRScheduler):
+    """Sets the learning rate to ``base_lr`` times a function of the epoch.
+
+    .. code-block:: text
+
+        lr(e) = base_lr * lr_lambda(e)
+
+    ``lr_lambda`` is called with the epoch, and must depend on nothing else. A state dict holds None for a function and
+    the attributes of a callable object.
+    """
+
+    _recursive = False
+    _functions = ("lr_lambdas",)
+
+    lr_lambdas: list[Schedule]
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Functions, last_epoch: LastEpoch = -1) -> None:
+        functions = check(type(self), locals())["lr_lambda"]
+        self.lr_lambdas = spread("lr_lambda", functions, optimizer, "Expected {} lr_lambdas, but got {}: ")
+        super().__init__(optimizer, last_epoch)
+
+    def _prepare(self, group: Group, i: int) -> None:
+        self.lr_lambdas = extended("lr_lambda", self.lr_lambdas, i + 1)
+
+    def _next(self, lr: LR, i: int) -> LR:
+        return self.base_lrs[i] * self.lr_lambdas[i](self.last_epoch)

@@ -1,0 +1,76 @@
+"""What CyclicLR and OneCycleLR share: the momentum of an optimizer goes down as the learning rate goes up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ..groups import Group
+from .base import LR, LRScheduler
+from .per_group import extended
+
+
+class MomentumCycler(LRScheduler):
+    """Base of the schedulers that set ``momentum``, or the first of ``betas``, and bring their own ``base_lrs``."""
+
+    _recursive = False
+    _governs: ClassVar[tuple[str, ...]] = ("momentum", "betas", "base_momentum", "max_momentum")
+    _optional = LRScheduler._optional | {"base_momentums", "max_momentums", "use_beta1"}
+
+    max_lrs: list[float]
+    cycle_momentum: bool
+    use_beta1: bool
+    base_momentums: list[float]
+    max_momentums: list[float]
+    _given_lrs: list[float]
+
+    def _momentum(self, i: int) -> float:
+        """Return the momentum of group ``i`` at ``last_epoch``."""
+        raise NotImplementedError
+
+    def _check_momentum(self, optimizer: Any) -> None:
+        """Raise ValueError if the optimizer has no momentum to cycle, and note where it has it."""
+        if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+            raise ValueError(
+                f"optimizer must support momentum or beta1 with `cycle_momentum` option enabled: "
+                f"{type(optimizer).__name__} has neither, set cycle_momentum=False"
+            )
+        self.use_beta1 = "betas" in optimizer.defaults
+
+    def _prepare(self, group: Group, i: int) -> None:
+        self._given_lrs = extended("base_lr", self._given_lrs, i + 1)
+        self.max_lrs = extended("max_lr", self.max_lrs, i + 1)
+        if self.cycle_momentum:
+            self.base_momentums = extended("base_momentum", self.base_momentums, i + 1)
+            self.max_momentums = extended("max_momentum", self.max_momentums, i + 1)
+            group["max_momentum"], group["base_momentum"] = self.max_momentums[i], self.base_momentums[i]
+
+    def _base(self, group: Group, i: int) -> LR:
+        return self._given_lrs[i]
+
+    def _set_lrs(self, values: Sequence[LR]) -> None:
+        super()._set_lrs(values)
+        self._set_momenta()
+
+    def _set_momenta(self) -> None:
+        if self.cycle_momentum:
+            for i, group in enumerate(self.optimizer.param_groups):
+                if self.use_beta1:
+                    group["betas"] = (self._momentum(i), *group["betas"][1:])
+                else:
+                    group["momentum"] = self._momentum(i)
+
+    def _rewind(self) -> None:
+        moved = self.last_epoch > 0
+        super()._rewind()
+        if moved:
+            self.last_epoch = 0
+            self._set_momenta()
+            self.last_epoch = -1
+
+    def _saved(self) -> dict[str, Any]:
+        return {name: x for name, x in super()._saved().items() if name != "_given_lrs"}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        self._given_lrs = list(self.base_lrs)

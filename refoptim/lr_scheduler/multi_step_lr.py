@@ -1,0 +1,62 @@
+"""MultiStepLR."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from ..hyper import Hyper
+from ..optimizer import Optimizer
+from .base import EPOCHS, LR, Gamma, LastEpoch, LRScheduler, check
+
+
+@dataclass(frozen=True)
+class Epochs(Hyper):
+    """Epochs, in any order, perhaps several times; or a dict that counts them."""
+
+    def _resolve(self, name: str, value: Any) -> Counter[int]:
+        if isinstance(value, Mapping):
+            value = [int(epoch) for epoch, count in value.items() for _ in range(count)]
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be an iterable of integers, got {value!r}")
+        return Counter(EPOCHS.resolve(f"{name}[{i}]", epoch) for i, epoch in enumerate(value))
+
+    def _range(self) -> str:
+        return f"integers in {EPOCHS.range}"
+
+
+class MultiStepLR(LRScheduler):
+    """Multiplies the learning rate by ``gamma`` at each milestone, twice at one that is given twice.
+
+    .. code-block:: text
+
+        lr(e) = lr(e - 1) * gamma ** (number of milestones equal to e);
+        closed form: base_lr * gamma ** (number of milestones up to e)
+    """
+
+    milestones: Counter[int]
+    gamma: float
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        milestones: Annotated[Iterable[int], Epochs("the epochs at which the learning rate decays")],
+        gamma: Gamma = 0.1,
+        last_epoch: LastEpoch = -1,
+    ) -> None:
+        vars(self).update(check(type(self), locals()))
+        super().__init__(optimizer, last_epoch)
+
+    def _next(self, lr: LR, i: int) -> LR:
+        count = self.milestones[self.last_epoch]
+        return lr * self.gamma**count if count else lr
+
+    def _get_closed_form_lr(self) -> list[LR]:
+        passed = bisect_right(sorted(self.milestones.elements()), self.last_epoch)
+        return [base_lr * self.gamma**passed for base_lr in self.base_lrs]
+
+    def _saved(self) -> dict[str, Any]:
+        return {**super()._saved(), "milestones": sorted(self.milestones.elements())}

@@ -1,0 +1,78 @@
+"""Arguments that may differ from group to group: one value for all of them, or a list with one each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from ..hyper import Hyper, Real, Scalar
+from ..optimizer import Optimizer
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+ANY_NUMBER = Real("")
+
+
+@dataclass(frozen=True)
+class PerGroup(Hyper):
+    """One value, or a list with one for each group."""
+
+    item: Hyper = ANY_NUMBER
+
+    def _resolve(self, name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [self.item.resolve(f"{name}[{i}]", x) for i, x in enumerate(value)]
+        return self.item.resolve(name, value)
+
+    def _range(self) -> str:
+        return f"{self.item.range}, or a list of such, one per group"
+
+
+@dataclass(frozen=True)
+class Function(Hyper):
+    """A function."""
+
+    def _resolve(self, name: str, value: Any) -> Any:
+        if not callable(value):
+            raise TypeError(f"{name.partition('[')[0]} should be a function, but got {type(value).__name__} as {name}")
+        return value
+
+    def _range(self) -> str:
+        return "a function"
+
+
+Functions = Annotated[
+    Schedule | list[Schedule],
+    PerGroup("a function of the epoch, which gives the factor; or a list of them, one per group", item=Function("")),
+]
+Rates: TypeAlias = Scalar | list[Scalar]
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise TypeError if this is no optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+
+
+def spread(name: str, value: Any, optimizer: Any, stem: str = "") -> list[Any]:
+    """Return an argument as a list with one value per group of the optimizer, or raise ValueError."""
+    check_optimizer(optimizer)
+    n = len(optimizer.param_groups)
+    if not isinstance(value, list):
+        return [value] * n
+    if len(value) != n:
+        stem = stem or f"{name} must have the same length as optimizer.param_groups. "
+        raise ValueError(stem.format(n, len(value)) + f"{name} has {len(value)} values, param_groups has {n}.")
+    return value
+
+
+def extended(name: str, values: list[Any], n: int) -> list[Any]:
+    """Return a list with one value per group, made longer for groups that came later, or raise ValueError."""
+    if len(values) < n and any(x != values[0] for x in values):
+        raise ValueError(
+            f"{name} must have the same length as optimizer.param_groups. "
+            f"{name} has {len(values)} values, param_groups has {n}: a group was added, give {name} for it too"
+        )
+    return [*values, *[values[0]] * (n - len(values))]

@@ -1,0 +1,90 @@
+"""SequentialLR."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from ..groups import Group
+from ..hyper import Hyper
+from ..optimizer import Optimizer
+from .base import EPOCHS, LR, LastEpoch, LRScheduler, check
+from .composite import Composite, members
+
+
+class Milestones(Hyper):
+    """Epochs in increasing order."""
+
+    def _resolve(self, name: str, value: Any) -> list[int]:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a list of integers, got {value!r}")
+        epochs = [EPOCHS.resolve(f"{name}[{i}]", epoch) for i, epoch in enumerate(value)]
+        if epochs != sorted(epochs):
+            raise ValueError(f"{name} must be in increasing order, got {value}")
+        return epochs
+
+    def _range(self) -> str:
+        return f"integers in {EPOCHS.range}, in increasing order"
+
+
+class SequentialLR(Composite):
+    """Runs schedulers one after another; each begins anew at its milestone.
+
+    .. code-block:: text
+
+        schedulers[0] from epoch 0, schedulers[1] from epoch milestones[0], schedulers[2] from epoch milestones[1] …
+
+    At a milestone the next scheduler sets its learning rate of epoch 0, by its closed form where there is one. Members
+    may be sequences and chains themselves. Whatever the members did before, the sequence begins at the ``base_lrs`` of
+    the first.
+    """
+
+    _milestones: list[int]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[LRScheduler],
+        milestones: Annotated[Sequence[int], Milestones("the epochs at which one scheduler gives way to the next")],
+        last_epoch: LastEpoch = -1,
+    ) -> None:
+        self._schedulers = members(type(self).__name__, schedulers, optimizer, "")
+        self._milestones = check(type(self), locals())["milestones"]
+        if len(self._milestones) != len(self._schedulers) - 1:
+            raise ValueError(
+                f"Sequential Schedulers expects number of schedulers provided to be one more than the number of "
+                f"milestone points, but got number of schedulers {len(self._schedulers)} and the number of milestones "
+                f"to be equal to {len(self._milestones)}"
+            )
+        super().__init__(optimizer, last_epoch)
+
+    @property
+    def _active(self) -> LRScheduler:
+        return self._schedulers[bisect_right(self._milestones, self.last_epoch)]
+
+    def _base(self, group: Group, i: int) -> LR:
+        known = self._schedulers[bisect_right(self._milestones, 0)].base_lrs
+        return known[i] if i < len(known) else super()._base(group, i)
+
+    def _start(self, group: Group, i: int) -> LR:
+        return self._base(group, i) if self.last_epoch < 0 else super()._start(group, i)
+
+    def _initial_step(self) -> None:
+        self._rewind()
+        self.last_epoch = 0
+        self._active._initial_step()
+        self._note()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self._admit()
+        if epoch is None:
+            self.last_epoch += 1
+        else:
+            self._rewind()
+            self.last_epoch = 0
+        if epoch is not None or self.last_epoch in self._milestones:
+            self._active._update_lr(0)
+        else:
+            self._active.step()
+        self._note()
