@@ -46,7 +46,9 @@ def like(where: str, current: Any, value: Any) -> Any:
     """Return a saved value in the type of the one it replaces, or raise TypeError or ValueError."""
     if isinstance(current, bool):
         return _of(bool, where, value)
-    if isinstance(current, (Real, np.generic)):
+    if isinstance(current, np.generic):
+        return type(current)(as_number(where, value))
+    if isinstance(current, Real):
         return as_number(where, value)
     if isinstance(current, str):
         return _of(str, where, value)
