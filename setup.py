@@ -14,7 +14,6 @@ setup(
     description="torch.optim on NumPy and CuPy arrays: a reference that defines every update, exact to the bit",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.10",
     packages=[
         "refoptim",
