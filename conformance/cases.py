@@ -1,0 +1,187 @@
+"""Cases: what is run, declared once, as data.
+
+``cases/<stem>.json`` holds the cases of one optimizer, ``cases/flags.json`` says for each flag which mistake it names.
+``load`` reads and checks them; a case that breaks a rule raises CaseError, which names the file, the case and the rule.
+``docs/goldens.md`` describes the fields.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import refoptim
+from refoptim.arith import COMPLEX, FLOATS
+from refoptim.hyper import Choice, Flag, declared
+
+from .gradients import KINDS, SOURCES
+
+SCHEMA = 1
+"""The version of the format of cases and goldens."""
+
+NEUTRAL = (0, 1)
+"""Numbers at which the misuse of a hyperparameter hides; so does it at the default."""
+
+
+class CaseError(ValueError):
+    """A case is not what a case must be."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: an optimizer with its hyperparameters, run on parameters of given shapes for some steps.
+
+    ``set`` maps steps to hyperparameters that change before them, ``skip`` lists ``[step, parameter]`` pairs without a
+    gradient, ``resume`` is a step before which the run is saved and taken up again, ``record`` lists the steps that
+    goldens hold in full, ``flags`` name the mistakes that the case catches, and ``neutral`` says why a hyperparameter
+    stays where its misuse would not show.
+    """
+
+    id: str
+    optimizer: str
+    comment: str
+    hyper: dict[str, Any]
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    steps: int
+    record: list[int]
+    gradient: dict[str, Any]
+    flags: list[str]
+    set: dict[int, dict[str, Any]] = field(default_factory=dict)
+    skip: list[list[int]] = field(default_factory=list)
+    resume: int | None = None
+    neutral: dict[str, str] = field(default_factory=dict)
+
+
+def stems() -> list[str]:
+    """Return the stems of the optimizers that have cases."""
+    return sorted(path.stem for path in _folder().glob("*.json") if path.stem != "flags")
+
+
+def load(stem: str) -> list[Case]:
+    """Read and check the cases of one optimizer."""
+    return parse(json.loads((_folder() / f"{stem}.json").read_text(encoding="utf-8")), f"{stem}.json")
+
+
+def flags() -> dict[str, str]:
+    """Return all flags and what they mean."""
+    meanings: dict[str, str] = json.loads((_folder() / "flags.json").read_text(encoding="utf-8"))
+    return meanings
+
+
+def _folder() -> Path:
+    return Path(str(files(__package__))) / "cases"
+
+
+def parse(text: Any, where: str) -> list[Case]:
+    """Turn the contents of a file of cases into cases, or raise CaseError."""
+    _require(isinstance(text, dict) and set(text) == {"schema", "optimizer", "cases"}, where, "has other keys")
+    _require(text["schema"] == SCHEMA, where, f"has schema {text['schema']!r}, expected {SCHEMA}")
+    _require(hasattr(refoptim, str(text["optimizer"])), where, f"names no optimizer: {text['optimizer']!r}")
+    cases = [_case(entry, text["optimizer"], where) for entry in text["cases"]]
+    ids = [case.id for case in cases]
+    _require(len(set(ids)) == len(ids), where, "uses an id twice")
+    for case in cases:
+        _check(case, f"{where}: {case.id}")
+    return cases
+
+
+def _require(holds: bool, where: str, problem: str) -> None:
+    if not holds:
+        raise CaseError(f"{where} {problem}")
+
+
+def _case(entry: Any, optimizer: str, where: str) -> Case:
+    """Make a case of an entry, its keys checked."""
+    known = {x.name for x in fields(Case)} - {"optimizer"}
+    required = known - {"set", "skip", "resume", "neutral"}
+    _require(isinstance(entry, dict) and isinstance(entry.get("id"), str), where, "holds an entry without an id")
+    here = f"{where}: {entry['id']}"
+    _require(set(entry) <= known, here, f"has unknown keys: {sorted(set(entry) - known)}")
+    _require(required <= set(entry), here, f"lacks keys: {sorted(required - set(entry))}")
+    changes = {
+        change["step"]: _tuples({k: x for k, x in change.items() if k != "step"}) for change in entry.get("set", [])
+    }
+    shapes = [tuple(shape) for shape in entry["shapes"]]
+    rest = {"optimizer": optimizer, "hyper": _tuples(entry["hyper"]), "shapes": shapes, "set": changes}
+    return Case(**{**entry, **rest})
+
+
+def _tuples(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in hyper.items()}
+
+
+def _check(case: Case, where: str) -> None:
+    """Raise CaseError if a field of a case does not fit."""
+    _require(bool(case.dtypes) and set(case.dtypes) <= {*FLOATS, *COMPLEX}, where, f"has dtypes {case.dtypes}")
+    _require(0 < case.steps <= 100, where, f"has {case.steps} steps, expected 1 to 100")
+    steps = range(1, case.steps + 1)
+    _require(case.record == sorted(set(case.record)), where, "does not record steps in order")
+    _require(set(case.record) <= set(steps) and case.steps in case.record, where, "does not record its last step")
+    _require(set(case.set) <= set(steps), where, f"sets hyperparameters at steps {list(case.set)}")
+    _require(case.resume is None or case.resume in steps[1:], where, f"resumes at step {case.resume}")
+    pairs = [[step, i] for step in steps for i in range(len(case.shapes))]
+    _require(all(pair in pairs for pair in case.skip), where, f"skips {case.skip}")
+    _require(bool(case.flags) and set(case.flags) <= set(flags()), where, f"has unknown flags or none: {case.flags}")
+    _require(bool(case.comment), where, "has no comment")
+    _check_shapes(case, where)
+    _check_gradient(case.gradient, case, where)
+    _check_hyper(case, where)
+
+
+def _check_shapes(case: Case, where: str) -> None:
+    sizes = [n for shape in case.shapes for n in shape]
+    _require(
+        bool(case.shapes) and all(isinstance(n, int) and n >= 0 for n in sizes), where, f"has shapes {case.shapes}"
+    )
+    _require(sum(map(math.prod, case.shapes)) <= 10_000, where, "has more than 10,000 elements")
+
+
+def _check_gradient(spec: Mapping[str, Any], case: Case, where: str) -> None:
+    """Raise CaseError if a gradient source is not described in full."""
+    _require(spec.get("source") in SOURCES, where, f"has the gradient source {spec.get('source')!r}")
+    keys = {"stream": {"kinds"}, "quadratic": set[str](), "rows": {"kinds", "nnz", "rows"}}[spec["source"]]
+    given = set(spec) - {"source", "seed", "start"}
+    _require(given == keys, where, f"describes its gradient by {sorted(given)}, expected {sorted(keys)}")
+    seed = spec.get("seed")
+    _require(isinstance(seed, int) and 0 <= seed < 1 << 64, where, f"has the seed {seed!r}")
+    kinds: Sequence[str] = [*spec.get("kinds", []), spec.get("start", "normal")]
+    _require(set(kinds) <= set(KINDS), where, f"has kinds of numbers {kinds}")
+    if spec["source"] == "rows":
+        _check_rows(spec, case, where)
+
+
+def _check_rows(spec: Mapping[str, Any], case: Case, where: str) -> None:
+    """No row may have three entries in a step: torch adds three in no fixed order."""
+    fits = all(shape and math.gcd(3, shape[0]) == 1 and spec["rows"] <= shape[0] for shape in case.shapes)
+    _require(fits, where, "has rows that the steps of 3 do not keep apart")
+    _require(0 < spec["rows"] <= spec["nnz"] <= 2 * spec["rows"], where, "has more than two entries in a row")
+
+
+def _check_hyper(case: Case, where: str) -> None:
+    """Raise CaseError if a hyperparameter is unknown, wrong, or at a value at which its misuse would not show."""
+    cls = getattr(refoptim, case.optimizer)
+    declarations = declared(cls)
+    defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()}
+    for name, value in [*case.hyper.items(), *(item for change in case.set.values() for item in change.items())]:
+        _require(name in declarations and name in defaults, where, f"sets {name}, which is no hyperparameter")
+        try:
+            declarations[name].resolve(name, value)
+        except (TypeError, ValueError) as error:
+            raise CaseError(f"{where} sets {name}: {error}") from error
+    for name in (name for name, x in declarations.items() if name in defaults and not isinstance(x, (Flag, Choice))):
+        shows = name in case.hyper and not _is_neutral(case.hyper[name], defaults[name])
+        _require(shows != (name in case.neutral), where, f"has {name} at a neutral value, or wrongly says it has")
+
+
+def _is_neutral(value: Any, default: Any) -> bool:
+    """Tell whether a value, or one of several, is neutral or the default."""
+    if isinstance(value, tuple):
+        return any(_is_neutral(x, y) for x, y in zip(value, default, strict=True))
+    return value == default or value in NEUTRAL

@@ -1,0 +1,83 @@
+"""Golden files: trajectories of one optimizer as a witness gave them, with their provenance.
+
+``golden/<witness>/<stem>.json`` is read and written here, and made by ``record`` alone. ``docs/goldens.md`` describes
+the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .cases import SCHEMA
+
+WITNESSES = ("torch-ieee", "torch-installed", "reference")
+"""torch under the IEEE oracle, torch as it is installed, and refoptim itself."""
+
+FRAME_DEPTH = 5
+"""How deep a golden is broken into lines: the frame of a recorded step fills one."""
+
+KEYS = {"schema", "optimizer", "provenance", "trajectories", "checksum"}
+
+
+class GoldenError(ValueError):
+    """A file is no golden, or not as it was recorded."""
+
+
+def folder() -> Path:
+    """Return the folder of the goldens that come with the package."""
+    return Path(str(files(__package__))) / "golden"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a golden file, or raise GoldenError if it is cut off, of another version, or altered."""
+    try:
+        golden = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GoldenError(f"{path.name} is not JSON: {error}") from error
+    if not isinstance(golden, dict) or set(golden) != KEYS:
+        raise GoldenError(f"{path.name} is no golden: it must hold {sorted(KEYS)}")
+    if golden["schema"] != SCHEMA:
+        raise GoldenError(f"{path.name} has schema {golden['schema']!r}, expected {SCHEMA}")
+    if golden["checksum"] != checksum(golden):
+        raise GoldenError(f"{path.name} was altered after it was recorded: its checksum is wrong")
+    return golden
+
+
+def checksum(golden: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything but the checksum, as JSON with sorted keys and no spaces."""
+    contents = {key: x for key, x in golden.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write(path: Path, golden: Mapping[str, Any]) -> None:
+    """Write a golden file, whole or not at all, the checksum added."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(pretty({**golden, "checksum": checksum(golden)}, FRAME_DEPTH) + "\n")
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def pretty(x: Any, depth: int, margin: str = "") -> str:
+    """Return JSON, broken into lines down to a depth."""
+    if depth == 0 or not x or not isinstance(x, (dict, list)):
+        return json.dumps(x)
+    inner = margin + " "
+    if isinstance(x, dict):
+        lines = [f"{json.dumps(key)}: {pretty(value, depth - 1, inner)}" for key, value in x.items()]
+    else:
+        lines = [pretty(value, depth - 1, inner) for value in x]
+    begin, end = "{}" if isinstance(x, dict) else "[]"
+    return begin + "\n" + ",\n".join(inner + line for line in lines) + "\n" + margin + end

@@ -1,0 +1,156 @@
+"""torch's own code as a witness.
+
+What torch computes depends on the machine: its vector loops contract ``add(alpha)``, ``addcmul`` and ``lerp`` into
+fused multiply-adds where the processor has them, and its square root is not correctly rounded on x86. Under the IEEE
+oracle it is plain IEEE arithmetic, the same everywhere: the process starts with ATEN_CPU_CAPABILITY=default in its
+environment, square roots are NumPy's, matrix products are torch's own code instead of oneDNN's, ``foreach=False``, and
+one thread works.
+
+torch is imported when something here is called, not before.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from refoptim import SparseGrad
+from refoptim.arith import Array
+
+from .gradients import np_dtype
+from .trajectory import State
+
+Tensor: TypeAlias = Any
+
+
+def torch() -> Any:
+    """Import torch."""
+    import torch
+
+    return torch
+
+
+@contextmanager
+def ieee() -> Iterator[None]:
+    """Make torch an exact witness inside the block; raise RuntimeError if it cannot be one in this process."""
+    check_arithmetic()
+    t = torch()
+    threads, onednn = t.get_num_threads(), t.backends.mkldnn.enabled
+    t.set_num_threads(1)
+    t.backends.mkldnn.enabled = False
+    t.Tensor.sqrt, t.Tensor.sqrt_ = _sqrt, _sqrt_
+    try:
+        with installed():
+            yield
+    finally:
+        del t.Tensor.sqrt, t.Tensor.sqrt_
+        t.backends.mkldnn.enabled = onednn
+        t.set_num_threads(threads)
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Take torch as it is; it does not check the indices of sparse tensors, and does not warn that it does not."""
+    with torch().sparse.check_sparse_tensor_invariants(False):
+        yield
+
+
+def check_arithmetic() -> None:
+    """Raise RuntimeError unless torch and NumPy compute in this process as IEEE 754 says."""
+    capability = torch().backends.cpu.get_cpu_capability()
+    if capability != "DEFAULT":
+        raise RuntimeError(
+            f"torch runs with CPU capability {capability}, the oracle needs DEFAULT: "
+            "set ATEN_CPU_CAPABILITY=default in the environment before torch is imported"
+        )
+    for dtype in (np.float32, np.float64):
+        check_rounding(np.array, dtype)
+        check_rounding(torch().from_numpy, dtype)
+
+
+def check_rounding(make: Any, dtype: type[np.floating[Any]]) -> None:
+    """Raise RuntimeError unless arrays that ``make`` makes keep subnormals and round to nearest even."""
+    info = np.finfo(dtype)
+    one, ulp = dtype(1), info.eps
+    x = np.array([info.smallest_subnormal, one, -one, one + ulp], dtype)
+    y = np.array([info.smallest_subnormal, ulp / 2, -ulp / 2, ulp / 2], dtype)
+    expected = np.array([2 * info.smallest_subnormal, one, -one, one + 2 * ulp], dtype)
+    if np.asarray(make(x) + make(y)).tobytes() != expected.tobytes():
+        raise RuntimeError(f"{dtype.__name__} sums lose subnormals or are not rounded to nearest even in this process")
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """Answer torch.Tensor.sqrt with NumPy's root, which is correctly rounded."""
+    if x.dtype not in (torch().float32, torch().float64):
+        return torch().sqrt(x)
+    return torch().from_numpy(np.asarray(np.sqrt(x.detach().numpy())))
+
+
+def _sqrt_(x: Tensor) -> Tensor:
+    """Answer torch.Tensor.sqrt_ in the same way."""
+    x.detach().copy_(_sqrt(x))
+    return x
+
+
+def to_torch(x: Any) -> Tensor:
+    """Return a tensor of the same elements, shape and strides; a SparseGrad becomes a COO tensor."""
+    if isinstance(x, SparseGrad):
+        return torch().sparse_coo_tensor(to_torch(x.indices), to_torch(x.values), x.shape)
+    if x.dtype.name == "bfloat16":
+        return torch().from_numpy(x.view(np.int16)).view(torch().bfloat16)
+    return torch().from_numpy(x)
+
+
+def to_numpy(x: Tensor) -> Array:
+    """Return an array of the elements of a tensor; a sparse one becomes dense."""
+    x = x.detach().to_dense() if x.is_sparse else x.detach()
+    if x.dtype == torch().bfloat16:
+        return x.view(torch().int16).numpy().view(np_dtype("bfloat16"))
+    return np.asarray(x.numpy())
+
+
+def plain_state(state: Mapping[str, Any]) -> State:
+    """Return the state that torch keeps of a parameter as arrays, the step count as an integer."""
+    found = {name: int(x) if name == "step" else x for name, x in state.items() if x is not None}
+    return {name: x if isinstance(x, int) else to_numpy(x) for name, x in found.items()}
+
+
+class Torch:
+    """torch.optim as an implementation: under the IEEE oracle, or as it is installed."""
+
+    def __init__(self, *, as_installed: bool = False) -> None:
+        self._arithmetic = installed if as_installed else ieee
+        self._loop = {} if as_installed else {"foreach": False}
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
+        cls = getattr(torch().optim, optimizer)
+        loop = self._loop if "foreach" in inspect.signature(cls).parameters else {}
+        self._params = [to_torch(np.array(p)) for p in parameters]
+        self._build: Callable[[], Any] = partial(cls, self._params, **hyper, **loop)
+        self._optimizer = self._build()
+
+    def set(self, hyper: Mapping[str, Any]) -> None:
+        self._optimizer.param_groups[0].update(hyper)
+
+    def step(self, grads: Sequence[Any]) -> None:
+        with self._arithmetic():
+            for p, grad in zip(self._params, grads, strict=True):
+                p.grad = None if grad is None else to_torch(grad)
+            self._optimizer.step()
+
+    def resume(self) -> None:
+        saved = deepcopy(self._optimizer.state_dict())
+        self._optimizer = self._build()
+        self._optimizer.load_state_dict(saved)
+
+    def parameters(self) -> list[Array]:
+        return [to_numpy(p) for p in self._params]
+
+    def state(self) -> list[State]:
+        return [plain_state(self._optimizer.state.get(p, {})) for p in self._params]

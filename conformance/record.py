@@ -1,0 +1,107 @@
+"""Records the goldens: ``python -m refoptim.conformance.record``.
+
+Each witness runs all cases in a process of its own, torch under the IEEE oracle with ATEN_CPU_CAPABILITY=default in the
+environment. Recording twice gives the same bytes: the date of a file is that of the day on which its contents changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import refoptim
+
+from . import cases, goldens
+from .oracle import Torch
+from .reference import Reference
+from .trajectory import Implementation, trajectory
+
+ARITHMETIC = {
+    "torch-ieee": "IEEE 754: ATEN_CPU_CAPABILITY=default, roots by NumPy, no oneDNN, foreach=False, one thread",
+    "torch-installed": "as installed, CPU capability {capability}",
+    "reference": "IEEE 754",
+}
+
+
+def implementation(witness: str) -> Implementation:
+    """Return a new run of a witness."""
+    return Reference() if witness == "reference" else Torch(as_installed=witness == "torch-installed")
+
+
+def provenance(witness: str) -> dict[str, str]:
+    """Say who computed a golden, and how, and where."""
+    libc = " ".join(platform.libc_ver()).strip()
+    found = {
+        "witness": witness,
+        "version": refoptim.__version__,
+        "arithmetic": ARITHMETIC[witness],
+        "numpy": np.__version__,
+        "platform": " ".join(part for part in (platform.system(), platform.machine(), libc) if part),
+    }
+    if witness != "reference":
+        import torch
+
+        capability = torch.backends.cpu.get_cpu_capability()
+        found |= {"version": torch.__version__, "arithmetic": found["arithmetic"].format(capability=capability)}
+    return found
+
+
+def record(witness: str, stem: str) -> dict[str, Any]:
+    """Run all cases of an optimizer on a witness and return the golden, without date and checksum."""
+    found = cases.load(stem)
+    runs = [trajectory(implementation(witness), case, dtype) for case in found for dtype in case.dtypes]
+    return {
+        "schema": cases.SCHEMA,
+        "optimizer": found[0].optimizer,
+        "provenance": provenance(witness),
+        "trajectories": runs,
+    }
+
+
+def save(path: Path, golden: dict[str, Any]) -> None:
+    """Write a golden, dated today, unless the file already holds the same."""
+    if path.exists() and undated(goldens.read(path)) == golden:
+        return
+    goldens.write(path, {**golden, "provenance": {**golden["provenance"], "date": date.today().isoformat()}})
+
+
+def undated(golden: dict[str, Any]) -> dict[str, Any]:
+    """Return a golden without date and checksum."""
+    where = {key: x for key, x in golden["provenance"].items() if key != "date"}
+    return {key: x for key, x in golden.items() if key != "checksum"} | {"provenance": where}
+
+
+def environment(witness: str) -> dict[str, str]:
+    """Return the environment of the process in which a witness runs."""
+    rest = {key: x for key, x in os.environ.items() if key != "ATEN_CPU_CAPABILITY"}
+    return rest | ({"ATEN_CPU_CAPABILITY": "default"} if witness == "torch-ieee" else {})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the goldens of all witnesses, each in its own process, or those of one witness in this one."""
+    parser = argparse.ArgumentParser(prog="python -m refoptim.conformance.record", description="Records the goldens.")
+    parser.add_argument("--witness", choices=goldens.WITNESSES, help="record this witness only, in this process")
+    parser.add_argument("--only", nargs="+", choices=cases.stems(), help="record these optimizers only")
+    parser.add_argument("--out", type=Path, default=goldens.folder(), help="the folder to write to")
+    given = parser.parse_args(arguments)
+    stems = given.only or cases.stems()
+    if given.witness is None:
+        for witness in goldens.WITNESSES:
+            command = [sys.executable, "-m", f"{__package__}.record", "--witness", witness, "--out", str(given.out)]
+            subprocess.run([*command, "--only", *stems], check=True, env=environment(witness))
+        return
+    for stem in stems:
+        save(given.out / given.witness / f"{stem}.json", record(given.witness, stem))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Trajectories: a case run on an implementation, written down bit by bit.
+
+A *frame* is what an implementation holds after a step: its parameters, and per parameter its state by name, arrays and
+integers. ``run`` puts a case through an implementation, ``describe`` writes a frame as JSON, ``Digest`` hashes frames.
+``docs/goldens.md`` describes the format for readers in other languages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from refoptim.arith import Array, as_reals, from_reals, storage
+
+from .cases import Case
+from .gradients import make_source, np_dtype
+
+State: TypeAlias = dict[str, Any]
+"""What is kept of a parameter: integers and arrays by name."""
+
+NANS = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
+"""The one pattern of bits that stands for every NaN."""
+
+
+class Implementation(Protocol):
+    """What a case is put through: one optimizer over some arrays."""
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
+        """Begin anew with copies of the parameters."""
+
+    def set(self, hyper: Mapping[str, Any]) -> None:
+        """Change hyperparameters from the next step on."""
+
+    def step(self, grads: Sequence[Any]) -> None:
+        """Take a step; a gradient is an array, a SparseGrad, or None where a parameter has none."""
+
+    def resume(self) -> None:
+        """Save the state, make the optimizer anew, and load the state."""
+
+    def parameters(self) -> list[Array]:
+        """Return the parameters."""
+
+    def state(self) -> list[State]:
+        """Return the state of each parameter by name: integers and arrays."""
+
+
+class Frame(NamedTuple):
+    """What an implementation holds after step ``step``."""
+
+    step: int
+    parameters: list[Array]
+    state: list[State]
+
+
+def run(implementation: Implementation, case: Case, dtype: str) -> Iterator[Frame]:
+    """Put a case through an implementation in one storage type and yield the frame after each step."""
+    source = make_source(case.gradient, case.shapes, dtype)
+    implementation.make(case.optimizer, case.hyper, source.parameters())
+    for step in range(1, case.steps + 1):
+        if step in case.set:
+            implementation.set(case.set[step])
+        if step == case.resume:
+            implementation.resume()
+        grads = source.gradients(step, implementation.parameters())
+        implementation.step([None if [step, i] in case.skip else g for i, g in enumerate(grads)])
+        yield Frame(step, implementation.parameters(), implementation.state())
+
+
+def bits(x: Array) -> Array:
+    """Return the bits of an array as unsigned integers, those of a complex number as a pair, NaN as one pattern."""
+    reals = np.ascontiguousarray(as_reals(np.asarray(x)))
+    pattern = np.dtype(f"u{reals.dtype.itemsize}").type(NANS[storage(reals.dtype).name])
+    return np.where(np.isnan(reals), pattern, reals.view(pattern.dtype))
+
+
+def describe(frame: Frame) -> dict[str, Any]:
+    """Write a frame as JSON: arrays by dtype, shape and hexadecimal bits, integers as they are."""
+    return {
+        "parameters": [encode(p) for p in frame.parameters],
+        "state": [{name: encode(state[name]) for name in sorted(state)} for state in frame.state],
+    }
+
+
+def encode(x: Any) -> Any:
+    """Write an array as JSON; leave an integer as it is."""
+    if isinstance(x, int):
+        return x
+    array = np.asarray(x)
+    digits = 2 * storage(array.dtype).itemsize
+    words = " ".join(f"{word:0{digits}x}" for word in bits(array).ravel().tolist())
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "bits": words}
+
+
+def decode(entry: Any) -> Any:
+    """Undo ``encode``."""
+    if isinstance(entry, int):
+        return entry
+    dtype = np_dtype(entry["dtype"])
+    real = storage(dtype)
+    words = np.array([int(word, 16) for word in entry["bits"].split()], f"u{real.itemsize}")
+    return from_reals(words.view(real).reshape(*entry["shape"], *([2] if dtype.kind == "c" else [])), dtype)
+
+
+class Digest:
+    """The SHA-256 of frames: of each, every parameter and every entry of its state, in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, frame: Frame) -> None:
+        """Hash one more frame: per parameter its elements, then name and value of each state entry, names sorted."""
+        for p, state in zip(frame.parameters, frame.state, strict=True):
+            self._value(p)
+            for name in sorted(state):
+                self._hash.update(name.encode("ascii") + b"\0")
+                self._value(state[name])
+
+    def _value(self, x: Any) -> None:
+        """Hash the little-endian bytes of an array in C order, or of an integer as eight bytes."""
+        words = np.array(x, "<i8") if isinstance(x, int) else bits(x)
+        self._hash.update(words.astype(words.dtype.newbyteorder("<")).tobytes())
+
+    def hexdigest(self) -> str:
+        """Return the digest in hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+def trajectory(implementation: Implementation, case: Case, dtype: str) -> dict[str, Any]:
+    """Run a case and return its golden: the digest of all frames, and the frames of the recorded steps in full."""
+    digest, steps = Digest(), {}
+    for frame in run(implementation, case, dtype):
+        digest.add(frame)
+        if frame.step in case.record:
+            steps[str(frame.step)] = describe(frame)
+    return {"case": case.id, "dtype": dtype, "sha256": digest.hexdigest(), "steps": steps}
