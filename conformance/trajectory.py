@@ -101,7 +101,8 @@ def decode(entry: Any) -> Any:
     dtype = np_dtype(entry["dtype"])
     real = storage(dtype)
     words = np.array([int(word, 16) for word in entry["bits"].split()], f"u{real.itemsize}")
-    return from_reals(words.view(real).reshape(*entry["shape"], *([2] if dtype.kind == "c" else [])), dtype)
+    shape = (*entry["shape"], 2) if dtype.kind == "c" else tuple(entry["shape"])
+    return from_reals(words.view(real).reshape(shape), dtype)
 
 
 class Digest:
