@@ -86,7 +86,7 @@ class Stage:
 
 def is_array(x: Any) -> bool:
     """Tell whether ``x`` is an array, not a NumPy scalar."""
-    return hasattr(x, "shape") and not isinstance(x, np.generic)
+    return type(x) is not float and hasattr(x, "shape") and not isinstance(x, np.generic)
 
 
 def copy_group(group: Group) -> Group:
@@ -101,7 +101,8 @@ def as_lr(group: Group, value: float) -> LR:
 
 def read_lr(group: Group, key: str = "lr") -> LR:
     """Return ``group[key]`` in the type that the group's learning rate computes in."""
-    return as_lr(group, number(key, group[key]))
+    value = group[key]
+    return as_lr(group, value if type(value) is float else number(key, value))
 
 
 def write_lr(group: Group, value: LR | Array, key: str = "lr") -> None:
@@ -302,7 +303,7 @@ class LRScheduler:
         """Write learning rates to the groups."""
         groups = self.optimizer.param_groups
         for i, (group, value) in enumerate(zip(groups, values, strict=True)):
-            lr = number("lr", value)
+            lr = value if type(value) is float else number("lr", value)
             if lr != lr:
                 raise ValueError(f"{type(self).__name__} gives group {i} the learning rate nan at {self.last_epoch}")
             write_lr(group, lr)

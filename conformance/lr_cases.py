@@ -1,0 +1,171 @@
+"""Schedules to compare: a scheduler with drawn arguments on an optimizer with two groups, and what it makes of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from refoptim.lr_scheduler.spec import SCHEDULERS, parse, setting
+
+EPOCHS = 300
+
+LRS = (0.37, 0.05)
+"""The learning rates of the two groups."""
+
+CYCLERS = ("CyclicLR", "OneCycleLR")
+"""Schedulers that set the momentum too."""
+
+
+class Case(NamedTuple):
+    """A scheduler, the optimizer it works on, and for ReduceLROnPlateau the metric as a function of the epoch."""
+
+    scheduler: str
+    optimizer: str = "SGD"
+    metrics: str | None = None
+
+
+class Draw:
+    """Draws numbers with few digits, the same from the same seed with every version of Python."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed).random
+
+    def real(self, low: float, high: float) -> float:
+        """Draw a number of four digits."""
+        return float(f"{low + (high - low) * self._random():.4g}")
+
+    def whole(self, low: int, high: int) -> int:
+        """Draw an integer from ``low`` up to ``high``."""
+        return low + int((high - low + 1) * self._random())
+
+    def one(self, *options: Any) -> Any:
+        """Draw one of some options."""
+        return options[self.whole(0, len(options) - 1)]
+
+
+def function(d: Draw) -> str:
+    """Describe a function of the epoch that only decays."""
+    return d.one(f"lambda epoch: {d.real(0.9, 1)} ** epoch", f"lambda epoch: 1 / (1 + {d.real(0, 0.1)} * epoch)")
+
+
+def cyclic(d: Draw) -> str:
+    """Describe a CyclicLR, in all its modes."""
+    mode, down = d.one("triangular", "triangular2", "exp_range"), d.one(None, 0, d.real(0.5, 60))
+    scale = f"scale_fn=lambda x: 1 / ({d.real(0.5, 2)} + x), scale_mode={d.one('cycle', 'iterations')!r}, "
+    return (
+        f"CyclicLR(base_lr={d.real(0, 0.1)}, max_lr=[{d.real(0.1, 1)}, {d.real(0.1, 1)}], mode={mode!r}, "
+        f"step_size_up={d.real(0.5, 60)}, step_size_down={down}, gamma={d.real(0.9, 1.01)}, {d.one('', scale)}"
+        f"cycle_momentum={d.one(True, True, False)}, base_momentum={d.real(0.1, 0.5)}, "
+        f"max_momentum={d.real(0.5, 0.99)})"
+    )
+
+
+def one_cycle(d: Draw) -> str:
+    """Describe a OneCycleLR of at least EPOCHS steps, in all its shapes."""
+    return (
+        f"OneCycleLR(max_lr=[{d.real(0.01, 1)}, {d.real(0.01, 1)}], total_steps={d.whole(EPOCHS, 500)}, "
+        f"pct_start={d.real(0, 1)}, anneal_strategy={d.one('cos', 'linear')!r}, three_phase={d.one(True, False)}, "
+        f"cycle_momentum={d.one(True, True, False)}, base_momentum={d.real(0.1, 0.8)}, "
+        f"max_momentum=[{d.real(0.5, 0.99)}, {d.real(0.5, 0.99)}], "
+        f"div_factor={d.real(0.5, 60)}, final_div_factor={d.real(0.5, 1e5)})"
+    )
+
+
+def plateau(d: Draw) -> str:
+    """Describe a ReduceLROnPlateau, in all its modes."""
+    return (
+        f"ReduceLROnPlateau(mode={d.one('min', 'max')!r}, factor={d.real(0, 0.99)}, patience={d.whole(0, 6)}, "
+        f"threshold={d.real(0, 0.1)}, threshold_mode={d.one('rel', 'abs')!r}, cooldown={d.whole(0, 5)}, "
+        f"min_lr={d.one(0, 0.01, [0.01, 0.002])}, eps={d.one(1e-8, 1e-3)})"
+    )
+
+
+def metrics(d: Draw) -> str:
+    """Describe a metric that jumps about, below zero too, and is NaN now and then."""
+    factor, modulus = d.one(37, 41, 43), d.one(97, 101, 103)
+    value = f"{d.real(0.5, 2)} * (epoch * {factor} % {modulus}) / {modulus} - {d.real(0, 1)}"
+    return f"lambda epoch: nan if epoch % {d.whole(5, 50)} == 3 else {value}"
+
+
+SIMPLE: dict[str, Callable[[Draw], str]] = {
+    "LambdaLR": lambda d: f"LambdaLR(lr_lambda=[{function(d)}, {function(d)}])",
+    "MultiplicativeLR": lambda d: (
+        f"MultiplicativeLR(lr_lambda={d.one(function(d), 'lambda epoch: 0.97 + epoch % 3 / 50')})"
+    ),
+    "StepLR": lambda d: f"StepLR(step_size={d.whole(1, 60)}, gamma={d.real(0.1, 1.1)})",
+    "MultiStepLR": lambda d: (
+        f"MultiStepLR(milestones={[d.whole(0, 300)] * 2 + [d.whole(0, 300)]}, gamma={d.real(0.1, 1.1)})"
+    ),
+    "ConstantLR": lambda d: f"ConstantLR(factor={d.real(0.01, 1)}, total_iters={d.whole(1, 300)})",
+    "LinearLR": lambda d: (
+        f"LinearLR(start_factor={d.real(0.01, 1)}, end_factor={d.real(0, 1)}, total_iters={d.whole(1, 330)})"
+    ),
+    "ExponentialLR": lambda d: f"ExponentialLR(gamma={d.real(0.8, 1.02)})",
+    "PolynomialLR": lambda d: f"PolynomialLR(total_iters={d.whole(1, 330)}, power={d.real(0, 3)})",
+    "CosineAnnealingLR": lambda d: f"CosineAnnealingLR(T_max={d.whole(1, 330)}, eta_min={d.real(0, 0.02)})",
+    "CosineAnnealingWarmRestarts": lambda d: (
+        f"CosineAnnealingWarmRestarts(T_0={d.whole(1, 60)}, T_mult={d.whole(1, 4)}, eta_min={d.real(0, 0.02)})"
+    ),
+}
+"""Schedulers that can stand anywhere in a sequence or a chain with torch's values."""
+
+
+def sequence(d: Draw, member: Callable[[Draw], str] | None = None) -> str:
+    """Describe a SequentialLR."""
+    n = d.whole(1, 4)
+    milestones = sorted(d.whole(0, 200) for _ in range(n - 1))
+    return f"SequentialLR({', '.join((member or simple)(d) for _ in range(n))}, milestones={milestones})"
+
+
+def chain(d: Draw, member: Callable[[Draw], str] | None = None) -> str:
+    """Describe a ChainedScheduler."""
+    return f"ChainedScheduler({', '.join((member or simple)(d) for _ in range(d.whole(1, 3)))})"
+
+
+def simple(d: Draw) -> str:
+    """Describe any of the simple schedulers."""
+    return str(SIMPLE[d.one(*SIMPLE)](d))
+
+
+DRAWS: dict[str, Callable[[Draw], str]] = {
+    **SIMPLE,
+    "CyclicLR": cyclic,
+    "OneCycleLR": one_cycle,
+    "ReduceLROnPlateau": plateau,
+    "SequentialLR": sequence,
+    "ChainedScheduler": lambda d: chain(d, lambda d: d.one(simple, simple, sequence)(d)),
+}
+"""What to draw for each scheduler."""
+
+
+def draw(name: str, seed: int) -> Case:
+    """Draw a case of a scheduler."""
+    d = Draw(f"{name} {seed}")
+    return Case(DRAWS[name](d), d.one("SGD", "Adam"), metrics(d) if name == "ReduceLROnPlateau" else None)
+
+
+def make_optimizer(case: Case, library: Any, array: Callable[[], Any]) -> Any:
+    """Make the optimizer of a case, from refoptim or torch.optim, on two arrays that ``array`` makes."""
+    groups = [{"params": [array()], "lr": lr} for lr in LRS]
+    settings = {"momentum": 0.9} if case.optimizer == "SGD" else {}
+    return getattr(library, case.optimizer)(groups, **settings)
+
+
+def trace(case: Case, optimizer: Any, classes: Mapping[str, Any] = SCHEDULERS) -> dict[str, list[list[float]]]:
+    """Run a case for EPOCHS epochs and return the learning rates and the momenta, from epoch 0 on, of each group."""
+    optimizer._opt_called = True
+    scheduler = parse(case.scheduler).build(optimizer, classes)
+    metric = setting(case.metrics) if case.metrics else None
+    rows = [_row(optimizer)]
+    for epoch in range(EPOCHS):
+        scheduler.step(*([metric(epoch)] if metric else []))
+        rows.append(_row(optimizer))
+    lrs, momenta = zip(*rows, strict=True)
+    return {"lr": [list(x) for x in zip(*lrs, strict=True)], "momentum": [list(x) for x in zip(*momenta, strict=True)]}
+
+
+def _row(optimizer: Any) -> tuple[list[float], list[float]]:
+    groups = optimizer.param_groups
+    momenta = [group["betas"][0] if "betas" in group else group["momentum"] for group in groups]
+    return [float(group["lr"]) for group in groups], [float(x) for x in momenta]

@@ -1,0 +1,304 @@
+"""Every scheduler gives torch's learning rates and momenta, bit for bit: live, and as recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from refoptim.conformance import lr_cases, record_lr
+from refoptim.conformance.lr_cases import DRAWS, Case, draw
+
+import refoptim
+from refoptim import lr_scheduler
+from refoptim.lr_scheduler.spec import SCHEDULERS, parse
+
+GOLDENS = sorted(record_lr.GOLDEN.glob("*.json"))
+
+
+def our_trace(case: Case) -> dict[str, list[list[float]]]:
+    return lr_cases.trace(case, lr_cases.make_optimizer(case, refoptim, lambda: np.zeros(1)))
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_drawn_schedules_equal_torch(name: str, torch: Any) -> None:
+    for seed in range(100, 108):
+        case = draw(name, seed)
+        assert our_trace(case) == record_lr.torch_trace(case), case
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_recorded_schedules_are_reproduced(path: Any) -> None:
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    assert golden["schema"] == record_lr.SCHEMA
+    for entry in golden["cases"]:
+        case = Case(*(entry[field] for field in Case._fields))
+        found = our_trace(case)
+        for key in entry.keys() & found.keys():
+            assert same_bits(found[key], entry[key], exact=golden["libm"] == record_lr.libm()), (case, key)
+
+
+def same_bits(found: list[list[float]], recorded: list[str], exact: bool) -> bool:
+    if exact:
+        return [record_lr.to_hex(group) for group in found] == recorded
+    return np.allclose(found, [record_lr.from_hex(group) for group in recorded], rtol=1e-12, atol=1e-15)
+
+
+def test_every_scheduler_has_goldens() -> None:
+    assert {path.stem for path in GOLDENS} == set(DRAWS) == set(lr_scheduler.__all__) - {"LRScheduler"}
+
+
+def test_recorded_bytes_are_those_of_a_new_recording(torch: Any) -> None:
+    name = "CosineAnnealingLR"
+    recorded = json.loads((record_lr.GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    if recorded["libm"] != record_lr.libm():
+        pytest.skip("the C library of this machine computes other cosines than that of the recording")
+    assert record_lr.record(name)["cases"] == recorded["cases"]
+
+
+# Learning rates held by arrays.
+
+
+def on_array(make: Any, lr: Any, array: Any, text: str) -> list[float]:
+    """Run a scheduler on an ``lr`` that an array or tensor holds; it must stay that object."""
+    optimizer = make([array], lr=lr, momentum=0.9)
+    optimizer._opt_called = True
+    library = lr_scheduler if make is refoptim.SGD else __import__("torch").optim.lr_scheduler
+    scheduler = parse(text).build(optimizer, vars(library))
+    rates = [float(lr)]
+    for _ in range(60):
+        scheduler.step()
+        rates.append(float(lr))
+        assert optimizer.param_groups[0]["lr"] is lr
+        assert float(scheduler.get_last_lr()[0]) == rates[-1]
+    return rates
+
+
+ON_ARRAYS = [
+    "LambdaLR(lr_lambda=lambda epoch: 0.93 ** epoch)",
+    "MultiplicativeLR(lr_lambda=lambda epoch: 0.93)",
+    "StepLR(step_size=7, gamma=0.37)",
+    "MultiStepLR(milestones=[7, 7, 30], gamma=0.37)",
+    "ConstantLR(factor=0.37, total_iters=11)",
+    "LinearLR(start_factor=0.13, end_factor=0.77, total_iters=37)",
+    "ExponentialLR(gamma=0.93)",
+    "PolynomialLR(total_iters=50, power=1.7)",
+    "CosineAnnealingLR(T_max=23, eta_min=0.003)",
+    "CosineAnnealingWarmRestarts(T_0=5, T_mult=2, eta_min=0.003)",
+    "CyclicLR(base_lr=0.01, max_lr=0.2, step_size_up=7, mode='triangular2')",
+    "OneCycleLR(max_lr=0.2, total_steps=70)",
+    "SequentialLR(LinearLR(total_iters=9), CosineAnnealingLR(T_max=23), milestones=[10])",
+    "ChainedScheduler(ConstantLR(total_iters=9), ExponentialLR(gamma=0.93))",
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("text", ON_ARRAYS)
+def test_an_array_keeps_its_identity_and_computes_in_its_dtype(text: str, dtype: str, torch: Any) -> None:
+    lr = torch.tensor(0.3, dtype=getattr(torch, dtype))
+    expected = on_array(torch.optim.SGD, lr, torch.zeros(1), text)
+    assert on_array(refoptim.SGD, np.array(0.3, dtype), np.zeros(1), text) == expected
+    assert len(set(expected)) > 1
+
+
+def test_plateau_writes_into_an_array() -> None:
+    lr = np.array([0.5], np.float32)
+    optimizer = refoptim.SGD([np.zeros(1)], lr=lr)
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.25)
+    for metric in (1.0, 2.0):
+        scheduler.step(metric)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr.tolist() == [0.125] == scheduler.get_last_lr()
+
+
+def test_one_optimizer_may_hold_numbers_and_arrays() -> None:
+    lr = np.array(0.5)
+    optimizer = refoptim.SGD([{"params": [np.zeros(1)], "lr": lr}, {"params": [np.zeros(1)], "lr": 0.25}])
+    scheduler = lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    optimizer.step(grads=[None, None])
+    scheduler.step()
+    assert (float(lr), optimizer.param_groups[1]["lr"]) == (0.25, 0.125)
+    assert optimizer.param_groups[0]["initial_lr"] == 0.5
+
+
+# Usual and less usual ways to use a scheduler.
+
+
+def pair(torch: Any, text: str, lrs: tuple[float, ...] = (0.37, 0.05)) -> list[tuple[Any, Any]]:
+    """Return optimizer and scheduler, torch's and ours."""
+    zeros = partial(torch.zeros, 1)
+    optimizers = [
+        torch.optim.SGD([{"params": [zeros()], "lr": lr} for lr in lrs], momentum=0.9),
+        refoptim.SGD([{"params": [np.zeros(1)], "lr": lr} for lr in lrs], momentum=0.9),
+    ]
+    for optimizer in optimizers:
+        optimizer._opt_called = True
+    classes = [vars(torch.optim.lr_scheduler), SCHEDULERS]
+    return [(o, parse(text).build(o, c)) for o, c in zip(optimizers, classes, strict=True)]
+
+
+def rates(optimizer: Any) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+RECURSIVE = [text for text in ON_ARRAYS if not text.startswith(("Lambda", "Cyclic", "OneCycle"))]
+
+
+@pytest.mark.parametrize("text", RECURSIVE)
+def test_a_learning_rate_changed_by_hand_counts(text: str, torch: Any) -> None:
+    seen = []
+    for optimizer, scheduler in pair(torch, text):
+        seen.append([])
+        for epoch in range(40):
+            if epoch % 9 == 4:
+                optimizer.param_groups[1]["lr"] *= 0.77
+            scheduler.step()
+            seen[-1].append(rates(optimizer))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("text", [text for text in ON_ARRAYS if not text.startswith(("Sequential", "Chained"))])
+def test_step_to_an_epoch_equals_torch(text: str, torch: Any) -> None:
+    seen = []
+    for optimizer, scheduler in pair(torch, text):
+        seen.append([])
+        for epoch in (3, 0, 17, None, None, 40, None):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                scheduler.step(epoch)
+            seen[-1].append((scheduler.last_epoch, rates(optimizer)))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_warm_restarts_take_fractions_of_epochs_as_torch(seed: int, torch: Any) -> None:
+    d = lr_cases.Draw(f"fractions {seed}")
+    text = f"CosineAnnealingWarmRestarts(T_0={d.whole(1, 20)}, T_mult={d.one(1, 2, 4)}, eta_min={d.real(0, 0.01)})"
+    epochs = [d.one(None, None, d.real(0, 500), d.whole(0, 500) + 0.5) for _ in range(300)]
+    seen = []
+    for optimizer, scheduler in pair(torch, text):
+        seen.append([])
+        for epoch in epochs:
+            scheduler.step(epoch)
+            seen[-1].append((scheduler.last_epoch, scheduler.T_cur, scheduler.T_i, rates(optimizer)))
+    assert seen[0] == seen[1]
+
+
+def test_schedulers_stepped_together_by_hand_equal_torch(torch: Any) -> None:
+    seen = []
+    for optimizer, first in pair(torch, "ExponentialLR(gamma=0.93)"):
+        library = torch.optim.lr_scheduler if type(optimizer).__module__.startswith("torch") else lr_scheduler
+        second = library.StepLR(optimizer, step_size=5, gamma=0.37)
+        seen.append([])
+        for _ in range(40):
+            first.step()
+            second.step()
+            seen[-1].append((rates(optimizer), first.get_last_lr(), second.get_last_lr()))
+    assert seen[0] == seen[1]
+
+
+def test_plateau_keeps_torchs_counters(torch: Any) -> None:
+    text = "ReduceLROnPlateau(factor=0.37, patience=2, threshold=0.01, cooldown=3, min_lr=[0.01, 0.002])"
+    names = ("best", "num_bad_epochs", "cooldown_counter", "in_cooldown", "last_epoch", "min_lrs", "mode_worse")
+    (_, theirs), (_, ours) = pair(torch, text)
+    for epoch in range(60):
+        metric = math.nan if epoch % 11 == 3 else (epoch * 37 % 101) / 101
+        for scheduler in (theirs, ours):
+            scheduler.step(metric)
+        assert all(getattr(theirs, name) == getattr(ours, name) for name in names)
+
+
+@pytest.mark.parametrize("text", ON_ARRAYS)
+def test_attributes_carry_torchs_names(text: str, torch: Any) -> None:
+    (_, theirs), (_, ours) = pair(torch, text)
+    lacking = {name for name in vars(theirs) if not name.startswith("_")} - set(dir(ours))
+    assert not lacking
+    for name in ("last_epoch", "base_lrs", "_last_lr"):
+        if hasattr(theirs, name):
+            assert getattr(theirs, name) == getattr(ours, name)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_signatures_are_torchs(name: str, torch: Any) -> None:
+    from inspect import signature
+
+    theirs = signature(getattr(torch.optim.lr_scheduler, name)).parameters
+    ours = signature(getattr(lr_scheduler, name)).parameters
+    extra = ["verbose"] if name == "ReduceLROnPlateau" else []
+    assert list(ours) == [*theirs, *extra]
+    assert {x: p.default for x, p in theirs.items()} == {x: ours[x].default for x in theirs}
+
+
+# Warnings.
+
+
+def fresh() -> tuple[Any, Any]:
+    optimizer = refoptim.SGD([np.zeros(1)], lr=0.5)
+    return optimizer, lr_scheduler.StepLR(optimizer, step_size=3)
+
+
+def test_stepping_before_the_optimizer_warns_once() -> None:
+    _, scheduler = fresh()
+    with pytest.warns(UserWarning, match=r"lr_scheduler.step\(\)` before `optimizer.step\(\)`") as caught:
+        scheduler.step()
+    assert caught[0].filename == __file__
+    scheduler.step()
+
+
+def test_stepping_after_the_optimizer_does_not_warn() -> None:
+    optimizer, scheduler = fresh()
+    optimizer.step(grads=[None])
+    scheduler.step()
+
+
+def test_an_overridden_step_warns() -> None:
+    optimizer, scheduler = fresh()
+    optimizer.step = lambda: None
+    with pytest.warns(UserWarning, match="has been overridden after learning rate scheduler initialization"):
+        scheduler.step()
+
+
+def test_a_step_replaced_before_is_still_called() -> None:
+    calls = []
+    optimizer = refoptim.SGD([np.zeros(1)], lr=0.5)
+    optimizer.step = lambda: calls.append(1)
+    scheduler = lr_scheduler.StepLR(optimizer, step_size=3)
+    optimizer.step()
+    scheduler.step()
+    assert calls == [1]
+
+
+def test_a_deprecated_epoch_and_get_lr_warn() -> None:
+    optimizer, scheduler = fresh()
+    optimizer.step(grads=[None])
+    with pytest.warns(UserWarning, match=r"The epoch parameter in `scheduler.step\(\)`"):
+        scheduler.step(6)
+    assert scheduler.get_last_lr() == [0.5 * 0.1**2]
+    with pytest.warns(UserWarning, match=r"please use `get_last_lr\(\)`"):
+        scheduler.get_lr()
+
+
+def test_a_chain_warns_once() -> None:
+    optimizer, scheduler = fresh()
+    chain = lr_scheduler.ChainedScheduler([scheduler, lr_scheduler.ExponentialLR(optimizer, gamma=0.9)])
+    with pytest.warns(UserWarning, match="before `optimizer.step") as caught:
+        chain.step()
+    assert len(caught) == 1
+
+
+def test_verbose_prints_reductions(capsys: pytest.CaptureFixture[str]) -> None:
+    optimizer = refoptim.SGD([np.zeros(1)], lr=0.5)
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, verbose=True)
+    scheduler.preview(3)
+    for metric in (1.0, 2.0):
+        scheduler.step(metric)
+    assert capsys.readouterr().out == "Epoch     2: reducing learning rate of group 0 to 5.0000e-02.\n"
