@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import functional
+from . import functional, lr_scheduler
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -14,6 +14,8 @@ from .optimizers.adam import Adam
 from .optimizers.adamax import Adamax
 from .optimizers.adamw import AdamW
 from .optimizers.asgd import ASGD
+from .optimizers.conjugate_gradient import ConjugateGradient
+from .optimizers.lbfgs import LBFGS
 from .optimizers.muon import Muon
 from .optimizers.nadam import NAdam
 from .optimizers.radam import RAdam
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adafactor",
@@ -37,6 +40,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "ConjugateGradient",
     "Muon",
     "NAdam",
     "Optimizer",
@@ -49,6 +53,7 @@ __all__ = [
     "functional",
     "get_default_dtype",
     "get_num_threads",
+    "lr_scheduler",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
     "rounding",

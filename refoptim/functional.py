@@ -22,16 +22,19 @@ Raises:
 
 Arrays may be of any type that understands NumPy's functions and operators: the elementwise rules write into none of
 them, so types that record what is computed (for derivatives, say) can pass through.
+
+``lbfgs`` and ``conjugate_gradient``, whose optimizers call a closure, are the pure rules of their search directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from .arith import Array
+from .arith import Array, DType, storage
 from .engines import pure
 from .hyper import is_number
 from .optimizer import Optimizer
@@ -49,8 +52,10 @@ from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
 from .optimizers import sgd as _sgd
 from .optimizers import sparse_adam as _sparse_adam
-from .plan import filled, first_registers, layout
-from .rule import Hypers, Rule, record, resolve, step_scalars
+from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
+from .optimizers.lbfgs import lbfgs_direction as lbfgs
+from .plan import Layout, filled, first_registers, layout
+from .rule import Hypers, Rule, next_registers, record, resolve, step_scalars
 from .sparse import SparseGrad, as_sparse
 
 State = dict[str, Any]
@@ -72,7 +77,7 @@ def _pure_step(rule: type[Optimizer]) -> Step:
         _check(params, grads, state, t, rounding)
         h = resolve(rule, rule([{"params": []}], **settings).defaults)
         states = [{} for _ in params] if state is None else state
-        results = [_one(rule, h, t, *each, rounding) for each in zip(params, grads, states, strict=True)]
+        results = [_labelled(i, rule, h, t, *x, rounding) for i, x in enumerate(zip(params, grads, states, strict=True))]
         return [p for p, _ in results], [s for _, s in results]
 
     step.__name__ = step.__qualname__ = rule.__module__.rpartition(".")[2]
@@ -83,7 +88,7 @@ def _pure_step(rule: type[Optimizer]) -> Step:
 
 
 def _check(params: Any, grads: Any, state: Any, t: Any, rounding: str) -> None:
-    if not is_number(t, int) or t < 1:
+    if not is_number(t, Integral) or t < 1:
         raise ValueError(f"t must be an integer in [1, inf), got {t!r}")
     if rounding not in ("each", "store"):
         raise ValueError(f"rounding must be 'each' or 'store', got {rounding!r}")
@@ -94,40 +99,63 @@ def _check(params: Any, grads: Any, state: Any, t: Any, rounding: str) -> None:
             raise TypeError(f"{name} must be a list or tuple, got {type(x).__name__}")
         if len(x) != len(params):
             raise ValueError(f"{name} must have one entry per parameter: {len(params)}, got {len(x)}")
+    if state is not None and not all(isinstance(x, Mapping) for x in state):
+        raise TypeError(f"state must hold dicts, got {[type(x).__name__ for x in state]}")
+
+
+def _labelled(i: int, *arguments: Any) -> tuple[Array, State]:
+    """Take a parameter a step further; an error names it."""
+    try:
+        with np.errstate(all="ignore"):
+            return _one(*arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"params[{i}]: {error}") from error
 
 
 def _one(rule: type[Rule], h: Hypers, t: int, p: Array, grad: Any, state: State, rounding: str) -> tuple[Array, State]:
     """Take one parameter a step further."""
     if grad is None:
         return p, state
+    p = _array("a parameter", p)
     sparse = as_sparse(grad)
-    g = rule.accept(h, grad if sparse is None else sparse)
-    if g.shape != p.shape or g.dtype != p.dtype:
-        raise ValueError(f"the gradient must have shape {p.shape} and dtype {p.dtype}, got {g.shape} and {g.dtype}")
-    rule.check_parameter("a parameter", p.shape, p.dtype)
+    g = rule.accept(h, _array("the gradient", grad) if sparse is None else sparse)
+    _check_fit("the gradient", g, p.shape, p.dtype)
+    storage(p.dtype)
+    rule.check_parameter("the parameter", p.shape, p.dtype)
     registers = first_registers(rule.registers(h), state)
-    arrays = {
-        name: state[name] if name in state else fill if fill is None else filled(p, shape, fill)
-        for name, (shape, fill) in layout(rule, h, p.shape).items()
-    }
-    scalars = step_scalars(rule, h, t, registers) | {"sparse": isinstance(g, SparseGrad)}
-    run = _rows if isinstance(g, SparseGrad) else pure.run
-    new_p, new_arrays = run(rule, record(scalars, p.dtype), p, g, arrays, rounding)
-    return new_p, {**rule.advance(h, t, registers), **new_arrays}
+    arrays = _arrays(layout(rule, h, p.shape), p, state, {"step", *registers})
+    scalars = step_scalars(rule, h, int(t), registers) | {"sparse": isinstance(g, SparseGrad)}
+    new_p, new_arrays = pure.run(rule, record(scalars, p.dtype), p, g, arrays, rounding)
+    return new_p, {**next_registers(rule, h, int(t), registers), **new_arrays}
 
 
-def _rows(rule: type[Rule], s: Any, p: Array, g: SparseGrad, state: State, rounding: str) -> tuple[Array, State]:
-    """Run the rule on the rows that a sparse gradient touches."""
-    rows, values = g.coalesce()
-    at = np.unravel_index(rows, g.shape[: len(g.indices)])
-    new_p, new_state = pure.run(rule, s, p[at], values, {name: x[at] for name, x in state.items()}, rounding)
+def _array(name: str, x: Any) -> Array:
+    """Return an array that rules can take; raise TypeError otherwise."""
+    if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "__array_ufunc__"):
+        raise TypeError(f"{name} must be an array that understands NumPy's functions, got {type(x).__name__}")
+    return np.asarray(x) if isinstance(x, np.ndarray) else x
 
-    def put(x: Array, part: Array) -> Array:
-        x = x.copy()
-        x[at] = part
-        return x
 
-    return put(p, new_p), {name: put(x, new_state[name]) for name, x in state.items()}
+def _check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None:
+    if x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {x.shape}")
+    if x.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {x.dtype}")
+
+
+def _arrays(arrays: Layout, p: Array, state: State, others: set[str]) -> State:
+    """Return the state arrays, those that do not exist yet at their first values, or None if the rule makes them."""
+    for name in state:
+        if name not in others.union(arrays):
+            raise ValueError(f"the state has {name!r}, it must be one of {sorted(others.union(arrays))}")
+    kept = {}
+    for name, (shape, fill) in arrays.items():
+        if state.get(name) is None:
+            kept[name] = fill if fill is None else filled(p, shape, fill)
+        else:
+            kept[name] = _array(f"the state {name}", state[name])
+            _check_fit(f"the state {name}", kept[name], shape, p.dtype)
+    return kept
 
 
 adadelta = _pure_step(_adadelta.Adadelta)
@@ -144,3 +172,22 @@ rmsprop = _pure_step(_rmsprop.RMSprop)
 rprop = _pure_step(_rprop.Rprop)
 sgd = _pure_step(_sgd.SGD)
 sparse_adam = _pure_step(_sparse_adam.SparseAdam)
+
+__all__ = [
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "asgd",
+    "conjugate_gradient",
+    "lbfgs",
+    "muon",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+    "sparse_adam",
+]
