@@ -102,9 +102,15 @@ def word(exact: Callable[..., Array]) -> Callable[..., Array]:
     return rounded
 
 
+def _is_plain(x: Array) -> bool:
+    return type(x) is np.ndarray or isinstance(x, np.generic)
+
+
 def _into(ufunc: np.ufunc, x: Array, y: Array, spare: Array) -> Array:
-    """Apply ``ufunc``, into ``spare`` where that is a NumPy array: a word may reuse what it made itself."""
-    return ufunc(x, y, out=spare) if type(spare) is np.ndarray else ufunc(x, y)
+    """Apply ``ufunc``, into ``spare`` where all are NumPy's own arrays: a word may reuse what it made itself."""
+    if type(spare) is np.ndarray and _is_plain(x) and _is_plain(y):
+        return ufunc(x, y, out=spare)
+    return ufunc(x, y)
 
 
 @word
