@@ -169,3 +169,10 @@ def _row(optimizer: Any) -> tuple[list[float], list[float]]:
     groups = optimizer.param_groups
     momenta = [group["betas"][0] if "betas" in group else group["momentum"] for group in groups]
     return [float(group["lr"]) for group in groups], [float(x) for x in momenta]
+
+
+def nested(d: Draw, depth: int = 0) -> str:
+    """Describe sequences and chains of any schedulers, three levels deep at most."""
+    if depth == 2 or (depth and d.one(True, False)):
+        return str(d.one(simple, simple, cyclic, one_cycle)(d))
+    return str(d.one(sequence, chain)(d, lambda d: nested(d, depth + 1)))

@@ -34,11 +34,9 @@ S = TypeVar("S", bound="LRScheduler")
 LR = Any
 """A learning rate: a Python number, or a NumPy scalar of the dtype of the array that holds it."""
 
-LastEpoch = Annotated[
-    int,
-    Count("the last epoch of the run to be continued, -1 to begin a new one", interval=Interval("[-1, inf)")),
-]
+LAST_EPOCH = Count("the last epoch of the run to be continued, -1 to begin a new one", interval=Interval("[-1, inf)"))
 
+LastEpoch = Annotated[int, LAST_EPOCH]
 Gamma = Annotated[float, Real("the factor by which the learning rate is multiplied")]
 Iterations = Annotated[int, Count("the epochs that the change takes", interval=Interval("[0, inf)"))]
 LowestRate = Annotated[float, Real("the lowest learning rate")]
@@ -71,6 +69,8 @@ class Stage:
 
     def __init__(self, optimizer: Any) -> None:
         self.actual = optimizer
+        for i, group in enumerate(optimizer.param_groups):
+            check_lr(i, group)
         self.param_groups: list[Group] = [copy_group(group) for group in optimizer.param_groups]
 
     def __getattr__(self, name: str) -> Any:
@@ -116,6 +116,8 @@ def write_lr(group: Group, value: LR | Array, key: str = "lr") -> None:
 def check_lr(i: int, group: Group) -> None:
     """Raise unless the learning rate of a group is a number, or an array of one float that can be written to."""
     lr = group["lr"]
+    if type(lr) is float:
+        return
     number("lr", lr)
     if is_array(lr) and np.dtype(lr.dtype).kind in "iu":
         raise TypeError(f"lr of param_groups[{i}] must hold a float to be scheduled, got dtype {lr.dtype}")
@@ -211,7 +213,7 @@ class LRScheduler:
     def __init__(self, optimizer: Optimizer, last_epoch: LastEpoch = -1) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        self.last_epoch = declared(LRScheduler)["last_epoch"].resolve("last_epoch", last_epoch)
+        self.last_epoch = LAST_EPOCH.resolve("last_epoch", last_epoch)
         self.optimizer = optimizer
         with self._trial() as trial:
             trial._begin(trial.last_epoch)
@@ -331,7 +333,6 @@ class LRScheduler:
         """Take in the groups of the optimizer that the scheduler does not know yet."""
         groups = self.optimizer.param_groups
         for i in range(len(self.base_lrs), len(groups)):
-            check_lr(i, groups[i])
             self._check_resumable(i, groups[i])
             self._prepare(groups[i], i)
             groups[i].setdefault("initial_lr", copy_group(groups[i])["lr"])
@@ -390,8 +391,8 @@ class LRScheduler:
         else:
             trial = self._copy()
             yield trial
-            self._take_over(trial)
             trial.optimizer.take_over()
+            self._take_over(trial)
 
     def _copy(self: S, stage: Stage | None = None) -> S:
         """Return a copy that works on copies of the optimizer's groups."""
@@ -490,6 +491,7 @@ class LRScheduler:
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Read a saved state, on a copy, but that of the groups and of functions."""
+        self._admit()
         own = self._saved()
         refuse_other(type(self).__name__, own, state, self._optional)
         checked = check(type(self), state)
@@ -498,6 +500,7 @@ class LRScheduler:
             setattr(self, key, value)
         for key in self._functions:
             remembered(key, getattr(self, key), state[key])
+        self.last_epoch = LAST_EPOCH.resolve("last_epoch", self.last_epoch)
         if "_starts" not in state:
             self._starts = [[-1, lr] for lr in self.base_lrs]
         saved = state.get("_schedulers", ())
@@ -510,14 +513,23 @@ class LRScheduler:
         """Give the groups what a saved state holds of them."""
         groups = self.optimizer.param_groups
         saved = state["param_groups"] if "param_groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
-        if len(saved) != len(groups):
+        if not isinstance(saved, (list, tuple)) or not all(isinstance(x, Mapping) and "lr" in x for x in saved):
+            raise TypeError("param_groups of a state dict must be a list of dicts that hold lr")
+        if not len(self._starts) == len(self.base_lrs) <= len(saved) == len(groups):
             raise ValueError(f"loaded state dict has {len(saved)} parameter groups, expected {len(groups)}")
         for i, (group, values) in enumerate(zip(groups, saved, strict=True)):
-            for key in group.keys() & values.keys() & {"lr", "initial_lr"}:
-                write_lr(group, as_number(f"{key} of param_groups[{i}]", values[key]), key)
-            for key in values.keys() & set(self._governed()):
-                group[key] = like(f"{key} of param_groups[{i}]", group.get(key), values[key])
+            self._load_group(f"of param_groups[{i}]", group, values)
         self._note()
+
+    def _load_group(self, where: str, group: Group, values: Mapping[str, Any]) -> None:
+        for key in group.keys() & values.keys() & {"lr", "initial_lr"}:
+            lr = as_number(f"{key} {where}", values[key])
+            if lr != lr:
+                raise ValueError(f"{key} {where} in a state dict is nan")
+            write_lr(group, lr, key)
+        for key in values.keys() & set(self._governed()):
+            group[key] = like(f"{key} {where}", group.get(key), values[key])
+        resolve(type(self.optimizer.actual), {**group, "lr": 0.0})
 
     def _recall(self, state: Mapping[str, Any]) -> None:
         """Give functions that are objects the attributes that a saved state holds of them."""

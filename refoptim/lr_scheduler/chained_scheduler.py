@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..optimizer import Optimizer
 from .base import LRScheduler, write_lr
@@ -23,6 +24,8 @@ class ChainedScheduler(Composite):
         schedulers: the members, in the order in which they step.
         optimizer: theirs; None takes it from the first.
     """
+
+    _optional = Composite._optional | {"last_epoch"}
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
         self._schedulers = members(type(self).__name__, schedulers, optimizer, " to be chained")
@@ -73,3 +76,8 @@ class ChainedScheduler(Composite):
                 write_lr(group, base_lr)
             self._initial_step()
         self._note()
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        if "last_epoch" not in state:
+            self.last_epoch = self._schedulers[0].last_epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from ..hyper import Interval, Real
@@ -110,3 +111,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def _jump(self, epoch: int) -> None:
         super()._jump(epoch)
         self._locate(epoch - 1)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        if not (self.T_i >= 1 and self.T_cur >= -1):
+            raise ValueError(f"loaded state dict has T_cur={self.T_cur} and T_i={self.T_i}")

@@ -74,3 +74,6 @@ class MomentumCycler(LRScheduler):
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)
         self._given_lrs = list(self.base_lrs)
+        per_group = [self.max_lrs, *([self.base_momentums, self.max_momentums] if self.cycle_momentum else [])]
+        if any(len(values) != len(self.base_lrs) for values in per_group):
+            raise ValueError("loaded state dict does not hold one value for each of its parameter groups")

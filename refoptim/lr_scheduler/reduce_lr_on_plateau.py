@@ -123,6 +123,9 @@ class ReduceLROnPlateau(LRScheduler):
                 trial._reduce()
             trial._note()
 
+    def _admit(self) -> None:
+        """Groups are taken as they come."""
+
     def _count(self, metric: float) -> None:
         """Count the epochs without improvement."""
         if self._is_better(metric, self.best):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from ..groups import Group
 from ..hyper import Hyper
 from ..optimizer import Optimizer
-from .base import EPOCHS, LR, LastEpoch, LRScheduler, check
+from .base import EPOCHS, LR, LastEpoch, LRScheduler
 from .composite import Composite, members
 
 
@@ -26,6 +26,9 @@ class Milestones(Hyper):
 
     def _range(self) -> str:
         return f"integers in {EPOCHS.range}, in increasing order"
+
+
+MILESTONES = Milestones("the epochs at which one scheduler gives way to the next")
 
 
 class SequentialLR(Composite):
@@ -46,18 +49,22 @@ class SequentialLR(Composite):
         self,
         optimizer: Optimizer,
         schedulers: Sequence[LRScheduler],
-        milestones: Annotated[Sequence[int], Milestones("the epochs at which one scheduler gives way to the next")],
+        milestones: Annotated[Sequence[int], MILESTONES],
         last_epoch: LastEpoch = -1,
     ) -> None:
         self._schedulers = members(type(self).__name__, schedulers, optimizer, "")
-        self._milestones = check(type(self), locals())["milestones"]
+        self._milestones = MILESTONES.resolve("milestones", milestones)
+        self._check_milestones()
+        super().__init__(optimizer, last_epoch)
+
+    def _check_milestones(self) -> None:
+        MILESTONES.resolve("milestones", self._milestones)
         if len(self._milestones) != len(self._schedulers) - 1:
             raise ValueError(
                 f"Sequential Schedulers expects number of schedulers provided to be one more than the number of "
                 f"milestone points, but got number of schedulers {len(self._schedulers)} and the number of milestones "
                 f"to be equal to {len(self._milestones)}"
             )
-        super().__init__(optimizer, last_epoch)
 
     @property
     def _active(self) -> LRScheduler:
@@ -88,3 +95,7 @@ class SequentialLR(Composite):
         else:
             self._active.step()
         self._note()
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        self._check_milestones()
