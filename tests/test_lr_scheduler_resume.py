@@ -114,6 +114,8 @@ def test_construction_with_last_epoch_continues_the_run(name: str) -> None:
         assert again.scheduler.last_epoch == run.stop + 1
         assert again.steps(AFTER - 1) == expected[1:], run.text
         assert again.scheduler.lr_at(run.stop) == run.scheduler.lr_at(run.stop)
+        if not run.scheduler._schedulers:
+            assert again.scheduler.state_dict() == run.scheduler.state_dict()
 
 
 @pytest.mark.parametrize("name", [name for name in RESUMABLE if name != "ReduceLROnPlateau"])

@@ -48,6 +48,9 @@ class MomentumCycler(LRScheduler):
     def _base(self, group: Group, i: int) -> LR:
         return self._given_lrs[i]
 
+    def _start(self, group: Group, i: int) -> LR:
+        return self._given_lrs[i]
+
     def _set_lrs(self, values: Sequence[LR]) -> None:
         super()._set_lrs(values)
         self._set_momenta()
