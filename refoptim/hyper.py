@@ -45,15 +45,25 @@ def is_number(value: Any, kind: type) -> bool:
 def number(name: str, value: Any) -> float:
     """Return a real number, or the only element of a real array, as a Python number; raise otherwise."""
     if is_number(value, RealNumber):
-        return int(value) if isinstance(value, Integral) else float(value)
+        return _python(value)
     shape = getattr(value, "shape", None)
-    if shape is None or isinstance(value, np.generic):
+    if shape is None or isinstance(value, (np.generic, np.ma.MaskedArray)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     if math.prod(shape) != 1:
         raise ValueError(f"Tensor {name} must be 1-element, got shape {tuple(shape)}")
-    if np.dtype(value.dtype).kind not in "fiuV":
+    element = value.item()
+    if getattr(value.dtype, "kind", "f") == "O" or not is_number(element, RealNumber):
         raise TypeError(f"{name} must hold a real number, got dtype {value.dtype}")
-    return float(value.reshape(()))
+    return _python(element)
+
+
+def _python(value: Any) -> float:
+    """Return a real number as a Python number; one that is too large for a double is infinite."""
+    try:
+        x = float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    return int(value) if isinstance(value, Integral) else x
 
 
 @dataclass(frozen=True)
@@ -116,10 +126,16 @@ class Real(Hyper):
     interval: Interval = Interval("[0, inf)")
 
     def _resolve(self, name: str, value: Any) -> float:
-        x = number(name, value)
+        try:
+            x = number(name, value)
+        except TypeError as error:
+            raise TypeError(f"{error} {self._allowed(name)}") from None
         if x not in self.interval:
-            raise ValueError(f"{self.stem.format(name=name, value=x)} ({name} must be in {self.range})")
+            raise ValueError(f"{self.stem.format(name=name, value=x)} {self._allowed(name)}")
         return x
+
+    def _allowed(self, name: str) -> str:
+        return f"({name} must be in {self.range})"
 
     def _range(self) -> str:
         return self.interval.text
@@ -131,7 +147,7 @@ class Count(Real):
 
     def _resolve(self, name: str, value: Any) -> int:
         if not is_number(value, Integral):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
+            raise TypeError(f"{name} must be an integer, got {value!r} {self._allowed(name)}")
         return int(super()._resolve(name, value))
 
 
@@ -143,7 +159,10 @@ class Several(Hyper):
 
     def _resolve(self, name: str, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (tuple, list)) or len(value) != len(self.items):
-            raise ValueError(f"{name} must be a tuple of exactly {len(self.items)} values, got {value!r}")
+            raise ValueError(
+                f"{name} must be a tuple of exactly {len(self.items)} values, got {value!r} "
+                f"(its values must be in {self.range})"
+            )
         return tuple(item.resolve(f"{name}[{i}]", x) for i, (item, x) in enumerate(zip(self.items, value, strict=True)))
 
     def _range(self) -> str:
