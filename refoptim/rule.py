@@ -21,7 +21,7 @@ in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advanc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -50,9 +50,11 @@ def get_default_dtype() -> DType:
 
 def set_default_dtype(dtype: Any) -> None:
     """Keep the registers of new state in ``dtype``, float32 (as torch does by default) or float64."""
-    if np.dtype(dtype).name not in ("float32", "float64"):
-        raise TypeError(f"the default dtype must be float32 or float64, got {dtype!r}")
-    _default_dtype[0] = np.dtype(dtype)
+    for choice in (np.dtype("float32"), np.dtype("float64")):
+        if dtype is not None and choice == dtype:
+            _default_dtype[0] = choice
+            return
+    raise TypeError(f"the default dtype must be float32 or float64, got {dtype!r}")
 
 
 class Rule:
@@ -117,9 +119,24 @@ class Rule:
 
 def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
     """Check the hyperparameters of a rule and return them resolved, or raise TypeError or ValueError."""
+    for name in declared(rule):
+        if name not in settings:
+            raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
     h = SimpleNamespace(**{name: x.resolve(name, settings[name]) for name, x in declared(rule).items()})
     rule.check(h)  # type: ignore[attr-defined]
+    _check_flags(h)
     return h
+
+
+def _check_flags(h: Hypers) -> None:
+    """Raise RuntimeError if flags that say how to run a step exclude each other or cannot be met."""
+    if not getattr(h, "fused", None):
+        return
+    if getattr(h, "differentiable", False):
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if getattr(h, "foreach", None):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    raise RuntimeError("fused=True needs compiled kernels, which this version does not have: leave fused=None")
 
 
 def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
@@ -136,8 +153,17 @@ def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
 
 def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
     """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
+    return {**_defined(rule.scalars, h, k, registers), "maximize": getattr(h, "maximize", False)}
+
+
+def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
+    """Return the registers after step ``k``; raise ValueError where they overflow or divide by zero."""
+    return _defined(rule.advance, h, k, registers)
+
+
+def _defined(f: Callable[..., dict[str, Any]], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
     try:
-        return {**rule.scalars(h, k, registers), "maximize": getattr(h, "maximize", False)}
+        return f(h, k, registers)
     except ArithmeticError as error:
         raise ValueError(f"the scalars of step {k} have no value: {error} ({vars(h)})") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import hyper as hp
 from ..groups import Params
+from ..rule import Hypers
 from .adam import Adam
 
 
@@ -32,3 +33,8 @@ class AdamW(Adam):
         fused: hp.Fused = None,
     ) -> None:
         super().__init__(**hp.settings(locals()), decoupled_weight_decay=True)
+
+    @classmethod
+    def check(cls, h: Hypers) -> None:
+        if not h.decoupled_weight_decay:
+            raise ValueError("AdamW decouples its weight decay: decoupled_weight_decay must be True, got False")
