@@ -33,8 +33,8 @@ def _steps(shape: tuple[int, ...], axis: int | None) -> list[int]:
     """Choose the extent of a block along each axis, whole runs of WIDTH along ``axis``."""
     steps, room = [1] * len(shape), CHUNK
     if axis is not None:
-        steps[axis] = min(shape[axis], WIDTH)
-        room //= max(1, steps[axis])
+        steps[axis] = max(1, min(shape[axis], WIDTH))
+        room //= steps[axis]
     for i in reversed(range(len(shape))):
         if i != axis:
             steps[i] = max(1, min(shape[i], room))
