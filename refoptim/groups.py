@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
 from .arith import Array
 from .parameter import Parameter, as_parameter
 
@@ -50,6 +53,8 @@ def make_group(described: Any, defaults: Mapping[str, Any]) -> Group:
     group: Group = {"params": parameters}
     if names:
         group["param_names"] = names
+    if "param_names" in described:
+        check_names(described["param_names"], len(parameters), "a parameter group", names)
     return group | {key: x for key, x in described.items() if key != "params"} | _missing(described, defaults)
 
 
@@ -60,6 +65,8 @@ def _missing(described: Group, defaults: Mapping[str, Any]) -> Group:
 def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
     """Return Parameters and their names, all or none of which are given."""
     _refuse_set(params)
+    if isinstance(params, (str, Mapping)):
+        raise TypeError(f"the params of a group must be arrays in a list, got {type(params).__name__}")
     if isinstance(params, Parameter) or hasattr(params, "__array__") or not isinstance(params, Iterable):
         params = [params]
     members: list[Any] = list(params)
@@ -72,9 +79,15 @@ def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
         if len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(f"a named parameter must be a pair of a str and an array, got {pair!r}")
     names = [name for name, _ in members]
-    if len(set(names)) < len(names):
-        raise ValueError(f"parameter names must differ, got {names}")
+    check_names(names, len(names), "a parameter group")
     return [as_parameter(x) for _, x in members], names
+
+
+def check_names(names: Any, n: int, where: str, same: Sequence[str] = ()) -> None:
+    """Raise ValueError unless ``names`` are those of ``n`` parameters, and the ``same`` if these are given."""
+    listed = isinstance(names, (list, tuple)) and all(isinstance(x, str) for x in names)
+    if not listed or len(names) != n or len(set(names)) < n or list(names) != list(same or names):
+        raise ValueError(f"param_names of {where} must be {n} names that differ, got {names!r}")
 
 
 def check_members(group: Group, others: Sequence[Group]) -> None:
@@ -86,14 +99,39 @@ def check_members(group: Group, others: Sequence[Group]) -> None:
                 "all optimizer param groups should be with/without names. "
                 f"cannot add param group {given} names to the optimizer"
             )
-    taken = {identity(p) for other in others for p in other["params"]}
-    own = [identity(p) for p in group["params"]]
-    if taken.intersection(own):
-        raise ValueError("some parameters appear in more than one parameter group")
-    if len(set(own)) < len(own):
-        raise ValueError("optimizer contains a parameter group with duplicate parameters")
+    first = len(group["params"])
+    pair = sharing([*group["params"], *(p for other in others for p in other["params"])])
+    if pair is not None and max(pair) < first:
+        raise ValueError(
+            "optimizer contains a parameter group with duplicate parameters: "
+            f"parameters {min(pair)} and {max(pair)} of the group share memory"
+        )
+    if pair is not None:
+        raise ValueError(
+            "some parameters appear in more than one parameter group: "
+            f"parameter {min(pair)} of the group shares memory with one of another group"
+        )
 
 
-def identity(p: Parameter) -> tuple[Any, ...]:
-    """Name the memory that a parameter occupies."""
-    return p.data.__array_interface__["data"][0] if p.data.size else id(p), p.shape, p.data.strides
+def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
+    """Return the numbers of two parameters that share memory, or are one, if there are such."""
+    first: dict[int, int] = {}
+    for i, p in enumerate(params):
+        if first.setdefault(id(p), i) != i:
+            return first[id(p)], i
+    reaching: list[tuple[int, int]] = []
+    for low, high, i in sorted((*byte_bounds(p.data), i) for i, p in enumerate(params) if p.data.size):
+        reaching = [(end, j) for end, j in reaching if end > low]
+        for _, j in reaching:
+            if shares(params[j].data, params[i].data):
+                return j, i
+        reaching.append((high, i))
+    return None
+
+
+def shares(x: Array, y: Array) -> bool:
+    """Tell whether two arrays have elements that share memory; where that takes too long to find out, say no."""
+    try:
+        return np.shares_memory(x, y, max_work=1 << 20)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return False

@@ -82,7 +82,7 @@ def after_step(local: Hooks, optimizer: Any, args: Any, kwargs: Any) -> None:
 
 def filter_through(hooks: Hooks, optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Pass a state dict through hooks; each may return another in its place."""
-    for hook in hooks.values():
+    for hook in (*hooks.values(),):
         result = hook(optimizer, state_dict)
         state_dict = state_dict if result is None else result
     return state_dict

@@ -11,12 +11,14 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from . import state_dict as states
+from .arith import Array
 from .engines import run
 from .groups import Group, Params, as_groups, check_members, make_group
 from .hooks import Hook, Hooks, RemovableHandle, after_step, before_step, filter_through
+from .hyper import declared
 from .parameter import Parameter
 from .plan import Bucket, label, layout, make_plan, state_arrays
-from .rule import Rule, resolve
+from .rule import Hypers, Rule, resolve
 from .state_dict import StateDict
 
 P = ParamSpec("P")
@@ -82,11 +84,13 @@ class Optimizer(Rule):
         check_members(group, self.param_groups)
         for j, p in enumerate(group["params"]):
             self.check_parameter(label(len(self.param_groups), j, p), p.shape, p.dtype)
-        self.param_groups.append(group)
         if self.eager:
-            for p in group["params"]:
-                arrays, _ = state_arrays(layout(type(self), h, p.shape), p.data, {})
-                self.state[p] = {"step": 0, **arrays}
+            self.state.update((p, {"step": 0, **self._first_arrays(h, p)}) for p in group["params"])
+        self.param_groups.append(group)
+
+    def _first_arrays(self, h: Hypers, p: Parameter) -> dict[str, Array]:
+        arrays, _ = state_arrays(layout(type(self), h, p.shape), p.data, {})
+        return arrays
 
     @hooked
     def step(self, closure: Closure | None = None, *, grads: Iterable[Any] | None = None) -> Any:
@@ -101,6 +105,11 @@ class Optimizer(Rule):
         """
         if closure is not None and grads is not None:
             raise TypeError("step takes a closure or grads, not both")
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"closure must be a function that returns the loss, got {closure!r} "
+                "(gradients go by name: step(grads=...))"
+            )
         return self._advance(closure, grads)
 
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None) -> Any:
@@ -119,7 +128,7 @@ class Optimizer(Rule):
             count = {"step": bucket.k} if self.counts_steps else {}
             kept = {**count, **bucket.registers, **task.arrays}
             if kept:
-                self.state[task.parameter].update(kept)
+                self.state.setdefault(task.parameter, {}).update(kept)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or fill them with zeros."""
@@ -127,12 +136,14 @@ class Optimizer(Rule):
             for p in group["params"]:
                 if set_to_none or not isinstance(p.grad, np.ndarray):
                     p.grad = None
-                else:
+                elif p.grad.flags.writeable:
                     p.grad[...] = 0
+                else:
+                    p.grad = np.zeros_like(p.grad)
 
     def state_dict(self) -> StateDict:
         """Return a copy of the state and the settings, in torch's layout."""
-        for hook in self._state_dict_pre_hooks.values():
+        for hook in (*self._state_dict_pre_hooks.values(),):
             hook(self)
         return filter_through(self._state_dict_post_hooks, self, states.dump(self.state, self.param_groups))
 
@@ -142,16 +153,20 @@ class Optimizer(Rule):
         Parameters are matched by name where both sides have names, else by position.
 
         Raises:
-            ValueError: the state is not one of this optimizer or of these parameters. Nothing has changed then.
+            TypeError, ValueError: the state is not one of this optimizer or of these parameters, or a setting is wrong.
+                Nothing has changed then.
         """
         state_dict = filter_through(self._load_state_dict_pre_hooks, self, copy(state_dict))
-        state, groups = states.read(state_dict, self.param_groups, self._read_state)
+        rule: type = type(self)
+        own = declared(rule)
+        foreign = hyperparameters(Optimizer) - set(own)
+        state, groups = states.read(state_dict, self.param_groups, own, foreign, self._read_state)
         for group in groups:
             resolve(type(self), group)
         self.state.clear()
         self.state.update(state)
         self.param_groups = groups
-        for hook in self._load_state_dict_post_hooks.values():
+        for hook in (*self._load_state_dict_post_hooks.values(),):
             hook(self)
 
     def _read_state(self, group: Group, p: Parameter, values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -169,7 +184,8 @@ class Optimizer(Rule):
                 read[name] = states.array_like(value, arrays[name][0], p.dtype, here)
             elif value is not None:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
-        missing = [name for name in (*arrays, *registers) if name not in read] if read else []
+        needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)
+        missing = [name for name in needed if name not in read] if read else []
         if missing:
             raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} lacks {missing[0]!r}")
         return read
@@ -211,3 +227,12 @@ class Optimizer(Rule):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def hyperparameters(cls: type) -> set[str]:
+    """Return the names of the hyperparameters of ``cls`` and of all classes that derive from it."""
+    names = set(declared(cls))
+    derived: type
+    for derived in cls.__subclasses__():
+        names |= hyperparameters(derived)
+    return names

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .arith import Array, DType, storage
+from .sparse import as_sparse
 
 
 class Parameter:
@@ -20,7 +21,8 @@ class Parameter:
 
     Raises:
         TypeError: ``data`` is no array, or its dtype is not one of those above.
-        ValueError: ``data`` is read-only.
+        ValueError: ``data`` is read-only, or elements of it share memory.
+        TypeError, ValueError: ``grad`` does not fit ``data``; one that is set later is checked in the next step.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "name")
@@ -31,6 +33,13 @@ class Parameter:
         self.data = as_array(data)
         storage(self.data.dtype)
         check_writable(self.data)
+        if overlaps_itself(self.data):
+            raise ValueError(
+                f"optimizer can only optimize arrays whose elements do not share memory, but one of the params has "
+                f"shape {self.shape} and strides {self.data.strides}"
+            )
+        if grad is not None:
+            as_gradient(grad, self.data)
         self.grad = grad
         self.name = name
 
@@ -57,8 +66,52 @@ def as_array(x: Any) -> Array:
     if isinstance(x, np.ndarray):
         return x
     if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
-        return np.from_dlpack(x)
+        return handed_over(x)
     raise TypeError(f"optimizer can only optimize arrays, but one of the params is {type(x).__name__}")
+
+
+def handed_over(x: Any) -> Array:
+    """Return the NumPy array that ``x`` hands over by DLPack; raise TypeError if NumPy cannot take it."""
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{type(x).__name__} does not hand its memory over to NumPy: {error}") from error
+
+
+def as_gradient(grad: Any, data: Array) -> Any:
+    """Return a gradient that fits ``data`` as a plain NumPy array or a SparseGrad; raise TypeError or ValueError."""
+    grad = _as_gradient(grad)
+    if grad.shape != data.shape:
+        raise ValueError(f"the gradient must have shape {data.shape}, got {grad.shape}")
+    if grad.dtype != data.dtype:
+        raise TypeError(f"the gradient must have dtype {data.dtype}, got {grad.dtype}")
+    return grad
+
+
+def _as_gradient(grad: Any) -> Any:
+    """Return a gradient of any shape and dtype as a plain NumPy array or a SparseGrad."""
+    if type(grad) is np.ndarray:
+        return grad
+    if isinstance(grad, np.ma.MaskedArray):
+        raise TypeError("the gradient must not be a masked array: fill what is masked")
+    if isinstance(grad, np.ndarray):
+        return np.asarray(grad)
+    sparse = as_sparse(grad)
+    if sparse is not None:
+        return sparse
+    if not hasattr(grad, "__dlpack__") or isinstance(grad, np.generic):
+        raise TypeError(f"the gradient must be an array, got {type(grad).__name__}")
+    return handed_over(grad)
+
+
+def overlaps_itself(x: Array) -> bool:
+    """Tell whether elements of ``x`` may share memory: along each axis the step must pass over all smaller steps."""
+    reach = x.itemsize
+    for step, n in sorted((abs(step), n) for step, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if x.size and step < reach:
+            return True
+        reach += step * (n - 1)
+    return False
 
 
 def check_writable(x: Array) -> None:

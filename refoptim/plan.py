@@ -6,17 +6,21 @@ step are computed once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
-from .arith import Array
+from .arith import Array, DType, storage
 from .groups import Group
-from .parameter import Parameter, check_writable
-from .rule import Hypers, Record, Rule, get_default_dtype, record, resolve, step_scalars
-from .sparse import SparseGrad, as_sparse
+from .parameter import Parameter, as_gradient, check_writable
+from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars
+from .sparse import SparseGrad
+from .state_dict import register, step_count
 
 
 class Task(NamedTuple):
@@ -45,10 +49,31 @@ def make_plan(
     rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None
 ) -> list[Bucket]:
     """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
-    owners = {id(owner(p.data)) for group in groups for p in group["params"]}
+    members = parameters(groups)
+    return _buckets(rule, groups, state, gradients(groups, grads), Memory([p.data for p in members]))
+
+
+def parameters(groups: Sequence[Group]) -> list[Parameter]:
+    """Return the parameters of all groups, or raise TypeError if a group does not hold Parameters."""
+    for i, group in enumerate(groups):
+        if not isinstance(group, dict) or not isinstance(group.get("params"), (list, tuple)):
+            raise TypeError(f"param_groups[{i}] must be a dict with a list 'params', got {group!r}")
+        for j, p in enumerate(group["params"]):
+            if not isinstance(p, Parameter):
+                raise TypeError(
+                    f"parameter {j} of group {i} must be a Parameter, got {type(p).__name__}: "
+                    "add_param_group makes Parameters of arrays"
+                )
+    return [p for group in groups for p in group["params"]]
+
+
+@np.errstate(all="ignore")
+def _buckets(
+    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: list[list[Any]], memory: Memory
+) -> list[Bucket]:
     buckets: list[Bucket] = []
-    for i, (group, group_grads) in enumerate(zip(groups, gradients(groups, grads), strict=True)):
-        plan = _GroupPlan(rule, i, group, owners)
+    for i, (group, group_grads) in enumerate(zip(groups, grads, strict=True)):
+        plan = _GroupPlan(rule, i, group, memory)
         for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
             if grad is not None:
                 plan.add(j, p, grad, state.get(p, {}))
@@ -60,8 +85,12 @@ def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list
     """Return the gradients of all groups: those given, in the order of the parameters, or those the parameters hold."""
     if grads is None:
         return [[p.grad for p in group["params"]] for group in groups]
-    if hasattr(grads, "__array__") or not isinstance(grads, Iterable):
-        raise TypeError(f"grads must be an iterable of gradients, got {type(grads).__name__}")
+    if (
+        hasattr(grads, "__array__")
+        or isinstance(grads, (str, set, frozenset, Mapping))
+        or not isinstance(grads, Iterable)
+    ):
+        raise TypeError(f"grads must be an iterable of gradients in order, got {type(grads).__name__}")
     given = list(grads)
     expected = sum(len(group["params"]) for group in groups)
     if len(given) != expected:
@@ -76,70 +105,91 @@ def label(group: int, index: int, p: Parameter) -> str:
 
 
 def owner(x: Any) -> Any:
-    """Return the object whose memory ``x`` looks at."""
-    return x if getattr(x, "base", None) is None else x.base
+    """Return the NumPy array whose memory ``x`` looks at."""
+    while isinstance(x.base, np.ndarray):
+        x = x.base
+    return x
+
+
+class Memory:
+    """The memory of some arrays: ``x in memory`` tells whether writing to them can change ``x``."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = [x for x in arrays if isinstance(x, np.ndarray)]
+        owners = [owner(x) for x in self.arrays]
+        self.owners = {id(x) for x in owners}
+        self.foreign = not all(x.flags.owndata for x in owners)
+
+    def __contains__(self, x: Any) -> bool:
+        if isinstance(x, SparseGrad):
+            return x.values in self or x.indices in self
+        source = owner(x)
+        if self.foreign or not source.flags.owndata:
+            return self._spans(x)
+        return id(source) in self.owners
+
+    def _spans(self, x: Array) -> bool:
+        """Compare addresses: memory that NumPy did not allocate may have several owners."""
+        low, high = byte_bounds(x)
+        return bool(np.any((self.bounds[:, 0] < high) & (low < self.bounds[:, 1])))
+
+    @cached_property
+    def bounds(self) -> Array:
+        """The first and the last address of each array."""
+        return np.array([byte_bounds(x) for x in self.arrays], np.uint64).reshape(-1, 2)
 
 
 class _GroupPlan:
     """The buckets of one group, filled parameter by parameter."""
 
-    def __init__(self, rule: type[Rule], number: int, group: Group, owners: set[int]) -> None:
-        self.rule, self.number, self.group, self.owners = rule, number, group, owners
+    def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory) -> None:
+        self.rule, self.number, self.group, self.memory = rule, number, group, memory
         self.h = resolve(rule, group)
         self.first = rule.registers(self.h)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
-        self.layouts: dict[tuple[int, ...], Layout] = {}
+        self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
 
-    def add(self, index: int, p: Parameter, grad: Any, state: dict[str, Any]) -> None:
+    def add(self, index: int, p: Parameter, grad: Any, state: Any) -> None:
         """Check one parameter and put it into the bucket it belongs to."""
         try:
-            grad = self.rule.accept(self.h, checked_gradient(p, grad, self.owners))
-            shape = p.data.shape
-            if shape not in self.layouts:
-                self.layouts[shape] = layout(self.rule, self.h, shape)
-            arrays, unmade = state_arrays(self.layouts[shape], p.data, state)
-        except (TypeError, ValueError) as error:
+            grad = self.rule.accept(self.h, checked_gradient(p, grad, self.memory))
+            if not isinstance(state, dict):
+                raise TypeError(f"the state must be a dict, got {type(state).__name__}")
+            arrays, unmade = state_arrays(self._layout(p.data), p.data, state)
+            self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays))
+        except (TypeError, ValueError, RuntimeError) as error:
             raise type(error)(f"{label(self.number, index, p)}: {error}") from None
-        self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays))
+
+    def _layout(self, data: Array) -> Layout:
+        """Return the state arrays of a parameter, checked once per shape and dtype."""
+        key = data.shape, data.dtype
+        if key not in self.layouts:
+            storage(data.dtype)
+            self.rule.check_parameter("the parameter", *key)
+            self.layouts[key] = layout(self.rule, self.h, data.shape)
+        return self.layouts[key]
 
     def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, sparse: bool) -> Bucket:
         """Return the bucket of a parameter, made if it is the first one there."""
-        k = state.get("step", 0) + 1
+        k = step_count(state.get("step", 0), "the state step") + 1
         registers = first_registers(self.first, state)
         key = (p.data.dtype, k, unmade, sparse, *registers.values())
         if key not in self.buckets:
             scalars = step_scalars(self.rule, self.h, k, registers) | {"sparse": sparse}
-            after = self.rule.advance(self.h, k, registers)
+            after = next_registers(self.rule, self.h, k, registers)
             s = record(scalars, p.data.dtype)
             self.buckets[key] = Bucket(self.rule, self.group, s, k, after, unmade, sparse)
         return self.buckets[key]
 
 
-def checked_gradient(p: Parameter, grad: Any, owners: set[int]) -> Any:
-    """Return a gradient that fits its parameter and that writing to parameters does not change, or raise."""
-    if not isinstance(p.data, np.ndarray):
-        raise TypeError(f"the data must be a NumPy array, got {type(p.data).__name__}")
-    check_writable(p.data)
-    grad = _as_gradient(grad)
-    if grad.shape != p.data.shape:
-        raise ValueError(f"the gradient must have shape {p.shape}, got {grad.shape}")
-    if grad.dtype != p.data.dtype:
-        raise TypeError(f"the gradient must have dtype {p.dtype}, got {grad.dtype}")
-    if id(owner(grad)) in owners:
-        return grad.copy()
-    return grad
-
-
-def _as_gradient(grad: Any) -> Any:
-    """Return a gradient as a NumPy array or a SparseGrad, or raise TypeError."""
-    if isinstance(grad, np.ndarray):
-        return grad
-    sparse = as_sparse(grad)
-    if sparse is not None:
-        return sparse
-    if not hasattr(grad, "__dlpack__") or isinstance(grad, np.generic):
-        raise TypeError(f"the gradient must be an array, got {type(grad).__name__}")
-    return np.from_dlpack(grad)
+def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
+    """Return a gradient that fits its parameter and that writing to ``memory`` does not change, or raise."""
+    data = p.data
+    if type(data) is not np.ndarray and (not isinstance(data, np.ndarray) or isinstance(data, np.ma.MaskedArray)):
+        raise TypeError(f"the data must be a NumPy array, got {type(data).__name__}")
+    check_writable(data)
+    grad = as_gradient(grad, data)
+    return deepcopy(grad) if memory and grad in memory else grad
 
 
 Layout: TypeAlias = "dict[str, tuple[tuple[int, ...], float | None]]"
@@ -154,7 +204,11 @@ def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
 
 def first_registers(values: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers kept per parameter, those that do not exist yet at their first ``values``."""
-    return {name: state.get(name, get_default_dtype().type(x)) for name, x in values.items()} if values else {}
+    return {name: _register(name, x, state) for name, x in values.items()} if values else {}
+
+
+def _register(name: str, first: float, state: Mapping[str, Any]) -> Any:
+    return register(state[name], f"the state {name}") if name in state else get_default_dtype().type(first)
 
 
 def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:
@@ -165,17 +219,26 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
         if x is None:
             x = filled(data, shape, fill or 0.0)
             unmade |= fill is None
+        elif type(x) is not np.ndarray or x.shape != shape or x.dtype != data.dtype or not x.flags.writeable:
+            check_state(name, x, shape, data.dtype)
         kept[name] = x
-        if x.shape != shape or x.dtype != data.dtype:
-            raise ValueError(
-                f"the state {name} must have shape {shape} and dtype {data.dtype}, got {x.shape} and {x.dtype}"
-            )
     return kept, unmade
+
+
+def check_state(name: str, x: Any, shape: tuple[int, ...], dtype: DType) -> None:
+    """Raise ValueError if a state array is not one that can be updated in place."""
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"the state {name} must be a NumPy array, got {type(x).__name__}")
+    if not x.flags.writeable:
+        raise ValueError(f"the state {name} must be writable, but it is read-only")
+    if x.shape != shape or x.dtype != dtype:
+        raise ValueError(f"the state {name} must have shape {shape} and dtype {dtype}, got {x.shape} and {x.dtype}")
 
 
 def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:
     """Make an array laid out like ``like``, every real of it ``value``."""
     of_shape: dict[str, Any] = {} if shape == like.shape else {"shape": shape}
     if not value:
-        return np.zeros_like(like, **of_shape)
-    return np.full_like(like, complex(value, value) if like.dtype.kind == "c" else value, **of_shape)
+        return np.zeros_like(like, subok=False, **of_shape)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.full_like(like, complex(value, value) if like.dtype.kind == "c" else value, subok=False, **of_shape)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from .arith import Array, DType, widen
+from .arith import Array, DType, storage, widen
+from .hyper import is_number
 
 
 class SparseGrad:
@@ -20,20 +22,22 @@ class SparseGrad:
     An index may occur more than once; ``coalesce`` sums its values in the order in which they are stored.
 
     Raises:
-        TypeError: ``indices`` are not integers.
+        TypeError: ``indices`` are not integers, ``values`` have a dtype that is not supported, or ``shape`` is no tuple
+            of integers.
         ValueError: the shapes do not fit together, or an index lies outside ``shape``.
     """
 
     __slots__ = ("indices", "shape", "values")
 
     def __init__(self, indices: Array, values: Array, shape: tuple[int, ...]) -> None:
-        self.indices = np.asarray(indices)
-        self.values = np.asarray(values)
-        self.shape = tuple(int(n) for n in shape)
+        self.indices = _plain("indices", indices)
+        self.values = _plain("values", values)
+        self.shape = _shape(shape)
         self._check()
 
     def _check(self) -> None:
         indices, values, shape = self.indices, self.values, self.shape
+        storage(values.dtype)
         if indices.size and indices.dtype.kind not in "iu":
             raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
         if indices.ndim != 2 or not 1 <= len(indices) <= len(shape):
@@ -51,7 +55,8 @@ class SparseGrad:
     @property
     def dtype(self) -> DType:
         """The dtype of the values."""
-        return self.values.dtype
+        dtype: DType = self.values.dtype
+        return dtype
 
     def coalesce(self) -> tuple[Array, Array]:
         """Return sorted row numbers and their values, those of one row added in the order in which they are stored.
@@ -74,18 +79,37 @@ class SparseGrad:
         """Return the gradient as an array of ``shape``."""
         rows, values = self.coalesce()
         dense = np.zeros(self.shape, self.dtype)
-        dense.reshape(-1, *values.shape[1:])[rows] = values
+        dense[np.unravel_index(rows, self.shape[: len(self.indices)])] = values
         return dense
 
     def __repr__(self) -> str:
         return f"SparseGrad(shape={self.shape}, nnz={self.indices.shape[1]}, dtype={self.dtype})"
 
 
+def _plain(name: str, x: Any) -> Array:
+    """Return an array, or nested lists, as a plain NumPy array."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array")
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be an array: {error}") from None
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    """Return a shape as a tuple of Python integers."""
+    if not isinstance(shape, (tuple, list)) or not all(is_number(n, Integral) for n in shape):
+        raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"shape must hold integers in [0, inf), got {shape!r}")
+    return tuple(int(n) for n in shape)
+
+
 def as_sparse(x: Any) -> SparseGrad | None:
-    """Return ``x`` as a SparseGrad if it is one or a scipy.sparse array, else None."""
+    """Return ``x``, checked, as a SparseGrad if it is one or a scipy.sparse array, else None."""
     if isinstance(x, SparseGrad):
-        return x
-    if not type(x).__module__.startswith("scipy.sparse"):
+        return SparseGrad(x.indices, x.values, x.shape)
+    if not type(x).__module__.startswith("scipy.sparse") or not hasattr(x, "tocoo"):
         return None
     coo = x.tocoo()
     coords = coo.coords if hasattr(coo, "coords") else (coo.row, coo.col)

@@ -13,6 +13,7 @@ from ..plan import Bucket, Task
 from . import pure, reference
 
 
+@np.errstate(all="ignore")
 def run(bucket: Bucket) -> None:
     """Update the parameters and the state arrays of a bucket."""
     if bucket.group.get("differentiable"):
@@ -29,10 +30,9 @@ def run(bucket: Bucket) -> None:
 
 def _replace(bucket: Bucket, task: Task) -> None:
     """Give the parameter and its state new arrays."""
-    grad = task.grad.to_dense() if bucket.sparse else task.grad
-    state: dict[str, Any] = {name: None if bucket.unmade else x for name, x in task.arrays.items()}
-    p, state = pure.run(bucket.rule, bucket.s, task.parameter.data, grad, state, reference.get_rounding())
-    task.parameter.data = p
+    old: dict[str, Any] = {name: None if bucket.unmade else np.asarray(x) for name, x in task.arrays.items()}
+    data = np.asarray(task.parameter.data)
+    task.parameter.data, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
     task.arrays.update(state)
 
 
@@ -40,8 +40,9 @@ def _update_rows(bucket: Bucket, task: Task) -> None:
     """Update the rows that a sparse gradient touches: gathered, updated, and put back."""
     rows, values = task.grad.coalesce()
     at = np.unravel_index(rows, task.grad.shape[: len(task.grad.indices)])
-    gathered = reference.Job(task.parameter.data[at], values, {name: x[at] for name, x in task.arrays.items()})
+    data, arrays = np.asarray(task.parameter.data), {name: np.asarray(x) for name, x in task.arrays.items()}
+    gathered = reference.Job(data[at], values, {name: x[at] for name, x in arrays.items()})
     reference.run(bucket.rule, bucket.s, [gathered], unmade=bucket.unmade, pack=True)
-    task.parameter.data[at] = gathered.p
+    data[at] = gathered.p
     for name, x in gathered.state.items():
-        task.arrays[name][at] = x
+        arrays[name][at] = x
