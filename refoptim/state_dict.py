@@ -8,21 +8,32 @@ ids as strings, so that a state dict survives JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from .arith import Array, DType
-from .groups import Group
+from .groups import Group, check_names
+from .hyper import is_number
 from .parameter import Parameter
 from .rule import get_default_dtype
 
 StateDict = dict[str, Any]
 
-FLAGS = frozenset({"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"})
+FLAGS = frozenset(
+    {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "ns_dtype"}
+)
 """Settings that a state dict written by an older or another library may lack; the optimizer's own then stay."""
+
+Owners = dict[str, tuple[Group, Parameter]]
+"""The group and the parameter of each id."""
+
+ReadState = Callable[[Group, Parameter, Any, str], Any]
+"""Checks and copies the saved state of one parameter."""
 
 
 def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
@@ -40,24 +51,39 @@ def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
 
 
 def read(
-    loaded: Mapping[str, Any], groups: Sequence[Group], read_state: Callable[[Group, Parameter, Any, str], Any]
+    loaded: Any, groups: Sequence[Group], own: Collection[str], foreign: Collection[str], read_state: ReadState
 ) -> tuple[dict[Any, Any], list[Group]]:
-    """Check a state dict against the groups of an optimizer and return the state and the groups to take over."""
+    """Check a state dict against the groups of an optimizer and return the state and the groups to take over.
+
+    ``own`` are the names of the optimizer's hyperparameters, ``foreign`` those that only other optimizers have.
+    """
     saved = _saved_groups(loaded, groups)
-    owners: dict[str, tuple[Group, Parameter]] = {}
+    owners: Owners = {}
     merged = []
     for i, (group, new) in enumerate(zip(groups, saved, strict=True)):
+        _check_settings(i, group, new, own, foreign)
         merged.append(_merge(i, group, new))
-        ids = _ids_in_order(i, group, new)
-        owners |= {str(key): (merged[-1], p) for key, p in zip(ids, group["params"], strict=True)}
+        for key, p in zip(_ids_in_order(i, group, new), group["params"], strict=True):
+            if str(key) in owners:
+                raise ValueError(f"param_groups[{i}] of a state dict must have other ids than {key!r}, which is taken")
+            owners[str(key)] = merged[-1], p
+    return _read_states(loaded["state"], owners, read_state), merged
+
+
+def _read_states(saved: Mapping[Any, Any], owners: Owners, read_state: ReadState) -> dict[Any, Any]:
+    """Read the state of every parameter; what belongs to none, under a key that is no id, is copied."""
     state: dict[Any, Any] = {}
-    for key, values in loaded["state"].items():
-        if str(key) in owners:
-            group, p = owners[str(key)]
-            state[p] = read_state(group, p, values, f"state {key}")
-        else:
+    for key, values in saved.items():
+        if str(key) not in owners:
+            if isinstance(key, int) or str(key).isdecimal():
+                raise ValueError(f"state {key} of a state dict belongs to no parameter: the ids are {list(owners)}")
             state[key] = deepcopy(values)
-    return state, merged
+            continue
+        group, p = owners[str(key)]
+        if not isinstance(values, Mapping) or p in state:
+            raise ValueError(f"a state dict must have one state {key}, a dict, got {values!r}")
+        state[p] = read_state(group, p, dict(values), f"state {key}")
+    return state
 
 
 def _saved_groups(loaded: Any, groups: Sequence[Group]) -> list[Group]:
@@ -81,27 +107,34 @@ def _saved_groups(loaded: Any, groups: Sequence[Group]) -> list[Group]:
     return list(saved)
 
 
-def _merge(i: int, group: Group, new: Mapping[str, Any]) -> Group:
-    """Return a saved group with the optimizer's own parameters; a setting it lacks is an error, a flag is not."""
-    kept = {"params", "param_names", "initial_lr"}
-    missing = [key for key in group if key not in new and key not in kept | FLAGS]
+def _check_settings(
+    i: int, group: Group, new: Mapping[str, Any], own: Collection[str], foreign: Collection[str]
+) -> None:
+    """Raise ValueError if a saved group is one of another optimizer; it may lack flags."""
+    stem = f"loaded state dict is not one of this optimizer: param_groups[{i}]"
+    missing = [key for key in own if key not in new and key not in FLAGS]
     if missing:
-        raise ValueError(
-            f"loaded state dict is not one of this optimizer: param_groups[{i}] lacks {', '.join(map(repr, missing))}"
-        )
-    own = {key: group[key] for key in group if key in FLAGS | {"param_names"}}
-    return own | {key: _plain(x) for key, x in new.items()} | {"params": group["params"]} | _own_names(group)
+        raise ValueError(f"{stem} lacks {', '.join(map(repr, missing))}")
+    strange = [key for key in new if key in foreign and key not in group and key not in FLAGS]
+    if strange:
+        raise ValueError(f"{stem} has {', '.join(map(repr, strange))}")
 
 
-def _own_names(group: Group) -> Group:
-    return {"param_names": group["param_names"]} if "param_names" in group else {}
+def _merge(i: int, group: Group, new: Mapping[str, Any]) -> Group:
+    """Return a saved group with the optimizer's own parameters and names; a setting that it lacks stays."""
+    where = f"param_groups[{i}] of a state dict"
+    merged = group | {key: _plain(x, f"{key} in {where}") for key, x in new.items() if key != "params"}
+    if "param_names" in new:
+        check_names(new["param_names"], len(group["params"]), where)
+        merged["param_names"] = list(group.get("param_names", new["param_names"]))
+    return merged
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, where: str) -> Any:
     """Copy a setting; a list of numbers, as JSON leaves a tuple, becomes a tuple again."""
-    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "numpy"):
-        return np.array(value.detach().cpu().numpy())
-    return tuple(_plain(x) for x in value) if isinstance(value, (list, tuple)) else deepcopy(value)
+    if hasattr(value, "detach"):
+        return np.array(_from_torch(value.float() if value.dtype.itemsize == 2 else value, where))
+    return tuple(_plain(x, where) for x in value) if isinstance(value, (list, tuple)) else deepcopy(value)
 
 
 def _ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
@@ -122,6 +155,8 @@ def _ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
 def array_like(value: Any, shape: tuple[int, ...], dtype: DType, where: str) -> Array:
     """Return a copy of ``value`` as an array of exactly this shape and dtype, or raise ValueError."""
     x = _as_array(value, dtype, where)
+    if isinstance(value, list) and not x.size and not math.prod(shape):
+        x = x.reshape(shape)  # a list cannot tell the shape of an empty array
     if x.shape != shape:
         raise ValueError(f"{where} must have shape {shape}, got {x.shape}")
     if x.dtype != dtype:
@@ -133,34 +168,46 @@ def _as_array(value: Any, dtype: DType, where: str) -> Array:
     if isinstance(value, (list, float, int)):
         try:
             return np.asarray(value, dtype)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{where} must be an array: {error}") from error
-    if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "detach") and "bfloat16" in str(value.dtype) and dtype.name == "bfloat16":
-        return value.detach().view(_torch_int16(value)).numpy().view(dtype)
-    if hasattr(value, "__array__"):
-        return np.asarray(value)
-    raise ValueError(f"{where} must be an array, got {type(value).__name__}")
+    if hasattr(value, "detach"):
+        value = _from_torch(value, where)
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{where} must be an array, got {type(value).__name__}")
+    return value.view(dtype) if value.dtype == "V2" and dtype.name == "bfloat16" else value
 
 
-def _torch_int16(tensor: Any) -> Any:
-    import sys
-
-    return sys.modules["torch"].int16
+def _from_torch(tensor: Any, where: str) -> Array:
+    """Return a torch tensor as a NumPy array; one of bfloat16, which NumPy lacks, as its bits."""
+    tensor = tensor.detach()
+    try:
+        if str(tensor.dtype) == "torch.bfloat16":
+            return np.from_dlpack(tensor.view(sys.modules["torch"].int16)).view("V2")
+        return np.from_dlpack(tensor)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise ValueError(f"{where} must be an array: {error}") from error
 
 
 def step_count(value: Any, where: str) -> int:
     """Return a step count as an exact integer, or raise ValueError."""
-    number = float(value) if hasattr(value, "__array__") or isinstance(value, (int, float)) else math.nan
-    if not number >= 0 or number != int(number):
-        raise ValueError(f"{where} must be an integer in [0, inf), got {value!r}")
-    return int(value)
+    if type(value) is int and value >= 0:
+        return value
+    x = _element(value)
+    if is_number(x, Real) and x >= 0 and x % 1 == 0:
+        return int(x)
+    raise ValueError(f"{where} must be an integer in [0, inf), got {value!r}")
 
 
 def register(value: Any, where: str) -> Any:
     """Return a number kept per parameter as a NumPy scalar of its own dtype, or of the default one."""
-    dtype = np.asarray(value).dtype if hasattr(value, "__array__") else get_default_dtype()
-    if dtype.name not in ("float32", "float64") or np.size(value) != 1:
+    dtype = str(getattr(value, "dtype", get_default_dtype())).removeprefix("torch.")
+    x = _element(value)
+    if dtype not in ("float32", "float64") or not is_number(x, Real) or math.isnan(x):
         raise ValueError(f"{where} must be one float32 or float64 number, got {value!r}")
-    return dtype.type(value)
+    with np.errstate(over="ignore"):
+        return np.dtype(dtype).type(x)
+
+
+def _element(value: Any) -> Any:
+    """Return the only element of an array as a Python number, and anything else as it is."""
+    return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1 else value
