@@ -77,7 +77,9 @@ def _pure_step(rule: type[Optimizer]) -> Step:
         _check(params, grads, state, t, rounding)
         h = resolve(rule, rule([{"params": []}], **settings).defaults)
         states = [{} for _ in params] if state is None else state
-        results = [_labelled(i, rule, h, t, *x, rounding) for i, x in enumerate(zip(params, grads, states, strict=True))]
+        results = [
+            _labelled(i, rule, h, t, *x, rounding) for i, x in enumerate(zip(params, grads, states, strict=True))
+        ]
         return [p for p, _ in results], [s for _, s in results]
 
     step.__name__ = step.__qualname__ = rule.__module__.rpartition(".")[2]

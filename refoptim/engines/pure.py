@@ -8,20 +8,50 @@ import numpy as np
 
 from ..arith import Array, as_reals, from_reals, round_to, widen
 from ..rule import Record, Rule, apply, extended
+from ..sparse import SparseGrad
 
 State = dict[str, Any]
 
 
 def run(
-    rule: type[Rule], s: Record, p: Array, g: Array, state: State, rounding: str = "each"
+    rule: type[Rule], s: Record, p: Array, g: Any, state: State, rounding: str = "each"
 ) -> tuple[Array, dict[str, Array]]:
     """Return the new parameter and the new state of a step; ``state`` maps names to arrays, or to None if unmade."""
-    operands = [x if x is None else as_reals(x) for x in (p, g, *state.values())]
-    half = _measured if is_measured(rule) else _flat
     with np.errstate(all="ignore"):
+        if isinstance(g, SparseGrad):
+            return _rows(rule, s, p, g, state, rounding)
+        operands = [x if x is None else as_reals(x) for x in (p, g, *state.values())]
+        half = _measured if is_measured(rule) else _flat
         results = half(rule, s, operands, list(state), rounding)
-    new_p, *new_state = (from_reals(round_to(x, operands[0]), p.dtype) for x in results)
-    return new_p, dict(zip(state, new_state, strict=True))
+        new_p, *new_state = (from_reals(round_to(x, operands[0]), p.dtype) for x in _apart(results, operands))
+        return new_p, dict(zip(state, new_state, strict=True))
+
+
+def _rows(
+    rule: type[Rule], s: Record, p: Array, g: SparseGrad, state: State, rounding: str
+) -> tuple[Array, dict[str, Array]]:
+    """Run the rule on the rows that a sparse gradient touches."""
+    rows, values = g.coalesce()
+    at = np.unravel_index(rows, g.shape[: len(g.indices)])
+    new_p, new_state = run(rule, s, p[at], values, {name: x[at] for name, x in state.items()}, rounding)
+
+    def put(x: Array, part: Array) -> Array:
+        x = x.copy()
+        x[at] = part
+        return x
+
+    return put(p, new_p), {name: put(x, new_state[name]) for name, x in state.items()}
+
+
+def _apart(results: list[Array], operands: list[Array]) -> list[Array]:
+    """Copy the NumPy arrays among ``results`` that share memory with an operand or with another result."""
+    taken = [x for x in operands if isinstance(x, np.ndarray)]
+    apart = []
+    for x in results:
+        shared = isinstance(x, np.ndarray) and any(np.may_share_memory(x, y) for y in taken)
+        apart.append(x.copy() if shared else x)
+        taken += [apart[-1]] if isinstance(x, np.ndarray) else []
+    return apart
 
 
 def is_measured(rule: type[Rule]) -> bool:
@@ -39,10 +69,12 @@ def _flat(rule: type[Rule], s: Record, operands: list[Array], names: list[str], 
 
 def _measured(rule: type[Rule], s: Record, operands: list[Array], names: list[str], rounding: str) -> list[Array]:
     """Rules that measure round at the store, whatever ``rounding`` says."""
-    p, g, *state = operands
+    shape = operands[0].shape
+    p, g, *state = (x.reshape(shape or (1,)) if x.shape == shape else x for x in operands)
     measured = rule.measure(s, p, g, *state)
     walked = {name: x for name, x in zip(names, state, strict=True) if name not in measured}
     s = extended(s, measured, p.dtype)
     new_p, *rest = apply(rule, s, *(widen(x) for x in (p, g, *walked.values())))
     updated = dict(zip(walked, rest, strict=True))
-    return [new_p, *(updated[name] if name in updated else measured[name] for name in names)]
+    results = [new_p, *(updated[name] if name in updated else measured[name] for name in names)]
+    return results if shape else [x.reshape(()) for x in results]
