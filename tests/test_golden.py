@@ -263,6 +263,34 @@ def test_recording_from_torch_gives_the_stored_bytes(stem: str, dtype: str) -> N
     assert goldens.pretty(entry, goldens.FRAME_DEPTH - 2, "  ") in text
 
 
+class Spy(Reference):
+    """Notes what it is told to do."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def set(self, hyper: Any) -> None:
+        self.told.append(hyper)
+        super().set(hyper)
+
+    def resume(self) -> None:
+        self.told.append("resume")
+        super().resume()
+
+    def step(self, grads: Any) -> None:
+        self.told.append([i for i, grad in enumerate(grads) if grad is None])
+        super().step(grads)
+
+
+def test_a_case_is_run_as_it_says() -> None:
+    changes: dict[str, Any] = {"set": [{"step": 2, "lr": 0.5}], "skip": [[3, 1]], "resume": 3, "shapes": [[2], [3]]}
+    (case,) = cases.parse(case_with(**changes), "adam.json")
+    spy = Spy()
+    assert [frame.step for frame in run(spy, case, "float32")] == [1, 2, 3, 4, 5]
+    assert spy.told == [[], {"lr": 0.5}, [], "resume", [1], [], []]
+    assert [state["step"] for state in spy.state()] == [5, 4]
+
+
 def test_the_digest_covers_what_the_documentation_says() -> None:
     case = next(case for case in cases.load("adam") if case.resume)
     stream = b""
