@@ -315,8 +315,6 @@ class ClosureOptimizer(Optimizer):
             raise TypeError(f"{name} takes no grads: a step evaluates its closure more than once")
         if closure is None:
             raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
-        if not callable(closure):
-            raise TypeError(f"closure must be a function that returns the loss, got {closure!r}")
         return closure
 
     def _recall(self, params: Sequence[Parameter]) -> Any:

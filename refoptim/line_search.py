@@ -6,7 +6,8 @@
 
 First it steps out, by cubic extrapolation, until an interval must hold such a step; then it narrows the interval, by
 cubic interpolation that keeps a tenth of the interval away from its ends. It visits the same points as torch's search,
-with one difference: where the loss or its slope is not finite, a step counts as too long, whereas torch may take it.
+but for two cases: where the loss or its slope is not finite, a step counts as too long, whereas torch may take it; and
+where the minimum of a cubic is 0 / 0, the middle is tried, whereas torch goes on with NaN.
 
 Losses are Python floats. Slopes are NumPy scalars of the parameters' dtype, and what is computed from them is too.
 

@@ -180,9 +180,9 @@ def test_float32(beta: str) -> None:
 # An iteration
 
 
+@pytest.mark.parametrize(("c1", "c2"), [(1e-6, 1e-3), (0.03, 0.2), (0.25, 0.45)])
 @pytest.mark.parametrize("beta", BETAS)
-def test_searches_end_where_both_conditions_hold(beta: str) -> None:
-    c1, c2 = 0.03, 0.2
+def test_searches_end_where_both_conditions_hold(beta: str, c1: float, c2: float) -> None:
     run = Run(start(6), beta=beta, max_iter=1, c1=c1, c2=c2, tolerance_change=0)
     for _ in range(25):
         x = run.p.data.copy()
@@ -210,6 +210,17 @@ def test_first_lengths_and_directions(beta: str) -> None:
         t = before["t"] * (before["prev_flat_grad"] @ before["d"]) / (g @ d)
         np.testing.assert_allclose(run.state["d"], d, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(run.points[seen + 1], x + t * d, rtol=1e-9, atol=1e-9)
+
+
+def test_a_first_length_that_overflows_is_that_of_the_first_iteration() -> None:
+    run = Run(start(5), lr=0.6, max_iter=1)
+    run.step()
+    run.state["t"] = 1e300
+    x, seen = run.p.data.copy(), len(run.points)
+    run.state["gtd"] *= 1e10
+    run.step()
+    length = 0.6 * min(1, 1 / np.abs(rosen_der(x)).sum())
+    np.testing.assert_allclose(run.points[seen + 1], x + length * run.state["d"], rtol=1e-12)
 
 
 def test_without_a_search_every_length_is_lr() -> None:
@@ -275,6 +286,18 @@ def test_restarts_after_a_search_that_found_no_step() -> None:
     assert run.state["t"] == 0
     assert same(run.p.data, x)
     run.f = rosen
+    assert steepest(run)
+    assert not same(run.p.data, x)
+
+
+def test_restarts_after_a_step_that_ended_before_its_first_move() -> None:
+    run = Run(start(3), beta="FR", max_iter=1, powell=None, restart_every=99)
+    run.step()
+    x = run.p.data.copy()
+    run.optimizer.param_groups[0]["tolerance_change"] = 1e9
+    assert not steepest(run)
+    assert same(run.p.data, x)
+    run.optimizer.param_groups[0]["tolerance_change"] = 1e-5
     assert steepest(run)
     assert not same(run.p.data, x)
 

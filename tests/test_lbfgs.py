@@ -8,6 +8,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from importlib import import_module
 from itertools import count
 from typing import Any
 
@@ -154,7 +155,7 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_bit_of_torch_that_is_given_the_sums(name: str, dtype: str, n: int, summing_torch: Any) -> None:
     pair = Pair(summing_torch, [start(n, dtype)], **CONFIGURATIONS[name])
-    for step in range(7):
+    for step in range(7 if n < 99 else 3):
         assert pair.step() == pair.theirs.step(pair.torch_closure)
         assert same(pair.params[0].data, pair.tensors[0].numpy()), step
         assert set(pair.state) == set(pair.torch_state)
@@ -172,6 +173,42 @@ def test_every_bit_of_torch_over_several_parameters(summing_torch: Any) -> None:
         pair.step(), pair.theirs.step(pair.torch_closure)
         assert all(same(p.data, t.numpy()) for p, t in zip(pair.params, pair.tensors, strict=True))
     assert pair.state["d"].shape == (13,)
+
+
+@pytest.mark.parametrize("fn", [None, "strong_wolfe"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_bit_of_torch_where_losses_are_drawn(seed: int, dtype: str, fn: str | None, summing_torch: Any) -> None:
+    """Losses and gradients have nothing to do with the parameters, as if each evaluation saw other data."""
+    rng = np.random.default_rng(seed)
+    losses = rng.normal(size=999) * 10.0 ** rng.integers(-5, 1, 999)
+    grads = (rng.normal(size=(999, 3)) * 10.0 ** rng.integers(-2, 2, (999, 1))).astype(dtype)
+    p, tensor = Parameter(start(3, dtype)), summing_torch.from_numpy(start(3, dtype))
+    hyper: Any = {"lr": float(rng.uniform(0.05, 2)), "max_iter": int(rng.integers(1, 9)), "line_search_fn": fn}
+    hyper |= {"history_size": int(rng.integers(1, 5)), "tolerance_change": 1e-4, "tolerance_grad": 0.02}
+    ours, theirs = LBFGS([p], **hyper), summing_torch.optim.LBFGS([tensor], **hyper)
+    evals = [count(), count()]
+
+    def closure() -> Any:
+        i = next(evals[0])
+        p.grad = grads[i]
+        return losses[i]
+
+    def torch_closure() -> Any:
+        i = next(evals[1])
+        tensor.grad = summing_torch.from_numpy(grads[i].copy())
+        return losses[i]
+
+    compared = 0
+    for _ in range(9):
+        ours.step(closure), theirs.step(torch_closure)
+        if not np.isfinite(tensor.numpy()).all():
+            break
+        compared += 1
+        assert same(p.data, tensor.numpy())
+        assert ours.state[p]["func_evals"] == theirs.state[tensor]["func_evals"]
+        assert ours.state[p]["n_iter"] == theirs.state[tensor]["n_iter"]
+    assert compared > 2, "torch divides 0 by 0 too early to compare"
 
 
 @pytest.mark.parametrize(("n", "lr", "search"), [(2, 1, True), (10, 1, True), (2, 0.5, False), (10, 0.5, False)])
@@ -326,6 +363,50 @@ def test_search_meets_both_conditions(a: float, b: float, k: float, t: float, c1
     assert end.slope == slope(end.t)
     assert end.f <= f(0) + c1 * end.t * slope(0)
     assert abs(end.slope) <= c2 * abs(slope(0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", range(4))
+def test_search_visits_the_steps_of_torch(seed: int, dtype: str, summing_torch: Any) -> None:
+    """Losses and slopes are drawn as the search goes, with many ties, and depend on the step only by its number."""
+    search = import_module("torch.optim.lbfgs")._strong_wolfe
+    rng = np.random.default_rng(seed)
+    compared = 0
+    for _ in range(60):
+        losses = np.round(rng.normal(-0.5, 1, 40) * rng.choice([2, 9])) / 8
+        slopes = (np.round(rng.normal(-0.4, 1, 40) * 8) / 8).astype(dtype)
+        c1, c2 = float(rng.choice([1e-4, 0.3])), float(rng.choice([0.01, 0.4]))
+        max_evals = int(rng.integers(0, 14))
+        f, slope, t = 0.25, np.array([-1.375], dtype), np.array(rng.choice([0.4, 3.0]), dtype)
+        steps: dict[str, list[Any]] = {"ours": [], "theirs": []}
+
+        def along(who: str, t: Any, steps: Any = steps, losses: Any = losses, slopes: Any = slopes) -> Any:
+            steps[who].append(np.asarray(t, dtype))
+            return float(losses[len(steps[who])]), slopes[len(steps[who])][None]
+
+        d = np.ones(1, dtype)
+        with np.errstate(all="ignore"):
+            end = strong_wolfe(
+                lambda t: along("ours", t), d, Point(0, f, slope, slope[0]), t[()], c1=c1, c2=c2, max_evals=max_evals
+            )
+
+        def torch_along(x: Any, t: Any, d: Any) -> Any:
+            f, g = along("theirs", t)
+            return f, summing_torch.from_numpy(g.copy())
+
+        tensors = [summing_torch.from_numpy(x) for x in (t, d, slope)]
+        loss, gradient, length, evals = search(
+            torch_along, None, tensors[0], tensors[1], f, tensors[2], tensors[2][0], c1=c1, c2=c2, max_ls=max_evals
+        )
+        assert np.isfinite(steps["ours"]).all()
+        sound = int(np.isfinite(steps["theirs"]).sum())
+        assert same(steps["ours"][:sound], steps["theirs"][:sound])
+        if sound == evals:
+            compared += 1
+            assert len(steps["ours"]) == evals
+            assert (end.f, end.g.tolist()) == (loss, gradient.tolist())
+            assert same(np.asarray(end.t, dtype), np.asarray(length, dtype))
+    assert compared > 50, "in torch a cubic without a minimum is seldom 0 / 0"
 
 
 @pytest.mark.parametrize("max_evals", [0, 1, 2, 5])

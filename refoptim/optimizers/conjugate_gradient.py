@@ -31,6 +31,25 @@ BETAS = ("PR+", "FR", "HS", "DY")
 SEARCH_EVALS = 25
 """A line search tries at most this many steps after the first."""
 
+PART: Any = {"interval": hp.Interval("(0, 0.5)")}
+
+Period = Annotated[
+    int | None,
+    hp.Count(
+        "the number of iterations after which a restart is due; None stands for the number of elements",
+        optional=True,
+        interval=hp.Interval("[1, inf)"),
+    ),
+]
+Powell = Annotated[
+    hp.Scalar | None,
+    hp.Real(
+        "gradients at least this far from orthogonal cause a restart; None: they never do",
+        optional=True,
+        interval=hp.Interval("(0, inf)"),
+    ),
+]
+
 
 @dataclass
 class Conjugacy(Progress):
@@ -55,11 +74,12 @@ class ConjugateGradient(ClosureOptimizer):
             beta = (g . g) / (d' . y)              'DY'    Dai and Yuan
         d = -g   in a restart: first of all, every ``restart_every`` iterations, if |g . g'| >= powell * (g . g),
                  after a search that found no step, or if d would not be a direction of descent
-        t = a step along d found by ``strong_wolfe``; lr without a search
+        t = a step along d found by ``strong_wolfe`` (c1, c2)      if line_search_fn,  lr else
         x = x + t * d
 
-    A coefficient beta whose quotient is not finite is 0. The first step that a search tries is lr * min(1, 1 / sum |g|)
-    in the first iteration of all, and then t' * (g' . d') / (g . d), which promises the decrease of the last move.
+    A coefficient beta whose quotient is not finite is 0. In the first iteration of all the length, or the first one that
+    a search tries, is lr * min(1, 1 / sum |g|); after it a search begins with t' * (g' . d') / (g . d), which promises
+    the decrease of the last move.
 
     The step ends after ``max_iter`` iterations or ``max_eval`` evaluations (which a search may exceed by one), or if
     max |g| <= ``tolerance_grad``, g . d > -``tolerance_change``, max |t * d| <= ``tolerance_change``, or the loss
@@ -97,31 +117,14 @@ class ConjugateGradient(ClosureOptimizer):
         tolerance_grad: ToleranceGrad = 1e-7,
         tolerance_change: ToleranceChange = 1e-9,
         beta: Annotated[str, hp.Choice("the formula of the coefficient", options=BETAS)] = "PR+",
-        restart_every: Annotated[
-            int | None,
-            hp.Count(
-                "the number of iterations after which a restart is due; None stands for the number of elements",
-                optional=True,
-                interval=hp.Interval("[1, inf)"),
-            ),
-        ] = None,
+        restart_every: Period = None,
         line_search_fn: LineSearch = "strong_wolfe",
         *,
-        powell: Annotated[
-            hp.Scalar | None,
-            hp.Real(
-                "gradients at least this far from orthogonal cause a restart; None: they never do",
-                optional=True,
-                interval=hp.Interval("(0, inf)"),
-            ),
-        ] = 0.2,
+        powell: Powell = 0.2,
         c1: Annotated[
-            hp.Scalar,
-            hp.Real("the part of the promised decrease that a search must achieve", interval=hp.Interval("(0, 0.5)")),
+            hp.Scalar, hp.Real("the part of the promised decrease that a search must achieve", **PART)
         ] = 1e-4,
-        c2: Annotated[
-            hp.Scalar, hp.Real("the part of the slope that a search may leave", interval=hp.Interval("(0, 0.5)"))
-        ] = 0.1,
+        c2: Annotated[hp.Scalar, hp.Real("the part of the slope that a search may leave", **PART)] = 0.1,
         maximize: hp.Maximize = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
