@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import functional, lr_scheduler
+from . import functional, lr_scheduler, swa_utils
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -59,5 +59,6 @@ __all__ = [
     "rounding",
     "set_default_dtype",
     "set_num_threads",
+    "swa_utils",
     "swap_in_optimizer_params_and_state",
 ]

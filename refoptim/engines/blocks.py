@@ -13,16 +13,20 @@ CHUNK = 24 << 10
 """Elements of a block at most; with its temporaries it fits the second-level cache. No result depends on it."""
 
 
-class Segment(NamedTuple):
-    """Elements ``start`` to ``stop`` of the job of number ``job``."""
+class Piece(NamedTuple):
+    """Elements ``start`` to ``stop`` of a large job."""
 
     job: int
     start: int
     stop: int
 
 
-Block = list[Segment]
-"""What is updated at once: a piece of one job, or several whole small ones."""
+class Pack(list[int]):
+    """Some small jobs, whole, side by side."""
+
+
+Block = Piece | Pack
+"""What is updated at once."""
 
 
 class Flats:
@@ -32,42 +36,48 @@ class Flats:
         self.jobs = [_flat(job) for job in jobs]
 
     def blocks(self, pack: bool) -> Iterator[Block]:
-        """Cut the jobs into blocks; ``pack`` lets small ones share a block."""
-        pending: Block = []
-        room = CHUNK
+        """Cut large jobs into pieces and put small ones together, each by itself unless ``pack``."""
+        pending, room = Pack(), CHUNK
         for job, operands in enumerate(self.jobs):
             size = len(operands[0])
-            if pending and (size > room or not pack):
-                yield pending
-                pending, room = [], CHUNK
             if size > CHUNK:
-                yield from ([Segment(job, i, min(i + CHUNK, size))] for i in range(0, size, CHUNK))
+                yield from (Piece(job, i, min(i + CHUNK, size)) for i in range(0, size, CHUNK))
             elif size:
-                pending.append(Segment(job, 0, size))
+                if pending and (size > room or not pack):
+                    yield pending
+                    pending, room = Pack(), CHUNK
+                pending.append(job)
                 room -= size
         if pending:
             yield pending
 
     def load(self, block: Block) -> list[Array]:
         """Return the operands of a block: views where they are one piece of memory, else copies."""
+        if isinstance(block, Piece):
+            return [x[block.start : block.stop] for x in self.jobs[block.job]]
         if len(block) == 1:
-            job, start, stop = block[0]
-            return [x[start:stop] for x in self.jobs[job]]
-        parts = [[x[start:stop] for x in self.jobs[job]] for job, start, stop in block]
-        return [np.concatenate(operand) for operand in zip(*parts, strict=True)]
+            return [x[:] for x in self.jobs[block[0]]]
+        return [np.concatenate(operand) for operand in zip(*(self.jobs[job] for job in block), strict=True)]
 
     def is_view(self, block: Block, operand: int) -> bool:
         """Tell whether ``load`` returns a view of an operand."""
-        return len(block) == 1 and isinstance(self.jobs[block[0].job][operand], np.ndarray)
+        if isinstance(block, Pack) and len(block) > 1:
+            return False
+        job = block.job if isinstance(block, Piece) else block[0]
+        return isinstance(self.jobs[job][operand], np.ndarray)
 
     def store(self, block: Block, operands: Sequence[int], values: Sequence[Array]) -> None:
         """Write new values of some operands of a block."""
-        offset = 0
-        for job, start, stop in block:
-            flats = self.jobs[job]
+        if isinstance(block, Piece):
             for operand, value in zip(operands, values, strict=True):
-                flats[operand][start:stop] = value if len(block) == 1 else value[offset : offset + stop - start]
-            offset += stop - start
+                self.jobs[block.job][operand][block.start : block.stop] = value
+            return
+        offset = 0
+        for flats in (self.jobs[job] for job in block):
+            end = offset + len(flats[0])
+            for operand, value in zip(operands, values, strict=True):
+                flats[operand][...] = value[offset:end]
+            offset = end
 
 
 def _flat(job: Sequence[Array]) -> list[Any]:
