@@ -77,9 +77,9 @@ class ConjugateGradient(ClosureOptimizer):
         t = a step along d found by ``strong_wolfe`` (c1, c2)      if line_search_fn,  lr else
         x = x + t * d
 
-    A coefficient beta whose quotient is not finite is 0. In the first iteration of all the length, or the first one that
-    a search tries, is lr * min(1, 1 / sum |g|); after it a search begins with t' * (g' . d') / (g . d), which promises
-    the decrease of the last move.
+    A coefficient beta whose quotient is not finite is 0. In the first iteration of all the length, or the first one
+    that a search tries, is lr * min(1, 1 / sum |g|); after it a search begins with t' * (g' . d') / (g . d), which
+    promises the decrease of the last move.
 
     The step ends after ``max_iter`` iterations or ``max_eval`` evaluations (which a search may exceed by one), or if
     max |g| <= ``tolerance_grad``, g . d > -``tolerance_change``, max |t * d| <= ``tolerance_change``, or the loss
