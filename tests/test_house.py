@@ -1,0 +1,324 @@
+"""The architecture: what imports what, how long functions are, what is documented, and clean tools."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refoptim
+from refoptim import SparseGrad
+from refoptim.hyper import Flag, declared
+
+ROOT = Path(refoptim.__file__).parents[1]
+PACKAGES = {"refoptim": ROOT / "refoptim", "refoptim.conformance": ROOT / "conformance"}
+
+ORDER = [
+    "arith",
+    "tree",
+    "hyper",
+    "sparse",
+    "parameter",
+    "groups",
+    "rule",
+    "state_dict",
+    "plan",
+    "engines.blocks",
+    "engines.threads",
+    "engines.program",
+    "engines.pure",
+    "engines.reference",
+    "engines",
+    "hooks",
+    "optimizer",
+    "line_search",
+    "closure",
+    "optimizers",
+    "functional",
+    "swap",
+    "averages",
+    "batch_norms",
+    "members",
+    "lr_scheduler",
+    "swa_utils",
+    "",
+    "lr_scheduler.spec",
+    "conformance",
+    "describe",
+    "bench",
+    "plot",
+    "plot_cli",
+    "cli",
+]
+"""Modules of refoptim from the ground up ("" is what ``import refoptim`` runs): each may import those before it. The
+modules of a package that stands here as one may import one another, but not in a circle."""
+
+
+@cache
+def sources() -> dict[str, Path]:
+    """Return the files of all modules by their full names."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+@cache
+def parsed(name: str) -> ast.Module:
+    return ast.parse(sources()[name].read_text(encoding="utf-8"))
+
+
+def imported(name: str) -> set[str]:
+    """Return the modules of refoptim that a module names in its imports, wherever they stand."""
+    found: set[str] = set()
+    for node in ast.walk(parsed(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package_of(name))
+            members = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {member if member in sources() else base for member in members}
+    return found & sources().keys()
+
+
+def package_of(name: str) -> str:
+    return name if sources()[name].name == "__init__.py" else name.rpartition(".")[0]
+
+
+def entry(name: str) -> str:
+    """Return the entry of ORDER that a module belongs to: its own name, or that of a package it is in."""
+    own = name.removeprefix("refoptim").removeprefix(".")
+    while own not in ORDER:
+        if "." not in own:
+            raise AssertionError(f"{name} has no place in ORDER")
+        own = own.rpartition(".")[0]
+    return own
+
+
+def test_every_entry_of_the_order_exists() -> None:
+    assert {entry(name) for name in sources()} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", sources())
+def test_nothing_imports_upward(name: str) -> None:
+    place = ORDER.index(entry(name))
+    upward = [other for other in imported(name) if ORDER.index(entry(other)) > place]
+    assert not upward, f"{name} imports {upward}"
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = {name: imported(name) - {name} for name in sources()}
+    order = list(TopologicalSorter(graph).static_order())
+    assert len(order) == len(sources())
+
+
+def test_rules_stand_alone() -> None:
+    """One room per optimizer; a variant may build on the rule it is a variant of."""
+    rooms = [name for name in sources() if name.startswith("refoptim.optimizers.")]
+    assert len(rooms) >= 16
+    between = {(name, other) for name in rooms for other in imported(name) if other in rooms}
+    assert between == {("refoptim.optimizers.adamw", "refoptim.optimizers.adam")}
+
+
+def top_levels(name: str) -> set[str]:
+    """Return the libraries that a module imports outside of functions."""
+    found: set[str] = set()
+    for node in parsed(name).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module or "")
+    return {each.partition(".")[0] for each in found} - {"__future__", "refoptim"} - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", sources())
+def test_modules_import_numpy_alone(name: str) -> None:
+    """Above the library itself stand commands, which need more; what else they import they import where they use it."""
+    assert top_levels(name) <= ({"numpy", "click", "rich"} if entry(name).endswith("cli") else {"numpy"})
+
+
+def test_importing_refoptim_imports_numpy_alone() -> None:
+    """All it takes with it, in a fresh interpreter, belongs to NumPy or to Python."""
+    code = (
+        "import sys; before = set(sys.modules); import refoptim, refoptim.lr_scheduler, refoptim.swa_utils;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"numpy", "refoptim"}
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions() -> Iterator[tuple[str, Function]]:
+    for name in sources():
+        for node in ast.walk(parsed(name)):
+            if isinstance(node, Function):
+                yield name, node
+
+
+def length(function: Function) -> int:
+    """Count the lines of a function's body, its docstring left out."""
+    documented = ast.get_docstring(function, clean=False) is not None
+    body = function.body[1:] if documented else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short() -> None:
+    lengths = np.array([length(function) for _, function in functions()])
+    assert len(lengths) > 300
+    assert np.median(lengths) <= 8
+    assert np.percentile(lengths, 90) <= 20
+
+
+def test_no_function_is_long() -> None:
+    long = [
+        f"{name}.{function.name}: {length(function)} lines"
+        for name, function in functions()
+        if length(function) > 40 and name != "refoptim.line_search"
+    ]
+    assert not long
+
+
+def public_modules() -> list[ModuleType]:
+    """Import every module but those whose libraries are extras."""
+    names = [name for name in sources() if not any(find_spec(library) is None for library in top_levels(name))]
+    return [importlib.import_module(name) for name in names if not name.rpartition(".")[2].startswith("_")]
+
+
+def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Yield the public classes and functions that a module defines, and the public members of the classes."""
+    for name, x in vars(module).items():
+        if name.startswith("_") or getattr(x, "__module__", None) != module.__name__:
+            continue
+        if inspect.isclass(x):
+            yield name, x
+            for member, y in vars(x).items():
+                described = inspect.isfunction(y) or isinstance(y, (property, classmethod, staticmethod))
+                if described and not member.startswith("_"):
+                    yield f"{name}.{member}", getattr(x, member)
+        elif inspect.isfunction(x):
+            yield name, x
+
+
+def test_everything_public_has_a_docstring() -> None:
+    """A method that overrides another, or does what a protocol asks for, may leave its description to that."""
+    found = [(f"{module.__name__}.{name}", x) for module in public_modules() for name, x in public(module)]
+    protocols = [x for _, x in found if inspect.isclass(x) and getattr(x, "_is_protocol", False)]
+    asked_for = {name for x in protocols for name, y in vars(x).items() if getattr(y, "__doc__", None)}
+    assert len(found) > 300
+    assert not [name for name, x in found if not inspect.getdoc(x) and name.rpartition(".")[2] not in asked_for]
+    assert not [module.__name__ for module in public_modules() if not module.__doc__ and module.__name__ not in EMPTY]
+
+
+EMPTY = {"refoptim.optimizers"}
+"""Packages of which the file ``__init__.py`` is empty."""
+
+
+def optimizers() -> dict[str, type[Any]]:
+    """Return the optimizers by name, from their rooms."""
+    rooms = importlib.import_module("refoptim.optimizers").__path__
+    found: dict[str, type[Any]] = {}
+    for room in pkgutil.iter_modules(rooms):
+        module = importlib.import_module(f"refoptim.optimizers.{room.name}")
+        found |= {x.__name__: x for _, x in public(module) if inspect.isclass(x) and issubclass(x, refoptim.Optimizer)}
+    return found
+
+
+SHARED = {"foreach", "maximize", "capturable", "differentiable", "fused"}
+"""Flags that mean the same everywhere, so that no formula shows them."""
+
+
+def documentation(cls: type[Any]) -> str:
+    """Return the docstring of an optimizer; a variant's says whose formula it shares, and that one's is added."""
+    own = cls.__doc__ or ""
+    return own + "".join(base.__doc__ or "" for base in cls.__mro__[1:] if f"``{base.__name__}``" in own)
+
+
+def names_it(text: str, name: str) -> bool:
+    """Tell whether a text names something: ``betas`` also as ``beta1`` or ``beta2``."""
+    return bool(re.search(rf"\b({name}|{name}[12]|{name.removesuffix('s')}[12])\b", text))
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_docstrings_name_hyperparameters(name: str) -> None:
+    cls = optimizers()[name]
+    text = documentation(cls)
+    assert not [key for key in declared(cls) if key not in SHARED and not names_it(text, key)]
+
+
+def everything_on(cls: type[Any]) -> dict[str, Any]:
+    """Return settings with which an optimizer keeps all the state it can."""
+    on = {key: True for key, x in declared(cls).items() if isinstance(x, Flag) and key not in SHARED}
+    more = {"momentum": 0.9, "line_search_fn": "strong_wolfe"}
+    accepted = inspect.signature(cls).parameters
+    return {key: x for key, x in (on | more).items() if key in accepted}
+
+
+def states(cls: type[Any]) -> set[str]:
+    """Return the names of all that an optimizer keeps of a vector and of a matrix."""
+    kept: set[str] = set()
+    for shape in [(2, 3)] if cls.__name__ == "Muon" else [(3,), (2, 3)]:
+        p = refoptim.Parameter(np.linspace(1, 2, int(np.prod(shape))).reshape(shape))
+        optimizer = cls([p], **everything_on(cls))
+        optimizer.step(bowl(p)) if "closure" in cls.__mro__[1].__module__ else optimizer.step(grads=[slope(cls, p)])
+        kept |= optimizer.state[p].keys()
+    return kept
+
+
+def bowl(p: Any) -> Callable[[], float]:
+    def closure() -> float:
+        p.grad = 4 * p.data**3
+        return float(np.sum(p.data**4))
+
+    return closure
+
+
+def slope(cls: type[Any], p: Any) -> Any:
+    if cls.__name__ != "SparseAdam":
+        return p.data.copy()
+    return SparseGrad(np.arange(p.shape[0])[None], p.data.copy(), p.shape)
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_docstrings_name_state(name: str) -> None:
+    cls = optimizers()[name]
+    kept = states(cls)
+    assert kept
+    assert not [key for key in kept if f"``{key}``" not in documentation(cls)]
+
+
+def run_tool(*command: str) -> None:
+    """Run a tool on the whole checkout; skip if it is not installed, fail with what it says if it complains."""
+    if not find_spec(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_mypy_finds_nothing() -> None:
+    run_tool("mypy")
+
+
+def test_ruff_finds_nothing() -> None:
+    run_tool("ruff", "check", ".")
+
+
+def test_files_are_formatted() -> None:
+    run_tool("ruff", "format", "--check", ".")
