@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..groups import Group
-from ..hyper import Choice, Flag, Interval, Real
+from ..hyper import Choice, Flag, Hyper, Interval, Real
 from ..optimizer import Optimizer
 from .base import LR, LastEpoch, check, write_lr
 from .momentum_cycler import MomentumCycler
 from .per_group import Function, PerGroup, Rates, spread
 
 MODES = ("triangular", "triangular2", "exp_range")
+
+
+class Mode(Hyper):
+    """One of MODES, or any str beside a ``scale_fn``."""
+
+    def _resolve(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be {self.range}, got {value!r}")
+        return value
+
+    def _range(self) -> str:
+        return f"one of {', '.join(map(repr, MODES))}; any str with scale_fn"
 
 
 class CyclicLR(MomentumCycler):
@@ -57,7 +69,7 @@ class CyclicLR(MomentumCycler):
         step_size_down: Annotated[
             float | None, Real("epochs of the way down; None means as many as up", optional=True)
         ] = None,
-        mode: str = "triangular",
+        mode: Annotated[str, Mode("the scale of the cycles")] = "triangular",
         gamma: Annotated[float, Real("the base of the scale in the mode exp_range")] = 1.0,
         scale_fn: Annotated[
             Callable[[float], float] | None, Function("a function in place of the mode's scale", optional=True)

@@ -78,7 +78,8 @@ def setting(text: str) -> Any:
 def _spec(node: ast.expr) -> Spec:
     if isinstance(node, ast.Name):
         return Spec(_known(node.id), [], {})
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+    spread = isinstance(node, ast.Call) and any(setting.arg is None for setting in node.keywords)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or spread:
         raise ValueError(f"{ast.unparse(node)} is no scheduler: write it like StepLR(step_size=30)")
     settings = {str(setting.arg): _value(setting.value) for setting in node.keywords}
     return Spec(_known(node.func.id), [_spec(member) for member in node.args], settings)
