@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .cases import SCHEMA
+from .strict import MAX_TEXT, parse, read_bytes
+from .strict import GoldenError as GoldenError
 
 WITNESSES = ("torch-ieee", "torch-installed", "reference")
 """torch under the IEEE oracle, torch as it is installed, and refoptim itself."""
@@ -26,10 +28,6 @@ FRAME_DEPTH = 5
 KEYS = {"schema", "optimizer", "provenance", "trajectories", "checksum"}
 
 
-class GoldenError(ValueError):
-    """A file is no golden, or not as it was recorded."""
-
-
 def folder() -> Path:
     """Return the folder of the goldens that come with the package."""
     return Path(str(files(__package__))) / "golden"
@@ -37,10 +35,7 @@ def folder() -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a golden file, or raise GoldenError if it is cut off, of another version, or altered."""
-    try:
-        golden = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise GoldenError(f"{path.name} is not JSON: {error}") from error
+    golden = parse(read_bytes(path, MAX_TEXT), path.name)
     if not isinstance(golden, dict) or set(golden) != KEYS:
         raise GoldenError(f"{path.name} is no golden: it must hold {sorted(KEYS)}")
     if golden["schema"] != SCHEMA:
