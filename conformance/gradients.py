@@ -13,8 +13,12 @@ One draw makes one real number, an integer times a power of two that the storage
     value = (u >> (64 - bits)) * 2**(exponent - ((u >> 1) & spread) - bits),  negative if u is odd (also -0)
 
 ``FORMATS`` gives ``bits``, ``exponent`` and ``spread`` for each kind of number and each storage type. ``zeros`` and
-``special`` replace some normal numbers; ``mixed`` and ``extreme`` choose the kind by the position of the element.
-Elements are numbered in C order, and a complex one is two reals. ``docs/goldens.md`` shows the same in C.
+``special`` replace some normal numbers, ``nil`` makes all of them zeros; ``mixed`` and ``extreme`` choose the kind by
+the position of the element. Elements are numbered in C order, and a complex one is two reals. ``docs/goldens.md`` shows
+the same in C.
+
+The gradients of ``rosenbrock``, ``logistic`` and ``mlp`` are computed in float64 by sums, differences, products and
+quotients alone, each rounded by itself, every sum from its first term to its last, and are rounded once to storage.
 
 Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
@@ -23,13 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from refoptim import SparseGrad
 from refoptim.arith import Array, DType, as_reals, from_reals, round_to, storage, widen
+
+from . import digits
 
 Shape = tuple[int, ...]
 
@@ -52,7 +59,7 @@ CYCLES = {
 }
 """Kinds that change from element to element: that of element ``i`` is entry ``i`` of the cycle, repeated."""
 
-KINDS = (*FORMATS, "zeros", "special", *CYCLES)
+KINDS = (*FORMATS, "zeros", "nil", "special", *CYCLES)
 
 
 def draws(seed: int, first: int, count: int) -> Array:
@@ -76,6 +83,8 @@ def values(u: Array, kind: str, name: str) -> Array:
     choice = u >> np.uint64(4) & np.uint64(7)
     if kind == "zeros":
         x = np.where(choice % 4 == 0, x, 0.0)
+    if kind == "nil":
+        x = np.zeros(u.shape)
     if kind == "special":
         x = np.where(choice == 0, np.inf, np.where(choice == 1, np.nan, x))
     return np.where(u & np.uint64(1), -x, x)
@@ -92,6 +101,9 @@ class Source:
 
     The first draws make the parameters, one after the other; what follows them is said by each source.
     """
+
+    keys: ClassVar[tuple[str, ...]] = ()
+    """What describes the source besides its name, the seed and ``start``."""
 
     def __init__(self, spec: Mapping[str, Any], shapes: Sequence[Shape], dtype: str) -> None:
         self.spec = spec
@@ -132,6 +144,8 @@ class Source:
 class Stream(Source):
     """Gradients that depend on nothing: each step takes as many draws as the parameters have reals."""
 
+    keys = ("kinds",)
+
     def gradients(self, step: int, parameters: Sequence[Array]) -> list[Any]:
         return self._arrays(step * self._taken(), self.shapes, self._kind(step))
 
@@ -143,9 +157,12 @@ class Quadratic(Source):
     arithmetic type and then to the storage type.
     """
 
+    def targets(self) -> list[Array]:
+        """Return the parameters at which the gradient is zero."""
+        return self._arrays(self._taken(), self.shapes, "normal")
+
     def gradients(self, step: int, parameters: Sequence[Array]) -> list[Any]:
-        targets = self._arrays(self._taken(), self.shapes, "normal")
-        return [self._slope(p, target) for p, target in zip(parameters, targets, strict=True)]
+        return [self._slope(p, target) for p, target in zip(parameters, self.targets(), strict=True)]
 
     def _slope(self, p: Array, target: Array) -> Array:
         x, y = as_reals(p), as_reals(target)
@@ -161,6 +178,8 @@ class Rows(Source):
     ``(5 t + 3 (j mod rows)) mod n``, and each step takes the draws of its entries.
     """
 
+    keys = ("kinds", "nnz", "rows")
+
     def gradients(self, step: int, parameters: Sequence[Array]) -> list[Any]:
         shapes = [(self.spec["nnz"], *shape[1:]) for shape in self.shapes]
         per_step = self.pair * sum(math.prod(shape) for shape in shapes)
@@ -174,7 +193,117 @@ class Rows(Source):
         return (5 * step + 3 * (np.arange(self.spec["nnz"]) % self.spec["rows"])) % n
 
 
-SOURCES: dict[str, type[Source]] = {"stream": Stream, "quadratic": Quadratic, "rows": Rows}
+class Problem(Source):
+    """The gradients of a function of float32 or float64 parameters, computed in float64 and rounded once to storage."""
+
+    def gradients(self, step: int, parameters: Sequence[Array]) -> list[Any]:
+        with np.errstate(all="ignore"):
+            slopes = self.slopes(*(np.asarray(p, np.float64) for p in parameters))
+            return [np.asarray(x, self.storage) for x in slopes]
+
+    def slopes(self, *parameters: Array) -> list[Array]:
+        """Return the gradients in float64."""
+        raise NotImplementedError
+
+    @classmethod
+    def fits(cls, shapes: Sequence[Shape]) -> bool:
+        """Tell whether the problem has parameters of these shapes."""
+        raise NotImplementedError
+
+
+class Rosenbrock(Problem):
+    """The gradient of the sum of ``100 (x[i+1] - x[i]**2)**2 + (1 - x[i])**2`` over the elements of each parameter.
+
+    ``((-2 x[i]) * pull[i] - 2 (1 - x[i])) + pull[i-1]``, where ``pull[i] = 200 (x[i+1] - x[i] * x[i])``; the first
+    element lacks what is added, and the last what stands in the bracket.
+
+    Source: Rosenbrock, "An automatic method for finding the greatest or least value of a function", Computer Journal
+    1960, in the form that chains any number of variables.
+    """
+
+    def slopes(self, *parameters: Array) -> list[Array]:
+        return [self._slope(p.reshape(-1)).reshape(p.shape) for p in parameters]
+
+    def _slope(self, x: Array) -> Array:
+        pull = 200 * (x[1:] - x[:-1] * x[:-1])
+        own = -2 * x[:-1] * pull - 2 * (1 - x[:-1])
+        return np.concatenate([own[:1], own[1:] + pull[:-1], pull[-1:]])
+
+    @classmethod
+    def fits(cls, shapes: Sequence[Shape]) -> bool:
+        return all(math.prod(shape) > 1 for shape in shapes)
+
+
+class Logistic(Problem):
+    """Logistic regression: is a handwritten digit five or more? Parameters: a weight per pixel, and a bias.
+
+    The gradient of the mean, over the 64 images of ``digits``, of the logarithmic loss.
+    """
+
+    def slopes(self, *parameters: Array) -> list[Array]:
+        weights, bias = parameters
+        x = digits.pixels()
+        residual = sigmoid(summed(bias, (x * weights).T)) - digits.labels()
+        return [mean(x * residual[:, None]), mean(residual)]
+
+    @classmethod
+    def fits(cls, shapes: Sequence[Shape]) -> bool:
+        return list(shapes) == [(64,), ()]
+
+
+class Perceptron(Problem):
+    """The question of ``Logistic`` put to a network of one hidden layer, whose ``n`` units are max(0, x).
+
+    Parameters: the weights ``(n, 64)`` and biases ``(n,)`` of the layer, a weight per unit, and a bias.
+    """
+
+    def slopes(self, *parameters: Array) -> list[Array]:
+        weights, biases, outer, bias = parameters
+        x = digits.pixels()
+        inputs = summed(biases, (x[:, None] * weights).transpose(2, 0, 1))
+        units = np.where(inputs > 0, inputs, 0.0)
+        residual = sigmoid(summed(bias, (units * outer).T)) - digits.labels()
+        back = np.where(inputs > 0, residual[:, None] * outer, 0.0)
+        return [mean(back[:, :, None] * x[:, None]), mean(back), mean(units * residual[:, None]), mean(residual)]
+
+    @classmethod
+    def fits(cls, shapes: Sequence[Shape]) -> bool:
+        n = shapes[0][0] if shapes[0] else 0
+        return n > 0 and list(shapes) == [(n, 64), (n,), (n,), ()]
+
+
+def summed(first: Array, terms: Array) -> Array:
+    """Add the rows of ``terms`` to ``first``, one after the other."""
+    return reduce(np.add, terms, first)
+
+
+def mean(terms: Array) -> Array:
+    """Return the sum over the 64 images, begun at zero, divided by 64."""
+    return summed(np.zeros(terms.shape[1:]), terms) / 64
+
+
+def sigmoid(x: Array) -> Array:
+    """Return ``1 / (1 + exp(-x))``, where ``x`` beyond -64 … 64 counts as -64 or 64, to about 12 digits.
+
+    The exponential of a 256th is Taylor's polynomial of degree 10 by Horner's rule, then squared eight times.
+    """
+    t = np.where(x > 64, -64.0, np.where(x < -64, 64.0, -x)) / 256
+    exponential = np.ones_like(t)
+    for n in range(10, 0, -1):
+        exponential = 1 + t * exponential / n
+    for _ in range(8):
+        exponential = exponential * exponential
+    return 1 / (1 + exponential)
+
+
+SOURCES: dict[str, type[Source]] = {
+    "stream": Stream,
+    "quadratic": Quadratic,
+    "rows": Rows,
+    "rosenbrock": Rosenbrock,
+    "logistic": Logistic,
+    "mlp": Perceptron,
+}
 
 
 def make_source(spec: Mapping[str, Any], shapes: Sequence[Shape], dtype: str) -> Source:

@@ -8,53 +8,29 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import refoptim
-from refoptim.hyper import Hyper, Several, declared
+from refoptim import Optimizer
+from refoptim.describe import arguments, optimizers, stem, summary
 
 HERE = Path(__file__).parent / "optimizers"
 
 
-def optimizers() -> list[type[refoptim.Optimizer]]:
-    """Return the public optimizers by name."""
-    found = [getattr(refoptim, name) for name in refoptim.__all__]
-    classes = [x for x in found if inspect.isclass(x) and issubclass(x, refoptim.Optimizer)]
-    return sorted((x for x in classes if x is not refoptim.Optimizer), key=lambda x: x.__name__.lower())
-
-
-def page(cls: type[refoptim.Optimizer]) -> str:
+def page(cls: type[Optimizer]) -> str:
     """Return the page of an optimizer."""
     text = inspect.getdoc(cls) or ""
     body = text.replace(".. code-block:: text\n\n", "").replace("``", "`")
     return f"# {cls.__name__}\n\n{body}\n\n## Arguments\n\n{table(cls)}\n"
 
 
-def table(cls: type[refoptim.Optimizer]) -> str:
+def table(cls: type[Optimizer]) -> str:
     """Return the hyperparameters as a table: name, default, allowed values, meaning."""
-    hypers = declared(cls)
-    rows = [
-        f"| `{name}` | `{argument.default!r}` | {allowed(hypers[name])} | {hypers[name].doc} |"
-        for name, argument in inspect.signature(cls).parameters.items()
-        if name in hypers
-    ]
+    rows = [f"| `{x.name}` | `{x.default!r}` | {x.allowed} | {x.meaning} |" for x in arguments(cls)]
     return "\n".join(["| name | default | allowed | meaning |", "|---|---|---|---|", *rows])
 
 
-def allowed(hyper: Hyper) -> str:
-    """Return the allowed values of a hyperparameter, a tuple's one by one."""
-    if isinstance(hyper, Several):
-        return ", ".join(item.range for item in hyper.items)
-    return hyper.range
-
-
-def index(classes: list[type[refoptim.Optimizer]]) -> str:
+def index(classes: list[type[Optimizer]]) -> str:
     """Return the page that lists all optimizers with the first line of their docstrings."""
-    rows = [f"- [{x.__name__}]({stem(x)}.md): {(inspect.getdoc(x) or '').splitlines()[0]}" for x in classes]
+    rows = [f"- [{x.__name__}]({stem(x)}.md): {summary(x)}" for x in classes]
     return "# Optimizers\n\n" + "\n".join(rows) + "\n"
-
-
-def stem(cls: type) -> str:
-    """Return the name of the file that defines an optimizer."""
-    return cls.__module__.rpartition(".")[2]
 
 
 def pages() -> dict[str, str]:

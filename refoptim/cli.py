@@ -15,6 +15,8 @@ except ImportError as error:
     raise SystemExit(f"refoptim's command line needs {error.name}: pip install 'refoptim[cli]'") from error
 
 from . import __version__, bench
+from .golden_cli import golden
+from .info_cli import doctor_command, explain, list_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,6 +71,10 @@ def _table(results: list[bench.Result], threads: int) -> Table:
         peer = ("-", "-") if r.torch is None else (f"{r.torch * 1e3:.2f}", f"{r.ratio:.2f}")
         table.add_row(r.case.name, f"{r.ours * 1e3:.2f}", *peer, f"{r.extra_memory / 2**20:.2f}")
     return table
+
+
+for command in (golden, list_command, explain, doctor_command):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""Trajectory files: a header and named arrays, in a format chosen by the suffix of the file's name.
+
+The header says what was run (``case``), who computed it (``provenance``), and a digest of everything (``sha256``),
+which a file made by another program may leave out. ``read`` takes files from anybody: everything is checked before it
+is believed, and a file that is not what it must be is a GoldenError of one line. ``write`` makes the same bytes from
+the same contents, whole or not at all. ``docs/golden_cli.md`` describes the formats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from refoptim.arith import Array
+
+from . import npz, safetensors, text
+from .strict import MAX_TENSORS, MAX_TEXT, GoldenError, layout, parse, read_bytes, require, shown
+from .words import digest, from_hex, to_hex
+
+FORMAT = "refoptim trajectory"
+SCHEMA = 1
+
+NAME = re.compile(r"(param|grad|rows)\.\d{1,4}|state\.\d{1,4}\.[A-Za-z]\w{0,40}|lr|momentum|metric|loss", re.ASCII)
+"""The names that arrays have."""
+
+
+class Trajectory(NamedTuple):
+    """What a file holds: its header without format, schema and digest, and its arrays by name."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Array]
+
+
+def _encode_json(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
+    table = {name: {"dtype": x.dtype.name, "shape": list(x.shape), "bits": to_hex(x)} for name, x in tensors.items()}
+    lines = [f" {json.dumps(key)}: {json.dumps(x)}" for key, x in header.items()]
+    arrays = [f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items()]
+    return ("{\n" + ",\n".join([*lines, ' "tensors": {\n' + ",\n".join(arrays) + "\n }"]) + "\n}\n").encode("ascii")
+
+
+def _decode_json(path: Path) -> tuple[Any, dict[str, Array]]:
+    header = parse(read_bytes(path, MAX_TEXT), path.name)
+    table = header.pop("tensors", None) if isinstance(header, dict) else None
+    require(isinstance(table, dict) and len(table) <= MAX_TENSORS, f"{path.name} has no object 'tensors'")
+    return header, {name: _from_json(x, f"{path.name}: {shown(name)}") for name, x in dict(table or {}).items()}
+
+
+def _from_json(entry: Any, where: str) -> Array:
+    fits = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "bits"} and isinstance(entry["bits"], str)
+    require(fits, f"{where} needs dtype, shape, and bits as a text")
+    return from_hex(entry["bits"], layout(entry["dtype"], entry["shape"], where), where)
+
+
+ENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Array]], bytes]] = {
+    "npz": npz.encode,
+    "json": _encode_json,
+    "safetensors": safetensors.encode,
+    "c-header": text.encode_c,
+    "csv": text.encode_csv,
+}
+
+DECODERS: dict[str, Callable[[Path], tuple[Any, dict[str, Array]]]] = {
+    "npz": npz.decode,
+    "json": _decode_json,
+    "safetensors": safetensors.decode,
+    "csv": text.decode_csv,
+}
+
+SUFFIXES = {".npz": "npz", ".json": "json", ".safetensors": "safetensors", ".h": "c-header", ".csv": "csv"}
+
+
+def format_of(path: Path) -> str:
+    """Return the format that the suffix of a file's name stands for, or raise ValueError."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"the suffix of {path.name} stands for no format: use one of {', '.join(SUFFIXES)}")
+    return SUFFIXES[path.suffix.lower()]
+
+
+def write(path: Path, trajectory: Trajectory, form: str | None = None) -> None:
+    """Write a trajectory in a format, by default that of the file's suffix."""
+    header, tensors = trajectory
+    full = {"format": FORMAT, "schema": SCHEMA, **header}
+    full["sha256"] = digest(full, tensors)
+    replace(path, ENCODERS[form or format_of(path)](full, tensors))
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def read(path: Path) -> Trajectory:
+    """Read a trajectory file, or raise GoldenError if it is none, cut off, altered, or of another version."""
+    form = SUFFIXES.get(path.suffix.lower(), "")
+    readable = ", ".join(suffix for suffix, form in SUFFIXES.items() if form in DECODERS)
+    require(form in DECODERS, f"{path.name} cannot be read: its suffix is none of {readable}")
+    try:
+        header, tensors = DECODERS[form](path)
+    except ImportError:
+        raise GoldenError(
+            f"{path.name} holds bfloat16, which needs ml_dtypes: pip install 'refoptim[bfloat16]'"
+        ) from None
+    return _checked(header, tensors, path.name)
+
+
+def _checked(header: Any, tensors: dict[str, Array], where: str) -> Trajectory:
+    """Check what all formats have in common."""
+    require(isinstance(header, dict) and header.get("format") == FORMAT, f"{where} is no trajectory of refoptim")
+    version = header.get("schema")
+    require(
+        type(version) is int and version == SCHEMA, f"{where} has schema {shown(version)}, this version reads {SCHEMA}"
+    )
+    wrong = [name for name in tensors if not NAME.fullmatch(name)]
+    require(not wrong, f"{where} holds an array of an unknown name: {shown(wrong[:1])}")
+    found = header.pop("sha256", None)
+    altered = f"{where} was altered after it was made: its sha256 is wrong (leave it out of a file of your own)"
+    require(found is None or found == digest(header, tensors), altered)
+    require(isinstance(header.get("case"), dict), f"{where} does not say in 'case' what was run")
+    return Trajectory({key: x for key, x in header.items() if key not in ("format", "schema")}, tensors)
+
+
+__all__ = ["ENCODERS", "SUFFIXES", "GoldenError", "Trajectory", "format_of", "read", "replace", "write"]

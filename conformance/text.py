@@ -1,0 +1,164 @@
+"""Trajectories as text: CSV, which can be read back, and a C header, which is for compilers.
+
+A CSV file is the header as JSON behind ``#`` on the first line, which must hold ``tensors``, the dtype and the shape
+of each array, and then a row per number: ``tensor,row,element,bits,value``. ``row`` counts along the first axis,
+``element`` within it, a complex number as two; ``bits`` are the hexadecimal digits of the number, and ``value`` is for
+human eyes: it is written, not read. Rows may stand in any order, but each once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from refoptim.arith import Array, as_reals
+
+from .strict import (
+    MAX_BYTES,
+    MAX_HEADER,
+    MAX_TENSORS,
+    WORD,
+    GoldenError,
+    Layout,
+    check_size,
+    layout,
+    parse,
+    require,
+    shown,
+)
+from .words import from_words, layout_of, to_words
+
+COLUMNS = "tensor,row,element,bits,value"
+
+MIN_ROW = len("p.0,0,0,0000\n")
+"""Bytes of the shortest row."""
+
+MAX_ROW = 200
+
+CTYPE = {2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
+
+
+def encode_csv(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
+    """Return the bytes of a CSV file."""
+    table = {name: {"dtype": x.dtype.name, "shape": list(x.shape)} for name, x in tensors.items()}
+    lines = ["# " + json.dumps({**header, "tensors": table}), COLUMNS]
+    for name, x in tensors.items():
+        lines += _rows(name, x)
+    return ("\n".join(lines) + "\n").encode("ascii")
+
+
+def _rows(name: str, x: Array) -> Iterator[str]:
+    width, digits = _width(layout_of(x)), 2 * WORD[x.dtype.name]
+    values = (
+        (x if x.dtype.kind == "i" else as_reals(x)).reshape(-1).astype(object if x.dtype.kind == "i" else x.real.dtype)
+    )
+    for i, (word, value) in enumerate(zip(to_words(x).tolist(), values, strict=True)):
+        yield f"{name},{i // width},{i % width},{word:0{digits}x},{value}"
+
+
+def _width(found: Layout) -> int:
+    """Return the number of reals in a row of an array along its first axis."""
+    return max(1, found.words // max(1, found.shape[0]))
+
+
+def decode_csv(path: Path) -> tuple[Any, dict[str, Array]]:
+    """Read a CSV file."""
+    size = check_size(path, MAX_BYTES)
+    try:
+        with path.open(encoding="ascii", newline="") as file:
+            header = _first_line(file, path.name)
+            layouts = _layouts(header, size, path.name)
+            return header, _numbers(file, layouts, path.name)
+    except UnicodeDecodeError:
+        raise GoldenError(f"{path.name} is not plain ASCII text") from None
+
+
+def _first_line(file: TextIO, where: str) -> dict[str, Any]:
+    line = file.readline(MAX_HEADER)
+    require(line.startswith("# ") and line.endswith("\n"), f"{where} does not begin with '# ' and a header as JSON")
+    header = parse(line[2:].encode(), f"{where}: the first line")
+    require(isinstance(header, dict), f"{where} has a header that is no object")
+    require(file.readline(MAX_ROW).rstrip("\r\n") == COLUMNS, f"{where} does not have the columns {COLUMNS}")
+    return dict(header)
+
+
+def _layouts(header: dict[str, Any], size: int, where: str) -> dict[str, Layout]:
+    """Take the table of arrays out of a header, and check that a file of ``size`` bytes can hold them."""
+    table = header.pop("tensors", None)
+    require(isinstance(table, dict) and len(table) <= MAX_TENSORS, f"{where} has no table 'tensors' in its header")
+    layouts = {name: _layout(entry, f"{where}: {shown(name)}") for name, entry in dict(table or {}).items()}
+    words = sum(x.words for x in layouts.values())
+    require(words * MIN_ROW <= size, f"{where} has fewer rows than the {words} that its table says")
+    return layouts
+
+
+def _layout(entry: Any, where: str) -> Layout:
+    require(isinstance(entry, dict) and set(entry) == {"dtype", "shape"}, f"{where} needs dtype and shape")
+    found = layout(entry["dtype"], entry["shape"], where)
+    require(bool(found.shape), f"{where} has no axis of rows")
+    return found
+
+
+def _numbers(file: TextIO, layouts: Mapping[str, Layout], where: str) -> dict[str, Array]:
+    """Read all rows and return the arrays."""
+    words = {name: np.zeros(x.words, f"<u{WORD[x.dtype]}") for name, x in layouts.items()}
+    missing = {name: np.ones(x.words, bool) for name, x in layouts.items()}
+    for name, i, word in _read_rows(file, layouts, where):
+        require(bool(missing[name][i]), f"{where} has two rows for one number of {name}")
+        words[name][i], missing[name][i] = word, False
+    for name, holes in missing.items():
+        require(not holes.any(), f"{where} lacks {int(holes.sum())} numbers of {shown(name)}")
+    return {name: from_words(words[name], x) for name, x in layouts.items()}
+
+
+def _read_rows(file: TextIO, layouts: Mapping[str, Layout], where: str) -> Iterator[tuple[str, int, int]]:
+    line_number = 2
+    while line := file.readline(MAX_ROW):
+        line_number += 1
+        found = _row(line, layouts)
+        if found is None:
+            raise GoldenError(f"{where} line {line_number} is no row of a number: {shown(line.rstrip())}")
+        yield found
+
+
+def _row(line: str, layouts: Mapping[str, Layout]) -> tuple[str, int, int] | None:
+    """Read a row: the name of an array, the place of a number in it, and its word; None if it is no such row."""
+    cells = line.rstrip("\r\n").split(",")
+    if not line.endswith("\n") or not 4 <= len(cells) <= 5 or cells[0] not in layouts:
+        return None
+    found, width = layouts[cells[0]], _width(layouts[cells[0]])
+    try:
+        row, element, word = int(cells[1]), int(cells[2]), int(cells[3], 16)
+    except ValueError:
+        return None
+    inside = 0 <= row < found.shape[0] and 0 <= element < width and len(cells[3]) == 2 * WORD[found.dtype] and word >= 0
+    return (cells[0], row * width + element, word) if inside else None
+
+
+def encode_c(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
+    """Return the bytes of a C header: each array as a flat one of the unsigned integers of its bits."""
+    lines = [
+        "/* A trajectory of refoptim. Numbers are the unsigned integers of their bits: memcpy them into floats. */",
+        "#ifndef REFOPTIM_GOLDEN_H\n#define REFOPTIM_GOLDEN_H\n#include <stdint.h>\n",
+        f"static const char golden_header[] = {json.dumps(json.dumps(header))};",
+    ]
+    for name, x in tensors.items():
+        lines += _c_array(name, x)
+    return ("\n".join([*lines, "#endif"]) + "\n").encode("ascii")
+
+
+def _c_array(name: str, x: Array) -> Iterator[str]:
+    """Write one array, eight numbers to a line; C has no empty arrays, so one without elements holds a zero."""
+    words, size = to_words(x).tolist(), WORD[x.dtype.name]
+    kind = "int64_t" if x.dtype.kind == "i" else CTYPE[size]
+    identifier = "golden_" + name.replace(".", "_")
+    yield f"\n/* {name}: {x.dtype.name}, shape {' x '.join(map(str, x.shape)) or 'of one number'} */"
+    yield f"static const {kind} {identifier}[{max(1, len(words))}] = {{"
+    texts = [f"0x{word:0{2 * size}x}{'u' * (kind != 'int64_t')}" for word in words] or ["0"]
+    for i in range(0, len(texts), 8):
+        yield "    " + ", ".join(texts[i : i + 8]) + ","
+    yield "};"

@@ -1,0 +1,294 @@
+"""Compares trajectories with the reference: where they first part, and by how much.
+
+Two numbers agree if their bits do; all NaNs are one number, and -0 is not +0. Their distance in ULP is the number of
+steps from one to the other through all numbers of their type in order, -0 and +0 being two of them. A NaN and a number
+are as far apart as can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refoptim.arith import Array, as_reals
+
+from . import cases, formats, generate, goldens, schedules
+from .generate import Watch
+from .reference import Reference
+from .strict import MAX_TEXT, GoldenError, read_bytes, require, shown
+from .trajectory import decode, trajectory
+from .words import layout_of, to_hex, to_words
+
+NAN_APART = (1 << 64) - 1
+"""The distance of a NaN from a number."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far numbers may be apart: bit for bit, by some ULP, or within ``atol + rtol * |expected|``."""
+
+    ulp: int = 0
+    rtol: float = 0.0
+    atol: float = 0.0
+
+    def __str__(self) -> str:
+        close = f"within {self.atol:g} + {self.rtol:g} * |x|" if self.rtol or self.atol else ""
+        return close or (f"within {self.ulp} ULP" if self.ulp else "EXACT")
+
+
+EXACT = Tolerance()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two numbers differ, and by how much."""
+
+    step: int
+    tensor: str
+    element: list[int]
+    expected: float
+    found: float
+    expected_bits: str
+    found_bits: str
+    ulp: int
+    absolute: float
+    relative: float
+
+    def __str__(self) -> str:
+        ulp = "a NaN on one side" if self.ulp == NAN_APART else f"{self.ulp} ULP"
+        return (
+            f"step {self.step}, {self.tensor} {self.element}: expected {self.expected} ({self.expected_bits}), "
+            f"found {self.found} ({self.found_bits}): {ulp}, absolute {self.absolute:.3g}, relative {self.relative:.3g}"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison found: how many numbers, how many differ and by how much, and where they first part."""
+
+    name: str
+    holds: bool
+    compared: int
+    differing: int = 0
+    max_ulp: int = 0
+    first: Difference | None = None
+    problem: str = ""
+
+    @property
+    def summary(self) -> str:
+        """One word or two for a table."""
+        if self.problem:
+            return self.problem
+        if not self.differing:
+            return "EXACT"
+        return "NaN" if self.max_ulp == NAN_APART else f"{self.max_ulp} ULP"
+
+    @property
+    def refused(self) -> bool:
+        """Whether what was to be compared could not be read."""
+        return self.problem.startswith("refused")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; NaN and infinity as texts."""
+        found = {**asdict(self), "summary": self.summary}
+        if self.first is not None:
+            found["first"] = {key: _finite(x) for key, x in asdict(self.first).items()}
+        return found
+
+
+def _finite(x: Any) -> Any:
+    return str(x) if isinstance(x, float) and not np.isfinite(x) else x
+
+
+def order(x: Array) -> Array:
+    """Return for each real an unsigned integer, such that these are ordered and adjacent as the reals are."""
+    words = to_words(x)
+    sign = words.dtype.type(1 << (8 * words.dtype.itemsize - 1))
+    return np.where(words & sign, ~words, words | sign).astype(np.uint64)
+
+
+def ulps(x: Array, y: Array) -> Array:
+    """Return the distances of the reals of two arrays, as one vector."""
+    if x.dtype.kind == "i":
+        a, b = (z.reshape(-1).view(np.uint64) ^ np.uint64(1 << 63) for z in (x, y))
+        return np.maximum(a, b) - np.minimum(a, b)
+    a, b = order(x), order(y)
+    one_nan = np.isnan(as_reals(x)) != np.isnan(as_reals(y))
+    return np.where(one_nan.reshape(-1), np.uint64(NAN_APART), np.maximum(a, b) - np.minimum(a, b))
+
+
+def compare(
+    name: str,
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    steps: list[int],
+    tolerance: Tolerance = EXACT,
+) -> Verdict:
+    """Compare the arrays of a trajectory that are found with those expected, of the same layouts.
+
+    Args:
+        name: what is compared, for the verdict.
+        expected: all arrays, in the order in which a step computes them.
+        found: some of them.
+        steps: the step of each row of an array; an array with fewer rows has none for the first of them.
+        tolerance: how far numbers may be apart.
+    """
+    gaps = {key: ulps(x, found[key]).reshape(len(x), -1) for key, x in expected.items() if key in found}
+    parted = [(steps[-len(gap) :][row], key, row) for key, gap in gaps.items() for row in _rows(gap)]
+    if not parted:
+        return Verdict(name, True, sum(gap.size for gap in gaps.values()))
+    step = min(step for step, _, _ in parted)
+    _, key, row = next(item for item in parted if item[0] == step)
+    return Verdict(
+        name,
+        all(_close(expected[key], found[key], gaps[key], tolerance) for key in gaps),
+        sum(gap.size for gap in gaps.values()),
+        sum(int(np.count_nonzero(gap)) for gap in gaps.values()),
+        max(int(gap.max()) for gap in gaps.values() if gap.size),
+        difference(step, key, expected[key][row], found[key][row], gaps[key][row]),
+    )
+
+
+def _rows(gap: Array) -> list[int]:
+    """Return the rows with a distance that is not zero: the first is enough."""
+    rows = np.flatnonzero(gap.any(axis=1)) if gap.size else np.zeros(0, int)
+    return [int(row) for row in rows[:1]]
+
+
+def _close(x: Array, y: Array, gap: Array, tolerance: Tolerance) -> bool:
+    """Tell whether an array is as close to what is expected as it must be; counts must be equal."""
+    if x.dtype.kind == "i" or not (tolerance.rtol or tolerance.atol):
+        return bool((gap <= (0 if x.dtype.kind == "i" else tolerance.ulp)).all())
+    a, b = (as_reals(z).reshape(-1).astype(np.float64) for z in (x, y))
+    with np.errstate(all="ignore"):
+        near = np.abs(a - b) <= tolerance.atol + tolerance.rtol * np.abs(a)
+    return bool((near & np.isfinite(a) & np.isfinite(b) | (gap.reshape(-1) == 0)).all())
+
+
+def difference(step: int, key: str, x: Array, y: Array, gap: Array) -> Difference:
+    """Describe the first element in which two arrays of a step differ."""
+    i = int(np.flatnonzero(gap)[0])
+    a, b = (np.asarray(z) if z.dtype.kind == "i" else as_reals(np.asarray(z)) for z in (x, y))
+    u, v = (z.reshape(-1)[i : i + 1] for z in (a, b))
+    with np.errstate(all="ignore"):
+        absolute = np.abs(u.astype(np.float64) - v.astype(np.float64))
+        relative = absolute / np.abs(u.astype(np.float64))
+    place = [int(n) for n in np.unravel_index(i, a.shape)]
+    return Difference(
+        step,
+        key,
+        place,
+        float(u[0]),
+        float(v[0]),
+        to_hex(u),
+        to_hex(v),
+        int(gap[i]),
+        float(absolute[0]),
+        float(relative[0]),
+    )
+
+
+def verify_file(path: Path, tolerance: Tolerance = EXACT, watch: Watch = iter) -> list[Verdict]:
+    """Compare a trajectory file, or a golden of several cases, with what refoptim computes.
+
+    Raises:
+        GoldenError: the file is neither, is cut off, altered, of another version, or does not fit what it says it is.
+    """
+    if is_golden(path):
+        return list(verify_golden(path, tolerance))
+    header, tensors = formats.read(path)
+    entry = header["case"]
+    if "scheduler" in entry:
+        schedules.check(entry)
+        return [_judged(path.name, schedules.make(entry)[1], tensors, ("lr",), entry["steps"], tolerance)]
+    case = generate.check(entry)
+    needed = [f"param.{i}" for i in range(len(case.shapes))]
+    for name, shape in zip(needed, case.shapes, strict=True):
+        fits = name in tensors and layout_of(tensors[name]) == (case.dtypes[0], (case.steps + 1, *shape))
+        require(fits, f"{path.name} has no {name} of dtype {case.dtypes[0]} and shape {(case.steps + 1, *shape)}")
+    expected = generate.trajectory(case, case.dtypes[0], watch)
+    return [_judged(path.name, expected, tensors, needed, case.steps, tolerance)]
+
+
+def _judged(
+    name: str,
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    needed: Iterable[str],
+    steps: int,
+    tolerance: Tolerance,
+) -> Verdict:
+    """Compare trajectories after a look at what there is to be compared."""
+    for key in needed:
+        require(key in found, f"{name} has no {key}")
+    for key, x in found.items():
+        require(key in expected, f"{name} has {shown(key)}, which this case does not have")
+        require(
+            layout_of(x) == layout_of(expected[key]),
+            f"{name}: {key} is {_text(x)}, expected {_text(expected[key])}",
+        )
+    return compare(name, expected, found, list(range(steps + 1)), tolerance)
+
+
+def _text(x: Array) -> str:
+    return f"{x.dtype.name} of shape {x.shape}"
+
+
+def is_golden(path: Path) -> bool:
+    """Tell whether a file is a golden of several cases, as ``record`` writes them."""
+    if path.suffix.lower() != ".json":
+        return False
+    data = read_bytes(path, MAX_TEXT)
+    return b'"trajectories"' in data and b'"tensors"' not in data
+
+
+def verify_golden(path: Path, tolerance: Tolerance) -> Iterator[Verdict]:
+    """Compare the recorded steps of each case of a golden with what refoptim computes."""
+    known = {(case.id, dtype): case for stem in cases.stems() for case in cases.load(stem) for dtype in case.dtypes}
+    for entry in goldens.read(path)["trajectories"]:
+        texts = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("case", "dtype", "sha256"))
+        require(texts and isinstance(entry.get("steps"), dict), f"{path.name} has an entry that is no trajectory")
+        key = (entry["case"], entry["dtype"])
+        require(key in known, f"{path.name} has a case that this version does not have: {shown(key)}")
+        yield _recorded(f"{key[0]} {key[1]}", trajectory(Reference(), known[key], key[1]), entry, tolerance)
+
+
+def _recorded(name: str, expected: Mapping[str, Any], found: Mapping[str, Any], tolerance: Tolerance) -> Verdict:
+    """Compare recorded steps one by one, and the digest of all steps, and put the verdicts together."""
+    require(set(found["steps"]) == set(expected["steps"]), f"{name}: other steps are recorded than the case says")
+    verdicts = [
+        _frame(name, int(step), expected["steps"][step], found["steps"][step], tolerance) for step in expected["steps"]
+    ]
+    unseen = expected["sha256"] != found["sha256"] and not any(x.differing for x in verdicts)
+    return Verdict(
+        name,
+        all(x.holds for x in verdicts) and not (unseen and tolerance == EXACT),
+        sum(x.compared for x in verdicts),
+        sum(x.differing for x in verdicts),
+        max(x.max_ulp for x in verdicts),
+        next((x.first for x in verdicts if x.first is not None), None),
+        "parts between the recorded steps" if unseen else "",
+    )
+
+
+def _frame(name: str, step: int, expected: Any, found: Any, tolerance: Tolerance) -> Verdict:
+    x, y = _tensors(expected, name), _tensors(found, name)
+    same = {key: layout_of(v) for key, v in x.items()} == {key: layout_of(v) for key, v in y.items()}
+    require(same, f"{name}: step {step} has other arrays than expected")
+    return compare(name, x, y, [step], tolerance)
+
+
+def _tensors(frame: Any, where: str) -> dict[str, Array]:
+    """Return the arrays of a recorded frame under the names that trajectory files use, each with one row."""
+    found: dict[str, Array] = {}
+    try:
+        for i, (p, state) in enumerate(zip(frame["parameters"], frame["state"], strict=True)):
+            named = {f"state.{i}.{name}": state[name] for name in sorted(state)} | {f"param.{i}": p}
+            found |= {key: np.asarray(decode(x))[None] for key, x in named.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GoldenError(f"{where} holds an array that is none: {shown(str(error))}") from None
+    return found

@@ -1,0 +1,108 @@
+"""What this machine has and whether it computes as refoptim needs it; nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import __version__
+from .conformance import goldens
+from .conformance.oracle import check_rounding
+from .engines.threads import get_num_threads
+
+PACKAGES = {
+    "numpy": ("numpy",),
+    "ml_dtypes": ("ml-dtypes",),
+    "scipy": ("scipy",),
+    "cupy": ("cupy", "cupy-cuda12x", "cupy-cuda13x"),
+    "torch": ("torch",),
+    "click": ("click",),
+    "rich": ("rich",),
+}
+"""Packages that refoptim can use, and the names under which they are installed."""
+
+
+class Finding(NamedTuple):
+    """What was looked at, what was found, and whether that is as it must be; None where anything is right."""
+
+    name: str
+    value: str
+    ok: bool | None = None
+
+
+def examine() -> list[Finding]:
+    """Look at everything."""
+    return [*_versions(), *_engines(), *_arithmetic(), *_goldens()]
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("refoptim", __version__)
+    yield Finding("python", platform.python_version(), sys.version_info >= (3, 10))
+    for name, distributions in PACKAGES.items():
+        version = next(filter(None, map(_version, distributions)), "")
+        needed = name == "numpy"
+        yield Finding(name, version or "not installed", int(version.split(".")[0]) >= 2 if needed else None)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _engines() -> Iterator[Finding]:
+    """Say which engines there are; a compiler and a GPU's library are what the compiled ones need."""
+    yield Finding("engine numpy", f"{get_num_threads()} of {os.cpu_count()} threads", True)
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    cupy = find_spec("cupy") is not None
+    for name, have, lack in (("host", compiler, "no C++ compiler"), ("cuda", "CuPy" if cupy else None, "no CuPy")):
+        part = find_spec(f"{__package__}.engines.{name}") is not None
+        yield Finding(f"engine {name}", (have or lack) if part else "not part of this installation")
+
+
+def _arithmetic() -> Iterator[Finding]:
+    yield Finding("byte order", sys.byteorder, sys.byteorder == "little")
+    for dtype in (np.float32, np.float64):
+        name = f"{np.dtype(dtype).name}: subnormals, rounding to nearest"
+        try:
+            check_rounding(np.array, dtype)
+            yield Finding(name, "alive, to even", True)
+        except RuntimeError as error:
+            yield Finding(name, str(error), False)
+    right = all(map(_is_root, np.sqrt(np.arange(2.0, 2000.0)).tolist(), range(2, 2000)))
+    yield Finding("square roots", "correctly rounded" if right else "not correctly rounded", right)
+
+
+def _is_root(x: float, square: int) -> bool:
+    """Tell whether no double is nearer to a square root than ``x``, exactly."""
+    half = Fraction(math.ulp(x)) / 2
+    return (Fraction(x) - half) ** 2 <= square <= (Fraction(x) + half) ** 2
+
+
+def _goldens() -> Iterator[Finding]:
+    """Read all goldens: each carries a checksum."""
+    folder = goldens.folder()
+    files = sorted(path for witness in goldens.WITNESSES for path in (folder / witness).glob("*.json"))
+    damaged = [path for path in files if not _is_whole(path)]
+    value = f"{len(files)} files in {folder}" + (f", damaged: {damaged[0].name}" if damaged else "")
+    yield Finding("goldens", value, bool(files) and not damaged)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        goldens.read(path)
+    except (goldens.GoldenError, OSError):
+        return False
+    return True
