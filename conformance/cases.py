@@ -20,7 +20,7 @@ import refoptim
 from refoptim.arith import COMPLEX, FLOATS
 from refoptim.hyper import Choice, Flag, declared
 
-from .gradients import KINDS, SOURCES
+from .gradients import KINDS, SOURCES, Problem, Source
 
 SCHEMA = 1
 """The version of the format of cases and goldens."""
@@ -146,7 +146,7 @@ def _check_shapes(case: Case, where: str) -> None:
 def _check_gradient(spec: Mapping[str, Any], case: Case, where: str) -> None:
     """Raise CaseError if a gradient source is not described in full."""
     _require(spec.get("source") in SOURCES, where, f"has the gradient source {spec.get('source')!r}")
-    keys = {"stream": {"kinds"}, "quadratic": set[str](), "rows": {"kinds", "nnz", "rows"}}[spec["source"]]
+    keys = set(SOURCES[spec["source"]].keys)
     given = set(spec) - {"source", "seed", "start"}
     _require(given == keys, where, f"describes its gradient by {sorted(given)}, expected {sorted(keys)}")
     seed = spec.get("seed")
@@ -155,6 +155,14 @@ def _check_gradient(spec: Mapping[str, Any], case: Case, where: str) -> None:
     _require(set(kinds) <= set(KINDS), where, f"has kinds of numbers {kinds}")
     if spec["source"] == "rows":
         _check_rows(spec, case, where)
+    _check_problem(SOURCES[spec["source"]], case, where)
+
+
+def _check_problem(source: type[Source], case: Case, where: str) -> None:
+    """Problems are posed in parameters of their own shapes, and rounded from float64, which is exact enough once."""
+    if issubclass(source, Problem):
+        _require(source.fits(case.shapes), where, f"has shapes {case.shapes}, which the problem does not have")
+        _require(set(case.dtypes) <= {"float32", "float64"}, where, "rounds a problem to other than float32 or float64")
 
 
 def _check_rows(spec: Mapping[str, Any], case: Case, where: str) -> None:
