@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from refoptim.arith import Array
 
-from . import cases, generate
+from . import cases, generate, tasks
 from .cases import Case
 from .formats import replace
 from .record import provenance
@@ -109,14 +110,14 @@ class Run(NamedTuple):
 
 
 def runs(patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Run]:
-    """Return all runs of cases whose names contain one of some texts, in some storage types; none given means all."""
+    """Return all runs of cases, or those whose names match a pattern and whose storage type is asked for.
+
+    A pattern is a text that the name contains, or, if there is a ``*`` in it, what the whole name looks like.
+    """
     found = [Run(case, dtype) for stem in cases.stems() for case in cases.load(stem) for dtype in case.dtypes]
-    return [
-        run
-        for run in found
-        if (not dtypes or run.dtype in dtypes)
-        and (not patterns or any(text.lower() in run.case.id for text in patterns))
-    ]
+    globs = [text.lower() if "*" in text else f"*{text.lower()}*" for text in patterns] or ["*"]
+    named = [run for run in found if any(fnmatchcase(run.case.id, glob) for glob in globs)]
+    return [run for run in named if not dtypes or run.dtype in dtypes]
 
 
 def export(folder: Path, chosen: Iterable[Run], numbers: str = "bin") -> None:
@@ -140,7 +141,7 @@ def export(folder: Path, chosen: Iterable[Run], numbers: str = "bin") -> None:
 def described(run: Run) -> dict[str, Any]:
     """Return a case as JSON, its defaults written out."""
     case = run.case
-    hyper = generate.all_hyper(case.optimizer, case.hyper)
+    hyper = tasks.all_hyper(case.optimizer, case.hyper)
     return {
         "schema": SCHEMA,
         "case": case.id,

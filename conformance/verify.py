@@ -16,7 +16,7 @@ import numpy as np
 
 from refoptim.arith import Array, as_reals
 
-from . import cases, formats, generate, goldens, schedules
+from . import cases, formats, generate, goldens, schedules, tasks
 from .generate import Watch
 from .reference import Reference
 from .strict import MAX_TEXT, GoldenError, read_bytes, require, shown
@@ -205,7 +205,7 @@ def verify_file(path: Path, tolerance: Tolerance = EXACT, watch: Watch = iter) -
     if "scheduler" in entry:
         schedules.check(entry)
         return [_judged(path.name, schedules.make(entry)[1], tensors, ("lr",), entry["steps"], tolerance)]
-    case = generate.check(entry)
+    case = tasks.check(entry)
     needed = [f"param.{i}" for i in range(len(case.shapes))]
     for name, shape in zip(needed, case.shapes, strict=True):
         fits = name in tensors and layout_of(tensors[name]) == (case.dtypes[0], (case.steps + 1, *shape))

@@ -15,8 +15,8 @@ from rich.progress import track
 
 from .arith import COMPLEX, FLOATS
 from .cli_output import Refused, print_json, print_table, refusing
-from .conformance import export, formats, generate, goldens, schedules, verify
-from .conformance.gradients import KINDS
+from .conformance import export, formats, generate, goldens, schedules, tasks, verify
+from .conformance.gradients import KINDS, SOURCES
 from .describe import find
 from .lr_scheduler import LRScheduler
 
@@ -82,8 +82,8 @@ def _value(text: str) -> Any:
     "kind",
     default="normal",
     show_default=True,
-    type=click.Choice([*KINDS, "quadratic"]),
-    help="The kind of the gradients.",
+    type=click.Choice([*KINDS, *(name for name, source in SOURCES.items() if not source.keys)]),
+    help="The kind of the gradients, or a problem.",
 )
 @click.option("--format", "form", type=click.Choice([*formats.ENCODERS]), help="By default what the suffix says.")
 @click.option(
@@ -121,7 +121,7 @@ def generate_command(
         described = name.replace(name.partition("(")[0], cls.__name__, 1)
         header, tensors = schedules.make(schedules.task(described, settings, steps, seed))
     else:
-        entry = generate.task(cls, settings, dtype, shapes, steps, seed, kind)
+        entry = tasks.task(cls, settings, dtype, shapes, steps, seed, kind)
         numbers = steps * sum(math.prod(shape) for shape in entry["shapes"])
         header, tensors = generate.make(entry, _watch(steps, numbers))
     formats.write(output, formats.Trajectory(header, tensors), form)
