@@ -121,9 +121,13 @@ def _check_settings(
 
 
 def _merge(i: int, group: Group, new: Mapping[str, Any]) -> Group:
-    """Return a saved group with the optimizer's own parameters and names; a setting that it lacks stays."""
+    """Return a saved group with the optimizer's own parameters and names; a setting that it lacks stays.
+
+    Whether a compiled kernel runs depends on the machine, not on the state, so ``fused`` stays too.
+    """
     where = f"param_groups[{i}] of a state dict"
-    merged = group | {key: _plain(x, f"{key} in {where}") for key, x in new.items() if key != "params"}
+    taken = {key: x for key, x in new.items() if key != "params" and not (key == "fused" and key in group)}
+    merged = group | {key: _plain(x, f"{key} in {where}") for key, x in taken.items()}
     if "param_names" in new:
         check_names(new["param_names"], len(group["params"]), where)
         merged["param_names"] = list(group.get("param_names", new["param_names"]))

@@ -77,7 +77,6 @@ HYPERPARAMETERS: list[Row] = [
     ("SGD", {"maximize": None}, T, "maximize must be True or False, got None"),
     ("SGD", {"maximize": "yes"}, T, "maximize must be True or False, got 'yes'"),
     ("SGD", {"foreach": 1}, T, "foreach must be True or False or None, got 1"),
-    ("SGD", {"fused": 0.5}, T, "fused must be True or False or None, got 0.5"),
     ("SGD", {"differentiable": 1}, T, "differentiable must be True or False, got 1"),
     ("SGD", {"capturable": "no"}, T, "capturable must be True or False, got 'no'"),
     ("Adam", {"lr": -1e-9}, V, "Invalid learning rate: -1e-09 (lr must be in [0, inf))"),
@@ -232,6 +231,22 @@ WAYS = [as_argument, of_a_group, of_an_added_group, set_between_steps, loaded, o
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("name", "given", "error", "message"), HYPERPARAMETERS)
 def test_hyperparameter(name: str, given: dict[str, Any], error: type[Exception], message: str, way: Any) -> None:
+    optimizer, w = trained(name)
+    refused([optimizer, w, given], way(name, given, optimizer, w), error, message)
+
+
+NO_KERNELS = "fused=True needs compiled kernels, which this version does not have: leave fused=None"
+FLAGS: list[Row] = [
+    ("Adam", {"fused": 0.5}, T, "fused must be True or False or None, got 0.5"),
+    ("Adam", {"fused": True}, R, NO_KERNELS),
+    ("Adam", {"fused": True, "foreach": True}, R, "`fused` and `foreach` cannot be `True` together."),
+    ("Adam", {"fused": True, "differentiable": True}, R, "`fused` does not support `differentiable`"),
+]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way is not loaded])
+@pytest.mark.parametrize(("name", "given", "error", "message"), FLAGS)
+def test_fused(name: str, given: dict[str, Any], error: type[Exception], message: str, way: Any) -> None:
     optimizer, w = trained(name)
     refused([optimizer, w, given], way(name, given, optimizer, w), error, message)
 
