@@ -17,7 +17,9 @@ from oracle import DENSE, Hyper, assert_same_bits, draw, gradient, normals, stor
 from refoptim.conformance.gradients import np_dtype
 
 import refoptim
+from refoptim import arith
 from refoptim.engines import blocks, reference, threads
+from refoptim.engines.program import trace
 
 STEPS = 12
 NEEDS_ML_DTYPES = pytest.mark.skipif(not find_spec("ml_dtypes"), reason="bfloat16 arrays need ml_dtypes")
@@ -292,8 +294,62 @@ def test_floating_point_flags_raise_nothing(name: str, dtype: str, threaded: boo
     assert np.isnan(p).any()
 
 
+WORDS: list[Callable[..., Any]] = [
+    lambda x, y, z, c: arith.add(x, y),
+    lambda x, y, z, c: arith.sub(x, y),
+    lambda x, y, z, c: arith.mul(x, c),
+    lambda x, y, z, c: arith.div(x, y),
+    lambda x, y, z, c: arith.neg(x),
+    lambda x, y, z, c: arith.sqrt(arith.absolute(x)),
+    lambda x, y, z, c: arith.sign(x),
+    lambda x, y, z, c: arith.maximum(x, y),
+    lambda x, y, z, c: arith.minimum(x, c),
+    lambda x, y, z, c: arith.where(x > y, c, z),
+    lambda x, y, z, c: arith.reciprocal(x, c),
+    lambda x, y, z, c: arith.axpy(x, y, c),
+    lambda x, y, z, c: arith.addcmul(x, y, z, c),
+    lambda x, y, z, c: arith.addcdiv(x, y, z, c),
+    lambda x, y, z, c: arith.lerp(x, y, c),
+]
+"""The words, each on up to three arrays and a scalar."""
+
+
+def drawn_rule(seed: int, number: Any) -> Callable[..., tuple[Any, ...]]:
+    """Draw a rule over a parameter, its gradient and two state arrays: ten words, any of their results its results."""
+
+    def rule(*operands: Any) -> tuple[Any, ...]:
+        rng = np.random.default_rng(seed)
+        values = list(operands)
+        for _ in range(10):
+            x, y, z = (values[j] for j in rng.integers(len(values), size=3))
+            values.append(WORDS[rng.integers(len(WORDS))](x, y, z, number(rng.normal())))
+        return tuple(values[j] for j in rng.integers(len(operands), len(values), size=3))
+
+    return rule
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", *NARROW])
+def test_a_replayed_rule_is_the_rule(dtype: str) -> None:
+    """Whatever is computed from what, and in which order, buffers and places are used again only when they are free."""
+    kind = np_dtype(dtype)
+    rng = np.random.default_rng(1)
+    for seed in range(150):
+        rule = drawn_rule(seed, arith.arithmetic(kind).type)
+        update = trace(rule, [kind] * 4, [0, 2, 3], unmade=False).runner(40)
+        for n in (40, 40, 23):
+            operands = [gradient(rng, (n,), dtype) for _ in range(4)]
+            operands[rng.integers(4)][:3] = [np.inf, np.nan, -0.0]
+            with np.errstate(all="ignore"):
+                expected = [np.array(x) for x in rule(*operands)]
+                g = operands[1].copy()
+                update(operands)
+            assert_same_bits(operands[1], g, f"rule {seed}, the gradient")
+            for i, x in zip([0, 2, 3], expected, strict=True):
+                assert_same_bits(operands[i], x, f"rule {seed}, operand {i}")
+
+
 FORK = """
-import os, sys
+import os, signal, threading, time
 import numpy as np
 import refoptim
 from refoptim.engines import blocks
@@ -303,11 +359,16 @@ def step(p):
     return p.tobytes()
 
 refoptim.set_num_threads(3)
-p = np.linspace(-1, 1, 8 * blocks.CHUNK, dtype=np.float32)
+p = np.linspace(-1, 1, 30 * blocks.CHUNK, dtype=np.float32)
 optimizer = refoptim.Adam([p], lr=0.1)
-step(p)
+for _ in range(50):
+    step(p)
+    if sum(thread.name.startswith("refoptim") for thread in threading.enumerate()) == 3:
+        break
+time.sleep(0.1)  # until the threads wait for more
 receive, send = os.pipe()
 if os.fork() == 0:
+    signal.alarm(20)
     done = step(p)
     with open(send, "wb") as file:
         file.write(done)

@@ -93,6 +93,12 @@ def frozen(*values: Any) -> Iterator[None]:
         x.flags.writeable = flag
 
 
+def assert_apart(outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
+    """Fail if an output shares memory with an input or with another output."""
+    for i, x in enumerate(outputs):
+        assert not any(np.shares_memory(x, y) for y in [*inputs, *outputs[:i]])
+
+
 CASES = [(name, i) for name in [*DENSE, "SparseAdam"] for i in range(4)] + [(name, 0) for name in MEASURED]
 
 
@@ -111,7 +117,9 @@ def test_equals_the_optimizer(name: str, i: int, dtype: str, rounding: str) -> N
         with refoptim.rounding(rounding):
             optimizer.step(grads=grads)
         with frozen(params, grads, state, hyper):
+            inputs = [x for x in arrays_in([params, grads, state]) if x.size]
             params, state = function(name)(params, grads, state, t, rounding=rounding, **hyper)
+        assert_apart([x for x in arrays_in([params, state]) if x.size], inputs)
         for p, new, values in zip(optimizer.param_groups[0]["params"], params, state, strict=True):
             assert_same_bits(new, p.data, f"step {t}, {p}")
             kept = {key: x for key, x in optimizer.state[p].items() if key != "step"}
@@ -168,7 +176,8 @@ def test_differentiable_replaces_arrays(name: str, dtype: str) -> None:
         for p, q, old, copied in zip(mine, its, held, copies, strict=True):
             for x, y in zip(old, copied, strict=True):
                 assert_same_bits(x, y, f"step {t}, {p}, an old array")
-            assert not any(x is y for x in (q.data, *arrays_in(replacing.state[q])) for y in old)
+            new = [q.data, *arrays_in(replacing.state[q])]
+            assert_apart(new if q.data.size else [], [*old, *arrays_in(grads)])
             assert_same_bits(q.data, p.data, f"step {t}, {p}")
             for key, x in ordinary.state[p].items():
                 assert_same_bits(replacing.state[q][key], x, f"step {t}, {p}, {key}")
