@@ -17,6 +17,7 @@ except ImportError as error:
 from . import __version__, bench
 from .golden_cli import golden
 from .info_cli import doctor_command, explain, list_command
+from .plot_cli import plot
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,7 +74,7 @@ def _table(results: list[bench.Result], threads: int) -> Table:
     return table
 
 
-for command in (golden, list_command, explain, doctor_command):
+for command in (golden, plot, list_command, explain, doctor_command):
     main.add_command(command)
 
 
