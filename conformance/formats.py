@@ -25,6 +25,9 @@ from .words import digest, from_hex, to_hex
 FORMAT = "refoptim trajectory"
 SCHEMA = 1
 
+KEYS = frozenset({"format", "schema", "case", "provenance", "sha256"})
+"""What a header holds: ``provenance``, any object, and ``sha256`` may be missing."""
+
 NAME = re.compile(r"(param|grad|rows)\.\d{1,4}|state\.\d{1,4}\.[A-Za-z]\w{0,40}|lr|momentum|metric|loss", re.ASCII)
 """The names that arrays have."""
 
@@ -126,6 +129,8 @@ def _checked(header: Any, tensors: dict[str, Array], where: str) -> Trajectory:
     )
     wrong = [name for name in tensors if not NAME.fullmatch(name)]
     require(not wrong, f"{where} holds an array of an unknown name: {shown(wrong[:1])}")
+    unknown = sorted(set(header) - KEYS)
+    require(not unknown, f"{where} has a header with an unknown entry: {shown(unknown[:1])}")
     found = header.pop("sha256", None)
     altered = f"{where} was altered after it was made: its sha256 is wrong (leave it out of a file of your own)"
     require(found is None or found == digest(header, tensors), altered)

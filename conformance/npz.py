@@ -110,9 +110,15 @@ def _contents(archive: zipfile.ZipFile, where: str) -> tuple[Any, dict[str, Arra
     require(
         archive.getinfo("header.json").file_size <= MAX_HEADER, f"{where} has a header of more than {MAX_HEADER} bytes"
     )
-    header = parse(archive.read("header.json"), f"{where}: header.json")
+    header = parse(_read(archive, archive.getinfo("header.json")), f"{where}: header.json")
     arrays = [x for x in members if x.filename != "header.json"]
     return header, {x.filename.removesuffix(".npy"): _array(archive, x, where) for x in arrays}
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Read a member; with a number given, zipfile unpacks no more, whatever there is."""
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Array:
@@ -125,7 +131,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Arr
         found = _layout(file.read(min(size, 1024)), here)
         room = member.file_size - (10 if start[6] == 1 else 12) - size
         require(size <= 1024 and room == found[0].nbytes, f"{here} holds another number of bytes than its shape needs")
-        return _ordered(from_bytes(file.read(), found[0]), found[1])
+        return _ordered(from_bytes(file.read(room), found[0]), found[1])
 
 
 def _layout(text: bytes, where: str) -> tuple[Layout, bool]:

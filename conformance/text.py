@@ -2,8 +2,8 @@
 
 A CSV file is the header as JSON behind ``#`` on the first line, which must hold ``tensors``, the dtype and the shape
 of each array, and then a row per number: ``tensor,row,element,bits,value``. ``row`` counts along the first axis,
-``element`` within it, a complex number as two; ``bits`` are the hexadecimal digits of the number, and ``value`` is for
-human eyes: it is written, not read. Rows may stand in any order, but each once.
+``element`` within it, a complex number as two; ``bits`` are the hexadecimal digits of the number, and ``value`` is the
+same for human eyes: it may be left out, but must not say another number. Rows may stand in any order, but each once.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _rows(name: str, x: Array) -> Iterator[str]:
         (x if x.dtype.kind == "i" else as_reals(x)).reshape(-1).astype(object if x.dtype.kind == "i" else x.real.dtype)
     )
     for i, (word, value) in enumerate(zip(to_words(x).tolist(), values, strict=True)):
-        yield f"{name},{i // width},{i % width},{word:0{digits}x},{value}"
+        yield f"{name},{i // width},{i % width},{word:0{digits}x},{value!s}"
 
 
 def _width(found: Layout) -> int:
@@ -103,40 +103,50 @@ def _layout(entry: Any, where: str) -> Layout:
     return found
 
 
+class Column:
+    """The numbers of one array while rows come in, in any order."""
+
+    def __init__(self, found: Layout) -> None:
+        self.found, self.width = found, _width(found)
+        self.words = np.zeros(found.words, f"<u{WORD[found.dtype]}")
+        self.missing = np.ones(found.words, bool)
+        self.values, self.given = np.zeros(found.words), np.zeros(found.words, bool)
+
+    def take(self, row: str, element: str, bits: str, *value: str) -> bool:
+        """Take one row; tell whether it was one, and the first for its number."""
+        try:
+            i, j, word, number = int(row), int(element), int(bits, 16), float(value[0] if value else 0)
+        except ValueError:
+            return False
+        place = i * self.width + j
+        inside = 0 <= i < self.found.shape[0] and 0 <= j < self.width and len(bits) == 2 * self.words.itemsize
+        if not inside or word < 0 or not self.missing[place]:
+            return False
+        self.words[place], self.missing[place] = word, False
+        if value:
+            self.values[place], self.given[place] = number, True
+        return True
+
+    def array(self, where: str) -> Array:
+        """Return the array, or raise GoldenError if a number is missing or is another one for human eyes."""
+        require(not self.missing.any(), f"{where} lacks {int(self.missing.sum())} numbers")
+        found = from_words(self.words, self.found)
+        reals = (found if found.dtype.kind == "i" else as_reals(found)).reshape(-1)
+        with np.errstate(all="ignore"):
+            same = to_words(self.values.astype(reals.dtype)) == to_words(reals)
+        require(bool((same | ~self.given).all()), f"{where} has a number whose bits and value are not the same")
+        return found
+
+
 def _numbers(file: TextIO, layouts: Mapping[str, Layout], where: str) -> dict[str, Array]:
     """Read all rows and return the arrays."""
-    words = {name: np.zeros(x.words, f"<u{WORD[x.dtype]}") for name, x in layouts.items()}
-    missing = {name: np.ones(x.words, bool) for name, x in layouts.items()}
-    for name, i, word in _read_rows(file, layouts, where):
-        require(bool(missing[name][i]), f"{where} has two rows for one number of {name}")
-        words[name][i], missing[name][i] = word, False
-    for name, holes in missing.items():
-        require(not holes.any(), f"{where} lacks {int(holes.sum())} numbers of {shown(name)}")
-    return {name: from_words(words[name], x) for name, x in layouts.items()}
-
-
-def _read_rows(file: TextIO, layouts: Mapping[str, Layout], where: str) -> Iterator[tuple[str, int, int]]:
-    line_number = 2
-    while line := file.readline(MAX_ROW):
-        line_number += 1
-        found = _row(line, layouts)
-        if found is None:
-            raise GoldenError(f"{where} line {line_number} is no row of a number: {shown(line.rstrip())}")
-        yield found
-
-
-def _row(line: str, layouts: Mapping[str, Layout]) -> tuple[str, int, int] | None:
-    """Read a row: the name of an array, the place of a number in it, and its word; None if it is no such row."""
-    cells = line.rstrip("\r\n").split(",")
-    if not line.endswith("\n") or not 4 <= len(cells) <= 5 or cells[0] not in layouts:
-        return None
-    found, width = layouts[cells[0]], _width(layouts[cells[0]])
-    try:
-        row, element, word = int(cells[1]), int(cells[2]), int(cells[3], 16)
-    except ValueError:
-        return None
-    inside = 0 <= row < found.shape[0] and 0 <= element < width and len(cells[3]) == 2 * WORD[found.dtype] and word >= 0
-    return (cells[0], row * width + element, word) if inside else None
+    columns = {name: Column(found) for name, found in layouts.items()}
+    for line_number, line in enumerate(iter(lambda: file.readline(MAX_ROW), ""), 3):
+        name, *cells = line.rstrip("\r\n").split(",")
+        whole = line.endswith("\n") and 3 <= len(cells) <= 4 and name in columns
+        if not whole or not columns[name].take(*cells):
+            raise GoldenError(f"{where} line {line_number} is no row, or not the first, of a number: {shown(line)}")
+    return {name: column.array(f"{where}: {shown(name)}") for name, column in columns.items()}
 
 
 def encode_c(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:

@@ -16,6 +16,9 @@ from rich.text import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LINE = 300
+"""The longest error in characters."""
+
 WRONG = (TypeError, ValueError, OSError, ImportError, MemoryError, RuntimeError)
 """What is raised about arguments and files."""
 
@@ -36,9 +39,15 @@ def refusing(command: F) -> F:
         except (click.exceptions.Exit, click.Abort):
             raise
         except WRONG as error:
-            raise Refused(" ".join(str(error).split()) or type(error).__name__) from error
+            raise Refused(one_line(str(error) or type(error).__name__)) from error
 
     return run  # type: ignore[return-value]
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that is not too long, its middle left out if need be."""
+    line = " ".join(text.split())
+    return line if len(line) <= LINE else f"{line[: LINE // 2]} … {line[-LINE // 4 :]}"
 
 
 def print_json(document: Any) -> None:

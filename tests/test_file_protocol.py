@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+
 from refoptim.cli import main
 
 SOURCE = Path(__file__).with_name("suite_program.c")
