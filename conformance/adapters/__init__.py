@@ -1,0 +1,149 @@
+"""Adapters: what puts an implementation of optimizers through the cases.
+
+An implementation is any class with the methods of ``trajectory.Implementation``, made without arguments::
+
+    make(optimizer, hyper, parameters)   begin anew: torch's name, torch's hyperparameters, NumPy arrays
+    set(hyper)                           change hyperparameters from the next step on
+    step(grads)                          one gradient per parameter: an array, a SparseGrad, or None
+    resume()                             save, make anew, load
+    parameters()                         NumPy arrays
+    state()                              per parameter integers and arrays by torch's names
+
+``Adapter`` is a base that has all but ``make``, ``step`` and ``parameters``, and what more there is to say:
+
+    promise        what must hold: EXACT, ULP(n), CLOSE(rtol, atol), or None where distances are only measured
+    partial_state  True if ``state`` leaves entries out: those that are there are compared, and parameters always
+    why_not        why a case cannot be run, or None; a case that is not run counts neither way
+    versions       the versions of what computes, for reports
+
+``find`` knows the built-in adapters by name, and any class as ``package.module:Class``. What an adapter needs is
+imported when it is asked for, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from inspect import signature
+from typing import Any
+
+import refoptim
+from refoptim.arith import Array
+
+from ..cases import Case
+from ..trajectory import Implementation, State
+from ..verify import EXACT, Tolerance
+
+ENGINES = ("numpy", "host", "cuda")
+"""refoptim's own."""
+
+LOOPS = {"torch-for-loop": "for-loop", "torch-foreach": "foreach", "torch-fused": "fused"}
+
+BUILT_IN = {
+    "numpy": "numpy:NumPy",
+    **{name + suffix: "torch:" + name for name in LOOPS for suffix in ("", "-cuda")},
+    "optax": "optax:Optax",
+    "keras": "keras:Keras",
+    "onnx": "onnx:Onnx",
+}
+"""Where each adapter is defined in this package."""
+
+Make = Callable[[], Implementation]
+
+
+class NotAvailable(RuntimeError):
+    """An implementation cannot be used on this machine, or in this version."""
+
+
+class Unsupported(RuntimeError):
+    """An implementation cannot do what it was asked."""
+
+
+class Adapter:
+    """A base for implementations: parameters alone are compared, and what is not overridden is not supported."""
+
+    promise: Tolerance | None = EXACT
+    partial_state = True
+
+    def why_not(self, case: Case, dtype: str) -> str | None:
+        """Return why a case cannot be run in a storage type, or None if it can."""
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the libraries that compute."""
+        return {}
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
+        raise NotImplementedError
+
+    def set(self, hyper: Mapping[str, Any]) -> None:
+        raise Unsupported("hyperparameters cannot be changed")
+
+    def step(self, grads: Sequence[Any]) -> None:
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise Unsupported("state cannot be saved and loaded")
+
+    def parameters(self) -> list[Array]:
+        raise NotImplementedError
+
+    def state(self) -> list[State]:
+        return [{} for _ in self.parameters()]
+
+
+def find(name: str) -> Make:
+    """Return what makes an implementation: a built-in one by its name, any other as ``package.module:Class``.
+
+    Raises:
+        NotAvailable: there is none, or what it needs is not installed; the message says what.
+    """
+    if name in ("host", "cuda"):
+        raise NotAvailable(f"not available: this version has no compiled kernels, so no engine {name}")
+    if ":" in name:
+        return _class(name)
+    if name not in BUILT_IN:
+        raise NotAvailable(f"no implementation {name!r}: known are {', '.join(BUILT_IN)}, or package.module:Class")
+    module, _, what = BUILT_IN[name].partition(":")
+    if find_spec(module) is None:
+        raise NotAvailable(f"not installed: {module}")
+    defined = import_module(f"{__name__}.{module}")
+    make: Make = defined.variant(name) if module == "torch" else getattr(defined, what)
+    return make
+
+
+def _class(name: str) -> Make:
+    module, _, attribute = name.partition(":")
+    try:
+        make: Make = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise NotAvailable(f"{module} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise NotAvailable(f"{module} has no {attribute}") from error
+    missing = [method for method in ("make", "step", "parameters") if not callable(getattr(make, method, None))]
+    if missing:
+        raise NotAvailable(f"{name} is no implementation: it has no method {missing[0]}")
+    return make
+
+
+def installed(name: str) -> str:
+    """Return the version of a library."""
+    return metadata.version(name)
+
+
+def why_not(implementation: Implementation, case: Case, dtype: str) -> str | None:
+    """Ask an implementation why it cannot run a case; one that does not say can run all."""
+    ask = getattr(implementation, "why_not", None)
+    return ask(case, dtype) if ask else None
+
+
+def all_hyper(optimizer: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all of an optimizer's arguments but the parameters, those given in place of the defaults."""
+    arguments = [*signature(getattr(refoptim, optimizer)).parameters.values()][1:]
+    return {x.name: x.default for x in arguments} | dict(hyper)
+
+
+def turned(grads: Sequence[Any], hyper: Mapping[str, Any]) -> Sequence[Any]:
+    """Return gradients for a library that only minimizes: their signs are turned to maximize."""
+    return [-g for g in grads] if hyper.get("maximize") else grads

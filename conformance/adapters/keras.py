@@ -1,0 +1,153 @@
+"""Keras 3 on whichever backend it is set to (the environment variable KERAS_BACKEND).
+
+Keras' own arguments are used where torch's have a counterpart: ``weight_decay`` is Keras', which shrinks the parameter
+for every optimizer, ``lr_decay`` is an InverseTimeDecay, and gradients have their signs turned to maximize. What Keras
+computes in its default type is float64 where the storage is float64. Parameters are compared, not state.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from refoptim.arith import COMPLEX, Array
+
+from ..cases import Case
+from . import Adapter, all_hyper, installed
+
+Hyper = Mapping[str, Any]
+
+
+def _adam(h: Hyper) -> dict[str, Any]:
+    amsgrad = {"amsgrad": h["amsgrad"]} if "amsgrad" in h else {}
+    return {"beta_1": h["betas"][0], "beta_2": h["betas"][1], "epsilon": h["eps"], **amsgrad}
+
+
+RULES: dict[str, tuple[str, Callable[[Hyper], dict[str, Any]]]] = {
+    "SGD": ("SGD", lambda h: {"momentum": float(h["momentum"]), "nesterov": h["nesterov"]}),
+    "Adam": ("Adam", _adam),
+    "AdamW": ("AdamW", _adam),
+    "NAdam": ("Nadam", _adam),
+    "Adamax": ("Adamax", _adam),
+    "Adadelta": ("Adadelta", lambda h: {"rho": h["rho"], "epsilon": h["eps"]}),
+    "Adagrad": (
+        "Adagrad",
+        lambda h: {"initial_accumulator_value": h["initial_accumulator_value"], "epsilon": h["eps"]},
+    ),
+    "RMSprop": (
+        "RMSprop",
+        lambda h: {
+            "rho": h["alpha"],
+            "momentum": float(h["momentum"]),
+            "epsilon": h["eps"],
+            "centered": h["centered"],
+        },
+    ),
+}
+"""Keras' name of an optimizer, and its arguments from torch's."""
+
+
+class Keras(Adapter):
+    """keras.optimizers."""
+
+    promise = None
+
+    def versions(self) -> dict[str, str]:
+        import keras
+
+        return {"keras": installed("keras"), "backend": keras.backend.backend()}
+
+    def why_not(self, case: Case, dtype: str) -> str | None:
+        if case.optimizer not in RULES:
+            return f"Keras has no {case.optimizer} of this kind"
+        if "nnz" in case.gradient or dtype in COMPLEX:
+            return "no sparse gradients and no complex parameters"
+        if case.hyper.get("dampening"):
+            return "Keras has no dampening"
+        fixed = {name for change in case.set.values() for name in change} - {"lr"}
+        return f"Keras cannot change {sorted(fixed)[0]}" if fixed else None
+
+    def make(self, optimizer: str, hyper: Hyper, parameters: Sequence[Array]) -> None:
+        import keras
+
+        self._name, self._hyper = optimizer, all_hyper(optimizer, hyper)
+        self._dtype = parameters[0].dtype.name
+        with self._default():
+            self._params = [keras.Variable(p, dtype=self._dtype) for p in parameters]
+            self._optimizer = self._build()
+
+    def _default(self) -> _Wide:
+        return _Wide(self._dtype == "float64")
+
+    def _build(self) -> Any:
+        import keras
+
+        name, arguments = RULES[self._name]
+        decay = self._hyper["weight_decay"] or None
+        made = getattr(keras.optimizers, name)(self._rate(), weight_decay=decay, **arguments(self._hyper))
+        made.build(self._params)
+        return made
+
+    def _rate(self) -> Any:
+        import keras
+
+        lr, decay = self._hyper["lr"], self._hyper.get("lr_decay")
+        return keras.optimizers.schedules.InverseTimeDecay(lr, 1, decay) if decay else lr
+
+    def set(self, hyper: Hyper) -> None:
+        with self._default():
+            self._hyper = {**self._hyper, **hyper}
+            self._optimizer.learning_rate = self._hyper["lr"]
+
+    def step(self, grads: Sequence[Any]) -> None:
+        sign = -1 if self._hyper.get("maximize") else 1
+        with self._default(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            given = [None if g is None else self._tensor(sign * g) for g in grads]
+            self._optimizer.apply(given, self._params)
+
+    def _tensor(self, x: Array) -> Any:
+        import keras
+
+        return keras.ops.convert_to_tensor(x, dtype=self._dtype)
+
+    def resume(self) -> None:
+        with self._default():
+            saved = [np.array(x) for x in self._optimizer.variables]
+            self._optimizer = self._build()
+            for variable, x in zip(self._optimizer.variables, saved, strict=True):
+                variable.assign(x)
+
+    def parameters(self) -> list[Array]:
+        import keras
+
+        return [np.asarray(keras.ops.convert_to_numpy(p.value)) for p in self._params]
+
+
+class _Wide:
+    """Makes float64 Keras' default type inside the block, and lets JAX compute in it."""
+
+    def __init__(self, wide: bool) -> None:
+        self._wide = wide
+
+    def __enter__(self) -> None:
+        import keras
+
+        self._before = keras.config.floatx()
+        keras.config.set_floatx("float64" if self._wide else "float32")
+        self._jax = None
+        if keras.backend.backend() == "jax":
+            import jax
+
+            self._jax = jax.enable_x64(self._wide)
+            self._jax.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        import keras
+
+        if self._jax is not None:
+            self._jax.__exit__(*error)
+        keras.config.set_floatx(self._before)

@@ -1,0 +1,118 @@
+"""What is promised: one table, rule × storage × engine × golden.
+
+``EXACT`` is equality of bits, all NaNs being one and -0 not +0. ``ULP(n)`` allows n numbers' distance. ``CLOSE(rtol,
+atol)`` allows ``atol + rtol * |x|`` around each number x of the golden, and asks for the same infinities and NaNs.
+
+The first row that fits counts; where none fits, nothing is promised and distances are measured. An implementation from
+elsewhere is compared with the goldens of refoptim. The rows of other libraries say what "the same rule" means: within
+them it agrees, beyond them it must stand in ``deviations/`` with a reason.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from .cases import Case, flags
+from .verify import EXACT, Tolerance
+
+
+def ULP(n: int) -> Tolerance:
+    """Allow a distance of n numbers."""
+    return Tolerance(ulp=n)
+
+
+def CLOSE(rtol: float, atol: float) -> Tolerance:
+    """Allow ``atol + rtol * |x|``."""
+    return Tolerance(rtol=rtol, atol=atol)
+
+
+FEW = CLOSE(1e-4, 1e-5)
+"""float32 after some dozen steps in which each operation was rounded, or fused, in another way."""
+
+FEW_OF_DOUBLE = CLOSE(1e-10, 1e-11)
+
+ANY = "*"
+
+
+class Row(NamedTuple):
+    """A promise of an engine in a storage type against a golden; ANY stands for all of them."""
+
+    engine: str
+    golden: str
+    rule: str
+    storage: str
+    promise: Tolerance
+
+
+TABLE = (
+    #   engine   golden        rule         storage    promise
+    Row("numpy", "torch-ieee", "Adafactor", "float32", CLOSE(1e-5, 1e-6)),
+    Row("numpy", "torch-ieee", "Adafactor", "float64", CLOSE(1e-13, 1e-14)),
+    Row("numpy", "torch-ieee", ANY, ANY, EXACT),
+    Row("numpy", "reference", ANY, ANY, EXACT),
+    *(
+        Row(peer, "reference", ANY, storage, promise)
+        for peer in ("torch-for-loop", "torch-foreach", "torch-fused", "optax", "keras", "onnx")
+        for storage, promise in (
+            ("float32", FEW),
+            ("complex64", FEW),
+            ("float64", FEW_OF_DOUBLE),
+            ("complex128", FEW_OF_DOUBLE),
+        )
+    ),
+)
+
+
+def promised(engine: str, golden: str, rule: str, storage: str) -> Tolerance | None:
+    """Return what is promised, or None where nothing is."""
+    asked = (engine.removesuffix("-cuda"), golden, rule, storage)
+    for *row, promise in TABLE:
+        if all(x in (ANY, y) for x, y in zip(row, asked, strict=True)):
+            return Tolerance(**vars(promise))
+    return None
+
+
+class Deviation(NamedTuple):
+    """A known departure: in which cases and storage types, the flags that name it, and why."""
+
+    cases: str
+    storage: str
+    flags: tuple[str, ...]
+    reason: str
+
+    def covers(self, case: Case, storage: str) -> bool:
+        """Tell whether a run is one of those described."""
+        named = case.id.startswith(self.cases[:-1]) if self.cases.endswith(ANY) else case.id == self.cases
+        return named and self.storage in (ANY, storage)
+
+
+def deviations(engine: str) -> list[Deviation]:
+    """Read ``deviations/<engine>.txt``: four columns, cases, storage, flags joined by +, and the reason.
+
+    Raises:
+        ValueError: a line is not of this kind, or names a flag that does not exist.
+    """
+    path = Path(str(files(__package__))) / "deviations" / f"{engine.removesuffix('-cuda')}.txt"
+    if ":" in engine or not path.exists():
+        return []
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [_deviation(line, path.name) for line in lines if line and not line.startswith("#")]
+
+
+def _deviation(line: str, where: str) -> Deviation:
+    columns = line.split(maxsplit=3)
+    if len(columns) != 4:
+        raise ValueError(f"{where}: a line needs cases, storage, flags and a reason, got {line!r}")
+    cases, storage, names, reason = columns
+    found = () if names == "-" else tuple(names.split("+"))
+    unknown = set(found) - set(flags())
+    if unknown:
+        raise ValueError(f"{where} names flags that do not exist: {sorted(unknown)}")
+    return Deviation(cases, storage, found, reason)
+
+
+def deviation(known: list[Deviation], case: Case, storage: str) -> Deviation | None:
+    """Return the first deviation that covers a run."""
+    return next((x for x in known if x.covers(case, storage)), None)

@@ -1,0 +1,383 @@
+"""Runs cases through implementations and says how far each is from the goldens, and where it first parts.
+
+A run is compared by its SHA-256 first. Where that differs, all steps are compared with those of refoptim if refoptim's
+own digest is the golden's, and else the steps that the golden holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import refoptim
+from refoptim.arith import Array
+
+from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
+from .cases import Case
+from .gradients import np_dtype
+from .oracle import check_rounding
+from .promises import CLOSE, EXACT, Deviation
+from .reference import Reference
+from .trajectory import Digest, Frame, Implementation, State, decode, run
+from .verify import Difference, Tolerance, Verdict
+from .words import layout_of
+
+HOLDS, MEASURED, DEVIATES, FAILS, PASSES, NOT_RUN, ERROR = OUTCOMES = (
+    "holds",
+    "measured",
+    "deviates as known",
+    "FAILS",
+    "passes unexpectedly",
+    "not run",
+    "ERROR",
+)
+"""What can come of a comparison: the promise holds; nothing is promised; a listed deviation; the promise is broken; a
+listed deviation that is gone; the implementation does not have it; it raised an error."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a case in one storage type on one implementation, compared with one golden.
+
+    ``ulps`` holds the largest distance after each of ``steps``, ``flags`` the names of a known deviation, and ``reason``
+    why it deviates, was not run, or failed.
+    """
+
+    implementation: str
+    optimizer: str
+    case: str
+    dtype: str
+    golden: str
+    outcome: str
+    promise: str = ""
+    exact: bool = False
+    max_ulp: int = 0
+    absolute: float = 0.0
+    relative: float = 0.0
+    first: Difference | None = None
+    steps: tuple[int, ...] = ()
+    ulps: tuple[int, ...] = ()
+    flags: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise is broken."""
+        return self.outcome not in (FAILS, ERROR)
+
+    @property
+    def ran(self) -> bool:
+        """Whether there is something to compare."""
+        return self.outcome not in (NOT_RUN, ERROR)
+
+    @property
+    def distance(self) -> str:
+        """EXACT, or the largest distance in a word or two."""
+        if not self.ran or (self.reason and not self.exact and self.first is None and not self.ulps):
+            return self.outcome
+        return "EXACT" if self.exact else in_ulps(self.max_ulp)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        found = {**asdict(self), "ok": self.ok, "distance": self.distance}
+        if self.first is not None:
+            found["first"] = {key: plain(x) for key, x in asdict(self.first).items()}
+        return {**found, "absolute": plain(self.absolute), "relative": plain(self.relative)}
+
+
+def plain(x: Any) -> Any:
+    """Return what JSON can hold: NaN and infinities as texts."""
+    return str(x) if isinstance(x, float) and not np.isfinite(x) else x
+
+
+def in_ulps(n: int) -> str:
+    """Write a distance: what is far apart needs no digits."""
+    if n == verify.NAN_APART:
+        return "NaN"
+    return f"{n} ULP" if n < 10**6 else f"{n:.0e} ULP".replace("e+", "e")
+
+
+class Run(NamedTuple):
+    """All that an implementation gave in a case: the digest, and arrays by name with a row for each step."""
+
+    sha256: str
+    steps: list[int]
+    tensors: dict[str, Array]
+
+
+def check_arithmetic() -> None:
+    """Raise RuntimeError unless subnormals survive and rounding is to nearest: nothing below holds without."""
+    for dtype in (np.float32, np.float64):
+        check_rounding(np.array, dtype)
+
+
+def execute(implementation: Implementation, case: Case, dtype: str) -> Run:
+    """Run a case and keep every step."""
+    digest, frames = Digest(), []
+    for frame in run(implementation, case, dtype):
+        digest.add(frame)
+        frames.append(_kept(frame))
+    return Run(digest.hexdigest(), [frame.step for frame in frames], stack(frames))
+
+
+def _kept(frame: Frame) -> Frame:
+    """Copy a frame: arrays change with the next step."""
+    state: list[State] = [{name: np.array(x) for name, x in kept.items()} for kept in frame.state]
+    return Frame(frame.step, [np.array(x) for x in frame.parameters], state)
+
+
+def stack(frames: list[Frame]) -> dict[str, Array]:
+    """Return the state and the parameters of frames as arrays with a row for each step; state may begin later."""
+    tensors: dict[str, Array] = {}
+    for i in range(len(frames[0].parameters)):
+        for name in sorted({name for frame in frames for name in frame.state[i]}):
+            rows = [np.asarray(frame.state[i][name]) for frame in frames if name in frame.state[i]]
+            tensors[f"state.{i}.{name}"] = np.stack(rows)
+        tensors[f"param.{i}"] = np.stack([frame.parameters[i] for frame in frames])
+    return tensors
+
+
+@cache
+def _reference(stem: str, name: str, dtype: str) -> Run:
+    """Run a case on refoptim, once."""
+    return execute(Reference(), next(case for case in cases.load(stem) if case.id == name), dtype)
+
+
+@cache
+def _golden(witness: str, stem: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+    entries = goldens.read(goldens.folder() / witness / f"{stem}.json")["trajectories"]
+    return {(entry["case"], entry["dtype"]): entry for entry in entries}
+
+
+def expected(witness: str, stem: str, case: Case, dtype: str) -> Run:
+    """Return what a golden says: all steps if refoptim has its digest, else those that are recorded.
+
+    Raises:
+        GoldenError: there is no such golden.
+    """
+    entry = _golden(witness, stem).get((case.id, dtype))
+    if entry is None:
+        raise goldens.GoldenError(f"{stem}.json of {witness} holds no {case.id} in {dtype}: record it")
+    ours = _reference(stem, case.id, dtype)
+    return ours if ours.sha256 == entry["sha256"] else _recorded(entry)
+
+
+def _recorded(entry: Mapping[str, Any]) -> Run:
+    frames = [
+        Frame(
+            int(step),
+            [np.asarray(decode(x)) for x in frame["parameters"]],
+            [{name: np.asarray(decode(x)) for name, x in state.items()} for state in frame["state"]],
+        )
+        for step, frame in entry["steps"].items()
+    ]
+    return Run(entry["sha256"], [frame.step for frame in frames], stack(frames))
+
+
+def compare(result: Result, theirs: Run, golden: Run, promise: Tolerance | None, partial: bool) -> Result:
+    """Fill in how far a run is from a golden, and whether that is what is promised."""
+    if theirs.sha256 == golden.sha256:
+        return _judged(replace(result, exact=True), True, promise)
+    rows = [step - 1 for step in golden.steps]
+    found = {key: _rows(x, rows, len(theirs.steps)) for key, x in theirs.tensors.items()}
+    problem = _misfit(found, golden.tensors, partial)
+    if problem:
+        return replace(result, outcome=FAILS if promise else MEASURED, promise=_text(promise), reason=problem)
+    verdict = verify.compare(result.case, golden.tensors, found, golden.steps, promise or EXACT)
+    unseen = not verdict.differing and not partial and len(golden.steps) < len(theirs.steps)
+    reason = "parts between the recorded steps" if unseen else ""
+    measured = _measured(replace(result, reason=reason), verdict, golden, found)
+    return _judged(measured, verdict.holds and not (unseen and promise == EXACT), promise)
+
+
+def _rows(x: Array, rows: list[int], steps: int) -> Array:
+    """Take the rows of some steps of an array whose first steps may be missing."""
+    missing = steps - len(x)
+    return x[[row - missing for row in rows if row >= missing]]
+
+
+def _misfit(found: Mapping[str, Array], golden: Mapping[str, Array], partial: bool) -> str:
+    """Say what array is missing, too many, or of another kind than in a golden."""
+    for key in found.keys() - golden.keys():
+        return f"has {key}, which the golden does not have"
+    for key in golden.keys() - found.keys():
+        if not partial or key.startswith("param."):
+            return f"has no {key}"
+    wrong = next((key for key, x in found.items() if layout_of(x) != layout_of(golden[key])), None)
+    if wrong is None:
+        return ""
+    (dtype, shape), (wanted, extent) = layout_of(found[wrong]), layout_of(golden[wrong])
+    return f"{wrong} is {dtype} of shape {shape[1:]} in {shape[0]} steps, expected {wanted}, {extent[1:]}, {extent[0]}"
+
+
+def _measured(result: Result, verdict: Verdict, golden: Run, found: Mapping[str, Array]) -> Result:
+    pairs = [(golden.tensors[key], x) for key, x in found.items()]
+    gaps = [_gaps(x, y) for x, y in pairs]
+    return replace(
+        result,
+        exact=not verdict.differing and not result.reason,
+        max_ulp=verdict.max_ulp,
+        absolute=max((gap for gap, _ in gaps), default=0.0),
+        relative=max((gap for _, gap in gaps), default=0.0),
+        first=verdict.first,
+        steps=tuple(golden.steps),
+        ulps=tuple(_per_step(pairs, len(golden.steps))) if verdict.differing else (),
+    )
+
+
+def _gaps(x: Array, y: Array) -> tuple[float, float]:
+    """Return the largest absolute and relative difference of numbers; where one is no number both are NaN."""
+    a, b = (z.astype(np.complex128) if z.dtype.kind == "c" else z.astype(np.float64) for z in (x, y))
+    with np.errstate(all="ignore"):
+        absolute = np.where(verify.ulps(x, y).reshape(*x.shape, -1).any(axis=-1), np.abs(a - b), 0.0)
+        relative = np.where(absolute == 0, 0.0, absolute / np.abs(a))
+    return (float(absolute.max()), float(relative.max())) if x.size else (0.0, 0.0)
+
+
+def _per_step(pairs: list[tuple[Array, Array]], steps: int) -> list[int]:
+    """Return the largest distance in each step."""
+    largest = [0] * steps
+    for x, y in pairs:
+        gaps = verify.ulps(x, y).reshape(len(x), -1)
+        for i, gap in enumerate(gaps.max(axis=1, initial=0).tolist(), start=steps - len(x)):
+            largest[i] = max(largest[i], gap)
+    return largest
+
+
+def _judged(result: Result, holds: bool, promise: Tolerance | None) -> Result:
+    outcome = MEASURED if promise is None else HOLDS if holds else FAILS
+    return replace(result, outcome=outcome, promise=_text(promise))
+
+
+def _text(promise: Tolerance | None) -> str:
+    return "" if promise is None else str(promise)
+
+
+def excused(result: Result, known: Deviation | None) -> Result:
+    """Take a listed deviation into account: it explains what does not hold, and is reported when it is gone."""
+    if known is None or result.outcome == NOT_RUN:
+        return result
+    gone = result.exact if result.outcome == MEASURED else result.outcome == HOLDS
+    return replace(result, outcome=PASSES if gone else DEVIATES, flags=known.flags, reason=known.reason)
+
+
+class Job(NamedTuple):
+    """One case in one storage type on one implementation."""
+
+    implementation: str
+    make: adapters.Make
+    stem: str
+    case: Case
+    dtype: str
+
+
+def jobs(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Job]:
+    """List what there is to run on an implementation.
+
+    Args:
+        name: the name of an adapter, or package.module:Class.
+        pattern: a part of the ids of cases or the names of optimizers, in any case of letters.
+        dtypes: the storage types; all if there are none.
+
+    Raises:
+        NotAvailable: the implementation is not.
+    """
+    make = adapters.find(name)
+    return [
+        Job(name, make, stem, case, dtype)
+        for stem in cases.stems()
+        for case in cases.load(stem)
+        for dtype in case.dtypes
+        if matches(pattern, case.id, case.optimizer) and (not dtypes or dtype in dtypes)
+    ]
+
+
+def matches(pattern: str, *names: str) -> bool:
+    """Tell whether a pattern is part of one of some names."""
+    return any(pattern.lower() in name.lower() for name in names)
+
+
+def perform(job: Job) -> list[Result]:
+    """Run a case and compare it with each golden there is for the implementation."""
+    blank = Result(job.implementation, job.case.optimizer, job.case.id, job.dtype, "reference", NOT_RUN)
+    try:
+        implementation = job.make()
+        reason = adapters.why_not(implementation, job.case, job.dtype) or _lacking(job.dtype)
+        if reason:
+            return [replace(blank, reason=reason)]
+        theirs = execute(implementation, job.case, job.dtype)
+        check_arithmetic()
+    except Exception as error:
+        return [_excused(replace(blank, outcome=ERROR, reason=f"{type(error).__name__}: {error}"), job)]
+    witnesses = goldens.WITNESSES if job.implementation in adapters.ENGINES else ("reference",)
+    partial = getattr(implementation, "partial_state", not hasattr(implementation, "state"))
+    results = []
+    for witness in witnesses:
+        promise = promise_of(job, witness, implementation)
+        golden = expected(witness, job.stem, job.case, job.dtype)
+        found = compare(replace(blank, golden=witness), theirs, golden, promise, partial)
+        results.append(_excused(found, job))
+    return results
+
+
+def promise_of(job: Job, witness: str, implementation: Implementation) -> Tolerance | None:
+    """Return what the table promises; an implementation of the user's says it itself, and EXACT if it does not."""
+    if job.implementation in adapters.BUILT_IN:
+        return promises.promised(job.implementation, witness, job.case.optimizer, job.dtype)
+    return getattr(implementation, "promise", EXACT)
+
+
+def _excused(result: Result, job: Job) -> Result:
+    return excused(result, promises.deviation(_known(job.implementation), job.case, job.dtype))
+
+
+@cache
+def _known(name: str) -> list[Deviation]:
+    return promises.deviations(name)
+
+
+def _lacking(dtype: str) -> str:
+    """Say why arrays of a dtype cannot be made here: bfloat16 needs ml_dtypes."""
+    try:
+        np_dtype(dtype)
+    except ImportError:
+        return "bfloat16 needs ml_dtypes"
+    return ""
+
+
+def versions(name: str) -> dict[str, str]:
+    """Return the versions of what computes in an implementation."""
+    ask = getattr(adapters.find(name)(), "versions", None)
+    return dict(ask()) if ask else {}
+
+
+def schedules(pattern: str = "") -> list[Callable[[], Result]]:
+    """List the goldens of schedulers, each to be called for its result."""
+    found: list[Callable[[], Result]] = []
+    for path in sorted(record_lr.GOLDEN.glob("*.json")):
+        golden = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = [f"{path.stem}-{i}" for i in range(len(golden["cases"]))]
+        entries = zip(names, golden["cases"], strict=True)
+        promise = EXACT if golden["libm"] == record_lr.libm() else CLOSE(1e-12, 1e-15)
+        found += [_schedule(path.stem, x, entry, promise) for x, entry in entries if matches(pattern, x)]
+    return found
+
+
+def _schedule(scheduler: str, name: str, entry: Mapping[str, Any], promise: Tolerance) -> Callable[[], Result]:
+    def compared() -> Result:
+        case = lr_cases.Case(*(entry[field] for field in lr_cases.Case._fields))
+        found = lr_cases.trace(case, lr_cases.make_optimizer(case, refoptim, lambda: np.zeros(1)))
+        keys = [key for key in found if key in entry]
+        theirs = {key: np.array(found[key]).T for key in keys}
+        golden = {key: np.array([record_lr.from_hex(row) for row in entry[key]]).T for key in keys}
+        steps = list(range(len(golden["lr"])))
+        blank = Result("numpy", scheduler, name, "float64", "torch-installed", NOT_RUN)
+        return compare(blank, Run("ours", steps, theirs), Run("torch's", steps, golden), promise, True)
+
+    return compared
