@@ -267,6 +267,13 @@ def test_an_overridden_step_warns() -> None:
         scheduler.step()
 
 
+def test_the_step_of_an_optimizer_is_wrapped_once() -> None:
+    optimizer, _ = fresh()
+    wrapped = optimizer.step
+    lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    assert optimizer.step is wrapped and wrapped._wrapped_by_lr_sched
+
+
 def test_a_step_replaced_before_is_still_called() -> None:
     calls = []
     optimizer = refoptim.SGD([np.zeros(1)], lr=0.5)

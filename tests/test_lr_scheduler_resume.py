@@ -15,7 +15,6 @@ import refoptim
 from refoptim import lr_scheduler
 from refoptim.lr_scheduler import LRScheduler
 from refoptim.lr_scheduler.spec import SCHEDULERS, parse, setting
-from refoptim.swa_utils import SWALR
 
 SEEDS = 4
 AFTER = 25
@@ -103,7 +102,7 @@ def test_the_order_of_loading_does_not_matter(name: str, first: str) -> None:
         assert again.steps(AFTER, run.stop) == expected, run.text
 
 
-@pytest.mark.parametrize("name", [name for name in RESUMABLE if name not in ("ReduceLROnPlateau", "SWALR")])
+@pytest.mark.parametrize("name", [name for name in RESUMABLE if name != "ReduceLROnPlateau"])
 def test_construction_with_last_epoch_continues_the_run(name: str) -> None:
     for run in runs(name):
         run.steps(run.stop)
@@ -307,6 +306,28 @@ def test_a_later_group_joins_at_the_next_step(text: str, expected: list[float]) 
     assert other.preview(3).tolist() == coming
 
 
+def resumed_at(epoch: int) -> Any:
+    optimizer: Any = refoptim.SGD([{"params": [np.zeros(1)], "lr": 0.125, "initial_lr": 0.5}])
+    optimizer._opt_called = True
+    return lr_scheduler.ExponentialLR(optimizer, gamma=0.5, last_epoch=epoch)
+
+
+def test_a_group_may_come_after_resuming() -> None:
+    scheduler = resumed_at(1)
+    scheduler.optimizer.add_param_group({"params": [np.zeros(2)], "lr": 4.0})
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.0625, 2.0]
+
+
+def test_a_chain_of_a_resumed_member_that_moved_on_leaves_the_rates_alone() -> None:
+    scheduler = resumed_at(1)
+    scheduler.step()
+    scheduler.optimizer.param_groups[0]["lr"] = 4.0
+    chain = lr_scheduler.ChainedScheduler([scheduler])
+    chain.step()
+    assert chain.get_last_lr() == [2.0]
+
+
 # Schedulers that users write.
 
 
@@ -365,8 +386,10 @@ def test_an_infinite_number_survives_json() -> None:
     assert other.best == -np.inf
 
 
-def test_swalr_resumes_by_its_state_dict() -> None:
-    optimizer: Any = refoptim.SGD([np.zeros(1)], lr=0.37)
-    optimizer._opt_called = True
-    scheduler = SWALR(optimizer, swa_lr=0.05, anneal_epochs=7)
-    assert [scheduler.lr_at(epoch)[0] for epoch in range(1, 5)] == scheduler.preview(4).ravel().tolist()
+def test_a_saved_state_keeps_a_change_by_hand_and_what_was_set_last() -> None:
+    optimizer, scheduler = build("ExponentialLR(gamma=0.5)", lr=0.5)
+    scheduler.step()
+    optimizer.param_groups[0]["lr"] = 4.0
+    again, other = build("ExponentialLR(gamma=0.5)", lr=0.5)
+    other.load_state_dict(through_json(scheduler.state_dict()))
+    assert (again.param_groups[0]["lr"], other.get_last_lr(), other.preview(1).tolist()) == (4.0, [0.25], [[2.0]])

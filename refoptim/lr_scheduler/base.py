@@ -500,7 +500,6 @@ class LRScheduler:
             setattr(self, key, value)
         for key in self._functions:
             remembered(key, getattr(self, key), state[key])
-        self.last_epoch = LAST_EPOCH.resolve("last_epoch", self.last_epoch)
         if "_starts" not in state:
             self._starts = [[-1, lr] for lr in self.base_lrs]
         saved = state.get("_schedulers", ())
@@ -519,7 +518,8 @@ class LRScheduler:
             raise ValueError(f"loaded state dict has {len(saved)} parameter groups, expected {len(groups)}")
         for i, (group, values) in enumerate(zip(groups, saved, strict=True)):
             self._load_group(f"of param_groups[{i}]", group, values)
-        self._note()
+        if "_last_lr" not in state:
+            self._note()
 
     def _load_group(self, where: str, group: Group, values: Mapping[str, Any]) -> None:
         for key in group.keys() & values.keys() & {"lr", "initial_lr"}:

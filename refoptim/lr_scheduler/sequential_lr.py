@@ -85,11 +85,7 @@ class SequentialLR(Composite):
 
     def _update_lr(self, epoch: int | None = None) -> None:
         self._admit()
-        if epoch is None:
-            self.last_epoch += 1
-        else:
-            self._rewind()
-            self.last_epoch = 0
+        self.last_epoch = self.last_epoch + 1 if epoch is None else 0
         if epoch is not None or self.last_epoch in self._milestones:
             self._active._update_lr(0)
         else:
