@@ -323,7 +323,7 @@ def drawn_rule(seed: int, number: Any) -> Callable[..., tuple[Any, ...]]:
         for _ in range(10):
             x, y, z = (values[j] for j in rng.integers(len(values), size=3))
             values.append(WORDS[rng.integers(len(WORDS))](x, y, z, number(rng.normal())))
-        return tuple(values[j] for j in rng.integers(len(operands), len(values), size=3))
+        return tuple(values[j] for j in rng.integers(len(values), size=3))
 
     return rule
 

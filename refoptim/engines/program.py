@@ -140,14 +140,16 @@ class Program:
     def runner(self, size: int) -> Callable[[list[Array]], None]:
         """Return a function that updates operands of at most ``size`` elements in place, with buffers of its own."""
         buffers = [np.empty(size, dtype) for dtype in self.buffers]
+        targets = {operand for _, operand in self.copies}
 
         def run(operands: list[Array]) -> None:
             n = len(operands[0])
             registers = [*operands, *self.constants, *(x if n == size else x[:n] for x in buffers)]
             for function, inputs, output in self.steps:
                 function(*[registers[i] for i in inputs], registers[output])
-            for source, operand in self.copies:
-                _convert(registers[source], registers[operand])
+            values = [registers[source].copy() if source in targets else registers[source] for source, _ in self.copies]
+            for value, (_, operand) in zip(values, self.copies, strict=True):
+                _convert(value, registers[operand])
 
         return run
 

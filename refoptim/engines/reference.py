@@ -83,9 +83,10 @@ class _Walk:
         """Return a function that runs the rule itself on a block."""
 
         def work(block: blocks.Block) -> None:
-            p, g, *state = self.load(block)
+            p, g, *state = operands = self.load(block)
             results = self.rule(p, g, *([None] * len(state) if self.unmade else state))
-            self.flats.store(block, self.targets, results)
+            kept = [x.copy() if any(x is y for y in operands) else x for x in results]
+            self.flats.store(block, self.targets, kept)
 
         return work
 

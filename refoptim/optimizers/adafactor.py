@@ -31,6 +31,7 @@ class Adafactor(Optimizer):
         p = p - alpha / max(1, rms(u) / d) * u
 
     Sums are in the order of ``tree``. ``eps1`` is the machine epsilon of the parameter's dtype where it is None.
+    Besides a few blocks, a step needs about three arrays as large as ``row_var`` and ``col_var``.
     float16 and bfloat16 parameters are computed in float32 and rounded once when stored.
 
     State: ``step``; ``row_var`` of shape ``(…, rows, 1)`` and ``col_var`` of shape ``(…, 1, columns)``, or ``variance``
