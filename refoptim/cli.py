@@ -42,7 +42,7 @@ def bench_group() -> None:
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Timed steps; the median counts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def cpu(pattern: str, size: int, tensors: int, small: int, threads: int, repeats: int, as_json: bool) -> None:
-    r"""Steps of the NumPy reference against torch's default CPU path.
+    """Steps of the NumPy reference against torch's default CPU path.
 
     Times are medians of steps that take turns in one process; a ratio below 1 means that refoptim is faster. Memory is
     the peak of what a step allocates beyond parameters and state. Without torch, times stand alone.

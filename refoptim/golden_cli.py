@@ -26,7 +26,7 @@ SHOW_AFTER = 100_000
 
 @click.group()
 def golden() -> None:
-    r"""Make golden trajectories, show them, and compare trajectories of any program with them.
+    """Make golden trajectories, show them, and compare trajectories of any program with them.
 
     \b
     refoptim golden generate AdamW --set lr=0.01 -o adamw.npz
@@ -101,7 +101,7 @@ def generate_command(
     form: str | None,
     output: Path,
 ) -> None:
-    r"""Run OPTIMIZER on the reference and write every step to a file.
+    """Run OPTIMIZER on the reference and write every step to a file.
 
     The file holds gradients, parameters and state of all steps, what was run, and on what. The same command makes the
     same bytes. Names are read in any case. LBFGS and ConjugateGradient run on a quadratic. The name of a scheduler
@@ -143,7 +143,7 @@ def _watch(steps: int, numbers: int) -> generate.Watch:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def show(file: Path, as_json: bool) -> None:
-    r"""Show what a file holds: what was run, on what, and its arrays.
+    """Show what a file holds: what was run, on what, and its arrays.
 
     \b
     refoptim golden show adamw.npz
@@ -201,7 +201,7 @@ def verify_command(
     dtypes: Sequence[str],
     as_json: bool,
 ) -> None:
-    r"""Compare a trajectory, or the results in a suite, with the reference.
+    """Compare a trajectory, or the results in a suite, with the reference.
 
     PATH is a trajectory file of any program, which says in its header what was run; a golden; or the folder of a suite
     (golden export-suite). Where numbers part, the first one is named, in the order of the computation: step, array,
@@ -255,7 +255,7 @@ def _print_verdicts(verdicts: Sequence[verify.Verdict]) -> None:
 )
 @refusing
 def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], numbers: str) -> None:
-    r"""Write cases and their inputs for programs in any language into FOLDER.
+    """Write cases and their inputs for programs in any language into FOLDER.
 
     A program reads a case, takes the steps, and writes its parameters beside it; 'golden verify FOLDER' judges it. The
     README.md in the folder explains the files. Options may be given several times.

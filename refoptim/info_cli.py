@@ -16,7 +16,7 @@ from .cli_output import print_json, print_table, refusing
 @click.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_command(as_json: bool) -> None:
-    r"""List all optimizers and schedulers.
+    """List all optimizers and schedulers.
 
     \b
     refoptim list
@@ -35,7 +35,7 @@ def list_command(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def explain(name: str, as_json: bool) -> None:
-    r"""Explain an optimizer or scheduler: formula, hyperparameters, state, order of operations, sources.
+    """Explain an optimizer or scheduler: formula, hyperparameters, state, order of operations, sources.
 
     NAME is read in any case, with or without hyphens.
 
@@ -79,7 +79,7 @@ def _section(title: str, body: str) -> None:
 @click.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor_command(as_json: bool) -> None:
-    r"""Look whether this machine computes as refoptim needs it, and what is installed.
+    """Look whether this machine computes as refoptim needs it, and what is installed.
 
     Exit code 0: nothing is wrong. 1: something is.
 

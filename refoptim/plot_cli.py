@@ -101,7 +101,7 @@ def lr(
 
     An optimizer with momentum 0.9 is scheduled. Without --metrics nothing gets better for ReduceLROnPlateau. A
     scheduler that ends early is drawn to its end.
-    """  # noqa: D301
+    """
     lost = sorted(settings.keys() - {name for _, spec in schedulers for name in _arguments(spec)})
     if lost:
         raise click.BadParameter(f"no scheduler here takes {lost[0]!r}", param_hint="--set")
