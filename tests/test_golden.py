@@ -79,8 +79,22 @@ def leaves(frame: dict[str, Any]) -> list[Any]:
 
 
 def error(x: Any, y: Any) -> float:
-    gap = np.max(np.abs(np.subtract(x, y, dtype=np.float64)))
-    return float(gap / np.max(np.abs(y))) if gap else 0.0
+    """Return the largest error, relative to the largest finite magnitude; infinite where NaN or infinities differ."""
+    x, y = (np.asarray(z, np.float64) for z in (x, y))
+    finite = np.isfinite(y)
+    if not np.array_equal(np.where(finite, 0, x), np.where(finite, 0, y), equal_nan=True):
+        return math.inf
+    gap = np.max(np.abs(x[finite] - y[finite]), initial=0)
+    return float(gap / np.max(np.abs(y[finite]))) if gap else 0.0
+
+
+def test_errors_are_relative_and_nan_is_not_lost() -> None:
+    x = np.array([1.0, 4.0, np.nan, np.inf])
+    assert error(x, x) == 0
+    assert error([1.5, 4.0, np.nan, np.inf], x) == 0.125
+    assert error(x, [1, np.nan, np.nan, np.inf]) == math.inf
+    assert error(x, [1, 4, np.nan, -np.inf]) == math.inf
+    assert math.isnan(error([1.0, np.nan], [1.0, 2.0]))
 
 
 @pytest.mark.parametrize("witness", goldens.WITNESSES)

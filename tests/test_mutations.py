@@ -1,0 +1,89 @@
+"""The suite catches what it claims: each mistake that a case names, made in refoptim, changes its trajectory."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from mutants import MUTANTS
+from refoptim.conformance import cases, goldens, record
+from refoptim.conformance.gradients import np_dtype
+from refoptim.conformance.trajectory import Digest, Frame, bits, run
+
+import refoptim
+
+WITNESS = {"Adafactor": "reference"}
+"""Optimizers whose sums torch adds in another order, so that they are bit for bit their own recording only."""
+
+IN_STATE_ALONE = {
+    ("ASGD", "AveragingTooEarly"): "the parameter is not replaced by its average",
+    ("Adam", "NanDropped"): "the maximum holds a number, but the average of gradients beside it is NaN",
+    ("AdamW", "NanDropped"): "as in Adam",
+    ("Adamax", "NanDropped"): "as in Adam",
+}
+"""Mistakes that change what is kept and leave the parameters as they are."""
+
+CLAIMS = sorted({(case.optimizer, flag) for stem in cases.stems() for case in cases.load(stem) for flag in case.flags})
+
+
+def carrying(optimizer: str, flag: str) -> list[tuple[cases.Case, str]]:
+    """Return the cases that carry a flag, in each of their storage types."""
+    found = [case for stem in cases.stems() for case in cases.load(stem) if case.optimizer == optimizer]
+    return [(case, dtype) for case in found if flag in case.flags for dtype in case.dtypes if has(dtype)]
+
+
+def has(dtype: str) -> bool:
+    """Tell whether arrays of a dtype can be made here: bfloat16 needs ml_dtypes."""
+    try:
+        np_dtype(dtype)
+    except ImportError:
+        return False
+    return True
+
+
+@cache
+def golden(optimizer: str) -> dict[tuple[str, str], str]:
+    """Return the recorded digests of an optimizer."""
+    folder = goldens.folder() / WITNESS.get(optimizer, "torch-ieee")
+    found = next(x for x in map(goldens.read, sorted(folder.glob("*.json"))) if x["optimizer"] == optimizer)
+    return {(entry["case"], entry["dtype"]): entry["sha256"] for entry in found["trajectories"]}
+
+
+def trajectory(case: cases.Case, dtype: str) -> tuple[str, list[bytes]]:
+    """Run refoptim; return the digest, and what the parameters were after each step."""
+    digest, parameters = Digest(), []
+    for frame in run(record.implementation("reference"), case, dtype):
+        digest.add(frame)
+        parameters.append(written(frame))
+    return digest.hexdigest(), parameters
+
+
+def written(frame: Frame) -> bytes:
+    return b"".join(bits(p).tobytes() for p in frame.parameters)
+
+
+@cache
+def unharmed(optimizer: str, case: str, dtype: str) -> tuple[str, list[bytes]]:
+    stem = next(stem for stem in cases.stems() if cases.load(stem)[0].optimizer == optimizer)
+    return trajectory(next(x for x in cases.load(stem) if x.id == case), dtype)
+
+
+@pytest.mark.parametrize(("optimizer", "flag"), CLAIMS)
+def test_the_mistake_is_caught(optimizer: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = False
+    for case, dtype in carrying(optimizer, flag):
+        right, parameters = unharmed(optimizer, case.id, dtype)
+        assert right == golden(optimizer)[case.id, dtype]
+        for make in MUTANTS[optimizer, flag]:
+            with monkeypatch.context() as patch:
+                patch.setattr(refoptim, optimizer, make())
+                wrong, others = trajectory(case, dtype)
+            assert wrong != right, f"{case.id} in {dtype} does not catch {make}"
+            moved |= others != parameters
+    assert moved is ((optimizer, flag) not in IN_STATE_ALONE)
+
+
+def test_every_flag_is_claimed_and_every_claim_has_a_mutant() -> None:
+    assert {flag for _, flag in CLAIMS} == set(cases.flags())
+    assert set(CLAIMS) == set(MUTANTS)
+    assert len({optimizer for optimizer, _ in CLAIMS}) == len(cases.stems())
