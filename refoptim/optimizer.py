@@ -222,11 +222,11 @@ class Optimizer(Rule):
         self._make_hooks()
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} ("]
+        blocks = []
         for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
-        return "\n".join([*lines, ")"])
+            settings = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
+            blocks.append(f"Parameter Group {i}\n{''.join(settings)}")
+        return f"{type(self).__name__} (\n" + "\n".join(blocks) + ")"
 
 
 def hyperparameters(cls: type) -> set[str]:

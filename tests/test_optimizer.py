@@ -1,0 +1,546 @@
+"""The surface of an optimizer: parameters, groups, steps, copies, what it prints; with torch as a witness."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Callable
+from copy import copy, deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+from pictures import picture
+from rooms import NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
+
+import refoptim
+from refoptim import Parameter, SparseGrad
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
+
+
+# Parameters
+
+
+def test_a_parameter_is_a_view_of_its_array() -> None:
+    x, g = normal(1, 2, 3), normal(2, 2, 3)
+    p = Parameter(x, g, "weight")
+    assert p.data is x
+    assert p.grad is g
+    assert (p.shape, p.dtype, p.name) == ((2, 3), np.dtype("float32"), "weight")
+    assert repr(p) == "Parameter(shape=(2, 3), dtype=float32, name='weight')"
+    assert repr(Parameter(np.array(1.0))) == "Parameter(shape=(), dtype=float64)"
+    with pytest.raises(AttributeError):
+        p.gradient = g  # type: ignore[attr-defined]
+
+
+def test_parameters_are_compared_and_hashed_by_identity() -> None:
+    p = Parameter(normal(1, 3))
+    assert len({p, Parameter(p.data), Parameter(p.data.copy())}) == 3
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=["deepcopy", "pickle"])
+def test_a_copied_parameter_has_arrays_of_its_own(copied: Callable[[Any], Any]) -> None:
+    p = Parameter(normal(1, 2, 3), normal(2, 2, 3), "weight")
+    q = copied(p)
+    assert_equal_bits(p.data, q.data)
+    assert_equal_bits(p.grad, q.grad)
+    assert q.name == "weight"
+    assert not np.shares_memory(p.data, q.data)
+
+
+ARRAYS = {
+    "a 0-d array": np.array(0.5),
+    "an empty array": np.zeros((0, 3), np.float32),
+    "a Fortran-ordered array": np.asfortranarray(normal(1, 4, 3)),
+    "every other column": normal(1, 4, 6)[:, ::2],
+    "a reversed array": normal(1, 7)[::-1],
+    "a diagonal": np.lib.stride_tricks.as_strided(normal(1, 4, 4), (4,), (20,)),
+    "an axis of length 1 without a step": np.lib.stride_tricks.as_strided(normal(1, 4), (4, 1), (4, 0)),
+    "unaligned numbers": np.frombuffer(bytearray(17), np.uint8)[1:].view(np.float32),
+    "half precision": normal(1, 5, dtype="float16"),
+    "complex numbers": normal(1, 5, dtype="complex64"),
+    "a field of a structure": np.zeros(4, [("x", "f4"), ("y", "f8")])["y"],
+}
+
+
+@pytest.mark.parametrize("x", ARRAYS.values(), ids=ARRAYS)
+def test_any_array_is_updated_in_place(x: Any) -> None:
+    apart = np.array(x, order="C")
+    views, copies = make("Adam", [x]), make("Adam", [apart])
+    for k in range(3):
+        g = normal(k, *x.shape, dtype=x.dtype.name)
+        views.step(grads=[g])
+        copies.step(grads=[g])
+    assert members(views)[0].data is x
+    assert_equal_runs(views, copies)
+
+
+# Groups
+
+
+def test_every_form_of_params() -> None:
+    w, b = normal(1, 2), normal(2, 3)
+    p = Parameter(b, name="bias")
+    forms: list[tuple[Any, list[list[Any]]]] = [
+        ([w, b], [[w, b]]),
+        ((w, b), [[w, b]]),
+        ((x for x in (w, b)), [[w, b]]),
+        ({"w": w, "b": b}.values(), [[w, b]]),
+        ([w, p], [[w, b]]),
+        ([("w", w), ("b", p)], [[w, b]]),
+        ({"w": w, "b": b}.items(), [[w, b]]),
+        ([{"params": w}, {"params": [b]}], [[w], [b]]),
+        ([{"params": (x for x in (w, b))}], [[w, b]]),
+        ([{"params": p}], [[b]]),
+        ([{"params": [("w", w)]}, {"params": {"b": b}.items()}], [[w], [b]]),
+        ([{"params": []}, {"params": [w]}], [[], [w]]),
+    ]
+    for given, expected in forms:
+        groups = refoptim.SGD(given).param_groups
+        assert [[id(q.data) for q in group["params"]] for group in groups] == [[id(x) for x in xs] for xs in expected]
+
+
+def test_parameters_are_taken_as_they_are() -> None:
+    p = Parameter(normal(1, 2))
+    assert refoptim.SGD([p]).param_groups[0]["params"][0] is p
+
+
+def test_groups_have_settings_of_their_own() -> None:
+    given = [{"params": [normal(1, 2)], "lr": 0.5, "layer": "encoder"}, {"params": [normal(2, 3)], "betas": [0.5, 0.6]}]
+    before = picture(given)
+    first, second = refoptim.Adam(given, lr=0.125, eps=1e-3).param_groups
+    assert picture(given) == before
+    assert (first["lr"], first["betas"], first["eps"], first["layer"]) == (0.5, (0.9, 0.999), 1e-3, "encoder")
+    assert (second["lr"], second["betas"], second["eps"]) == (0.125, [0.5, 0.6], 1e-3)
+    assert "layer" not in second
+
+
+def test_defaults_are_the_arguments() -> None:
+    optimizer = refoptim.SGD([normal(1, 2)], 0.25, momentum=0.5, maximize=True)
+    given = {"lr": 0.25, "momentum": 0.5, "maximize": True}
+    assert {key: optimizer.defaults[key] for key in given} == given
+    assert list(optimizer.defaults) == [key for key in optimizer.param_groups[0] if key != "params"]
+
+
+def test_names_stand_in_the_groups() -> None:
+    optimizer = refoptim.Adam([{"params": [("w", normal(1, 2)), ("b", normal(2, 2))]}])
+    optimizer.add_param_group({"params": [("c", normal(3, 2))]})
+    assert [group["param_names"] for group in optimizer.param_groups] == [["w", "b"], ["c"]]
+    again = refoptim.Adam(optimizer.param_groups)
+    assert [group["param_names"] for group in again.param_groups] == [["w", "b"], ["c"]]
+
+
+def test_names_of_parameters_stand_in_messages() -> None:
+    p = Parameter(normal(1, 2), name="bias")
+    with pytest.raises(ValueError, match=r"parameter 1 of group 0 \(bias\): the gradient must have shape"):
+        refoptim.Adam([normal(1, 2), p]).step(grads=[None, normal(1, 3)])
+
+
+def test_an_added_group_joins_in() -> None:
+    x, y = normal(1, 3), normal(2, 4)
+    optimizer = make("AdamW", [x])
+    optimizer.step(grads=[normal(3, 3)])
+    optimizer.add_param_group({"params": y, "lr": 0.5})
+    optimizer.step(grads=[normal(4, 3), normal(5, 4)])
+    alone = make("AdamW", [normal(2, 4)], lr=0.5)
+    alone.step(grads=[normal(5, 4)])
+    assert_equal_bits(y, members(alone)[0].data)
+    assert [optimizer.state[p]["step"] for p in members(optimizer)] == [2, 1]
+
+
+def test_adagrad_has_its_state_from_the_start() -> None:
+    """A group's own initial value counts; torch begins such a group with that of the others."""
+    optimizer = refoptim.Adagrad([normal(1, 2)], initial_accumulator_value=0.25)
+    optimizer.add_param_group({"params": [normal(2, 3, dtype="complex64")], "initial_accumulator_value": 0.5})
+    first, second = (optimizer.state[p] for p in members(optimizer))
+    assert (first["step"], second["step"]) == (0, 0)
+    assert_equal_bits(first["sum"], np.full(2, 0.25, np.float32))
+    assert_equal_bits(second["sum"], np.full(3, 0.5 + 0.5j, np.complex64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_begin_as_torchs(name: str, torch: Any) -> None:
+    """Every argument of torch is there, in the same place, with the same default; what is added goes by name."""
+    theirs = dict(inspect.signature(getattr(torch.optim, name)).parameters)
+    ours = dict(inspect.signature(getattr(refoptim, name)).parameters)
+    by_position = [p.kind for p in theirs.values()].count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    assert list(ours)[:by_position] == list(theirs)[:by_position]
+    assert set(theirs) <= set(ours)
+    for key, p in theirs.items():
+        assert (ours[key].default, ours[key].kind) == (p.default, p.kind), key
+    added = [ours[key].kind for key in set(ours) - set(theirs)]
+    assert set(added) <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_hold_what_torchs_hold(name: str, torch: Any) -> None:
+    (ours,) = getattr(refoptim, name)([normal(1, 2, 2)]).param_groups
+    (theirs,) = getattr(torch.optim, name)([torch.zeros(2, 2)]).param_groups
+    assert {key: ours[key] for key in theirs if key != "params"} == {k: v for k, v in theirs.items() if k != "params"}
+
+
+def without_additions(text: str, group: dict[str, Any]) -> str:
+    """Leave out the lines of settings that the group does not have."""
+    lines = text.splitlines()
+    return "\n".join(line for line in lines if not line.startswith("    ") or line.split(":")[0].strip() in group)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_repr_is_torchs(name: str, named: bool, torch: Any) -> None:
+    more = {"maximize": True} if name != "Muon" else {}
+
+    def optimizer(module: Any, arrays: list[Any]) -> Any:
+        groups: list[dict[str, Any]] = [{"params": [("w", x)] if named else [x]} for x in arrays]
+        groups[1]["lr"] = 0.75
+        return getattr(module, name)(groups, lr=0.125, **more)
+
+    ours = optimizer(refoptim, [normal(1, 2, 2), normal(2, 2, 2)])
+    theirs = optimizer(torch.optim, [torch.ones(2, 2), torch.ones(2, 2)])
+    assert without_additions(repr(ours), theirs.param_groups[0]) == repr(theirs)
+
+
+# Steps
+
+
+def test_a_step_returns_what_the_closure_returns() -> None:
+    p = Parameter(normal(1, 3))
+    before = p.data.copy()
+    calls = []
+
+    def closure() -> dict[str, float]:
+        calls.append(p.data.copy())
+        p.grad = normal(2, 3)
+        return {"loss": 0.5}
+
+    optimizer = refoptim.SGD([p], lr=0.5)
+    assert optimizer.step(closure) == {"loss": 0.5}
+    assert len(calls) == 1
+    assert_equal_bits(calls[0], before)
+    assert_equal_bits(p.data, before - np.float32(0.5) * normal(2, 3))
+    assert optimizer.step() is None
+    assert optimizer.step(grads=[normal(3, 3)]) is None
+
+
+def test_grads_take_the_place_of_those_the_parameters_hold() -> None:
+    p, q = Parameter(normal(1, 3), np.full(3, np.float32(7))), Parameter(normal(2, 3), np.full(3, np.float32(9)))
+    held = p.grad
+    optimizer = refoptim.SGD([p, q], lr=0.5)
+    optimizer.step(grads=(g for g in [normal(3, 3), None]))
+    assert_equal_bits(p.data, normal(1, 3) - np.float32(0.5) * normal(3, 3))
+    assert_equal_bits(q.data, normal(2, 3))
+    assert p.grad is held
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_without_a_gradient_are_skipped(name: str, torch: Any) -> None:
+    """Their state is not made and their count does not move, as in torch."""
+    given = [[0, 1], [0], [], [2], [0, 2]]
+    arrays = [normal(i, 3, 3) for i in range(3)]
+    tensors = [torch.zeros(3, 3) for _ in arrays]
+    ours, theirs = getattr(refoptim, name)(arrays), getattr(torch.optim, name)(tensors)
+    for present in given:
+        before = [x.copy() for x in arrays]
+        ours.step(grads=[gradient(name, i, x) if i in present else None for i, x in enumerate(arrays)])
+        for i, t in enumerate(tensors):
+            t.grad = (
+                (torch.ones(3, 3).to_sparse() if name == "SparseAdam" else torch.ones(3, 3)) if i in present else None
+            )
+        theirs.step()
+        assert [i for i, (x, y) in enumerate(zip(arrays, before, strict=True)) if (x != y).any()] == present
+        for p, t in zip(members(ours), tensors, strict=True):
+            mine, other = ours.state.get(p, {}), theirs.state.get(t, {})
+            assert set(mine) == {key for key, x in other.items() if x is not None}
+            assert mine.get("step") == (int(other["step"]) if "step" in other else None)
+
+
+def test_nothing_to_do() -> None:
+    """Empty groups, empty arrays, and no gradients at all."""
+    optimizer = refoptim.Adam([{"params": []}, {"params": [np.zeros((0, 3)), np.zeros(2)]}])
+    optimizer.step()
+    optimizer.step(grads=[None, None])
+    assert optimizer.state == {}
+    optimizer.step(grads=[np.ones((0, 3)), None])
+    assert [optimizer.state[p]["step"] for p in members(optimizer)[:1]] == [1]
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_zero_grad(set_to_none: bool, torch: Any) -> None:
+    ours = [Parameter(normal(i, 3), g) for i, g in enumerate([normal(7, 3), None, normal(8, 3)])]
+    theirs = [torch.zeros(3, requires_grad=True) for _ in ours]
+    for p, t in zip(ours, theirs, strict=True):
+        t.grad = None if p.grad is None else torch.tensor(p.grad)
+    held = [p.grad for p in ours]
+    refoptim.SGD([{"params": ours[:1]}, {"params": ours[1:]}]).zero_grad(set_to_none)
+    torch.optim.SGD(theirs).zero_grad(set_to_none)
+    for p, t, g in zip(ours, theirs, held, strict=True):
+        assert (p.grad is None) == (t.grad is None)
+        if t.grad is not None:
+            assert p.grad is g
+            assert_equal_bits(p.grad, t.grad.numpy())
+
+
+def test_zero_grad_is_to_none_unless_asked_otherwise() -> None:
+    p = Parameter(normal(1, 3), normal(2, 3))
+    refoptim.SGD([p]).zero_grad()
+    assert p.grad is None
+
+
+def test_zero_grad_where_zeros_cannot_be_written() -> None:
+    frozen = np.broadcast_to(np.float32(2), (3,))
+    p, q = Parameter(normal(1, 3), frozen), Parameter(normal(2, 3), SparseGrad([[1]], normal(3, 1), (3,)))
+    refoptim.SGD([p, q]).zero_grad(set_to_none=False)
+    assert_equal_bits(p.grad, np.zeros(3, np.float32))
+    assert_equal_bits(frozen, np.full(3, np.float32(2)))
+    assert q.grad is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_that_change_nothing_on_numpy_arrays(name: str) -> None:
+    flags = [key for key in ("foreach", "capturable") if key in inspect.signature(getattr(refoptim, name)).parameters]
+
+    def trained(**flag: bool) -> Any:
+        optimizer = make(name, [normal(1, 3, 3), normal(2, 2, 5)], **flag)
+        for k in range(3):
+            optimizer.step(grads=[gradient(name, k, p.data) for p in members(optimizer)])
+        return optimizer
+
+    for flag in flags:
+        assert_equal_runs(trained(**{flag: True}), trained(), flag)
+    assert flags or name == "SparseAdam"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_to_maximize_is_to_minimize_the_opposite(name: str) -> None:
+    up, down = make(name, [normal(1, 3, 3)], maximize=True), make(name, [normal(1, 3, 3)])
+    for k in range(3):
+        g = gradient(name, k, normal(1, 3, 3))
+        up.step(grads=[g])
+        down.step(grads=[SparseGrad(g.indices, -g.values, g.shape) if isinstance(g, SparseGrad) else -g])
+    assert_equal_runs(up, down)
+
+
+# Numbers in arrays
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lr_as_an_array_is_kept_and_read_in_every_step(name: str) -> None:
+    lr = np.array(0.04)
+    optimizer = make(name, [{"params": [normal(1, 3, 3)]}, {"params": [normal(2, 3, 3)]}], lr=lr)
+    assert all(group["lr"] is lr for group in optimizer.param_groups)
+    other = make(name, [{"params": [normal(1, 3, 3)]}, {"params": [normal(2, 3, 3)]}], lr=0.04)
+    for k in range(4):
+        grads = [gradient(name, 10 * k + i, normal(1, 3, 3)) for i in range(2)]
+        lr[...] = 0.04 / (1 + k)
+        for group in other.param_groups:
+            group["lr"] = 0.04 / (1 + k)
+        optimizer.step(grads=grads)
+        other.step(grads=grads)
+    assert_equal_runs(optimizer, other)
+
+
+@pytest.mark.parametrize("lr", [np.array([[0.25]]), np.float16(0.25), np.array(1, np.int8), 1], ids=repr)
+def test_any_real_number_is_a_learning_rate(lr: Any) -> None:
+    x = normal(1, 3)
+    refoptim.SGD([x], lr=lr).step(grads=[normal(2, 3)])
+    assert_equal_bits(x, normal(1, 3) - np.float32(np.reshape(lr, ())) * normal(2, 3))
+
+
+def test_numbers_in_torch_tensors(torch: Any) -> None:
+    tensors, arrays = [normal(1, 3)], [normal(1, 3)]
+    with_tensors = refoptim.Adam(tensors, lr=torch.tensor(0.25), betas=(torch.tensor(0.5), torch.tensor(0.75)))
+    with_arrays = refoptim.Adam(arrays, lr=0.25, betas=(0.5, 0.75))
+    for optimizer in (with_tensors, with_arrays):
+        optimizer.step(grads=[normal(2, 3)])
+    assert_equal_runs(with_tensors, with_arrays)
+
+
+# Arrays of other libraries
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon"])
+def test_a_torch_tensor_is_updated_in_place(name: str, torch: Any) -> None:
+    tensor, x = torch.from_numpy(normal(1, 4, 3)).t().contiguous().t(), normal(1, 4, 3)
+    address = tensor.data_ptr()
+    lent, own = make(name, [tensor]), make(name, [x])
+    for k in range(3):
+        lent.step(grads=[torch.from_numpy(normal(k, 4, 3))])
+        own.step(grads=[normal(k, 4, 3)])
+    assert tensor.data_ptr() == address
+    assert_equal_bits(tensor.numpy(), x)
+
+
+def test_torch_gradients_that_are_torch_parameters(torch: Any) -> None:
+    """Two arrays handed over by one tensor have no owner in common; they are told by their addresses."""
+    tensor, free = torch.from_numpy(normal(1, 6)), normal(1, 6)
+    lent, own = (make("Adam", [x[:3], x[3:]], foreach=False) for x in (tensor, free))
+    for _ in range(2):
+        own.step(grads=[free[3:].copy(), free[:3].copy()])
+        lent.step(grads=[tensor[3:], tensor[:3]])
+    assert_equal_bits(tensor.numpy(), free)
+
+
+@pytest.mark.parametrize("what", ["requires a gradient", "bfloat16", "sparse"])
+def test_tensors_that_cannot_be_handed_over(what: str, torch: Any) -> None:
+    tensor = {
+        "requires a gradient": lambda: torch.ones(2, 2, requires_grad=True),
+        "bfloat16": lambda: torch.ones(2, 2, dtype=torch.bfloat16),
+        "sparse": lambda: torch.eye(2).to_sparse(),
+    }[what]()
+    with pytest.raises(TypeError, match="Tensor does not hand its memory over to NumPy:"):
+        refoptim.SGD([tensor])
+    with pytest.raises(TypeError, match="parameter 0 of group 0: Tensor does not hand its memory over to NumPy:"):
+        refoptim.SGD([normal(1, 2, 2)]).step(grads=[tensor])
+
+
+# Copies
+
+
+@pytest.mark.parametrize("way", [deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_goes_its_own_way(name: str, way: Callable[[Any], Any]) -> None:
+    lr = np.array(0.04)
+    optimizer = make(name, [("w", normal(1, 3, 3)), ("b", normal(2, 2, 4))], lr=lr)
+    optimizer.step(grads=[gradient(name, i, p.data) for i, p in enumerate(members(optimizer))])
+    copied = way(optimizer)
+    assert_equal_runs(copied, optimizer)
+    assert repr(copied) == repr(optimizer)
+    assert set(copied.state) == set(members(copied))
+    assert copied.param_groups[0]["lr"] is not lr
+    before = picture(optimizer)
+    copied.step(grads=[gradient(name, 9, p.data) for p in members(copied)])
+    assert picture(optimizer) == before
+
+
+def test_copies_have_no_hooks(torch: Any) -> None:
+    """Torch's lose them too."""
+    calls: list[int] = []
+    ours, theirs = refoptim.SGD([normal(1, 2)]), torch.optim.SGD([torch.zeros(2)])
+    for optimizer in (ours, theirs):
+        optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+        copied = deepcopy(optimizer)
+        copied.step()
+        assert calls == []
+        copied.register_step_pre_hook(lambda *_: None).remove()
+        optimizer.step()
+        assert calls.pop() == 1
+
+
+def test_a_shallow_copy_shares_everything_but_hooks() -> None:
+    optimizer = make("Adam", [normal(1, 3)])
+    optimizer.step(grads=[normal(2, 3)])
+    shallow = copy(optimizer)
+    assert shallow.state is optimizer.state
+    assert shallow.param_groups is optimizer.param_groups
+
+
+# Lending
+
+
+def pair(torch: Any, name: str, seed: int) -> tuple[Any, Any]:
+    """Return equal optimizers of refoptim and torch, in two groups, after two steps."""
+    arrays = [normal(seed + i, 3) for i in range(3)]
+    tensors = [torch.from_numpy(x.copy()) for x in arrays]
+    split = [getattr(m, name) for m in (refoptim, torch.optim)]
+    ours, theirs = (
+        cls([{"params": xs[:1]}, {"params": xs[1:], "lr": 0.5}], lr=0.25)
+        for cls, xs in zip(split, (arrays, tensors), strict=True)
+    )
+    for k in range(2):
+        advance(ours, theirs, seed + k)
+    return ours, theirs
+
+
+def advance(ours: Any, theirs: Any, seed: int) -> None:
+    import torch
+
+    grads = [normal(seed + 10 * i, 3) for i in range(3)]
+    ours.step(grads=grads)
+    for t, g in zip(members(theirs), grads, strict=True):
+        t.grad = torch.from_numpy(g.copy())
+    theirs.step()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_swapping_in_is_torchs(fails: bool, torch: Any) -> None:
+    """With Rprop, which has state and takes no square root, so that torch is exact as it is."""
+    ours, theirs = pair(torch, "Rprop", 1)
+    guests, their_guests = pair(torch, "Rprop", 50)
+    outside = picture(ours)
+    groups = list(ours.param_groups)
+    lent = {str(i): p.data for i, p in enumerate(members(guests))}
+    their_lent = {str(i): t for i, t in enumerate(members(their_guests))}
+    saved, their_saved = guests.state_dict(), their_guests.state_dict()
+    try:
+        with (
+            refoptim.swap_in_optimizer_params_and_state(ours, lent, saved),
+            torch.optim.swap_in_optimizer_params_and_state(theirs, their_lent, their_saved),
+        ):
+            assert ours.param_groups[0] is groups[0]
+            ours.param_groups[1]["lr"] = theirs.param_groups[1]["lr"] = 0.125
+            advance(ours, theirs, 7)
+            assert members(ours)[2].data is lent["2"]
+            if fails:
+                raise LookupError
+    except LookupError:
+        assert fails
+    assert picture(ours) == outside
+    for i, t in enumerate(members(their_guests)):
+        assert_equal_bits(lent[str(i)], t.numpy())
+        assert_equal_bits(saved["state"][i]["prev"], their_saved["state"][i]["prev"].numpy())
+    advance(ours, theirs, 9)
+    for p, t in zip(members(ours), members(theirs), strict=True):
+        assert_equal_bits(p.data, t.numpy())
+
+
+def test_a_group_added_while_lending_is_gone_afterwards() -> None:
+    optimizer, guest = make("Adam", [normal(1, 3)]), make("Adam", [normal(2, 3)])
+    for o in (optimizer, guest):
+        o.step(grads=[normal(3, 3)])
+    before = picture(optimizer)
+    with refoptim.swap_in_optimizer_params_and_state(optimizer, {"w": normal(2, 3)}, guest.state_dict()):
+        optimizer.add_param_group({"params": [normal(4, 2)]})
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step(grads=[normal(5, 3), normal(6, 2)])
+    assert picture(optimizer) == before
+
+
+# Settings of the library
+
+
+def test_the_default_dtype_is_that_of_new_registers() -> None:
+    old = refoptim.get_default_dtype()
+    assert old == np.float32
+    try:
+        for dtype in (float, "float64", "f8", np.float64, np.dtype("float64")):
+            refoptim.set_default_dtype("float32")
+            refoptim.set_default_dtype(dtype)
+            assert refoptim.get_default_dtype() == np.float64
+        optimizer = refoptim.NAdam([normal(1, 3)])
+        optimizer.step(grads=[normal(2, 3)])
+        assert type(optimizer.state[members(optimizer)[0]]["mu_product"]) is np.float64
+    finally:
+        refoptim.set_default_dtype(old)
+
+
+def test_settings_are_not_neutral() -> None:
+    """Every hyperparameter of an optimizer differs from its default, but for flags that are tried elsewhere."""
+    flags = {"foreach", "maximize", "differentiable", "fused", "capturable", "decoupled_weight_decay", "nesterov"}
+    elsewhere = flags | {
+        "params",
+        "ns_coefficients",
+        "eps",
+        "adjust_lr_fn",
+        "ns_dtype",
+        "momentum",
+        "centered",
+        "amsgrad",
+    }
+    for name, settings in SETTINGS.items():
+        parameters = inspect.signature(getattr(refoptim, name)).parameters
+        assert set(parameters) - elsewhere <= set(settings), name
+        assert all(parameters[key].default != value for key, value in settings.items()), name
