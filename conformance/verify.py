@@ -117,7 +117,8 @@ def ulps(x: Array, y: Array) -> Array:
         a, b = (z.reshape(-1).view(np.uint64) ^ np.uint64(1 << 63) for z in (x, y))
         return np.maximum(a, b) - np.minimum(a, b)
     a, b = order(x), order(y)
-    one_nan = np.isnan(as_reals(x)) != np.isnan(as_reals(y))
+    with np.errstate(invalid="ignore"):
+        one_nan = np.isnan(as_reals(x)) != np.isnan(as_reals(y))
     return np.where(one_nan.reshape(-1), np.uint64(NAN_APART), np.maximum(a, b) - np.minimum(a, b))
 
 

@@ -23,7 +23,8 @@ def layout_of(x: Array) -> Layout:
 
 def to_words(x: Array) -> Array:
     """Return the elements of an array as a vector of words; a complex number is two."""
-    words = x.view(np.uint64) if x.dtype.kind == "i" else bits(x)
+    with np.errstate(invalid="ignore"):
+        words = x.view(np.uint64) if x.dtype.kind == "i" else bits(x)
     return np.ascontiguousarray(words, words.dtype.newbyteorder("<")).reshape(-1)
 
 
