@@ -22,9 +22,19 @@ setup(
         "refoptim.lr_scheduler",
         "refoptim.kernels",
         "refoptim.conformance",
+        "refoptim.conformance.adapters",
+        "refoptim_pytest",
     ],
-    package_dir={"refoptim": "refoptim", "refoptim.kernels": "kernels", "refoptim.conformance": "conformance"},
-    package_data={"refoptim": ["py.typed"], "refoptim.conformance": ["cases/*.json", "golden/**/*.json"]},
+    package_dir={
+        "refoptim": "refoptim",
+        "refoptim.kernels": "kernels",
+        "refoptim.conformance": "conformance",
+        "refoptim_pytest": "conformance/plugin",
+    },
+    package_data={
+        "refoptim": ["py.typed"],
+        "refoptim.conformance": ["cases/*.json", "golden/**/*.json", "deviations/*.txt"],
+    },
     install_requires=["numpy>=2"],
     extras_require={
         "cli": CLI,
@@ -47,5 +57,5 @@ setup(
             "scipy>=1.11",
         ],
     },
-    entry_points={"console_scripts": ["refoptim = refoptim.cli:main"]},
+    entry_points={"console_scripts": ["refoptim = refoptim.cli:main"], "pytest11": ["refoptim = refoptim_pytest"]},
 )

@@ -7,7 +7,7 @@ own digest is the golden's, and else the steps that the golden holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,10 +22,10 @@ from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
 from .cases import Case
 from .gradients import np_dtype
 from .oracle import check_rounding
-from .promises import CLOSE, EXACT, Deviation
+from .promises import CLOSE, Deviation
 from .reference import Reference
 from .trajectory import Digest, Frame, Implementation, State, decode, run
-from .verify import Difference, Tolerance, Verdict
+from .verify import EXACT, Difference, Tolerance, Verdict
 from .words import layout_of
 
 HOLDS, MEASURED, DEVIATES, FAILS, PASSES, NOT_RUN, ERROR = OUTCOMES = (
@@ -45,8 +45,8 @@ listed deviation that is gone; the implementation does not have it; it raised an
 class Result:
     """What came of a case in one storage type on one implementation, compared with one golden.
 
-    ``ulps`` holds the largest distance after each of ``steps``, ``flags`` the names of a known deviation, and ``reason``
-    why it deviates, was not run, or failed.
+    ``ulps`` holds the largest distance after each of ``steps``, ``flags`` name a known deviation, ``reason`` says
+    why a run deviates, was not done, or failed.
     """
 
     implementation: str
@@ -79,8 +79,8 @@ class Result:
     @property
     def distance(self) -> str:
         """EXACT, or the largest distance in a word or two."""
-        if not self.ran or (self.reason and not self.exact and self.first is None and not self.ulps):
-            return self.outcome
+        if not self.ran or not (self.exact or self.ulps):
+            return "cannot be compared" if self.ran else self.outcome
         return "EXACT" if self.exact else in_ulps(self.max_ulp)
 
     def as_dict(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def compare(result: Result, theirs: Run, golden: Run, promise: Tolerance | None,
     """Fill in how far a run is from a golden, and whether that is what is promised."""
     if theirs.sha256 == golden.sha256:
         return _judged(replace(result, exact=True), True, promise)
-    rows = [step - 1 for step in golden.steps]
+    rows = [theirs.steps.index(step) for step in golden.steps]
     found = {key: _rows(x, rows, len(theirs.steps)) for key, x in theirs.tensors.items()}
     problem = _misfit(found, golden.tensors, partial)
     if problem:
@@ -357,9 +357,9 @@ def versions(name: str) -> dict[str, str]:
     return dict(ask()) if ask else {}
 
 
-def schedules(pattern: str = "") -> list[Callable[[], Result]]:
+def schedules(pattern: str = "") -> list[Callable[[], list[Result]]]:
     """List the goldens of schedulers, each to be called for its result."""
-    found: list[Callable[[], Result]] = []
+    found: list[Callable[[], list[Result]]] = []
     for path in sorted(record_lr.GOLDEN.glob("*.json")):
         golden = json.loads(Path(path).read_text(encoding="utf-8"))
         names = [f"{path.stem}-{i}" for i in range(len(golden["cases"]))]
@@ -369,8 +369,8 @@ def schedules(pattern: str = "") -> list[Callable[[], Result]]:
     return found
 
 
-def _schedule(scheduler: str, name: str, entry: Mapping[str, Any], promise: Tolerance) -> Callable[[], Result]:
-    def compared() -> Result:
+def _schedule(scheduler: str, name: str, entry: Mapping[str, Any], promise: Tolerance) -> Callable[[], list[Result]]:
+    def compared() -> list[Result]:
         case = lr_cases.Case(*(entry[field] for field in lr_cases.Case._fields))
         found = lr_cases.trace(case, lr_cases.make_optimizer(case, refoptim, lambda: np.zeros(1)))
         keys = [key for key in found if key in entry]
@@ -378,6 +378,6 @@ def _schedule(scheduler: str, name: str, entry: Mapping[str, Any], promise: Tole
         golden = {key: np.array([record_lr.from_hex(row) for row in entry[key]]).T for key in keys}
         steps = list(range(len(golden["lr"])))
         blank = Result("numpy", scheduler, name, "float64", "torch-installed", NOT_RUN)
-        return compare(blank, Run("ours", steps, theirs), Run("torch's", steps, golden), promise, True)
+        return [compare(blank, Run("ours", steps, theirs), Run("torch's", steps, golden), promise, True)]
 
     return compared

@@ -15,6 +15,7 @@ except ImportError as error:
     raise SystemExit(f"refoptim's command line needs {error.name}: pip install 'refoptim[cli]'") from error
 
 from . import __version__, bench
+from .conformance_cli import conformance
 from .golden_cli import golden
 from .info_cli import doctor_command, explain, list_command
 from .plot_cli import plot
@@ -74,7 +75,7 @@ def _table(results: list[bench.Result], threads: int) -> Table:
     return table
 
 
-for command in (golden, plot, list_command, explain, doctor_command):
+for command in (conformance, golden, plot, list_command, explain, doctor_command):
     main.add_command(command)
 
 

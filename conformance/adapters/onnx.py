@@ -73,7 +73,7 @@ class Onnx(Adapter):
         kind = helper.np_dtype_to_tensor_dtype(dtype)
         inputs, outputs = ["R", "T", "X", "G", *names], ["X_new", *(name + "_new" for name in names)]
         node = helper.make_node(operator, inputs, outputs, domain=DOMAIN, **attributes(self._hyper))
-        kinds = {"R": (kind, []), "T": (helper.TensorProto.INT64, [])}
+        kinds: dict[str, Any] = {"R": (kind, []), "T": (helper.TensorProto.INT64, [])}
         tensor = (kind, [None] * rank)
         described = [helper.make_tensor_value_info(name, *kinds.get(name, tensor)) for name in inputs]
         made = [helper.make_tensor_value_info(name, *tensor) for name in outputs]
@@ -106,7 +106,8 @@ class Onnx(Adapter):
         return self._params
 
     def state(self) -> list[State]:
-        return [
-            dict(zip(RULES[self._name][2], kept, strict=True)) if count else {}
-            for kept, count in zip(self._state, self._counts, strict=True)
-        ]
+        """Return what torch keeps too: no buffer without momentum, and none before the first update."""
+        begun = [self._name == "Adagrad" or count > 0 for count in self._counts]
+        names = [] if self._hyper.get("momentum") == 0 else RULES[self._name][2]
+        pairs = zip(self._state, begun, strict=True)
+        return [dict(zip(names, kept, strict=False)) if started else {} for kept, started in pairs]

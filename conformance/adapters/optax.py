@@ -1,7 +1,7 @@
 """optax on JAX, in float64 where the storage is float64, step by step without jit.
 
 Each optimizer is put together as optax's documentation has it: its alias, behind ``add_decayed_weights`` where torch
-adds the decay to the gradient, ``lr_decay`` as a schedule, and gradients with their signs turned to maximize. Parameters
+adds the decay to the gradient, ``lr_decay`` as a schedule, gradients with their signs turned to maximize. Parameters
 are compared, not state.
 """
 

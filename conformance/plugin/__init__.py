@@ -1,0 +1,120 @@
+"""The pytest plugin: every case as a test of an implementation.
+
+Name the implementation on the command line (``--refoptim-impl package.module:Class``) or in the settings
+(``refoptim_impl = "package.module:Class"``), and every case in every storage type is collected as a test. Or write it
+as the fixture ``refoptim_implementation``, and one test that asks for ``refoptim_check``::
+
+    def test_conformance(refoptim_check):
+        refoptim_check()
+
+Without either nothing is collected and nothing is imported: this file is installed as a package of its own,
+``refoptim_pytest``, so that pytest can load it without refoptim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and the setting."""
+    group = parser.getgroup("refoptim", "conformance of optimizers")
+    group.addoption("--refoptim-impl", metavar="NAME", help="an implementation: package.module:Class, or torch-fused …")
+    group.addoption("--refoptim-pattern", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    parser.addini("refoptim_impl", "an implementation whose conformance is tested: package.module:Class")
+
+
+def named(config: pytest.Config) -> str:
+    """Return the name of the implementation that is to be tested, if one is."""
+    return str(config.getoption("--refoptim-impl") or config.getini("refoptim_impl") or "")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add a test for each case, if an implementation is named."""
+    if named(config):
+        suite = Suite.from_parent(session, name="refoptim")
+        items.extend(suite.collect())
+
+
+class Broken(Exception):
+    """A promise is broken: what is compared says where and by how much."""
+
+
+class Suite(pytest.Collector):
+    """All cases for an implementation."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield a test for each case and storage type."""
+        from refoptim.conformance import adapters, run
+
+        try:
+            jobs = run.jobs(named(self.config), str(self.config.getoption("--refoptim-pattern")))
+        except adapters.NotAvailable as error:
+            raise pytest.UsageError(str(error)) from error
+        for job in jobs:
+            yield CaseItem.from_parent(self, name=f"{job.case.id}[{job.dtype}]", job=job)
+
+
+class CaseItem(pytest.Item):
+    """One case in one storage type."""
+
+    def __init__(self, *, job: Any, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.job = job
+
+    def runtest(self) -> None:
+        """Run the case and compare it with the golden."""
+        check(self.job)
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        """Show what a broken promise says, and any other error in full."""
+        return str(excinfo.value) if excinfo.errisinstance(Broken) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Name the test."""
+        return self.path, None, f"refoptim: {self.name}"
+
+
+def check(job: Any) -> None:
+    """Run a case; skip what is not supported, fail where a promise is broken."""
+    from refoptim.conformance import run
+
+    for result in run.perform(job):
+        if result.outcome == run.NOT_RUN:
+            pytest.skip(result.reason)
+        if not result.ok:
+            raise Broken(describe(result))
+
+
+def describe(result: Any) -> str:
+    """Say what is broken, where it begins, and which mistakes the case is there to catch."""
+    from refoptim.conformance import cases
+
+    flags = next(case.flags for stem in cases.stems() for case in cases.load(stem) if case.id == result.case)
+    lines = [f"{result.optimizer}, case {result.case}, {result.dtype}: promised {result.promise or 'a result'}"]
+    if result.first is not None:
+        lines.append(f"largest distance {result.distance}; first parts at {result.first}")
+    lines += [result.reason] if result.reason else []
+    return "\n".join([*lines, "this case catches:", *(f"  {flag}: {cases.flags()[flag]}" for flag in flags)])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``refoptim_check`` once for each case and storage type."""
+    if "refoptim_case" not in metafunc.fixturenames:
+        return
+    from refoptim.conformance import run
+
+    jobs = run.jobs("numpy", str(metafunc.config.getoption("--refoptim-pattern")))
+    metafunc.parametrize("refoptim_case", jobs, ids=[f"{job.case.id}-{job.dtype}" for job in jobs])
+
+
+@pytest.fixture
+def refoptim_check(refoptim_case: Any, refoptim_implementation: Any) -> Callable[[], None]:
+    """Return what puts ``refoptim_implementation`` through a case."""
+    own = {"implementation": type(refoptim_implementation).__name__, "make": lambda: refoptim_implementation}
+    return lambda: check(refoptim_case._replace(**own))
