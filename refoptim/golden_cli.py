@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -19,6 +19,8 @@ from .conformance import export, formats, generate, goldens, schedules, tasks, v
 from .conformance.gradients import KINDS, SOURCES
 from .describe import find
 from .lr_scheduler import LRScheduler
+
+T = TypeVar("T")
 
 SHOW_AFTER = 100_000
 """Numbers in all steps from which on progress is shown."""
@@ -123,17 +125,17 @@ def generate_command(
     else:
         entry = tasks.task(cls, settings, dtype, shapes, steps, seed, kind)
         numbers = steps * sum(math.prod(shape) for shape in entry["shapes"])
-        header, tensors = generate.make(entry, _watch(steps, numbers))
+        header, tensors = generate.make(entry, _progress("computing", steps, hidden=numbers < SHOW_AFTER))
     formats.write(output, formats.Trajectory(header, tensors), form)
 
 
-def _watch(steps: int, numbers: int) -> generate.Watch:
-    """Return what shows how far a run is: nothing if the run is short, or if nobody is looking."""
+def _progress(label: str, total: int | None = None, hidden: bool = False) -> Callable[[Iterable[T]], Iterable[T]]:
+    """Return what passes things on and shows how far they are, unless nobody is looking."""
+    console = Console(stderr=True)
+    disable = hidden or not console.is_terminal
 
-    def watch(frames: Iterable[Any]) -> Iterable[Any]:
-        console = Console(stderr=True)
-        hidden = not console.is_terminal or numbers < SHOW_AFTER
-        return track(frames, "computing", total=steps, console=console, disable=hidden, transient=True)
+    def watch(things: Iterable[T]) -> Iterable[T]:
+        return track(things, label, total=total, console=console, disable=disable, transient=True)
 
     return watch
 
@@ -217,9 +219,9 @@ def verify_command(
     """
     tolerance = verify.Tolerance(ulp, rtol, atol)
     if path.is_dir():
-        verdicts = list(export.judge(path, tolerance, patterns, dtypes))
+        verdicts = list(_progress("judging")(export.judge(path, tolerance, patterns, dtypes)))
     else:
-        verdicts = verify.verify_file(path, tolerance)
+        verdicts = verify.verify_file(path, tolerance, _progress("computing"))
     if as_json:
         print_json(
             {
@@ -267,7 +269,5 @@ def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], n
     chosen = export.runs(patterns, dtypes)
     if not chosen:
         raise Refused("no case has such a name and storage type")
-    console = Console(stderr=True)
-    shown = track(chosen, "writing", console=console, disable=not console.is_terminal, transient=True)
-    export.export(folder, shown, numbers)
+    export.export(folder, _progress("writing", len(chosen))(chosen), numbers)
     click.echo(f"{len(chosen)} cases in {folder}: read {folder / 'README.md'}")

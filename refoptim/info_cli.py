@@ -23,7 +23,11 @@ def list_command(as_json: bool) -> None:
     refoptim list --json
     """
     kinds: dict[str, list[Any]] = {"optimizer": describe.optimizers(), "scheduler": describe.schedulers()}
-    rows = [(kind, cls.__name__, describe.summary(cls)) for kind, classes in kinds.items() for cls in classes]
+    rows = [
+        (kind, cls.__name__, describe.summary(cls).replace("``", "`"))
+        for kind, classes in kinds.items()
+        for cls in classes
+    ]
     if as_json:
         print_json([{"kind": kind, "name": name, "summary": summary} for kind, name, summary in rows])
     else:
