@@ -176,13 +176,14 @@ class Optimizer(Rule):
         read: dict[str, Any] = {}
         for name, value in values.items():
             here = f"{where}, {name},"
+            unmade = value is None and arrays.get(name, ((), None))[1] is None
             if name == "step" and self.counts_steps:
                 read[name] = states.step_count(value, here)
             elif name in registers:
                 read[name] = states.register(value, here)
-            elif name in arrays:
+            elif name in arrays and not unmade:
                 read[name] = states.array_like(value, arrays[name][0], p.dtype, here)
-            elif value is not None:
+            elif not unmade:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
         needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)
         missing = [name for name in needed if name not in read] if read else []
