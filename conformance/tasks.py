@@ -113,6 +113,8 @@ def _default_shape(cls: type[refoptim.Optimizer]) -> tuple[int, ...]:
 def _gradient(cls: type[refoptim.Optimizer], shapes: Sequence[tuple[int, ...]], seed: int, kind: str) -> dict[str, Any]:
     """Describe the gradients: sparse ones for an optimizer that takes no others."""
     if issubclass(cls, ClosureOptimizer):
+        if kind not in ("normal", "quadratic"):
+            raise ValueError(f"{cls.__name__} runs on the quadratic alone, got {kind!r}")
         return {"source": "quadratic", "seed": seed}
     if kind in SOURCES:
         return {"source": kind, "seed": seed}

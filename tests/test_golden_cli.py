@@ -363,6 +363,7 @@ def test_show_says_what_was_run(tmp_path: Path) -> None:
         (("adam", "--dtype", "complex128", "-o", "x.safetensors"), "safetensors holds no complex128"),
         (("muon", "--shape", "3", "-o", "x.npz"), "Muon"),
         (("sparseadam", "--shape", "", "-o", "x.npz"), "every parameter needs a first axis of rows"),
+        (("lbfgs", "--gradient", "tiny", "-o", "x.npz"), "LBFGS runs on the quadratic alone, got 'tiny'"),
         (("lbfgs", "--dtype", "float16", "-o", "x.npz"), "does not support 16-bit parameters"),
         (("adam", "--gradient", "mlp", "--shape", "3", "-o", "x.npz"), "the gradient mlp is none of"),
         (("StepLR", "-o", "x.npz"), "step_size"),

@@ -298,6 +298,30 @@ def reshaped(data: bytes, shape: bytes) -> bytes:
     return data[:start] + (shape + b" }").ljust(end - start) + data[end:]
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "more", "says"),
+    [
+        (0, 48, b"", "does not lie where its shape says"),
+        (48, 84, b"\0" * 4, "holds 88 bytes of arrays, its table says 84"),
+        (52, 88, b"\0" * 4, "does not lie where its shape says"),
+        (48, 84, None, "holds 80 bytes of arrays, its table says 84"),
+        (-36, 0, b"", "does not lie where its shape says"),
+    ],
+)
+def test_arrays_that_do_not_lie_one_behind_the_other_are_refused(
+    genuine: Path, tmp_path: Path, begin: int, end: int, more: bytes | None, says: str
+) -> None:
+    """Of 12 and 9 float32 numbers, the second array is moved, or bytes are added or cut off behind."""
+    table = {
+        "__metadata__": {"header": json.dumps(header(genuine))},
+        "param.0": {"dtype": "F32", "shape": [3, 2, 2], "data_offsets": [0, 48]},
+        "param.1": {"dtype": "F32", "shape": [3, 3], "data_offsets": [begin, end]},
+    }
+    text, data = json.dumps(table).encode(), bytes(80 if more is None else 84) + (more or b"")
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    assert says in refused(tmp_path / "x.safetensors")
+
+
 def test_zip_bombs_are_refused(genuine: Path, tmp_path: Path) -> None:
     head, path = ("header.json", json.dumps(header(genuine)).encode()), tmp_path / "bomb.npz"
     deflated = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": 1}
