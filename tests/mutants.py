@@ -6,7 +6,6 @@ the flag names, and by nothing else; a case that carries the flag tells it from 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -40,7 +39,7 @@ from refoptim.optimizers import adafactor, muon, radam
 Room = Any
 """The class of an optimizer."""
 
-MUTANTS: dict[tuple[str, str], list[Callable[[], Room]]] = defaultdict(list)
+MUTANTS: dict[tuple[str, str], list[Callable[[], Room]]] = {}
 
 MOMENTS = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Adagrad, RMSprop, ASGD)
 """Optimizers whose gradient enters through a decay, or whose parameter decays."""
@@ -50,7 +49,7 @@ COUNTING = (Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, ASGD, SparseAdam, Adafac
 
 def register(flag: str, rooms: Sequence[Room], make: Callable[[Room], Room]) -> None:
     for room in rooms:
-        MUTANTS[room.__name__, flag].append(partial(make, room))
+        MUTANTS.setdefault((room.__name__, flag), []).append(partial(make, room))
 
 
 def by_scalars(flag: str, rooms: Sequence[Room], change: Callable[..., dict[str, Any]]) -> None:
