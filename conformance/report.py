@@ -122,7 +122,8 @@ def _notable(results: Sequence[Result]) -> list[Result]:
 
 
 def _section(r: Result) -> str:
-    title = f"{r.case}, {r.dtype}, {column(r)}: <span class='{CLASSES[r.outcome]}'>{escape(r.outcome)}</span>"
+    name = escape(f"{r.case}, {r.dtype}, {column(r)}")
+    title = f"{name}: <span class='{CLASSES[r.outcome]}'>{escape(r.outcome)}</span>"
     promise = f"Promised: {r.promise}. " if r.promise else ""
     lines = [f"{promise}Largest distance: {r.distance}."] if r.ran else []
     lines += [str(r.first)] if r.first else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iter
     wanted = "numpy" in names and (not dtypes or "float64" in dtypes)
     schedules = run.schedules(pattern) if wanted else []
     console = Console(stderr=True)
-    work = [*(partial(run.perform, job) for job in jobs), *schedules]
+    work: list[Callable[[], list[run.Result]]] = [*(partial(run.perform, job) for job in jobs), *schedules]
     for perform_one in track(work, "running cases", console=console, disable=not console.is_terminal):
         yield from perform_one()
 

@@ -64,6 +64,7 @@ ORDER = [
     "doctor",
     "cli_output",
     "plot_cli",
+    "conformance_cli",
     "golden_cli",
     "info_cli",
     "cli",

@@ -1,0 +1,413 @@
+"""Runs of the conformance suite: what holds, what is broken, what deviates, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from refoptim.conformance import adapters, cases, promises, report, run
+from refoptim.conformance.adapters import Adapter
+from refoptim.conformance.promises import CLOSE, EXACT, ULP
+from refoptim.conformance.reference import Reference
+from refoptim.conformance.run import Result
+
+CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
+ROOT = Path(__file__).parents[1]
+
+
+class Plain(Adapter):
+    """Gradient descent in one expression, written for this test: no state, no momentum."""
+
+    def make(self, optimizer: str, hyper: Any, parameters: Any) -> None:
+        self.h = hyper
+        self.p = [p.copy() for p in parameters]
+
+    def why_not(self, case: cases.Case, dtype: str) -> str | None:
+        known = case.id == "sgd-plain" and dtype == "float64"
+        return None if known else "plain descent in float64 alone"
+
+    def step(self, grads: Any) -> None:
+        h = self.h
+        self.p = [p + -h["lr"] * (g + h["weight_decay"] * p) for p, g in zip(self.p, grads, strict=True)]
+
+    def parameters(self) -> Any:
+        return self.p
+
+
+class Late(Plain):
+    """Wrong by one number in the last element from step 7 on."""
+
+    def make(self, optimizer: str, hyper: Any, parameters: Any) -> None:
+        super().make(optimizer, hyper, parameters)
+        self.steps = 0
+
+    def step(self, grads: Any) -> None:
+        super().step(grads)
+        self.steps += 1
+
+    def parameters(self) -> Any:
+        p, matrix, number = self.p
+        moved = matrix.copy()
+        moved[2, 3] = np.nextafter(moved[2, 3], np.inf) if self.steps >= 7 else moved[2, 3]
+        return [p, moved, number]
+
+
+class Loses(Reference):
+    """refoptim that forgets to say a part of its state."""
+
+    def state(self) -> Any:
+        return [{k: x for k, x in s.items() if k != "exp_avg_sq"} for s in super().state()]
+
+
+def named(cls: type) -> str:
+    return f"{__name__}:{cls.__name__}"
+
+
+def results(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Result]:
+    return [result for job in run.jobs(name, pattern, dtypes) for result in run.perform(job)]
+
+
+def test_an_implementation_written_by_hand_is_exact() -> None:
+    found = [r for r in results(named(Plain), "sgd") if r.ran]
+    assert [(r.case, r.dtype, r.outcome, r.exact, r.promise) for r in found] == [
+        ("sgd-plain", "float64", run.HOLDS, True, "EXACT")
+    ]
+
+
+def test_a_wrong_implementation_is_located() -> None:
+    (r,) = [r for r in results(named(Late), "sgd-plain") if r.ran]
+    assert (r.outcome, r.ok, r.max_ulp) == (run.FAILS, False, 1)
+    assert r.first is not None
+    assert (r.first.step, r.first.tensor, r.first.element, r.first.ulp) == (7, "param.1", [2, 3], 1)
+    expected, found = (struct.unpack(">d", bytes.fromhex(x))[0] for x in (r.first.expected_bits, r.first.found_bits))
+    assert found == np.nextafter(expected, np.inf)
+    assert r.absolute >= found - expected
+    assert r.ulps[:6] == (0,) * 6
+    assert r.ulps[6] == 1
+
+
+@pytest.mark.parametrize(
+    ("promise", "outcome"),
+    [(EXACT, run.FAILS), (ULP(1), run.HOLDS), (CLOSE(1e-15, 1e-15), run.HOLDS), (None, run.MEASURED)],
+)
+def test_promises_decide(promise: Any, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Late, "promise", promise)
+    assert [r.outcome for r in results(named(Late), "sgd-plain") if r.ran] == [outcome]
+
+
+def test_missing_state_is_noticed() -> None:
+    (r, *_) = results(named(Loses), "adam-coupled", ("float32",))
+    assert r.outcome == run.FAILS
+    assert "has no state." in r.reason
+    assert "exp_avg_sq" in r.reason
+
+
+def test_where_refoptim_is_not_the_golden_recorded_steps_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["sgd-plain"]
+    monkeypatch.setattr(run, "_reference", lambda *key: run.Run("", [], {}))
+    golden = run.expected("torch-ieee", "sgd", case, "float64")
+    assert golden.steps == case.record
+    blank = Result("x", "SGD", case.id, "float64", "torch-ieee", run.NOT_RUN)
+    good, late = (run.execute(cls(), case, "float64") for cls in (Plain, Late))
+    assert run.compare(blank, good, golden, EXACT, True).exact
+    found = run.compare(blank, late, golden, EXACT, True)
+    assert found.outcome == run.FAILS
+    assert found.first is not None
+    assert found.first.step == min(step for step in case.record if step >= 7)
+
+
+def test_what_parts_between_recorded_steps_is_not_exact() -> None:
+    case = CASES["sgd-plain"]
+    late = run.execute(Late(), case, "float64")
+    golden = run.Run("", [1, 2], {key: x[:2] for key, x in run.execute(Plain(), case, "float64").tensors.items()})
+    blank = Result("x", "SGD", case.id, "float64", "torch-ieee", run.NOT_RUN)
+    found = run.compare(blank, late, golden, EXACT, False)
+    assert (found.outcome, found.exact, found.reason) == (run.FAILS, False, "parts between the recorded steps")
+
+
+def test_an_error_is_a_result() -> None:
+    class Broken(Plain):
+        def step(self, grads: Any) -> None:
+            raise ArithmeticError("no such thing")
+
+    job = run.jobs(named(Plain), "sgd-plain", ("float64",))[0]._replace(make=Broken)
+    (r,) = run.perform(job)
+    assert (r.outcome, r.ok, r.reason) == (run.ERROR, False, "ArithmeticError: no such thing")
+
+
+KNOWN = promises.Deviation("sgd-*", "*", ("DecoupledDecay",), "because")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (run.FAILS, run.DEVIATES),
+        (run.ERROR, run.DEVIATES),
+        (run.HOLDS, run.PASSES),
+        (run.MEASURED, run.DEVIATES),
+        (run.NOT_RUN, run.NOT_RUN),
+    ],
+)
+def test_listed_deviations_excuse_and_their_absence_is_told(outcome: str, expected: str) -> None:
+    r = Result("x", "SGD", "sgd-plain", "float32", "reference", outcome)
+    assert run.excused(r, KNOWN).outcome == expected
+    assert run.excused(r, None) is r
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conformance" / "deviations").glob("*.txt")), ids=lambda path: path.stem
+)
+def test_deviations_are_of_cases_that_exist(path: Path) -> None:
+    known = promises.deviations(path.stem)
+    assert known
+    assert path.stem in adapters.BUILT_IN
+    used = {promises.deviation(known, case, dtype) for case in CASES.values() for dtype in case.dtypes}
+    assert not set(known) - used, "lines that fit nothing"
+
+
+@pytest.mark.parametrize("line", ["adam-* float32 EpsInsideRoot", "adam-* * NoSuchFlag because"])
+def test_wrong_deviations_are_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"a line needs|do not exist"):
+        promises._deviation(line, "x.txt")
+
+
+def test_the_table_of_promises() -> None:
+    for dtype in ("float16", "bfloat16", "float32", "float64", "complex64"):
+        assert promises.promised("numpy", "torch-ieee", "Adam", dtype) == EXACT
+        assert promises.promised("numpy", "reference", "Adafactor", dtype) == EXACT
+        assert promises.promised("numpy", "torch-installed", "Adam", dtype) is None
+    assert promises.promised("numpy", "torch-ieee", "Adafactor", "float32") != EXACT
+    assert promises.promised("torch-fused-cuda", "reference", "Adam", "float32") is not None
+    assert promises.promised("optax", "reference", "Adam", "float16") is None
+    assert [str(x) for x in (EXACT, ULP(3), CLOSE(0.5, 0.25))] == ["EXACT", "within 3 ULP", "within 0.25 + 0.5 * |x|"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("host", "not available: this version has no compiled kernels"),
+        ("cuda", "not available: this version has no compiled kernels"),
+        ("tensorfloat", "no implementation 'tensorfloat'"),
+        ("no_such_module:X", "no_such_module cannot be imported"),
+        ("json:X", "json has no X"),
+        ("json:JSONDecoder", "is no implementation: it has no method make"),
+    ],
+)
+def test_what_is_not_there_is_said(name: str, message: str) -> None:
+    with pytest.raises(adapters.NotAvailable, match=message):
+        adapters.find(name)
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    with pytest.raises(adapters.NotAvailable, match="not installed: optax"):
+        adapters.find("optax")
+
+
+def test_distances_are_those_counted_by_hand() -> None:
+    """-0 and +0 are neighbours, one subnormal further is the next; a NaN is as far as can be."""
+    case = CASES["sgd-plain"]
+    blank = Result("x", "SGD", case.id, "float32", "reference", run.NOT_RUN)
+    tiny = np.float32(1e-45)
+    golden = run.Run("a", [1, 2], {"param.0": np.array([[0.0, 1.0], [tiny, 2.0]], np.float32)})
+    theirs = run.Run("b", [1, 2], {"param.0": np.array([[-0.0, 1.0], [-tiny, 2.0]], np.float32)})
+    found = run.compare(blank, theirs, golden, None, True)
+    assert found.ulps == (1, 3)
+    assert found.first is not None
+    assert (found.first.step, found.first.element, found.max_ulp) == (1, [0], 3)
+    nan = run.Run("b", [1, 2], {"param.0": np.array([[0.0, np.nan], [tiny, 2.0]], np.float32)})
+    assert run.compare(blank, nan, golden, CLOSE(1, 1), True).distance == "NaN"
+    assert run.compare(blank, nan, golden, CLOSE(1, 1), True).outcome == run.FAILS
+
+
+class Page(HTMLParser):
+    """Collects the tags and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def sample() -> list[Result]:
+    evil = "<script>alert(1)</script>"
+    broken = [r for r in results(named(Late), "sgd-plain") if r.ran]
+    error = Result(f'x"{evil}', evil, evil, "float32", "reference", run.ERROR, reason=f"\x00]]>{evil}")
+    return [*broken, error, replace(broken[0], outcome=run.DEVIATES, flags=("DecoupledDecay",), reason="known")]
+
+
+def test_the_page_stands_alone() -> None:
+    text = report.page(sample(), {"<b>": {"x": "<i>"}}, "refoptim '<u>'")
+    tags = Page(text).tags
+    names = {tag for tag, _ in tags}
+    assert not names & {"script", "link", "img", "iframe", "b>", "i", "u"}
+    assert not [a for _, a in tags if set(a) & {"src", "href", "onload"}]
+    assert "http" not in text
+    assert "url(" not in text
+    assert "light dark" in text
+    assert cases.flags()["DecoupledDecay"].partition(" ")[0] in text
+    points = [a["points"] or "" for tag, a in tags if tag == "polyline"]
+    assert len(points) == 2
+    assert len(points[0].split()) == CASES["sgd-plain"].steps
+    heights = [float(point.split(",")[1]) for point in points[0].split()]
+    assert len(set(heights[:6])) == 1
+    assert heights[0] > heights[6]
+
+
+def test_junit_counts() -> None:
+    found = [*sample(), Result("x", "SGD", "sgd-plain", "float16", "reference", run.NOT_RUN, reason="no")]
+    root = ElementTree.fromstring(report.junit(found).encode())
+    assert {key: root.get(key) for key in ("tests", "failures", "errors", "skipped")} == dict(
+        tests="4", failures="1", errors="1", skipped="1"
+    )
+    assert [len(entry) for entry in root] == [1, 1, 0, 1]
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    report.write(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        report.write(path, "new \ud800")
+    assert [x.name for x in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
+
+
+# The command.
+
+
+@pytest.fixture
+def command() -> Callable[..., Any]:
+    testing = pytest.importorskip("click.testing", reason="the command line needs click and rich")
+    from refoptim.cli import main
+
+    return lambda *arguments: testing.CliRunner().invoke(main, ["conformance", *arguments])
+
+
+def test_all_promises_hold(command: Callable[..., Any], tmp_path: Path) -> None:
+    done = command("--json", "--report", str(tmp_path / "r.html"), "--junit", str(tmp_path / "j.xml"))
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["ok"]
+    counted = {(r["golden"], r["distance"]) for r in document["results"] if r["golden"] == "reference"}
+    assert counted <= {("reference", "EXACT"), ("reference", "not run")}
+    exact = {r["optimizer"] for r in document["results"] if r["golden"] == "torch-ieee" and r["distance"] == "EXACT"}
+    assert len(exact) >= 13
+    assert {"CosineAnnealingLR", "ReduceLROnPlateau"} <= {r["optimizer"] for r in document["results"]}
+    assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "0"
+    assert "All promises hold." in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_the_command_fails_where_a_promise_is_broken(command: Callable[..., Any]) -> None:
+    done = command("--impl", named(Late), "--pattern", "SGD-PLAIN", "--dtype", "float64")
+    assert done.exit_code == 1
+    assert "FAILS: sgd-plain float64" in done.output
+    assert "step 7, param.1 [2, 3]" in done.output
+    assert "\x1b" not in done.output
+
+
+def test_the_command_says_what_is_wrong(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, message in [
+        (("--engine", "host"), "not available"),
+        (("--impl", "nothing"), "no implementation 'nothing'"),
+        (("--pattern", "no such case"), "no case matches"),
+        (("--pattern", "sgd-plain", "--report", "/no/such/folder/x.html"), "cannot write the report"),
+    ]:
+        done = command(*arguments)
+        assert (done.exit_code, message in done.output) == (2, True), done.output
+
+    def flushed() -> None:
+        raise RuntimeError("float32 sums lose subnormals")
+
+    monkeypatch.setattr(run, "check_arithmetic", flushed)
+    done = command("--pattern", "sgd-plain")
+    assert (done.exit_code, "lose subnormals" in done.output) == (2, True)
+
+
+def test_without_ml_dtypes_bfloat16_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    (r,) = results("numpy", "sgd-plain", ("bfloat16",))
+    assert (r.outcome, r.reason) == (run.NOT_RUN, "bfloat16 needs ml_dtypes")
+
+
+# The plugin.
+
+CONFTEST = f"""
+import sys
+from importlib.util import find_spec
+sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}
+import refoptim
+if find_spec("refoptim.conformance") is None:
+    refoptim.__path__.append({str(ROOT)!r})
+pytest_plugins = ["refoptim.conformance.plugin"]
+"""
+
+
+def pytest_in(folder: Path, *arguments: str) -> str:
+    (folder / "conftest.py").write_text(CONFTEST + (folder / "more.txt").read_text())
+    options = ("-p", "no:refoptim", "-p", "no:cacheprovider", "-W", "error", "-rA")
+    command = [sys.executable, "-m", "pytest", *options, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def counts(output: str) -> dict[str, int]:
+    return {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output.splitlines()[-1])}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "more.txt").write_text("")
+    (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n")
+    return tmp_path
+
+
+def test_the_plugin_collects_nothing_unless_asked(folder: Path) -> None:
+    assert counts(pytest_in(folder)) == {"passed": 1}
+
+
+def test_the_plugin_loads_without_refoptim() -> None:
+    code = "import sys; import plugin; sys.exit('numpy' in sys.modules or 'refoptim' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "conformance", check=True)
+
+
+def test_every_case_is_a_test_of_a_named_implementation(folder: Path) -> None:
+    output = pytest_in(folder, "--refoptim-impl", "test_conformance_run:Late", "--refoptim-pattern", "sgd-plain")
+    assert counts(output) == {"passed": 1, "failed": 1, "skipped": 5}
+    assert "step 7, param.1 [2, 3]" in output
+    assert "FusedMultiplyAdd: " in output
+
+
+def test_the_setting_and_k_work(folder: Path) -> None:
+    (folder / "pytest.ini").write_text("[pytest]\nrefoptim_impl = numpy\n")
+    found = len([dtype for case in CASES.values() if case.id.startswith("adamax") for dtype in case.dtypes])
+    output = pytest_in(folder, "-k", "adamax")
+    assert sum(counts(output).values()) == found, output
+    assert "failed" not in counts(output)
+
+
+def test_a_fixture_gives_every_case(folder: Path) -> None:
+    (folder / "more.txt").write_text(
+        "\nimport pytest\nfrom test_conformance_run import Plain\n\n"
+        "@pytest.fixture\ndef refoptim_implementation():\n    return Plain()\n"
+    )
+    (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
+    output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
+    assert counts(output) == {"passed": 1, "skipped": 5}, output
+
+
+def test_an_unknown_implementation_is_a_usage_error(folder: Path) -> None:
+    assert "no implementation 'nobody'" in pytest_in(folder, "--refoptim-impl", "nobody")
