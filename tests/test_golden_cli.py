@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,25 @@ def test_the_same_command_makes_the_same_bytes(tmp_path: Path, suffix: str) -> N
     subprocess.run(command, check=True, env=environment)
     made(tmp_path / f"b{suffix}", *arguments[:-1])
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_no_date_stands_in_an_npz_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(made(tmp_path / "x.npz", "sgd")) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_first_step_that_parts_is_named_whatever_the_array(tmp_path: Path) -> None:
+    path = made(tmp_path / "x.json", "sgd", "--shape", "2", "--shape", "3", "--steps", 6)
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    for name, place in [("param.0", 5 * 2), ("param.1", 2 * 3 + 1), ("param.1", 2 * 3 + 2), ("param.1", 6 * 3)]:
+        words = document["tensors"][name]["bits"].split()
+        words[place] = f"{int(words[place], 16) + 2:08x}"
+        document["tensors"][name]["bits"] = " ".join(words)
+    path.write_text(json.dumps(document))
+    (case,) = json.loads(call("golden", "verify", path, "--json").stdout)["cases"]
+    assert (case["first"]["step"], case["first"]["tensor"], case["first"]["element"]) == (2, "param.1", [1])
+    assert (case["differing"], case["max_ulp"]) == (4, 2)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".json", ".safetensors", ".csv"])
