@@ -38,6 +38,9 @@ def refusing(command: F) -> F:
             return command(*args, **kwargs)
         except (click.exceptions.Exit, click.Abort):
             raise
+        except ModuleNotFoundError as error:
+            extra = "refoptim[bfloat16]" if error.name == "ml_dtypes" else error.name
+            raise Refused(f"this needs {error.name}: pip install '{extra}'") from error
         except WRONG as error:
             raise Refused(one_line(str(error) or type(error).__name__)) from error
 

@@ -163,7 +163,7 @@ def test_every_format_holds_the_same_words(tmp_path: Path) -> None:
         assert float(row["value"]) == value or (math.isnan(value) and row["value"] == "nan")
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.skipif(not (shutil.which("cc") and shutil.which("c++")), reason="no C and C++ compiler")
 @pytest.mark.parametrize("language", ["c99", "c++98"])
 def test_the_c_header_compiles_and_holds_the_words(tmp_path: Path, language: str) -> None:
     arguments = ("sgd", "--set", "momentum=0.9", "--shape", "3", "--shape", "0", "--dtype", "float64")
@@ -399,6 +399,12 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(
         (tmp_path / name).write_text("what was there")
     assert says in fails("golden", "generate", *arguments)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"what was there"}
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    says = fails("golden", "generate", "sgd", "--dtype", "bfloat16", "-o", tmp_path / "x.npz")
+    assert says == "Error: this needs ml_dtypes: pip install 'refoptim[bfloat16]'"
 
 
 def test_list_names_everything_public() -> None:
