@@ -260,6 +260,14 @@ def test_rounding_to_16_bits(name: str) -> None:
         assert_same(arith.to_bfloat16(values).astype(np.float64), expected)
 
 
+def test_a_nan_of_any_payload_stays_one() -> None:
+    """Some would round to infinity or to -0."""
+    nans = np.array([0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0xFF808000], np.uint32).view(np.float32)
+    assert np.isnan(arith.to_bfloat16(nans)).all()
+    for name in NARROW:
+        assert np.isnan(arith.round_to(nans, np.zeros(1, dtype_of(name))).astype(np.float32)).all()
+
+
 def assert_same(values: Any, expected: Any) -> None:
     """Fail unless all bits are the same; NaNs are one class."""
     wrong = (values.view(np.uint64) != expected.view(np.uint64)) & ~(np.isnan(values) & np.isnan(expected))
