@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refoptim
-from refoptim.arith import Array
+from refoptim.arith import Array, as_reals, storage
 
 from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
 from .cases import Case
-from .gradients import np_dtype
+from .gradients import FORMATS, np_dtype
 from .oracle import check_rounding
 from .promises import CLOSE, Deviation
 from .reference import Reference
@@ -191,9 +191,20 @@ def compare(result: Result, theirs: Run, golden: Run, promise: Tolerance | None,
         return replace(result, outcome=FAILS if promise else MEASURED, promise=_text(promise), reason=problem)
     verdict = verify.compare(result.case, golden.tensors, found, golden.steps, promise or EXACT)
     unseen = not verdict.differing and not partial and len(golden.steps) < len(theirs.steps)
-    reason = "parts between the recorded steps" if unseen else ""
+    flushed = any(_flushes(golden.tensors[key], x) for key, x in found.items())
+    reason = "parts between the recorded steps" if unseen else "subnormal numbers become zero" if flushed else ""
     measured = _measured(replace(result, reason=reason), verdict, golden, found)
-    return _judged(measured, verdict.holds and not (unseen and promise == EXACT), promise)
+    return _judged(measured, verdict.holds and not flushed and not (unseen and promise == EXACT), promise)
+
+
+def _flushes(x: Array, y: Array) -> bool:
+    """Tell whether subnormal numbers of a golden are zeros in another array, and none of them is subnormal there."""
+    if x.dtype.kind == "i":
+        return False
+    a, b = (np.abs(as_reals(z).astype(np.float64)) for z in (x, y))
+    smallest = 2.0 ** FORMATS["subnormal"][storage(x.dtype).name][1]
+    subnormal = (a > 0) & (a < smallest)
+    return bool((b[subnormal] == 0).any() and not ((b > 0) & (b < smallest)).any())
 
 
 def _rows(x: Array, rows: list[int], steps: int) -> Array:

@@ -46,8 +46,8 @@ def conformance(
     r"""Run the cases and compare every bit with the goldens.
 
     Without options all engines of this machine run against all goldens, optimizers and schedulers. An implementation
-    named by --impl runs against the goldens of refoptim. The exit code is 0 if all promises hold, 1 if one is broken,
-    and 2 if something cannot be run.
+    named by --impl, found as Python finds modules or in this folder, runs against the goldens of refoptim. The exit
+    code is 0 if all promises hold, 1 if one is broken, and 2 if something cannot be run.
 
     \b
     refoptim conformance
@@ -56,6 +56,8 @@ def conformance(
     refoptim conformance --impl mypackage.adapter:Mine
     """
     names = [*engines, *implementations] or available()
+    if any(":" in name for name in names) and "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         run.check_arithmetic()
         versions = {name: run.versions(name) for name in names}

@@ -231,6 +231,14 @@ def test_distances_are_those_counted_by_hand() -> None:
     assert run.compare(blank, nan, golden, CLOSE(1, 1), True).outcome == run.FAILS
 
 
+def test_flushed_subnormals_are_not_close() -> None:
+    blank = Result("x", "SGD", "sgd-plain", "float32", "reference", run.NOT_RUN)
+    golden = run.Run("a", [1], {"param.0": np.array([[1e-40, 1.0, 2e-38]], np.float32)})
+    for x, outcome in ((0.0, run.FAILS), (1.5e-40, run.HOLDS), (2e-38, run.HOLDS)):
+        theirs = run.Run("b", [1], {"param.0": np.array([[x, 1.0, 2e-38]], np.float32)})
+        assert run.compare(blank, theirs, golden, CLOSE(1e-6, 1e-6), True).outcome == outcome
+
+
 class Page(HTMLParser):
     """Collects the tags and attributes of a page."""
 
