@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from .arith import Array
-from .parameter import Parameter, as_parameter
+from .parameter import Parameter, as_parameter, owner
 
 Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
 """What an optimizer is made of: arrays, Parameters, ``(name, parameter)`` pairs, or dicts that describe groups."""
@@ -120,13 +121,21 @@ def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
         if first.setdefault(id(p), i) != i:
             return first[id(p)], i
     reaching: list[tuple[int, int]] = []
-    for low, high, i in sorted((*byte_bounds(p.data), i) for i, p in enumerate(params) if p.data.size):
+    for low, high, i in sorted((*byte_bounds(params[i].data), i) for i in _suspects(params)):
         reaching = [(end, j) for end, j in reaching if end > low]
         for _, j in reaching:
             if shares(params[j].data, params[i].data):
                 return j, i
         reaching.append((high, i))
     return None
+
+
+def _suspects(params: Sequence[Parameter]) -> list[int]:
+    """Return the numbers of the parameters that look at memory which may not be theirs alone."""
+    owners = [owner(p.data) for p in params]
+    many = Counter(map(id, owners))
+    foreign = not all(x.flags.owndata for x in owners)
+    return [i for i, x in enumerate(owners) if (foreign or many[id(x)] > 1) and params[i].data.size]
 
 
 def shares(x: Array, y: Array) -> bool:

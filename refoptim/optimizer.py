@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from copy import copy
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from reprlib import repr as short
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -83,7 +83,8 @@ class Optimizer(Rule):
         h = resolve(type(self), group)
         check_members(group, self.param_groups)
         for j, p in enumerate(group["params"]):
-            self.check_parameter(label(len(self.param_groups), j, p), p.shape, p.dtype)
+            where = label(len(self.param_groups), j, p, group.get("param_names", ()))
+            self.check_parameter(where, p.shape, p.dtype)
         if self.eager:
             self.state.update((p, {"step": 0, **self._first_arrays(h, p)}) for p in group["params"])
         self.param_groups.append(group)
@@ -107,7 +108,7 @@ class Optimizer(Rule):
             raise TypeError("step takes a closure or grads, not both")
         if closure is not None and not callable(closure):
             raise TypeError(
-                f"closure must be a function that returns the loss, got {closure!r} "
+                f"closure must be a function that returns the loss, got {short(closure)} "
                 "(gradients go by name: step(grads=...))"
             )
         return self._advance(closure, grads)
@@ -156,7 +157,8 @@ class Optimizer(Rule):
             TypeError, ValueError: the state is not one of this optimizer or of these parameters, or a setting is wrong.
                 Nothing has changed then.
         """
-        state_dict = filter_through(self._load_state_dict_pre_hooks, self, copy(state_dict))
+        given: Any = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
+        state_dict = filter_through(self._load_state_dict_pre_hooks, self, given)
         rule: type = type(self)
         own = declared(rule)
         foreign = hyperparameters(Optimizer) - set(own)

@@ -104,6 +104,13 @@ def _as_gradient(grad: Any) -> Any:
     return handed_over(grad)
 
 
+def owner(x: Array) -> Array:
+    """Return the NumPy array whose memory ``x`` looks at."""
+    while isinstance(x.base, np.ndarray):
+        x = x.base
+    return x
+
+
 def overlaps_itself(x: Array) -> bool:
     """Tell whether elements of ``x`` may share memory: along each axis the step must pass over all smaller steps."""
     reach = x.itemsize

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from reprlib import repr as short
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from .arith import Array, DType, storage
 from .groups import Group
-from .parameter import Parameter, as_gradient, check_writable
+from .parameter import Parameter, as_gradient, check_writable, owner
 from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars
 from .sparse import SparseGrad
 from .state_dict import register, step_count
@@ -57,7 +58,7 @@ def parameters(groups: Sequence[Group]) -> list[Parameter]:
     """Return the parameters of all groups, or raise TypeError if a group does not hold Parameters."""
     for i, group in enumerate(groups):
         if not isinstance(group, dict) or not isinstance(group.get("params"), (list, tuple)):
-            raise TypeError(f"param_groups[{i}] must be a dict with a list 'params', got {group!r}")
+            raise TypeError(f"param_groups[{i}] must be a dict with a list 'params', got {short(group)}")
         for j, p in enumerate(group["params"]):
             if not isinstance(p, Parameter):
                 raise TypeError(
@@ -99,16 +100,10 @@ def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list
     return [[next(rest) for _ in group["params"]] for group in groups]
 
 
-def label(group: int, index: int, p: Parameter) -> str:
-    """Name a parameter in a message."""
-    return f"parameter {index} of group {group}" + (f" ({p.name})" if p.name else "")
-
-
-def owner(x: Any) -> Any:
-    """Return the NumPy array whose memory ``x`` looks at."""
-    while isinstance(x.base, np.ndarray):
-        x = x.base
-    return x
+def label(group: int, index: int, p: Parameter, names: Sequence[str] = ()) -> str:
+    """Name a parameter in a message; ``names`` are those of its group."""
+    name = p.name or (names[index] if index < len(names) else "")
+    return f"parameter {index} of group {group}" + (f" ({name})" if name else "")
 
 
 class Memory:
@@ -158,7 +153,8 @@ class _GroupPlan:
             arrays, unmade = state_arrays(self._layout(p.data), p.data, state)
             self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise type(error)(f"{label(self.number, index, p)}: {error}") from None
+            where = label(self.number, index, p, self.group.get("param_names", ()))
+            raise type(error)(f"{where}: {error}") from None
 
     def _layout(self, data: Array) -> Layout:
         """Return the state arrays of a parameter, checked once per shape and dtype."""

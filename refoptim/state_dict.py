@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from numbers import Real
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def _read_states(saved: Mapping[Any, Any], owners: Owners, read_state: ReadState
             continue
         group, p = owners[str(key)]
         if not isinstance(values, Mapping) or p in state:
-            raise ValueError(f"a state dict must have one state {key}, a dict, got {values!r}")
+            raise ValueError(f"a state dict must have one state {key}, a dict, got {short(values)}")
         state[p] = read_state(group, p, dict(values), f"state {key}")
     return state
 

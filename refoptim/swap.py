@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from reprlib import repr as short
 from typing import Any
 
 from .arith import Array
@@ -68,7 +69,9 @@ def _matched(optimizer: Optimizer, parameters: list[Parameter], swapin: StateDic
         raise RuntimeError("swapin_optim_state must be a dict with the keys 'state' and 'param_groups'")
     saved = swapin["param_groups"]
     if not isinstance(saved, (list, tuple)) or len(saved) != len(optimizer.param_groups):
-        raise RuntimeError(f"swapin_optim_state must have {len(optimizer.param_groups)} parameter groups, got {saved}")
+        raise RuntimeError(
+            f"swapin_optim_state must have {len(optimizer.param_groups)} parameter groups, got {short(saved)}"
+        )
     expected = sum(len(group["params"]) for group in optimizer.param_groups)
     if len(parameters) != expected:
         raise RuntimeError(f"swapin_parameters must hold {expected} parameters, got {len(parameters)}")
@@ -86,7 +89,9 @@ def _states(groups: list[Group], swapin: StateDict) -> dict[Any, Any]:
     for group, ids in zip(groups, (g["params"] for g in swapin["param_groups"]), strict=True):
         for p, i in zip(group["params"], ids, strict=True):
             if not isinstance(saved, Mapping) or not isinstance(saved.get(i, {}), Mapping):
-                raise RuntimeError(f"the state of swapin_optim_state must hold a dict per parameter, got {saved!r}")
+                raise RuntimeError(
+                    f"the state of swapin_optim_state must hold a dict per parameter, got {short(saved)}"
+                )
             state[p] = dict(saved.get(i, {}))
     return state
 
@@ -95,7 +100,7 @@ def _group(i: int, group: Group, saved: Group, rest: Iterator[Parameter]) -> Gro
     ids = saved.get("params") if isinstance(saved, Mapping) else None
     if not isinstance(ids, (list, tuple)) or not all(isinstance(x, (int, str)) for x in ids):
         raise RuntimeError(
-            f"param_groups[{i}] of swapin_optim_state must be a dict with ids in 'params', got {saved!r}"
+            f"param_groups[{i}] of swapin_optim_state must be a dict with ids in 'params', got {short(saved)}"
         )
     if set(saved) != set(group):
         differing = sorted(set(saved) ^ set(group))

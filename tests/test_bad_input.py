@@ -318,6 +318,11 @@ MEMBERS: dict[str, Refused] = {
         V,
         "optimizer contains a parameter group with duplicate parameters: parameters 1 and 2 of the group share memory",
     ),
+    "an array and a buffer over it": (
+        lambda w: [w, np.frombuffer(w.data, np.float32)],
+        V,
+        "optimizer contains a parameter group with duplicate parameters: parameters 0 and 1 of the group share memory",
+    ),
     "an array and its transpose in two groups": (
         lambda w: [{"params": [f4(2), w.T]}, {"params": [w]}],
         V,
@@ -420,7 +425,7 @@ OTHERS: dict[str, Refused] = {
     "Adafactor of complex numbers": (
         lambda w: refoptim.Adafactor([("w", w.astype("c16"))]),
         R,
-        "Adafactor does not support complex parameters: parameter 0 of group 0 has dtype complex128",
+        "Adafactor does not support complex parameters: parameter 0 of group 0 (w) has dtype complex128",
     ),
     "SparseAdam of complex numbers": (
         lambda w: refoptim.SparseAdam([w.astype("c8")]),

@@ -138,6 +138,8 @@ def test_names_of_parameters_stand_in_messages() -> None:
     p = Parameter(normal(1, 2), name="bias")
     with pytest.raises(ValueError, match=r"parameter 1 of group 0 \(bias\): the gradient must have shape"):
         refoptim.Adam([normal(1, 2), p]).step(grads=[None, normal(1, 3)])
+    with pytest.raises(ValueError, match=r"parameter 1 of group 0 \(b\): the gradient must have shape"):
+        refoptim.Adam([("w", normal(1, 2)), ("b", normal(2, 2))]).step(grads=[None, normal(1, 3)])
 
 
 def test_an_added_group_joins_in() -> None:

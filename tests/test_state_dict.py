@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -295,6 +296,14 @@ def test_a_run_goes_on_after_a_file(name: str, dtype: str, way: Callable[[Any], 
     second.load_state_dict(way(first.state_dict()))
     assert_equal_runs(continued(name, second, 2, 4), continued(name, first, 2, 4))
     assert [group["lr"] for group in second.param_groups] == [group["lr"] for group in first.param_groups]
+
+
+def test_any_mapping_is_loaded() -> None:
+    first, second = trained("Adam", groups(), 2), make("Adam", groups())
+    saved = first.state_dict()
+    frozen = {key: MappingProxyType(x) for key, x in saved["state"].items()}
+    second.load_state_dict(MappingProxyType({**saved, "state": MappingProxyType(frozen)}))
+    assert [second.state[p]["step"] for p in members(second)] == [2, 2, 2]
 
 
 def test_empty_arrays_come_back_from_lists() -> None:
