@@ -46,7 +46,8 @@ class Draw:
 
 def function(d: Draw) -> str:
     """Describe a function of the epoch that only decays."""
-    return d.one(f"lambda epoch: {d.real(0.9, 1)} ** epoch", f"lambda epoch: 1 / (1 + {d.real(0, 0.1)} * epoch)")
+    text: str = d.one(f"lambda epoch: {d.real(0.9, 1)} ** epoch", f"lambda epoch: 1 / (1 + {d.real(0, 0.1)} * epoch)")
+    return text
 
 
 def cyclic(d: Draw) -> str:
