@@ -303,6 +303,16 @@ MEMBERS: dict[str, Refused] = {
         V,
         "arrays whose elements do not share memory, but one of the params has shape (4,) and strides (0,)",
     ),
+    "numbers that overlap by a byte": (
+        lambda w: [np.lib.stride_tricks.as_strided(w, (3,), (3,))],
+        V,
+        "one of the params has shape (3,) and strides (3,)",
+    ),
+    "axes that cross": (
+        lambda w: [np.lib.stride_tricks.as_strided(w, (3, 2), (4, 8))],
+        V,
+        "one of the params has shape (3, 2) and strides (4, 8)",
+    ),
     "a sliding window": (
         lambda w: [np.lib.stride_tricks.as_strided(w, (4, 3), (4, 4))],
         V,
