@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import picture
+from refoptim.conformance.oracle import ieee
 from rooms import NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 
 import refoptim
@@ -324,6 +325,22 @@ def test_to_maximize_is_to_minimize_the_opposite(name: str) -> None:
         up.step(grads=[g])
         down.step(grads=[SparseGrad(g.indices, -g.values, g.shape) if isinstance(g, SparseGrad) else -g])
     assert_equal_runs(up, down)
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_a_momentum_too_small_for_the_dtype(name: str, torch: Any) -> None:
+    """It is 0 in float32, but there is a buffer, and the update goes through it, as in torch."""
+    x, tensor = normal(1, 50), torch.from_numpy(normal(1, 50))
+    ours = getattr(refoptim, name)([x], momentum=1e-300)
+    theirs = getattr(torch.optim, name)([tensor], momentum=1e-300, foreach=False)
+    with ieee():
+        for k in range(3):
+            ours.step(grads=[normal(k, 50)])
+            tensor.grad = torch.from_numpy(normal(k, 50))
+            theirs.step()
+    assert_equal_bits(x, tensor.numpy())
+    buffer = ours.state[members(ours)[0]]["momentum_buffer"]
+    assert_equal_bits(buffer, theirs.state[tensor]["momentum_buffer"].numpy())
 
 
 # Numbers in arrays

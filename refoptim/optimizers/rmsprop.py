@@ -86,7 +86,7 @@ class RMSprop(Optimizer):
             buffers[-1] = lerp(buffers[-1], g, s.one_minus_alpha)
             variance = addcmul(square_avg, buffers[-1], buffers[-1], s.minus_one)
         avg = add(sqrt(variance), s.eps)
-        if s.momentum:
+        if len(buffers) > s.centered:
             buffers[0] = addcdiv(mul(buffers[0], s.momentum), g, avg, s.one)
             p = axpy(p, buffers[0], s.step_size)
         else:

@@ -86,7 +86,7 @@ class SGD(Optimizer):
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         if s.weight_decay:
             g = axpy(g, p, s.weight_decay)
-        if not s.momentum:
+        if not state:
             return (axpy(p, g, s.step_size),)
         (buf,) = state
         buf = g if buf is None else axpy(mul(buf, s.momentum), g, s.undamped)
