@@ -182,7 +182,9 @@ def declared(cls: type) -> dict[str, Hyper]:
         constructor = vars(base).get("__init__")
         hints = get_type_hints(constructor, include_extras=True) if isfunction(constructor) else {}
         for name, hint in hints.items():
-            found.update((name, x) for x in get_args(hint) if isinstance(x, Hyper))
+            # Before Python 3.11, a default of None puts the annotation inside an Optional.
+            parts = (hint, *get_args(hint))
+            found.update((name, x) for part in parts for x in get_args(part) if isinstance(x, Hyper))
     return found
 
 
