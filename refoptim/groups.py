@@ -50,6 +50,7 @@ def make_group(described: Any, defaults: Mapping[str, Any]) -> Group:
         raise TypeError(f"param_group must be a dict, but got {type(described)}")
     if "params" not in described:
         raise ValueError("param_group must have the key 'params'")
+    check_keys(described, "a parameter group")
     parameters, names = _parameters(described["params"])
     group: Group = {"params": parameters}
     if names:
@@ -82,6 +83,13 @@ def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
     names = [name for name, _ in members]
     check_names(names, len(names), "a parameter group")
     return [as_parameter(x) for _, x in members], names
+
+
+def check_keys(described: Mapping[Any, Any], where: str) -> None:
+    """Raise TypeError unless all settings have names."""
+    for key in described:
+        if not isinstance(key, str):
+            raise TypeError(f"the settings of {where} must have names, got {key!r}")
 
 
 def check_names(names: Any, n: int, where: str, same: Sequence[str] = ()) -> None:

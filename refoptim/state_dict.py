@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .arith import Array, DType
-from .groups import Group, check_names
+from .groups import Group, check_keys, check_names
 from .hyper import is_number
 from .parameter import Parameter
 from .rule import get_default_dtype
@@ -113,6 +113,7 @@ def _check_settings(
 ) -> None:
     """Raise ValueError if a saved group is one of another optimizer; it may lack flags."""
     stem = f"loaded state dict is not one of this optimizer: param_groups[{i}]"
+    check_keys(new, f"param_groups[{i}] of a state dict")
     missing = [key for key in own if key not in new and key not in FLAGS]
     if missing:
         raise ValueError(f"{stem} lacks {', '.join(map(repr, missing))}")
@@ -207,9 +208,13 @@ def register(value: Any, where: str) -> Any:
     """Return a number kept per parameter as a NumPy scalar of its own dtype, or of the default one."""
     dtype = str(getattr(value, "dtype", get_default_dtype())).removeprefix("torch.")
     x = _element(value)
-    if dtype not in ("float32", "float64") or not is_number(x, Real) or math.isnan(x):
+    try:
+        x = float(x) if is_number(x, Real) else math.nan
+    except OverflowError:
+        x = math.nan
+    if dtype not in ("float32", "float64") or math.isnan(x):
         raise ValueError(f"{where} must be one float32 or float64 number, got {value!r}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return np.dtype(dtype).type(x)
 
 

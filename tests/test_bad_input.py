@@ -282,6 +282,11 @@ MEMBERS: dict[str, Refused] = {
     ),
     "text in a group": (lambda w: [{"params": "w"}], T, "the params of a group must be arrays in a list, got str"),
     "a group without params": (lambda w: [{"lr": 1}], V, "param_group must have the key 'params'"),
+    "a setting without a name": (
+        lambda w: [{"params": [w], 3: 0.1}],
+        T,
+        "the settings of a parameter group must have names, got 3",
+    ),
     "an array among groups": (lambda w: [{"params": [w]}, f4(2)], T, "param_group must be a dict, but got"),
     "a group among arrays": (lambda w: [f4(2), {"params": [w]}], T, f"{ONE_OF} dict"),
     "a list of numbers": (lambda w: [[1.0, 2.0]], T, f"{ONE_OF} list"),
@@ -810,6 +815,12 @@ SAVED: dict[str, Row] = {
         V,
         f"{NOT_ONE} this optimizer: param_groups[1] has 'momentum'",
     ),
+    "a setting without a name": (
+        "Adam",
+        lambda d: d["param_groups"][1].update({7: 1}),
+        T,
+        "param_groups[1] of a state dict must have names, got 7",
+    ),
     "a setting of text": (
         "Adam",
         second_group(lr="1"),
@@ -858,6 +869,7 @@ SAVED: dict[str, Row] = {
         f"state 0, mu_product, {NUMBER} np.float16(0.5)",
     ),
     "a register without a value": ("NAdam", first(mu_product=nan), V, f"state 0, mu_product, {NUMBER} nan"),
+    "a register beyond doubles": ("NAdam", first(mu_product=10**400), V, f"state 0, mu_product, {NUMBER} 1000"),
     "a list of a register": ("NAdam", first(mu_product=[0.5]), V, f"state 0, mu_product, {NUMBER} [0.5]"),
     "no register": ("ASGD", lacking("eta"), V, f"{NOT_ONE} ASGD: state 0 lacks 'eta'"),
 }
