@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -908,6 +909,49 @@ def test_load_the_state_of_another_optimizer(mine: str) -> None:
         with pytest.raises(ValueError, match=f"{NOT_ONE}|AdamW decouples its weight decay"):
             world.optimizer.load_state_dict(saved)
         assert picture([world.optimizer, world.arrays]) == before
+
+
+JUNK = [None, "x", "", -1, 0, 2.5, nan, inf, [], {}, [None], True, (1, 2), 1j, set(), len, "0", 99, b"b"]
+JUNK += [f4(3), f4(3, 2), f8(2, 3), np.array(1.0), np.array("a"), np.ma.ones((2, 3)), np.array([None]), np.float16(1)]
+
+
+def places(x: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths to everything in nested dicts and lists."""
+    pairs = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
+    return [path] * bool(path) + [place for key, value in pairs for place in places(value, (*path, key))]
+
+
+def altered(saved: Any, rng: random.Random) -> None:
+    """Put junk in some place, add junk beside it, or take away what is there."""
+    *path, key = rng.choice(places(saved))
+    for step in path:
+        saved = saved[step]
+    if rng.random() < 0.7:
+        saved[key] = rng.choice(JUNK)
+    elif rng.random() < 0.5 and isinstance(saved, dict):
+        saved[rng.choice(["other", 7, -1, "7", None, (1,)])] = rng.choice(JUNK)
+    else:
+        del saved[key]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_altered_state_is_refused_or_good_enough_for_a_step(name: str) -> None:
+    """Whatever has happened to it; it never leaves the optimizer half loaded, or with a broken state."""
+    rng = random.Random(name)
+    loaded = 0
+    for _ in range(60):
+        world, saved = World(name), World(name).optimizer.state_dict()
+        altered(saved, rng)
+        before = picture([world.optimizer, world.arrays])
+        try:
+            world.optimizer.load_state_dict(saved)
+        except (TypeError, ValueError, RuntimeError):
+            assert picture([world.optimizer, world.arrays]) == before
+            continue
+        loaded += 1
+        world.step()
+        assert repr(world.optimizer)
+    assert 0 < loaded < 30
 
 
 def pure(name: str = "adam", **given: Any) -> Callable[[], Any]:
