@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from .arith import Array
-from .parameter import Parameter, as_parameter, owner
+from .parameter import Parameter, as_parameter, is_one_array, owner
 
 Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
 """What an optimizer is made of: arrays, Parameters, ``(name, parameter)`` pairs, or dicts that describe groups."""
@@ -20,11 +20,7 @@ Group: TypeAlias = dict[str, Any]
 
 def as_groups(params: Any) -> list[Any]:
     """Turn the ``params`` argument of an optimizer into descriptions of groups."""
-    if (
-        isinstance(params, (Parameter, str, Mapping))
-        or hasattr(params, "__array__")
-        or not isinstance(params, Iterable)
-    ):
+    if isinstance(params, (Parameter, str, Mapping)) or is_one_array(params) or not isinstance(params, Iterable):
         raise TypeError(
             f"params argument given to the optimizer should be an iterable of arrays or dicts, "
             f"but got {type(params).__name__}"
@@ -69,7 +65,7 @@ def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
     _refuse_set(params)
     if isinstance(params, (str, Mapping)):
         raise TypeError(f"the params of a group must be arrays in a list, got {type(params).__name__}")
-    if isinstance(params, Parameter) or hasattr(params, "__array__") or not isinstance(params, Iterable):
+    if isinstance(params, Parameter) or is_one_array(params) or not isinstance(params, Iterable):
         params = [params]
     members: list[Any] = list(params)
     named = [isinstance(x, tuple) for x in members]

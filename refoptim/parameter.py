@@ -104,6 +104,11 @@ def _as_gradient(grad: Any) -> Any:
     return handed_over(grad)
 
 
+def is_one_array(x: Any) -> bool:
+    """Tell whether ``x`` is an array, perhaps a sparse one, where a collection of arrays is expected."""
+    return hasattr(x, "__array__") or hasattr(x, "tocoo")
+
+
 def owner(x: Array) -> Array:
     """Return the NumPy array whose memory ``x`` looks at."""
     while isinstance(x.base, np.ndarray):

@@ -18,7 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from .arith import Array, DType, storage
 from .groups import Group
-from .parameter import Parameter, as_gradient, check_writable, owner
+from .parameter import Parameter, as_gradient, check_writable, is_one_array, owner
 from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars
 from .sparse import SparseGrad
 from .state_dict import register, step_count
@@ -86,11 +86,7 @@ def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list
     """Return the gradients of all groups: those given, in the order of the parameters, or those the parameters hold."""
     if grads is None:
         return [[p.grad for p in group["params"]] for group in groups]
-    if (
-        hasattr(grads, "__array__")
-        or isinstance(grads, (str, set, frozenset, Mapping))
-        or not isinstance(grads, Iterable)
-    ):
+    if is_one_array(grads) or isinstance(grads, (str, set, frozenset, Mapping)) or not isinstance(grads, Iterable):
         raise TypeError(f"grads must be an iterable of gradients in order, got {type(grads).__name__}")
     given = list(grads)
     expected = sum(len(group["params"]) for group in groups)
