@@ -14,12 +14,29 @@ from . import state_dict as states
 from .arith import Array
 from .engines import run
 from .groups import Group, Params, as_groups, check_members, make_group
-from .hooks import Hook, Hooks, RemovableHandle, after_step, before_step, filter_through
+from .hooks import (
+    Hook,
+    Hooks,
+    RemovableHandle,
+    after_step,
+    before_step,
+    filter_through,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from .hyper import declared
 from .parameter import Parameter
 from .plan import Bucket, label, layout, make_plan, state_arrays
 from .rule import Hypers, Rule, resolve
 from .state_dict import StateDict
+
+__all__ = [
+    "Closure",
+    "Optimizer",
+    "hooked",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +64,8 @@ class Optimizer(Rule):
     Args:
         params: arrays, ``Parameter`` objects, ``(name, parameter)`` pairs, or dicts that describe groups, each with
             the key ``params`` and settings of its own.
-        defaults: the settings of groups that do not give them.
+        defaults: the settings of groups that do not give them, as a dict.
+        settings: more of them, by name.
 
     Attributes:
         param_groups: the groups, dicts of settings with the list ``params`` of Parameters.
@@ -58,7 +76,10 @@ class Optimizer(Rule):
         TypeError, ValueError: an argument has the wrong type, or a value outside its range.
     """
 
-    def __init__(self, params: Params, **defaults: Any) -> None:
+    def __init__(self, params: Params, defaults: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        if defaults is not None and not isinstance(defaults, Mapping):
+            raise TypeError(f"defaults must be a dict of settings, got {type(defaults).__name__}")
+        defaults = {**(defaults or {}), **settings}
         resolve(type(self), defaults)
         self.defaults = defaults
         self.state: dict[Any, dict[str, Any]] = defaultdict(dict)

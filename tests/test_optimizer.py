@@ -563,3 +563,15 @@ def test_settings_are_not_neutral() -> None:
         parameters = inspect.signature(getattr(refoptim, name)).parameters
         assert set(parameters) - elsewhere <= set(settings), name
         assert all(parameters[key].default != value for key, value in settings.items()), name
+
+
+def test_optimizers_of_ones_own_may_pass_their_defaults_as_a_dict() -> None:
+    class Own(refoptim.Optimizer):
+        def __init__(self, params: list[np.ndarray], lr: float = 0.5) -> None:
+            super().__init__(params, {"lr": lr})
+
+    x = np.ones(3)
+    assert Own([x]).param_groups[0]["lr"] == 0.5
+    assert Own([{"params": [x], "lr": 2.0}]).param_groups[0]["lr"] == 2.0
+    with pytest.raises(TypeError, match="defaults must be a dict of settings, got float"):
+        refoptim.Optimizer([x], 0.5)

@@ -1,5 +1,7 @@
 """Train a small network on the handwritten digits that scikit-learn ships, with any optimizer of refoptim.
 
+SparseAdam alone is left out: the gradients here are dense.
+
     python docs/examples/train_digits.py
     python docs/examples/train_digits.py SGD --lr 0.1 --set momentum=0.9 --set nesterov=True
     python docs/examples/train_digits.py LBFGS --epochs 20 --set line_search_fn=strong_wolfe

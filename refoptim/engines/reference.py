@@ -7,7 +7,7 @@ No temporary is larger than a few blocks, and no result depends on the size of a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
@@ -29,11 +29,15 @@ FEW = 4
 _rounding: ContextVar[str] = ContextVar("rounding", default="each")
 
 
-@contextmanager
-def rounding(mode: str) -> Iterator[None]:
+def rounding(mode: str) -> AbstractContextManager[None]:
     """Choose how 16-bit arrays are rounded inside the block: after each word ("each") or once when stored ("store")."""
     if mode not in ("each", "store"):
         raise ValueError(f"rounding must be 'each' or 'store', got {mode!r}")
+    return _rounded(mode)
+
+
+@contextmanager
+def _rounded(mode: str) -> Iterator[None]:
     token = _rounding.set(mode)
     try:
         yield
