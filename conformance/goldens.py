@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .cases import SCHEMA
-from .strict import MAX_TEXT, parse, read_bytes
+from .cases import SCHEMA as SCHEMA
+from .strict import MAX_TEXT, parse, read_bytes, shown
 from .strict import GoldenError as GoldenError
 
 WITNESSES = ("torch-ieee", "torch-installed", "reference")
@@ -33,13 +33,13 @@ def folder() -> Path:
     return Path(str(files(__package__))) / "golden"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a golden file, or raise GoldenError if it is cut off, of another version, or altered."""
+def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:
+    """Read a golden file that holds ``keys``, or raise GoldenError if it is cut off, of another version, or altered."""
     golden = parse(read_bytes(path, MAX_TEXT), path.name)
-    if not isinstance(golden, dict) or set(golden) != KEYS:
-        raise GoldenError(f"{path.name} is no golden: it must hold {sorted(KEYS)}")
-    if golden["schema"] != SCHEMA:
-        raise GoldenError(f"{path.name} has schema {golden['schema']!r}, expected {SCHEMA}")
+    if not isinstance(golden, dict) or set(golden) != keys:
+        raise GoldenError(f"{path.name} is no golden: it must hold {sorted(keys)}")
+    if type(golden["schema"]) is not int or golden["schema"] != SCHEMA:
+        raise GoldenError(f"{path.name} has schema {shown(golden['schema'])}, expected {SCHEMA}")
     if golden["checksum"] != checksum(golden):
         raise GoldenError(f"{path.name} was altered after it was recorded: its checksum is wrong")
     return golden

@@ -1,7 +1,8 @@
 """Records the goldens: ``python -m refoptim.conformance.record``.
 
 Each witness runs all cases in a process of its own, torch under the IEEE oracle with ATEN_CPU_CAPABILITY=default in the
-environment. Recording twice gives the same bytes: the date of a file is that of the day on which its contents changed.
+environment; the schedules (``record_lr``) follow. Recording twice gives the same bytes: the date of a file is that of
+the day on which its contents changed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ARITHMETIC = {
     "torch-ieee": "IEEE 754: ATEN_CPU_CAPABILITY=default, roots by NumPy, no oneDNN, foreach=False, one thread",
     "torch-installed": "as installed, CPU capability {capability}",
     "reference": "IEEE 754",
+    "torch.optim.lr_scheduler": "doubles of Python, cosines and powers of the C library",
 }
 
 
@@ -69,7 +71,7 @@ def record(witness: str, stem: str) -> dict[str, Any]:
 
 def save(path: Path, golden: dict[str, Any]) -> None:
     """Write a golden, dated today, unless the file already holds the same."""
-    if path.exists() and undated(goldens.read(path)) == golden:
+    if path.exists() and undated(goldens.read(path, {*golden, "checksum"})) == golden:
         return
     goldens.write(path, {**golden, "provenance": {**golden["provenance"], "date": date.today().isoformat()}})
 
@@ -98,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for witness in goldens.WITNESSES:
             command = [sys.executable, "-m", f"{__package__}.record", "--witness", witness, "--out", str(given.out)]
             subprocess.run([*command, "--only", *stems], check=True, env=environment(witness))
+        if not given.only:
+            command = [sys.executable, "-m", f"{__package__}.record_lr", "--out", str(given.out / "lr")]
+            subprocess.run(command, check=True)
         return
     for stem in stems:
         save(given.out / given.witness / f"{stem}.json", record(given.witness, stem))

@@ -1,29 +1,50 @@
 """Records the goldens of the schedulers: ``python -m refoptim.conformance.record_lr`` writes ``golden/lr/*.json``.
 
 The witness is torch.optim.lr_scheduler, as it is installed. Each file holds some drawn schedulers (``lr_cases``), and
-of each the learning rates and momenta of two groups at epochs 0 to 300, as hexadecimal floats. Recording twice gives
-the same bytes. Cosines and powers come from the C library, which need not round correctly: ``libm`` is the digest of
-some of them, and where a machine has another one, the last bits of some schedules may differ.
+of each the learning rates and momenta of two groups at epochs 0 to 300, as hexadecimal floats. Frame, checksum and
+dates are those of the goldens of optimizers. Cosines and powers come from the C library, which need not round
+correctly: ``libm`` is the digest of some of them, and where a machine has another one, the last bits of some schedules
+may differ.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import json
 import math
-import platform
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .lr_cases import CYCLERS, DRAWS, LRS, Case, draw, make_optimizer, trace
+import numpy as np
 
-SCHEMA = 1
+import refoptim
+from refoptim.arith import Array
+
+from . import goldens, record
+from .lr_cases import CYCLERS, DRAWS, EPOCHS, LRS, Case, draw, make_optimizer, trace
+from .strict import require
 
 CASES = 5
 """Cases of a scheduler."""
 
-GOLDEN = Path(__file__).with_name("golden") / "lr"
+KEYS = {"schema", "scheduler", "provenance", "cases", "checksum"}
+
+WITNESS = "torch.optim.lr_scheduler"
+
+NUMBER = re.compile(r"-?0x[01]\.[0-9a-f]{1,13}p[+-]\d{1,4}", re.ASCII)
+"""A finite double as ``float.hex`` writes it."""
+
+
+def folder() -> Path:
+    """Return the folder of the goldens that come with the package."""
+    return goldens.folder() / "lr"
+
+
+def paths() -> list[Path]:
+    """Return the goldens that come with the package, one for each scheduler."""
+    return [folder() / f"{name}.json" for name in sorted(DRAWS)]
 
 
 def libm() -> str:
@@ -42,20 +63,6 @@ def from_hex(text: str) -> list[float]:
     return [float.fromhex(word) for word in text.split()]
 
 
-def provenance() -> dict[str, Any]:
-    """Say who computed a golden, and where."""
-    import torch
-
-    parts = (platform.system(), platform.machine(), *platform.libc_ver())
-    return {
-        "schema": SCHEMA,
-        "witness": "torch.optim.lr_scheduler",
-        "version": torch.__version__,
-        "platform": " ".join(part for part in parts if part),
-        "libm": libm(),
-    }
-
-
 def torch_trace(case: Case) -> dict[str, list[list[float]]]:
     """Run a case on torch."""
     import torch
@@ -64,23 +71,71 @@ def torch_trace(case: Case) -> dict[str, list[list[float]]]:
     return trace(case, make_optimizer(case, torch.optim, lambda: torch.zeros(1)), classes)
 
 
-def record(name: str) -> dict[str, Any]:
-    """Return the golden of a scheduler."""
-    cases = []
+def our_trace(case: Case) -> dict[str, list[list[float]]]:
+    """Run a case on refoptim."""
+    return trace(case, make_optimizer(case, refoptim, lambda: np.zeros(1)))
+
+
+def provenance() -> dict[str, str]:
+    """Say who computed a golden, and how, and where."""
+    return {**record.provenance(WITNESS), "libm": libm()}
+
+
+def kept(name: str) -> tuple[str, ...]:
+    """Return what is recorded of a scheduler."""
+    return ("lr", "momentum") if name in CYCLERS else ("lr",)
+
+
+def schedules(name: str) -> dict[str, Any]:
+    """Run the cases of a scheduler on torch and return the golden, without date and checksum."""
+    entries = []
     for case in (draw(name, seed) for seed in range(CASES)):
         values = torch_trace(case)
-        kept = ("lr", "momentum") if name in CYCLERS else ("lr",)
-        found = {key: [to_hex(group) for group in values[key]] for key in kept}
-        cases.append({**case._asdict(), "initial_lr": to_hex(LRS), **found})
-    return {**provenance(), "cases": cases}
+        found = {key: [to_hex(group) for group in values[key]] for key in kept(name)}
+        entries.append({**case._asdict(), "initial_lr": to_hex(LRS), **found})
+    return {"schema": goldens.SCHEMA, "scheduler": name, "provenance": provenance(), "cases": entries}
 
 
-def main() -> None:
+def read(path: Path) -> dict[str, Any]:
+    """Read a golden, or raise GoldenError if it is cut off, of another version, altered, or holds other cases."""
+    golden = goldens.read(path, KEYS)
+    name, entries, origin = golden["scheduler"], golden["cases"], golden["provenance"]
+    require(isinstance(name, str) and name in DRAWS, f"{path.name} is of no scheduler of refoptim")
+    require(isinstance(origin, dict) and isinstance(origin.get("libm"), str), f"{path.name} names no C library")
+    require(isinstance(entries, list) and len(entries) == CASES, f"{path.name} does not hold {CASES} cases")
+    for seed, entry in enumerate(entries):
+        require(_fits(entry, name, seed), f"{path.name}: case {seed} is not that of this version")
+    return golden
+
+
+def _fits(entry: Any, name: str, seed: int) -> bool:
+    """Tell whether an entry is a case as it is drawn, from the same learning rates, with all numbers."""
+    inputs = {**draw(name, seed)._asdict(), "initial_lr": to_hex(LRS)}
+    if not isinstance(entry, dict) or {key: x for key, x in entry.items() if key not in kept(name)} != inputs:
+        return False
+    return all(key in entry and _is_table(entry[key]) for key in kept(name))
+
+
+def _is_table(x: Any) -> bool:
+    """Tell whether something holds a number for each group and epoch."""
+    if not isinstance(x, list) or len(x) != len(LRS) or not all(isinstance(row, str) for row in x):
+        return False
+    rows = [row.split(" ") for row in x]
+    return all(len(row) == EPOCHS + 1 and all(map(NUMBER.fullmatch, row)) for row in rows)
+
+
+def values(entry: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the numbers of an entry as arrays, with a row for each epoch."""
+    return {key: np.array([from_hex(row) for row in entry[key]]).T for key in ("lr", "momentum") if key in entry}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Record all goldens."""
-    GOLDEN.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.record_lr", description=str(__doc__))
+    parser.add_argument("--out", type=Path, default=folder(), help="the folder to write to")
+    given = parser.parse_args(arguments)
     for name in DRAWS:
-        text = json.dumps(record(name), indent=1) + "\n"
-        (GOLDEN / f"{name}.json").write_text(text, encoding="utf-8", newline="\n")
+        record.save(given.out / f"{name}.json", schedules(name))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ own digest is the golden's, and else the steps that the golden holds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -371,11 +369,11 @@ def versions(name: str) -> dict[str, str]:
 def schedules(pattern: str = "") -> list[Callable[[], list[Result]]]:
     """List the goldens of schedulers, each to be called for its result."""
     found: list[Callable[[], list[Result]]] = []
-    for path in sorted(record_lr.GOLDEN.glob("*.json")):
-        golden = json.loads(Path(path).read_text(encoding="utf-8"))
+    for path in record_lr.paths():
+        golden = record_lr.read(path)
         names = [f"{path.stem}-{i}" for i in range(len(golden["cases"]))]
         entries = zip(names, golden["cases"], strict=True)
-        promise = EXACT if golden["libm"] == record_lr.libm() else CLOSE(1e-12, 1e-15)
+        promise = EXACT if golden["provenance"]["libm"] == record_lr.libm() else CLOSE(1e-12, 1e-15)
         found += [_schedule(path.stem, x, entry, promise) for x, entry in entries if matches(pattern, x)]
     return found
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 import warnings
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance import lr_cases, record_lr
+from click.testing import CliRunner
+from refoptim.conformance import goldens, lr_cases, record_lr
 from refoptim.conformance.lr_cases import DRAWS, Case, draw
 
 import refoptim
 from refoptim import lr_scheduler
+from refoptim.cli import main
 from refoptim.lr_scheduler.spec import SCHEDULERS, parse
 
-GOLDENS = sorted(record_lr.GOLDEN.glob("*.json"))
-
-
-def our_trace(case: Case) -> dict[str, list[list[float]]]:
-    return lr_cases.trace(case, lr_cases.make_optimizer(case, refoptim, lambda: np.zeros(1)))
+GOLDENS = sorted(record_lr.folder().glob("*.json"))
 
 
 @pytest.fixture
@@ -33,18 +35,20 @@ def torch() -> Any:
 def test_drawn_schedules_equal_torch(name: str, torch: Any) -> None:
     for seed in range(100, 108):
         case = draw(name, seed)
-        assert our_trace(case) == record_lr.torch_trace(case), case
+        assert record_lr.our_trace(case) == record_lr.torch_trace(case), case
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 def test_recorded_schedules_are_reproduced(path: Any) -> None:
-    golden = json.loads(path.read_text(encoding="utf-8"))
-    assert golden["schema"] == record_lr.SCHEMA
+    golden = record_lr.read(path)
     for entry in golden["cases"]:
         case = Case(*(entry[field] for field in Case._fields))
-        found = our_trace(case)
+        found = record_lr.our_trace(case)
         for key in entry.keys() & found.keys():
-            assert same_bits(found[key], entry[key], exact=golden["libm"] == record_lr.libm()), (case, key)
+            assert same_bits(found[key], entry[key], exact=golden["provenance"]["libm"] == record_lr.libm()), (
+                case,
+                key,
+            )
 
 
 def same_bits(found: list[list[float]], recorded: list[str], exact: bool) -> bool:
@@ -59,10 +63,71 @@ def test_every_scheduler_has_goldens() -> None:
 
 def test_recorded_bytes_are_those_of_a_new_recording(torch: Any) -> None:
     name = "CosineAnnealingLR"
-    recorded = json.loads((record_lr.GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    if recorded["libm"] != record_lr.libm():
+    recorded = record_lr.read(record_lr.folder() / f"{name}.json")
+    if recorded["provenance"]["libm"] != record_lr.libm():
         pytest.skip("the C library of this machine computes other cosines than that of the recording")
-    assert record_lr.record(name)["cases"] == recorded["cases"]
+    assert record_lr.schedules(name)["cases"] == recorded["cases"]
+
+
+def resealed(text: str, **changes: Any) -> str:
+    """Change what a golden holds, and its checksum with it."""
+    golden = {**json.loads(text), **changes}
+    return json.dumps({**golden, "checksum": goldens.checksum(golden)})
+
+
+def with_first_case(text: str, **changes: Any) -> str:
+    first, *others = json.loads(text)["cases"]
+    return resealed(text, cases=[{**first, **changes}, *others])
+
+
+BREAKS: list[tuple[Callable[[str], str], str]] = [
+    (lambda text: text[: len(text) // 2], "is not JSON"),
+    (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, expected 1"),
+    (lambda text: text.replace("0x1.", "0x1.8", 1), "was altered after it was recorded"),
+    (lambda text: text.replace('"arithmetic"', '"arithmetics"'), "was altered after it was recorded"),
+    (lambda text: text.replace('"cases"', '"case"'), "is no golden"),
+    (lambda text: resealed(text, scheduler="NoLR"), "is of no scheduler"),
+    (lambda text: resealed(text, provenance={}), "names no C library"),
+    (lambda text: resealed(text, cases=json.loads(text)["cases"][1:]), "does not hold 5 cases"),
+    (lambda text: with_first_case(text, scheduler="StepLR(step_size=4, gamma=0.2)"), "case 0 is not that"),
+    (lambda text: with_first_case(text, initial_lr="0x1.0p+0 0x1.0p-1"), "case 0 is not that"),
+    (lambda text: with_first_case(text, lr=["0x1.0p+0"]), "case 0 is not that"),
+    (lambda text: with_first_case(text, lr=["nan " * 300 + "nan"] * 2), "case 0 is not that"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BREAKS)
+def test_bad_goldens_are_refused_by_name(
+    change: Callable[[str], str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in GOLDENS:
+        shutil.copy(path, tmp_path)
+    bad = tmp_path / "StepLR.json"
+    bad.write_text(change(bad.read_text(encoding="utf-8")), encoding="utf-8")
+    monkeypatch.setattr(record_lr, "folder", lambda: tmp_path)
+    with pytest.raises(goldens.GoldenError, match=rf"^StepLR\.json.*{re.escape(message)}"):
+        record_lr.read(bad)
+    result = CliRunner().invoke(main, ["conformance", "--pattern", "StepLR-0", "--engine", "numpy"])
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "StepLR.json" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_missing_golden_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_lr, "folder", lambda: tmp_path)
+    result = CliRunner().invoke(main, ["conformance", "--pattern", "StepLR-0", "--engine", "numpy"])
+    assert result.exit_code == 2 and "ChainedScheduler.json is no file" in result.stderr
+
+
+def test_recording_twice_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:
+    monkeypatch.setattr(record_lr, "DRAWS", {"StepLR": DRAWS["StepLR"]})
+    path = tmp_path / "StepLR.json"
+    record_lr.main(["--out", str(tmp_path)])
+    dated = record_lr.read(path)
+    dated["provenance"]["date"] = "2001-02-03"
+    goldens.write(path, {key: x for key, x in dated.items() if key != "checksum"})
+    before = path.read_bytes()
+    record_lr.main(["--out", str(tmp_path)])
+    assert path.read_bytes() == before and record_lr.read(path) == dated | {"checksum": goldens.checksum(dated)}
 
 
 # Learning rates held by arrays.
