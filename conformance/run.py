@@ -322,7 +322,7 @@ def perform(job: Job) -> list[Result]:
             return [replace(blank, reason=reason)]
         theirs = execute(implementation, job.case, job.dtype)
         check_arithmetic()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # what an implementation raises must not end the run
         return [_excused(replace(blank, outcome=ERROR, reason=f"{type(error).__name__}: {error}"), job)]
     witnesses = goldens.WITNESSES if job.implementation in adapters.ENGINES else ("reference",)
     partial = getattr(implementation, "partial_state", not hasattr(implementation, "state"))

@@ -146,6 +146,20 @@ def test_an_error_is_a_result() -> None:
     assert (r.outcome, r.ok, r.reason) == (run.ERROR, False, "ArithmeticError: no such thing")
 
 
+@pytest.mark.parametrize(("raised", "expected"), [(SystemExit(0), run.ERROR), (KeyboardInterrupt(), None)])
+def test_an_implementation_cannot_end_the_run(raised: BaseException, expected: str | None) -> None:
+    class Leaves(Plain):
+        def step(self, grads: Any) -> None:
+            raise raised
+
+    job = run.jobs(named(Plain), "sgd-plain", ("float64",))[0]._replace(make=Leaves)
+    if expected is None:
+        with pytest.raises(KeyboardInterrupt):
+            run.perform(job)
+    else:
+        assert [(r.outcome, r.ok, r.reason) for r in run.perform(job)] == [(expected, False, "SystemExit: 0")]
+
+
 KNOWN = promises.Deviation("sgd-*", "*", ("DecoupledDecay",), "because")
 
 
