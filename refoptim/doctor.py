@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import __version__
-from .conformance import goldens
+from .conformance import cases, goldens, record_lr
 from .conformance.oracle import check_rounding
 from .engines.threads import get_num_threads
 
@@ -31,6 +31,9 @@ PACKAGES = {
     "rich": ("rich",),
 }
 """Packages that refoptim can use, and the names under which they are installed."""
+
+SHOWN = 3
+"""How many goldens with something wrong are named."""
 
 
 class Finding(NamedTuple):
@@ -92,17 +95,23 @@ def _is_root(x: float, square: int) -> bool:
 
 
 def _goldens() -> Iterator[Finding]:
-    """Read all goldens: each carries a checksum."""
+    """Read all goldens, each of which carries a checksum, and say which are missing or belong to no case."""
     folder = goldens.folder()
-    files = sorted(path for witness in goldens.WITNESSES for path in (folder / witness).glob("*.json"))
-    damaged = [path for path in files if not _is_whole(path)]
-    value = f"{len(files)} files in {folder}" + (f", damaged: {damaged[0].name}" if damaged else "")
-    yield Finding("goldens", value, bool(files) and not damaged)
+    expected = [folder / witness / f"{stem}.json" for witness in goldens.WITNESSES for stem in cases.stems()]
+    expected += record_lr.paths()
+    problems = {path: _problem(path) for path in expected}
+    problems |= dict.fromkeys(sorted({*folder.glob("*/*.json")} - {*expected}), "without cases")
+    wrong = [f"{problem}: {path.parent.name}/{path.name}" for path, problem in problems.items() if problem]
+    more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    yield Finding("goldens", ", ".join([f"{len(expected)} files in {folder}", *wrong[:SHOWN]]) + more, not wrong)
 
 
-def _is_whole(path: Path) -> bool:
+def _problem(path: Path) -> str:
+    """Say what is wrong with a golden; nothing if it is as it was recorded."""
+    if not path.exists():
+        return "missing"
     try:
-        goldens.read(path)
+        record_lr.read(path) if path.parent.name == "lr" else goldens.read(path)
     except (goldens.GoldenError, OSError):
-        return False
-    return True
+        return "damaged"
+    return ""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from refoptim.conformance import goldens
+from refoptim.conformance import cases, goldens
 from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.verify import ulps
 
@@ -455,7 +455,7 @@ def test_doctor_finds_nothing_wrong_here_and_says_what_is_installed() -> None:
     assert "all is well" in call("doctor").stdout
 
 
-def test_doctor_notices_lost_subnormals_bad_roots_and_damaged_goldens(
+def test_doctor_notices_lost_subnormals_bad_roots_and_missing_goldens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flushed(make: Any, dtype: Any) -> None:
@@ -473,11 +473,57 @@ def test_doctor_notices_lost_subnormals_bad_roots_and_damaged_goldens(
             result = call("doctor", "--json")
             wrong = [x["name"] for x in json.loads(result.stdout)["findings"] if x["ok"] is False]
             assert result.exit_code == 1 and finding in wrong
-    (tmp_path / "reference").mkdir()
-    (tmp_path / "reference" / "adam.json").write_text("{}")
     monkeypatch.setattr(goldens, "folder", lambda: tmp_path)
     result = call("doctor")
-    assert result.exit_code == 1 and "damaged: adam.json" in result.stdout and "something is wrong" in result.stdout
+    assert (
+        result.exit_code == 1
+        and "missing: torch-ieee/adadelta.json" in result.stdout
+        and "something is wrong" in result.stdout
+    )
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy all goldens to where they may be broken."""
+    folder = shutil.copytree(goldens.folder(), tmp_path / "golden")
+    monkeypatch.setattr(goldens, "folder", lambda: folder)
+    return Path(folder)
+
+
+def doctor_on_goldens() -> tuple[int, str]:
+    result = call("doctor", "--json")
+    findings = {x["name"]: x for x in json.loads(result.stdout)["findings"]}
+    assert findings["goldens"]["ok"] is (result.exit_code == 0)
+    return result.exit_code, findings["goldens"]["value"]
+
+
+def alter(path: Path) -> None:
+    """Change a digit of the first number of a golden."""
+    first = re.compile(r'("bits": "|"0x1\.)([0-9a-f])')
+    path.write_text(first.sub(lambda m: f"{m[1]}{int(m[2], 16) ^ 1:x}", path.read_text(encoding="utf-8"), count=1))
+
+
+@pytest.mark.parametrize("name", ["torch-installed/sgd.json", "reference/muon.json", "lr/CyclicLR.json"])
+def test_doctor_names_each_golden_that_is_missing_altered_or_cut_off(copied: Path, name: str) -> None:
+    assert doctor_on_goldens() == (0, f"{3 * len(cases.stems()) + 15} files in {copied}")
+    path = copied / name
+    whole = path.read_bytes()
+    alter(path)
+    assert path.stat().st_size == len(whole) and path.read_bytes() != whole
+    assert doctor_on_goldens()[0] == 1 and doctor_on_goldens()[1].endswith(f", damaged: {name}")
+    path.write_bytes(whole[:-40])
+    assert doctor_on_goldens()[1].endswith(f", damaged: {name}")
+    path.unlink()
+    assert doctor_on_goldens()[1].endswith(f", missing: {name}")
+    path.write_bytes(whole)
+    path.with_name("nobody.json").write_bytes(whole)
+    assert doctor_on_goldens()[1].endswith(f", without cases: {name.partition('/')[0]}/nobody.json")
+
+
+def test_doctor_names_a_few_of_many(copied: Path) -> None:
+    shutil.rmtree(copied / "lr")
+    code, value = doctor_on_goldens()
+    assert code == 1 and value.count("missing: lr/") == 3 and value.endswith(", and 12 more")
 
 
 def test_nothing_heavy_is_imported() -> None:
