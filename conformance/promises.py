@@ -35,6 +35,7 @@ FEW = CLOSE(1e-4, 1e-5)
 FEW_OF_DOUBLE = CLOSE(1e-10, 1e-11)
 
 ANY = "*"
+RAISES = "raises"
 
 
 class Row(NamedTuple):
@@ -78,12 +79,13 @@ def promised(engine: str, golden: str, rule: str, storage: str) -> Tolerance | N
 
 
 class Deviation(NamedTuple):
-    """A known departure: in which cases and storage types, the flags that name it, and why."""
+    """A known departure: in which cases and storage types, the flags that name it, why, and whether it is an error."""
 
     cases: str
     storage: str
     flags: tuple[str, ...]
     reason: str
+    raises: bool = False
 
     def covers(self, case: Case, storage: str) -> bool:
         """Tell whether a run is one of those described."""
@@ -93,6 +95,8 @@ class Deviation(NamedTuple):
 
 def deviations(engine: str) -> list[Deviation]:
     """Read ``deviations/<engine>.txt``: four columns, cases, storage, flags joined by +, and the reason.
+
+    In place of flags - says that there are none, and ``raises`` that an error, or what cannot be compared, is known.
 
     Raises:
         ValueError: a line is not of this kind, or names a flag that does not exist.
@@ -109,11 +113,11 @@ def _deviation(line: str, where: str) -> Deviation:
     if len(columns) != 4:
         raise ValueError(f"{where}: a line needs cases, storage, flags and a reason, got {line!r}")
     cases, storage, names, reason = columns
-    found = () if names == "-" else tuple(names.split("+"))
+    found = () if names in ("-", RAISES) else tuple(names.split("+"))
     unknown = set(found) - set(flags())
     if unknown:
         raise ValueError(f"{where} names flags that do not exist: {sorted(unknown)}")
-    return Deviation(cases, storage, found, reason)
+    return Deviation(cases, storage, found, reason, names == RAISES)
 
 
 def deviation(known: list[Deviation], case: Case, storage: str) -> Deviation | None:

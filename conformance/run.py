@@ -75,6 +75,11 @@ class Result:
         return self.outcome not in (NOT_RUN, ERROR)
 
     @property
+    def compared(self) -> bool:
+        """Whether there are distances."""
+        return self.exact or bool(self.steps)
+
+    @property
     def distance(self) -> str:
         """EXACT, or the largest distance in a word or two."""
         if not self.ran or not (self.exact or self.ulps):
@@ -269,11 +274,15 @@ def _text(promise: Tolerance | None) -> str:
 
 
 def excused(result: Result, known: Deviation | None) -> Result:
-    """Take a listed deviation into account: it explains what does not hold, and is reported when it is gone."""
-    if known is None or result.outcome == NOT_RUN:
+    """Take a listed deviation into account: it explains what does not hold, and is reported when it is gone.
+
+    It explains distances. An error, or arrays that cannot be compared, only one that says so explains.
+    """
+    if known is None or result.outcome == NOT_RUN or not (result.compared or known.raises):
         return result
     gone = result.exact if result.outcome == MEASURED else result.outcome == HOLDS
-    return replace(result, outcome=PASSES if gone else DEVIATES, flags=known.flags, reason=known.reason)
+    reason = f"{known.reason}: {result.reason}" if result.reason else known.reason
+    return replace(result, outcome=PASSES if gone else DEVIATES, flags=known.flags, reason=reason)
 
 
 class Job(NamedTuple):

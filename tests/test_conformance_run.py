@@ -161,22 +161,30 @@ def test_an_implementation_cannot_end_the_run(raised: BaseException, expected: s
 
 
 KNOWN = promises.Deviation("sgd-*", "*", ("DecoupledDecay",), "because")
+RAISES = promises._deviation("sgd-* * raises because", "x.txt")
 
 
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
         (run.FAILS, run.DEVIATES),
-        (run.ERROR, run.DEVIATES),
         (run.HOLDS, run.PASSES),
         (run.MEASURED, run.DEVIATES),
         (run.NOT_RUN, run.NOT_RUN),
     ],
 )
 def test_listed_deviations_excuse_and_their_absence_is_told(outcome: str, expected: str) -> None:
-    r = Result("x", "SGD", "sgd-plain", "float32", "reference", outcome)
+    r = Result("x", "SGD", "sgd-plain", "float32", "reference", outcome, steps=(1,), ulps=(3,))
     assert run.excused(r, KNOWN).outcome == expected
     assert run.excused(r, None) is r
+
+
+@pytest.mark.parametrize("outcome", [run.FAILS, run.ERROR])
+def test_an_error_is_excused_only_where_one_is_listed(outcome: str) -> None:
+    r = Result("x", "SGD", "sgd-plain", "float32", "reference", outcome, reason="TypeError: what was raised")
+    assert run.excused(r, KNOWN) is r
+    found = run.excused(r, RAISES)
+    assert (found.outcome, found.flags, found.reason) == (run.DEVIATES, (), "because: TypeError: what was raised")
 
 
 @pytest.mark.parametrize(
