@@ -16,7 +16,7 @@ import numpy as np
 
 from refoptim.arith import Array, as_reals
 
-from . import cases, formats, generate, goldens, schedules, tasks
+from . import cases, formats, generate, goldens, lr_cases, record_lr, schedules, tasks
 from .generate import Watch
 from .reference import Reference
 from .strict import MAX_TEXT, GoldenError, read_bytes, require, shown
@@ -201,6 +201,8 @@ def verify_file(path: Path, tolerance: Tolerance = EXACT, watch: Watch = iter) -
     """
     if is_golden(path):
         return list(verify_golden(path, tolerance))
+    if is_schedules(path):
+        return list(verify_schedules(path, tolerance))
     header, tensors = formats.read(path)
     entry = header["case"]
     if "scheduler" in entry:
@@ -241,10 +243,30 @@ def _text(x: Array) -> str:
 
 def is_golden(path: Path) -> bool:
     """Tell whether a file is a golden of several cases, as ``record`` writes them."""
+    return _mentions(path, b'"trajectories"')
+
+
+def is_schedules(path: Path) -> bool:
+    """Tell whether a file is a golden of a scheduler, as ``record_lr`` writes them."""
+    return _mentions(path, b'"cases"')
+
+
+def _mentions(path: Path, name: bytes) -> bool:
+    """Tell whether a file is JSON in which a name stands that trajectory files do not have."""
     if path.suffix.lower() != ".json":
         return False
     data = read_bytes(path, MAX_TEXT)
-    return b'"trajectories"' in data and b'"tensors"' not in data
+    return name in data and b'"tensors"' not in data
+
+
+def verify_schedules(path: Path, tolerance: Tolerance) -> Iterator[Verdict]:
+    """Compare the learning rates and momenta of each case of a golden of a scheduler with what refoptim computes."""
+    golden = record_lr.read(path)
+    for i, entry in enumerate(golden["cases"]):
+        found = record_lr.values(entry)
+        ours = record_lr.our_trace(lr_cases.Case(*(entry[field] for field in lr_cases.Case._fields)))
+        expected = {key: np.array(ours[key]).T for key in found}
+        yield compare(f"{golden['scheduler']}-{i}", expected, found, list(range(len(found["lr"]))), tolerance)
 
 
 def verify_golden(path: Path, tolerance: Tolerance) -> Iterator[Verdict]:

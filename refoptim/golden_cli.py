@@ -15,7 +15,7 @@ from rich.progress import track
 
 from .arith import COMPLEX, FLOATS
 from .cli_output import Refused, print_json, print_table, refusing
-from .conformance import export, formats, generate, goldens, schedules, tasks, verify
+from .conformance import export, formats, generate, goldens, record_lr, schedules, tasks, verify
 from .conformance.gradients import KINDS, SOURCES
 from .describe import find
 from .lr_scheduler import LRScheduler
@@ -154,6 +154,9 @@ def show(file: Path, as_json: bool) -> None:
     if verify.is_golden(file):
         _show_golden(goldens.read(file), as_json)
         return
+    if verify.is_schedules(file):
+        _show_schedules(record_lr.read(file), as_json)
+        return
     header, tensors = formats.read(file)
     arrays = [{"name": name, "dtype": x.dtype.name, "shape": list(x.shape)} for name, x in tensors.items()]
     if as_json:
@@ -177,10 +180,25 @@ def _show_golden(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"optimizer": found["optimizer"], "provenance": found["provenance"], "trajectories": rows})
         return
-    click.echo(f"{'optimizer':12}{_line(found['optimizer'])}")
+    _show_origin("optimizer", found)
+    print_table(("case", "dtype", "recorded steps"), [[x["case"], x["dtype"], " ".join(x["steps"])] for x in rows])
+
+
+def _show_schedules(found: dict[str, Any], as_json: bool) -> None:
+    """Show a golden of a scheduler."""
+    rows = [{key: x[key] for key in ("scheduler", "optimizer", "metrics")} for x in found["cases"]]
+    if as_json:
+        print_json({"scheduler": found["scheduler"], "provenance": found["provenance"], "cases": rows})
+        return
+    _show_origin("scheduler", found)
+    print_table(("scheduler", "on", "metric"), [[x["scheduler"], x["optimizer"], x["metrics"] or ""] for x in rows])
+
+
+def _show_origin(kind: str, found: dict[str, Any]) -> None:
+    """Show what a golden is of, and who computed it."""
+    click.echo(f"{kind:12}{_line(found[kind])}")
     for key, value in found["provenance"].items():
         click.echo(f"{_line(key):12}{_line(value)}")
-    print_table(("case", "dtype", "recorded steps"), [[x["case"], x["dtype"], " ".join(x["steps"])] for x in rows])
 
 
 @golden.command(name="verify")

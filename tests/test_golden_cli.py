@@ -349,6 +349,25 @@ def test_goldens_that_come_with_the_package_are_shown_and_verified() -> None:
     assert result.exit_code == 1 and "ULP" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["CyclicLR", "LambdaLR", "ReduceLROnPlateau"])
+def test_goldens_of_schedulers_are_shown_and_verified(name: str, copied: Path) -> None:
+    path = copied / "lr" / f"{name}.json"
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    shown = json.loads(call("golden", "show", path, "--json").stdout)
+    assert shown["scheduler"] == name and shown["provenance"] == golden["provenance"]
+    assert [x["scheduler"] for x in shown["cases"]] == [x["scheduler"] for x in golden["cases"]]
+    assert golden["cases"][4]["scheduler"] in call("golden", "show", path).stdout
+    assert call("golden", "verify", path, "--rtol", "1e-12").exit_code == 0
+    golden["cases"][1]["lr"][1] = re.sub(r"^(\S+ \S+) \S+", r"\1 0x1.8p+3", golden["cases"][1]["lr"][1])
+    goldens.write(path, {key: x for key, x in golden.items() if key != "checksum"})
+    result = call("golden", "verify", path, "--rtol", "1e-12", "--json")
+    verdicts = json.loads(result.stdout)["cases"]
+    assert result.exit_code == 1 and [x["holds"] for x in verdicts] == [True, False, True, True, True]
+    assert verdicts[1]["first"]["step"] == 2 and verdicts[1]["first"]["found"] == 12.0
+    alter(path)
+    assert "was altered" in fails("golden", "verify", path) and "was altered" in fails("golden", "show", path)
+
+
 def test_a_golden_that_parts_between_its_steps_is_caught(tmp_path: Path) -> None:
     golden = goldens.read(goldens.folder() / "reference" / "rprop.json")
     golden["trajectories"][1]["sha256"] = "0" * 64
