@@ -334,7 +334,7 @@ def perform(job: Job) -> list[Result]:
     except (Exception, SystemExit) as error:  # what an implementation raises must not end the run
         return [_excused(replace(blank, outcome=ERROR, reason=f"{type(error).__name__}: {error}"), job)]
     witnesses = goldens.WITNESSES if job.implementation in adapters.ENGINES else ("reference",)
-    partial = getattr(implementation, "partial_state", not hasattr(implementation, "state"))
+    partial = getattr(implementation, "partial_state", False)
     results = []
     for witness in witnesses:
         promise = promise_of(job, witness, implementation)

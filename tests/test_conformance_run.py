@@ -231,6 +231,13 @@ def test_what_is_not_there_is_said(name: str, message: str) -> None:
         adapters.find(name)
 
 
+@pytest.mark.parametrize("method", ["make", "set", "step", "resume", "parameters", "state"])
+def test_every_method_that_a_case_calls_is_asked_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plain, method, None)
+    with pytest.raises(adapters.NotAvailable, match=f"Plain is no implementation: it has no method {method}"):
+        adapters.find(named(Plain))
+
+
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
     with pytest.raises(adapters.NotAvailable, match="not installed: optax"):
@@ -437,6 +444,14 @@ def test_a_fixture_gives_every_case(folder: Path) -> None:
     (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
     output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
     assert counts(output) == {"passed": 1, "skipped": 5}, output
+
+
+def test_a_fixture_without_the_methods_is_refused(folder: Path) -> None:
+    text = "\nimport pytest\n\n@pytest.fixture\ndef refoptim_implementation():\n    return 1\n"
+    (folder / "more.txt").write_text(text)
+    (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
+    output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
+    assert "int is no implementation: it has no method make" in output
 
 
 def test_an_unknown_implementation_is_a_usage_error(folder: Path) -> None:

@@ -49,6 +49,9 @@ BUILT_IN = {
 }
 """Where each adapter is defined in this package."""
 
+METHODS = ("make", "set", "step", "resume", "parameters", "state")
+"""What a case calls."""
+
 Make = Callable[[], Implementation]
 
 
@@ -121,10 +124,16 @@ def _class(name: str) -> Make:
         raise NotAvailable(f"{module} cannot be imported: {error}") from error
     except AttributeError as error:
         raise NotAvailable(f"{module} has no {attribute}") from error
-    missing = [method for method in ("make", "step", "parameters") if not callable(getattr(make, method, None))]
-    if missing:
-        raise NotAvailable(f"{name} is no implementation: it has no method {missing[0]}")
+    check(name, make)
     return make
+
+
+def check(name: str, made: Any) -> None:
+    """Raise NotAvailable unless an implementation, or its class, has every method that a case calls."""
+    missing = [method for method in METHODS if not callable(getattr(made, method, None))]
+    if missing:
+        hint = " (the base Adapter has one)" if missing[0] in ("set", "resume", "state") else ""
+        raise NotAvailable(f"{name} is no implementation: it has no method {missing[0]}{hint}")
 
 
 def installed(name: str) -> str:

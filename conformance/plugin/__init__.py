@@ -116,5 +116,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def refoptim_check(refoptim_case: Any, refoptim_implementation: Any) -> Callable[[], None]:
     """Return what puts ``refoptim_implementation`` through a case."""
-    own = {"implementation": type(refoptim_implementation).__name__, "make": lambda: refoptim_implementation}
+    from refoptim.conformance import adapters
+
+    name = type(refoptim_implementation).__name__
+    adapters.check(name, refoptim_implementation)
+    own = {"implementation": name, "make": lambda: refoptim_implementation}
     return lambda: check(refoptim_case._replace(**own))
