@@ -25,7 +25,7 @@ from .formats import replace
 from .record import provenance
 from .strict import MAX_BYTES, MAX_HEADER, WORD, GoldenError, Layout, check_size, parse, read_bytes, require, shown
 from .verify import EXACT, Tolerance, Verdict, compare
-from .words import from_words, layout_of, to_words
+from .words import from_words, layout_of, read_word, to_words
 
 FORMAT = "refoptim suite"
 SCHEMA = 1
@@ -78,7 +78,8 @@ float32 four, float64 eight; a complex number is two reals, the real part first.
 
 `input.csv`, if the suite was exported with `--numbers csv`, has the columns
 `what,step,parameter,element,bits`: `what` is `parameter`, `gradient` or `row`, `element` counts reals in C
-order, and `bits` are the hexadecimal digits of the number as an unsigned integer. Float32 1.0 is `3f800000`.
+order, and `bits` are the hexadecimal digits (0 to 9, a to f, all of them) of the number as an unsigned integer.
+Float32 1.0 is `3f800000`.
 
 ## The result
 
@@ -326,9 +327,10 @@ def _row(line: str, layouts: Mapping[str, Layout]) -> tuple[str, int, int] | Non
         return None
     found = layouts[key]
     width = found.words // found.shape[0]
+    bits = read_word(cells[3], WORD[found.dtype])
     try:
-        row, element, word = int(cells[0]) - 1, int(cells[2]), int(cells[3], 16)
+        row, element = int(cells[0]) - 1, int(cells[2])
     except ValueError:
         return None
-    inside = 0 <= row < found.shape[0] and 0 <= element < width and len(cells[3]) == 2 * WORD[found.dtype] and word >= 0
-    return (key, row * width + element, word) if inside else None
+    inside = 0 <= row < found.shape[0] and 0 <= element < width
+    return (key, row * width + element, bits) if inside and bits is not None else None

@@ -30,7 +30,7 @@ from .strict import (
     require,
     shown,
 )
-from .words import from_words, layout_of, to_words
+from .words import from_words, layout_of, read_word, to_words
 
 COLUMNS = "tensor,row,element,bits,value"
 
@@ -115,14 +115,14 @@ class Column:
     def take(self, row: str, element: str, bits: str, *value: str) -> bool:
         """Take one row; tell whether it was one, and the first for its number."""
         try:
-            i, j, word, number = int(row), int(element), int(bits, 16), float(value[0] if value else 0)
+            i, j, number = int(row), int(element), float(value[0] if value else 0)
         except ValueError:
             return False
-        place = i * self.width + j
-        inside = 0 <= i < self.found.shape[0] and 0 <= j < self.width and len(bits) == 2 * self.words.itemsize
-        if not inside or word < 0 or not self.missing[place]:
+        found, place = read_word(bits, self.words.itemsize), i * self.width + j
+        inside = 0 <= i < self.found.shape[0] and 0 <= j < self.width
+        if not inside or found is None or not self.missing[place]:
             return False
-        self.words[place], self.missing[place] = word, False
+        self.words[place], self.missing[place] = found, False
         if value:
             self.values[place], self.given[place] = number, True
         return True

@@ -15,6 +15,8 @@ from .gradients import np_dtype
 from .strict import WORD, GoldenError, Layout, require
 from .trajectory import bits
 
+DIGITS = frozenset("0123456789abcdef")
+
 
 def layout_of(x: Array) -> Layout:
     """Return the storage type and the shape of an array."""
@@ -60,6 +62,11 @@ def from_hex(text: str, found: Layout, where: str) -> Array:
         raise GoldenError(f"{where} has bits that are no hexadecimal digits") from None
     require(len(data) == found.nbytes, f"{where} has other bits than its shape needs")
     return from_words(np.frombuffer(data, f">u{size}").astype(f"<u{size}"), found)
+
+
+def read_word(text: str, size: int) -> int | None:
+    """Read a word of ``size`` bytes from its hexadecimal digits, 0 … 9 and a … f; None if it is not written so."""
+    return int(text, 16) if len(text) == 2 * size and set(text) <= DIGITS else None
 
 
 def digest(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:

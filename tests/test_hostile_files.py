@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refoptim.conformance import formats, goldens
+from refoptim.conformance import export, formats, goldens, text
+from refoptim.conformance.strict import Layout
 
 from refoptim.cli import main
 
@@ -383,6 +384,17 @@ def test_bits_and_values_must_say_the_same(genuine: Path, tmp_path: Path) -> Non
     assert "bits and value are not the same" in refused(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_text("\n".join([head, lines[1], ",".join(cells[:4]), *lines[3:], ""]))
     assert CliRunner().invoke(main, ["golden", "verify", str(tmp_path / "x.csv")]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "bits", ["0x3f8000", "3f_80000", " 3f80000", "+3f80000", "3F800000", "3f80000", "3f80000g", "٣f800000"]
+)
+def test_bits_are_plain_hexadecimal_digits(bits: str) -> None:
+    column = text.Column(Layout("float32", (1,)))
+    assert not column.take("0", "0", bits)
+    assert export._row(f"1,0,0,{bits}", {"param.0": Layout("float32", (1,))}) is None
+    assert column.take("0", "0", "3f800000") and column.array("x").tolist() == [1.0]
+    assert export._row("1,0,0,3f800000", {"param.0": Layout("float32", (1,))}) == ("param.0", 0, 0x3F800000)
 
 
 @pytest.mark.parametrize(
