@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -57,6 +58,8 @@ def _settings(context: click.Context, parameter: click.Parameter, texts: Sequenc
         name, sign, value = text.partition("=")
         if not sign or not name:
             raise click.BadParameter(f"a setting is written NAME=VALUE, got {text!r}")
+        if name.strip() in found:
+            raise click.BadParameter(f"{name.strip()} is given twice")
         found[name.strip()] = _value(value.strip())
     return found
 
@@ -91,6 +94,7 @@ def _value(text: str) -> Any:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: path, bytes, sha256 of the file.")
 @refusing
 def generate_command(
     name: str,
@@ -102,6 +106,7 @@ def generate_command(
     kind: str,
     form: str | None,
     output: Path,
+    as_json: bool,
 ) -> None:
     """Run OPTIMIZER on the reference and write every step to a file.
 
@@ -127,6 +132,9 @@ def generate_command(
         numbers = steps * sum(math.prod(shape) for shape in entry["shapes"])
         header, tensors = generate.make(entry, _progress("computing", steps, hidden=numbers < SHOW_AFTER))
     formats.write(output, formats.Trajectory(header, tensors), form)
+    if as_json:
+        data = output.read_bytes()
+        print_json({"path": str(output), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
 
 
 def _progress(label: str, total: int | None = None, hidden: bool = False) -> Callable[[Iterable[T]], Iterable[T]]:
@@ -273,8 +281,9 @@ def _print_verdicts(verdicts: Sequence[verify.Verdict]) -> None:
 @click.option(
     "--numbers", default="bin", show_default=True, type=click.Choice(["bin", "csv"]), help="How they are written."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: the folder and its cases.")
 @refusing
-def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], numbers: str) -> None:
+def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], numbers: str, as_json: bool) -> None:
     """Write cases and their inputs for programs in any language into FOLDER.
 
     A program reads a case, takes the steps, and writes its parameters beside it; 'golden verify FOLDER' judges it. The
@@ -288,4 +297,7 @@ def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], n
     if not chosen:
         raise Refused("no case has such a name and storage type")
     export.export(folder, _progress("writing", len(chosen))(chosen), numbers)
+    if as_json:
+        print_json({"folder": str(folder), "cases": [{"case": run.case.id, "dtype": run.dtype} for run in chosen]})
+        return
     click.echo(f"{len(chosen)} cases in {folder}: read {folder / 'README.md'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -190,6 +191,20 @@ def test_the_same_command_makes_the_same_bytes(tmp_path: Path, suffix: str) -> N
     subprocess.run(command, check=True, env=environment)
     made(tmp_path / f"b{suffix}", *arguments[:-1])
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_what_is_written_is_told_as_json(tmp_path: Path) -> None:
+    path, suite = tmp_path / "x.csv", tmp_path / "suite"
+    result = call("golden", "generate", "sgd", "--json", "-o", path)
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    assert json.loads(result.stdout) == {"path": str(path), "bytes": len(data), "sha256": digest}
+    assert call("golden", "generate", "sgd", "-o", path).stdout == ""
+    result = call("golden", "export-suite", suite, "--pattern", "asgd-", "--dtype", "float32", "--json")
+    told = json.loads(result.stdout)
+    assert told["folder"] == str(suite) and len(told["cases"]) > 0
+    names = {f"{case['case']}.{case['dtype']}" for case in told["cases"]}
+    assert names == {folder.name for folder in suite.iterdir() if folder.is_dir()}
 
 
 def test_no_date_stands_in_an_npz_file(tmp_path: Path) -> None:
@@ -392,6 +407,7 @@ def test_show_says_what_was_run(tmp_path: Path) -> None:
         (("adamm", "-o", "x.npz"), "there is no optimizer or scheduler 'adamm': did you mean Adam"),
         (("xyzzy", "-o", "x.npz"), "'refoptim list' shows them all"),
         (("adam", "--set", "lr", "-o", "x.npz"), "NAME=VALUE"),
+        (("adam", "--set", "lr=1", "--set", " lr =2", "-o", "x.npz"), "lr is given twice"),
         (("adam", "--set", "lr=-1", "-o", "x.npz"), "Invalid learning rate: -1"),
         (("adam", "--set", "lr=nan", "-o", "x.npz"), "lr must be a real number, got 'nan'"),
         (("adam", "--set", "rho=1", "-o", "x.npz"), "Adam has no hyperparameter 'rho': it has lr, betas"),
