@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Set
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from .cases import SCHEMA as SCHEMA
+from .formats import replace
 from .strict import MAX_TEXT, parse, read_bytes, shown
 from .strict import GoldenError as GoldenError
 
@@ -53,16 +52,8 @@ def checksum(golden: Mapping[str, Any]) -> str:
 
 def write(path: Path, golden: Mapping[str, Any]) -> None:
     """Write a golden file, whole or not at all, the checksum added."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(pretty({**golden, "checksum": checksum(golden)}, FRAME_DEPTH) + "\n")
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
+    text = pretty({**golden, "checksum": checksum(golden)}, FRAME_DEPTH) + "\n"
+    replace(path, text.encode("ascii"))
 
 
 def pretty(x: Any, depth: int, margin: str = "") -> str:
