@@ -254,6 +254,17 @@ def test_recording_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert path.read_bytes() == after
 
 
+def test_recording_everything_records_the_schedules_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: commands.append(command[2:]))
+    schedules = ["refoptim.conformance.record_lr", "--out", str(tmp_path / "lr")]
+    record.main(["--out", str(tmp_path)])
+    assert tuple(command[2] for command in commands[:-1]) == goldens.WITNESSES and commands[-1] == schedules
+    commands.clear()
+    record.main(["--only", "adam", "--out", str(tmp_path)])
+    assert len(commands) == 3 and schedules not in commands
+
+
 def test_a_golden_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = sample(tmp_path)
     before = path.read_bytes()
