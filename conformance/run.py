@@ -6,7 +6,9 @@ own digest is the golden's, and else the steps that the golden holds.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -322,7 +324,12 @@ def matches(pattern: str, *names: str) -> bool:
 
 
 def perform(job: Job) -> list[Result]:
-    """Run a case and compare it with each golden there is for the implementation."""
+    """Run a case and compare it with each golden there is for the implementation; what it prints goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        return _performed(job)
+
+
+def _performed(job: Job) -> list[Result]:
     blank = Result(job.implementation, job.case.optimizer, job.case.id, job.dtype, "reference", NOT_RUN)
     try:
         implementation = job.make()
@@ -370,9 +377,27 @@ def _lacking(dtype: str) -> str:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Return the versions of what computes in an implementation."""
-    ask = getattr(adapters.find(name)(), "versions", None)
-    return dict(ask()) if ask else {}
+    """Make an implementation once, and return the versions of what computes in it.
+
+    Raises:
+        NotAvailable: it cannot be imported or made, or what it says of itself is of another kind than it should be.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            made = adapters.find(name)()
+            found: Any = getattr(made, "versions", dict)()
+            promise = getattr(made, "promise", EXACT)
+    except adapters.NotAvailable:
+        raise
+    except (Exception, SystemExit) as error:
+        raise adapters.NotAvailable(f"{name} cannot be used: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Mapping):
+        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {found!r}")
+    if not (promise is None or isinstance(promise, Tolerance)):
+        raise adapters.NotAvailable(
+            f"{name}: promise must be EXACT, ULP(n), CLOSE(rtol, atol) or None, got {promise!r}"
+        )
+    return {str(key): str(x) for key, x in found.items()}
 
 
 def schedules(pattern: str = "") -> list[Callable[[], list[Result]]]:

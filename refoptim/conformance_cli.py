@@ -20,12 +20,20 @@ from .conformance.adapters import ENGINES, NotAvailable
 STYLES = {run.FAILS: "red", run.ERROR: "red", run.DEVIATES: "yellow", run.PASSES: "yellow", run.HOLDS: "green"}
 
 
+def _named(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if ":" in name and not all(name.split(":", 1)):
+            raise click.BadParameter(f"expected package.module:Class, got {name!r}")
+    return names
+
+
 @click.command()
 @click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), help="An engine; [default: all here].")
 @click.option(
     "--impl",
     "implementations",
     multiple=True,
+    callback=_named,
     metavar="NAME",
     help=f"Another implementation: {', '.join(x for x in adapters.BUILT_IN if x != 'numpy')}, or package.module:Class.",
 )

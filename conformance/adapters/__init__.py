@@ -118,12 +118,15 @@ def find(name: str) -> Make:
 
 def _class(name: str) -> Make:
     module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise NotAvailable(f"no implementation {name!r}: expected package.module:Class")
     try:
-        make: Make = getattr(import_module(module), attribute)
-    except ImportError as error:
+        defined = import_module(module)
+    except (Exception, SystemExit) as error:
         raise NotAvailable(f"{module} cannot be imported: {error}") from error
-    except AttributeError as error:
-        raise NotAvailable(f"{module} has no {attribute}") from error
+    if not hasattr(defined, attribute):
+        raise NotAvailable(f"{module} has no {attribute}")
+    make: Make = getattr(defined, attribute)
     check(name, make)
     return make
 

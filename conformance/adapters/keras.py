@@ -1,4 +1,4 @@
-"""Keras 3 on whichever backend it is set to (the environment variable KERAS_BACKEND).
+"""Keras 3 on the backend named by the environment variable KERAS_BACKEND, else the first of BACKENDS installed.
 
 Keras' own arguments are used where torch's have a counterpart: ``weight_decay`` is Keras', which shrinks the parameter
 for every optimizer, ``lr_decay`` is an InverseTimeDecay, and gradients have their signs turned to maximize. What Keras
@@ -7,8 +7,11 @@ computes in its default type is float64 where the storage is float64. Parameters
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,11 @@ import numpy as np
 from refoptim.arith import COMPLEX, Array
 
 from ..cases import Case
-from . import Adapter, all_hyper, installed
+from . import Adapter, NotAvailable, all_hyper, installed
 
 Hyper = Mapping[str, Any]
+
+BACKENDS = ("jax", "torch", "tensorflow")
 
 
 def _adam(h: Hyper) -> dict[str, Any]:
@@ -50,10 +55,24 @@ RULES: dict[str, tuple[str, Callable[[Hyper], dict[str, Any]]]] = {
 """Keras' name of an optimizer, and its arguments from torch's."""
 
 
+def choose_backend() -> None:
+    """Set KERAS_BACKEND to a backend that is installed, unless it is set or Keras has begun with one."""
+    found = [name for name in BACKENDS if find_spec(name)]
+    if found and "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", found[0])
+
+
 class Keras(Adapter):
     """keras.optimizers."""
 
     promise = None
+
+    def __init__(self) -> None:
+        choose_backend()
+        try:
+            import keras  # noqa: F401
+        except ImportError as error:
+            raise NotAvailable(f"keras cannot be imported: {error}; set KERAS_BACKEND") from error
 
     def versions(self) -> dict[str, str]:
         import keras

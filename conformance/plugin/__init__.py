@@ -53,6 +53,7 @@ class Suite(pytest.Collector):
         from refoptim.conformance import adapters, run
 
         try:
+            run.versions(named(self.config))
             jobs = run.jobs(named(self.config), str(self.config.getoption("--refoptim-pattern")))
         except adapters.NotAvailable as error:
             raise pytest.UsageError(str(error)) from error
