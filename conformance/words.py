@@ -61,6 +61,7 @@ def from_hex(text: str, found: Layout, where: str) -> Array:
     except ValueError:
         raise GoldenError(f"{where} has bits that are no hexadecimal digits") from None
     require(len(data) == found.nbytes, f"{where} has other bits than its shape needs")
+    require(data.hex(" ", size) == text, f"{where} has bits that are not written as words with a space between any two")
     return from_words(np.frombuffer(data, f">u{size}").astype(f"<u{size}"), found)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refoptim.conformance import export, formats, goldens, text
+from refoptim.conformance import export, formats, goldens, text, words
 from refoptim.conformance.strict import Layout
 
 from refoptim.cli import main
@@ -395,6 +395,14 @@ def test_bits_are_plain_hexadecimal_digits(bits: str) -> None:
     assert export._row(f"1,0,0,{bits}", {"param.0": Layout("float32", (1,))}) is None
     assert column.take("0", "0", "3f800000") and column.array("x").tolist() == [1.0]
     assert export._row("1,0,0,3f800000", {"param.0": Layout("float32", (1,))}) == ("param.0", 0, 0x3F800000)
+
+
+@pytest.mark.parametrize("bits", ["3f80 000040000000", "3F800000 40000000", "3f800000\t40000000"])
+def test_words_stand_apart_in_plain_digits(bits: str) -> None:
+    found = Layout("float32", (2,))
+    assert words.from_hex("3f800000 40000000", found, "x").tolist() == [1.0, 2.0]
+    with pytest.raises(goldens.GoldenError, match="not written as words"):
+        words.from_hex(bits, found, "x")
 
 
 @pytest.mark.parametrize(
