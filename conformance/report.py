@@ -54,8 +54,15 @@ class Cell:
         if not self.worst.ran or self.worst.exact:
             return self.worst.distance
         first = f", from step {self.worst.first.step} of {self.worst.case}" if self.worst.first else ""
-        names = sorted({flag for r in self.results for flag in r.flags if r.outcome == DEVIATES})
-        return self.worst.distance + first + (f": {' + '.join(names)}" if names else "")
+        here = self.worst.flags if self.worst.outcome == DEVIATES else ()
+        elsewhere = {flag for r in self.results for flag in r.flags if r.outcome == DEVIATES} - set(here)
+        flagged = f": {' + '.join(here)}" if here else ""
+        return (
+            self.worst.distance
+            + first
+            + flagged
+            + (f"; elsewhere: {' + '.join(sorted(elsewhere))}" if elsewhere else "")
+        )
 
 
 def column(result: Result) -> str:

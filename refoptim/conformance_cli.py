@@ -74,6 +74,8 @@ def conformance(
         raise Refused(str(error)) from error
     if not results:
         raise Refused(f"no case matches {pattern!r} in {', '.join(dtypes) or 'any storage type'}")
+    if all(r.outcome == run.NOT_RUN for r in results):
+        raise Refused(f"nothing could be run: {'; '.join(sorted({r.reason for r in results}))}")
     _write(results, versions, page, junit)
     if as_json:
         ok = all(r.ok for r in results)

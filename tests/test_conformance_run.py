@@ -374,6 +374,17 @@ def test_the_page_stands_alone() -> None:
     assert heights[0] > heights[6]
 
 
+def test_a_cell_gives_the_flags_of_its_worst_case_and_of_the_others_apart() -> None:
+    def deviates(ulp: int, *flags: str) -> Result:
+        blank = Result("x", "SGD", "sgd-plain", "float32", "reference", run.DEVIATES)
+        return replace(blank, max_ulp=ulp, ulps=(ulp,), steps=(1,), flags=flags)
+
+    a, b, c = deviates(3, "A"), deviates(9, "B"), replace(deviates(99, "C"), outcome=run.FAILS, flags=())
+    assert report.Cell([a, b]).text == "9 ULP: B; elsewhere: A"
+    assert report.Cell([b]).text == "9 ULP: B"
+    assert report.Cell([a, b, c]).text == "99 ULP; elsewhere: A + B"
+
+
 def test_junit_counts() -> None:
     found = [*sample(), Result("x", "SGD", "sgd-plain", "float16", "reference", run.NOT_RUN, reason="no")]
     root = ElementTree.fromstring(report.junit(found).encode())
@@ -432,6 +443,7 @@ def test_the_command_says_what_is_wrong(command: Callable[..., Any], monkeypatch
         (("--impl", ":X"), "'--impl': expected package.module:Class, got ':X'"),
         (("--impl", "nothing"), "no implementation 'nothing'"),
         (("--pattern", "no such case"), "no case matches"),
+        (("--impl", named(Plain), "--pattern", "adam-coupled"), "nothing could be run: plain descent in float64 alone"),
         (("--pattern", "sgd-plain", "--report", "/no/such/folder/x.html"), "cannot write the report"),
     ]:
         done = command(*arguments)
@@ -523,6 +535,18 @@ def test_a_fixture_without_the_methods_is_refused(folder: Path) -> None:
     (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
     output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
     assert "int is no implementation: it has no method make" in output
+
+
+def test_a_pattern_that_fits_no_case_is_a_usage_error(folder: Path) -> None:
+    output = pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "no-such")
+    assert "--refoptim-pattern: no case matches 'no-such'" in output
+    assert "passed" not in output
+
+
+def test_a_test_asked_for_by_its_node_id_comes_alone(folder: Path) -> None:
+    assert counts(pytest_in(folder, "--refoptim-impl", "numpy", "test_own.py::test_own")) == {"passed": 1}
+    found = counts(pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "sgd-plain", "test_own.py"))
+    assert sum(found.values()) == 1 + len(CASES["sgd-plain"].dtypes)
 
 
 def test_an_unknown_implementation_is_a_usage_error(folder: Path) -> None:

@@ -35,8 +35,8 @@ def named(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add a test for each case, if an implementation is named."""
-    if named(config):
+    """Add a test for each case, if an implementation is named and no test is asked for by its node id."""
+    if named(config) and not any("::" in argument for argument in config.args):
         suite = Suite.from_parent(session, name="refoptim")
         items.extend(suite.collect())
 
@@ -57,6 +57,10 @@ class Suite(pytest.Collector):
             jobs = run.jobs(named(self.config), str(self.config.getoption("--refoptim-pattern")))
         except adapters.NotAvailable as error:
             raise pytest.UsageError(str(error)) from error
+        if not jobs:
+            raise pytest.UsageError(
+                f"--refoptim-pattern: no case matches {self.config.getoption('--refoptim-pattern')!r}"
+            )
         for job in jobs:
             yield CaseItem.from_parent(self, name=f"{job.case.id}[{job.dtype}]", job=job)
 
