@@ -32,7 +32,7 @@ def CLOSE(rtol: float, atol: float) -> Tolerance:
 FEW = CLOSE(1e-4, 1e-5)
 """float32 after some dozen steps in which each operation was rounded, or fused, in another way."""
 
-FEW_OF_DOUBLE = CLOSE(1e-10, 1e-11)
+FEW_OF_DOUBLE = CLOSE(1e-12, 1e-13)
 
 ANY = "*"
 RAISES = "raises"
