@@ -7,14 +7,13 @@ that name known deviations, and the versions. Every text is escaped; there is no
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
 from .cases import flags
+from .formats import replace
 from .run import DEVIATES, ERROR, FAILS, HOLDS, MEASURED, NOT_RUN, PASSES, Result, in_ulps
 
 Versions = Mapping[str, Mapping[str, str]]
@@ -188,14 +187,6 @@ def _printable(text: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path = path.resolve()
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
+    """Write a file, whole or not at all, into a folder that exists."""
+    folder = path.resolve().parent.resolve(strict=True)
+    replace(folder / path.resolve().name, text.encode())

@@ -25,7 +25,7 @@ from .oracle import check_rounding
 from .promises import CLOSE, Deviation
 from .reference import Reference
 from .trajectory import Digest, Frame, Implementation, State, decode, run
-from .verify import EXACT, Difference, Tolerance, Verdict
+from .verify import EXACT, Difference, Tolerance, Verdict, plain
 from .words import layout_of
 
 HOLDS, MEASURED, DEVIATES, FAILS, PASSES, NOT_RUN, ERROR = OUTCOMES = (
@@ -94,11 +94,6 @@ class Result:
         if self.first is not None:
             found["first"] = {key: plain(x) for key, x in asdict(self.first).items()}
         return {**found, "absolute": plain(self.absolute), "relative": plain(self.relative)}
-
-
-def plain(x: Any) -> Any:
-    """Return what JSON can hold: NaN and infinities as texts."""
-    return str(x) if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def in_ulps(n: int) -> str:

@@ -96,11 +96,12 @@ class Verdict:
         """Return what JSON can hold; NaN and infinity as texts."""
         found = {**asdict(self), "summary": self.summary}
         if self.first is not None:
-            found["first"] = {key: _finite(x) for key, x in asdict(self.first).items()}
+            found["first"] = {key: plain(x) for key, x in asdict(self.first).items()}
         return found
 
 
-def _finite(x: Any) -> Any:
+def plain(x: Any) -> Any:
+    """Return what JSON can hold: NaN and infinities as texts."""
     return str(x) if isinstance(x, float) and not np.isfinite(x) else x
 
 
