@@ -1,0 +1,62 @@
+// Enough of CUDA for a C++ compiler: a block is one thread, and blocks are shared out among the processors.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#define __device__
+#define __shared__
+#define __syncthreads()
+
+struct Index {
+    long long x;
+};
+
+static thread_local Index blockIdx;
+static thread_local Index gridDim;
+static constexpr Index threadIdx = {0};
+static constexpr Index blockDim = {1};
+
+static inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
+static inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
+
+static inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float __uint_as_float(unsigned bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+template <int... J> struct Places {};
+template <int N, int... J> struct PlacesUpTo : PlacesUpTo<N - 1, N - 1, J...> {};
+template <int... J> struct PlacesUpTo<0, J...> {
+    using Type = Places<J...>;
+};
+
+// Runs a kernel on `blocks` blocks and `threads` processors; `arguments` points to its arguments, as in CUDA's launch.
+template <class... A, int... J>
+static void launch_with(void (*kernel)(A...), long long blocks, int threads, void** arguments, Places<J...>) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long long block = 0; block < blocks; block++) {
+        blockIdx.x = block;
+        gridDim.x = blocks;
+        kernel(*(A*)arguments[J]...);
+    }
+}
+
+template <class... A> static void launch(void (*kernel)(A...), long long blocks, int threads, void** arguments) {
+    launch_with(kernel, blocks, threads, arguments, typename PlacesUpTo<sizeof...(A)>::Type());
+}
+
+#define KERNEL(NAME) static void NAME
+#define JOINED(A, B) A##_##B
+#define JOIN(A, B) JOINED(A, B)
+#define EXPORT(NAME)                                                                            \
+    extern "C" void JOIN(VARIANT, NAME)(long long blocks, int threads, void** arguments) {      \
+        launch(NAME, blocks, threads, arguments);                                               \
+    }

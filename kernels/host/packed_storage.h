@@ -1,0 +1,32 @@
+// How packs of numbers are read from storage and written to it.
+#pragma once
+
+#include "../number.cuh"
+
+namespace refoptim {
+
+inline Words read_halves(const void* from) {
+    Halves bits;
+    memcpy(&bits, from, sizeof bits);
+    return __builtin_convertvector(bits, Words);
+}
+
+inline void write_halves(void* to, Words wide) {
+    Halves bits = __builtin_convertvector(wide, Halves);
+    memcpy(to, &bits, sizeof bits);
+}
+
+template <class S> using FloatVector = Vector<S, LANES<float>>;
+using DoubleVector = Vector<double, LANES<double>>;
+
+inline void read(Floats& x, const FloatVector<float>& v, int) { memcpy(&x, &v, sizeof x); }
+inline void read(Doubles& x, const DoubleVector& v, int) { memcpy(&x, &v, sizeof x); }
+inline void read(Floats& x, const FloatVector<bfloat16>& v, int) { x = from_bfloat16(read_halves(&v)); }
+inline void read(Floats& x, const FloatVector<float16>& v, int) { x = from_float16(read_halves(&v)); }
+
+inline void write(FloatVector<float>& v, int, Floats x) { memcpy(&v, &x, sizeof x); }
+inline void write(DoubleVector& v, int, Doubles x) { memcpy(&v, &x, sizeof x); }
+inline void write(FloatVector<bfloat16>& v, int, Floats x) { write_halves(&v, to_bfloat16(x)); }
+inline void write(FloatVector<float16>& v, int, Floats x) { write_halves(&v, to_float16(x)); }
+
+}  // namespace refoptim

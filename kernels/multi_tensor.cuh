@@ -1,0 +1,149 @@
+// The harness of all elementwise rules: one launch updates any number of tensors.
+//
+// Blocks stride over chunks, threads over the elements of a chunk, 16 bytes at a time where all arrays of the chunk are
+// aligned to that; no result depends on the number of blocks or threads.
+#pragma once
+
+#include "arith.cuh"
+#include "kernel.cuh"
+#include "power.cuh"
+
+namespace refoptim {
+
+constexpr i64 CHUNK = 1 << 14;
+
+// What a launch works on. `tables` holds the size of each tensor; then for each array of a tensor (the parameter, the
+// gradient, the state arrays, the rounded copy of a master parameter) its address, 0 where there is none; then for each
+// chunk the number of its tensor, and where in it the chunk starts. `record` replaces the record that is passed by value,
+// `grad_scale` divides gradients, `found_inf` other than 0 skips the step; each may be null.
+struct Bucket {
+    const i64* tables;
+    i64 tensors, chunks, maximize;
+    const void* record;
+    const float* grad_scale;
+    const float* found_inf;
+};
+
+#ifdef HOST
+template <class T> constexpr int SIDE_BY_SIDE = LANES<T>;
+template <class T, class G> constexpr int AT_ONCE = LANES<T>;
+#else
+template <class T> constexpr int SIDE_BY_SIDE = 1;
+template <class T, class G> constexpr int AT_ONCE = 16 / sizeof(G);
+#endif
+
+// Numbers kept per parameter beside the step count, in the default dtype R: none, unless a rule declares its own.
+template <class R> struct Registers {};
+
+template <int... J> struct Numbers {};
+template <int N, int... J> struct UpTo : UpTo<N - 1, N - 1, J...> {};
+template <int... J> struct UpTo<0, J...> {
+    using Type = Numbers<J...>;
+};
+
+// The arrays of a chunk: P is the storage of the parameter and of its N state arrays, G that of the gradient.
+template <class P, class G, int N> struct Chunk {
+    i64 size;
+    P* p;
+    G* g;
+    P* state[N + 1];
+    G* copy;
+
+    __device__ Chunk(const Bucket& b, i64 chunk) {
+        const i64* addresses = b.tables + b.tensors;
+        const i64* numbers = addresses + (N + 3) * b.tensors;
+        i64 tensor = numbers[chunk], start = numbers[b.chunks + chunk];
+        i64 rest = b.tables[tensor] - start;
+        size = rest < CHUNK ? rest : CHUNK;
+        p = at<P>(addresses[tensor], start);
+        g = at<G>(addresses[b.tensors + tensor], start);
+        for (int j = 0; j < N; j++)
+            state[j] = at<P>(addresses[(2 + j) * b.tensors + tensor], start);
+        copy = at<G>(addresses[(2 + N) * b.tensors + tensor], start);
+    }
+
+    template <class S> __device__ static S* at(i64 address, i64 start) { return address ? (S*)address + start : nullptr; }
+
+    __device__ bool aligned() const {
+        i64 bits = (i64)p | (i64)g | (i64)copy;
+        for (int j = 0; j < N; j++)
+            bits |= (i64)state[j];
+        return bits % alignof(Vector<G, AT_ONCE<Arithmetic<P>, G>>) == 0;
+    }
+};
+
+template <int V, class S> __device__ inline Vector<S, V> load(const S* x, i64 i) {
+    return x ? ((const Vector<S, V>*)x)[i] : Vector<S, V>{};
+}
+
+template <class S, int V> __device__ inline void store(S* x, i64 i, const Vector<S, V>& value) {
+    if (x)
+        ((Vector<S, V>*)x)[i] = value;
+}
+
+// Updates the V elements from i * V on, W of them side by side.
+template <class Rule, int V, int W, class T, class P, class G, int N, int... J>
+__device__ inline void update_vector(
+    const typename Rule::template Record<T>& s, T scale, bool maximize, const Chunk<P, G, N>& chunk, i64 i, Numbers<J...>
+) {
+    using X = typename Number<T, W>::Type;
+    Vector<P, V> p = load<V>(chunk.p, i), state[N + 1] = {load<V>(chunk.state[J], i)...};
+    Vector<G, V> g = load<V>(chunk.g, i), copy;
+    for (int v = 0; v < V; v += W) {
+        X parameter, gradient, values[N + 1];
+        read(parameter, p, v);
+        read(gradient, g, v);
+        (read(values[J], state[J], v), ...);
+        if (scale)
+            gradient = div(gradient, scale);
+        if (maximize)
+            gradient = neg(gradient);
+        Rule::update(s, parameter, gradient, values[J]...);
+        write(p, v, parameter);
+        (write(state[J], v, values[J]), ...);
+        if constexpr (sizeof(P) != sizeof(G))
+            write(copy, v, parameter);
+    }
+    store(chunk.p, i, p);
+    (store(chunk.state[J], i, state[J]), ...);
+    if constexpr (sizeof(P) != sizeof(G))
+        store(chunk.copy, i, copy);
+}
+
+template <class Rule, int V, int W, class T, class P, class G, int N>
+__device__ inline void update_elements(
+    const typename Rule::template Record<T>& s, T scale, bool maximize, const Chunk<P, G, N>& chunk, i64 begin, i64 end
+) {
+    for (i64 i = begin + threadIdx.x; i < end; i += blockDim.x)
+        update_vector<Rule, V, W>(s, scale, maximize, chunk, i, typename UpTo<N>::Type());
+}
+
+template <class Rule, class P, class G, int N, class T = Arithmetic<P>>
+__device__ inline void run(const typename Rule::template Record<T>& by_value, const Bucket& b) {
+    using Record = typename Rule::template Record<T>;
+    if (b.found_inf && *b.found_inf)
+        return;
+    constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
+    const Record s = b.record ? *(const Record*)b.record : by_value;
+    T scale = b.grad_scale ? *b.grad_scale : 0;
+    for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
+        const Chunk<P, G, N> chunk(b, c);
+        i64 vectors = chunk.aligned() ? chunk.size / V : 0;
+        update_elements<Rule, V, W>(s, scale, b.maximize, chunk, 0, vectors);
+        update_elements<Rule, 1, 1>(s, scale, b.maximize, chunk, vectors * V, chunk.size);
+    }
+}
+
+#define ENTRY(NAME, RULE, N, P, G)                                             \
+    KERNEL(NAME)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
+    EXPORT(NAME)
+
+#define ENTRIES(NAME, RULE, N)                            \
+    ENTRY(NAME##_float64, RULE, N, double, double)        \
+    ENTRY(NAME##_float32, RULE, N, float, float)          \
+    ENTRY(NAME##_float16, RULE, N, float16, float16)      \
+    ENTRY(NAME##_bfloat16, RULE, N, bfloat16, bfloat16)   \
+    ENTRY(NAME##_float16_master, RULE, N, float, float16) \
+    ENTRY(NAME##_bfloat16_master, RULE, N, float, bfloat16)
+
+}  // namespace refoptim
