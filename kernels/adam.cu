@@ -1,9 +1,10 @@
 // Adam: the twin of refoptim/optimizers/adam.py.
 #include "multi_tensor.cuh"
+#include "scalars.cuh"
 
 namespace refoptim {
 
-struct Adam {
+struct Adam : NoRegisters {
     struct Hypers {
         double lr, betas[2], eps, weight_decay, amsgrad, decoupled_weight_decay;
     };
@@ -13,7 +14,7 @@ struct Adam {
         T amsgrad, root_correction2, eps, step_size;
     };
 
-    template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, Registers<R>&) {
+    template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];
         return {
             .weight_decay = h.weight_decay,
@@ -46,5 +47,6 @@ struct Adam {
 };
 
 ENTRIES(adam, Adam, 3)
+SCALARS(adam, Adam)
 
 }  // namespace refoptim

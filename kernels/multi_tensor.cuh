@@ -6,7 +6,6 @@
 
 #include "arith.cuh"
 #include "kernel.cuh"
-#include "power.cuh"
 
 namespace refoptim {
 
@@ -31,9 +30,6 @@ template <class T, class G> constexpr int AT_ONCE = LANES<T>;
 template <class T> constexpr int SIDE_BY_SIDE = 1;
 template <class T, class G> constexpr int AT_ONCE = 16 / sizeof(G);
 #endif
-
-// Numbers kept per parameter beside the step count, in the default dtype R: none, unless a rule declares its own.
-template <class R> struct Registers {};
 
 template <int... J> struct Numbers {};
 template <int N, int... J> struct UpTo : UpTo<N - 1, N - 1, J...> {};
@@ -87,10 +83,12 @@ __device__ inline void update_vector(
     const typename Rule::template Record<T>& s, T scale, bool maximize, const Chunk<P, G, N>& chunk, i64 i, Numbers<J...>
 ) {
     using X = typename Number<T, W>::Type;
-    Vector<P, V> p = load<V>(chunk.p, i), state[N + 1] = {load<V>(chunk.state[J], i)...};
+    Vector<P, V> p = load<V>(chunk.p, i);
+    [[maybe_unused]] Vector<P, V> state[N + 1] = {load<V>(chunk.state[J], i)...};
     Vector<G, V> g = load<V>(chunk.g, i), copy;
     for (int v = 0; v < V; v += W) {
-        X parameter, gradient, values[N + 1];
+        X parameter, gradient;
+        [[maybe_unused]] X values[N + 1];
         read(parameter, p, v);
         read(gradient, g, v);
         (read(values[J], state[J], v), ...);

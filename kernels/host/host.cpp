@@ -4,4 +4,15 @@
 #define refoptim JOIN(refoptim, VARIANT)
 #include "packed_storage.h"
 
+#include "../adadelta.cu"
+#include "../adagrad.cu"
 #include "../adam.cu"
+#include "../adamax.cu"
+#include "../asgd.cu"
+#include "../averages.cu"
+#include "../nadam.cu"
+#include "../radam.cu"
+#include "../rmsprop.cu"
+#include "../rprop.cu"
+#include "../sgd.cu"
+#include "../sparse_adam.cu"

@@ -35,6 +35,8 @@ template <> struct Comparison<Doubles> {
 // A scalar minus zero is the scalar, minus zero included.
 template <> inline Floats spread<Floats>(float c) { return c - Floats{}; }
 template <> inline Doubles spread<Doubles>(double c) { return c - Doubles{}; }
+template <> inline Floats spread<Floats>(int c) { return spread<Floats>((float)c); }
+template <> inline Doubles spread<Doubles>(int c) { return spread<Doubles>((double)c); }
 template <> inline Floats spread<Floats>(Floats c) { return c; }
 template <> inline Doubles spread<Doubles>(Doubles c) { return c; }
 

@@ -1,0 +1,54 @@
+// RMSprop: the twin of refoptim/optimizers/rmsprop.py.
+#include "multi_tensor.cuh"
+#include "scalars.cuh"
+
+namespace refoptim {
+
+struct RMSprop : NoRegisters {
+    struct Hypers {
+        double lr, alpha, eps, weight_decay, momentum, centered;
+    };
+
+    template <class T> struct Record {
+        T weight_decay, alpha, one_minus_alpha, centered, minus_one, eps, momentum, one, step_size;
+    };
+
+    template <class R> __device__ static Record<double> scalars(const Hypers& h, double, const Registers<R>&) {
+        return {
+            .weight_decay = h.weight_decay,
+            .alpha = h.alpha,
+            .one_minus_alpha = 1 - h.alpha,
+            .centered = h.centered,
+            .minus_one = -1,
+            .eps = h.eps,
+            .momentum = h.momentum,
+            .one = 1,
+            .step_size = -h.lr,
+        };
+    }
+
+    template <class T, class X>
+    __device__ static void update(const Record<T>& s, X& p, X g, X& square_avg, X& momentum_buffer, X& grad_avg) {
+        if (s.weight_decay)
+            g = axpy(g, p, s.weight_decay);
+
+        square_avg = addcmul(mul(square_avg, s.alpha), g, g, s.one_minus_alpha);
+        X variance = square_avg;
+        if (s.centered) {
+            grad_avg = lerp(grad_avg, g, s.one_minus_alpha);
+            variance = addcmul(square_avg, grad_avg, grad_avg, s.minus_one);
+        }
+        X avg = add(sqrt(variance), s.eps);
+        if (s.momentum) {
+            momentum_buffer = addcdiv(mul(momentum_buffer, s.momentum), g, avg, s.one);
+            p = axpy(p, momentum_buffer, s.step_size);
+        } else {
+            p = addcdiv(p, g, avg, s.step_size);
+        }
+    }
+};
+
+ENTRIES(rmsprop, RMSprop, 3)
+SCALARS(rmsprop, RMSprop)
+
+}  // namespace refoptim

@@ -1,0 +1,46 @@
+// SGD: the twin of refoptim/optimizers/sgd.py.
+#include "multi_tensor.cuh"
+#include "scalars.cuh"
+
+namespace refoptim {
+
+struct SGD : NoRegisters {
+    struct Hypers {
+        double lr, momentum, dampening, weight_decay, nesterov;
+    };
+
+    template <class T> struct Record {
+        T weight_decay, momentum, undamped, nesterov, step_size, unmade;
+    };
+
+    // The buffer is made by the first step of the parameter, so a counter that is 0 says that there is none yet.
+    template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
+        return {
+            .weight_decay = h.weight_decay,
+            .momentum = h.momentum,
+            .undamped = 1 - h.dampening,
+            .nesterov = h.nesterov,
+            .step_size = -h.lr,
+            .unmade = double(k == 1),
+        };
+    }
+
+    template <class T, class X>
+    __device__ static void update(const Record<T>& s, X& p, X g, X& momentum_buffer) {
+        if (s.weight_decay)
+            g = axpy(g, p, s.weight_decay);
+
+        if (!s.momentum) {
+            p = axpy(p, g, s.step_size);
+            return;
+        }
+        momentum_buffer = s.unmade ? g : axpy(mul(momentum_buffer, s.momentum), g, s.undamped);
+        g = s.nesterov ? axpy(g, momentum_buffer, s.momentum) : momentum_buffer;
+        p = axpy(p, g, s.step_size);
+    }
+};
+
+ENTRIES(sgd, SGD, 1)
+SCALARS(sgd, SGD)
+
+}  // namespace refoptim
