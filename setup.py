@@ -1,12 +1,46 @@
 """Metadata and the layout of the package; tool settings are in pyproject.toml."""
 
+import runpy
 from pathlib import Path
+from typing import Any
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path(__file__).with_name("kernels")
 
 EXAMPLES = ["scikit-learn>=1.3", "tqdm>=4.60"]
 CLI = ["click>=8.1", "rich>=13"]
 PLOT = ["matplotlib>=3.7"]
+
+
+class BuildHost(build_ext):
+    """Builds the library of kernels for this computer, which refoptim does without where it cannot be built."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Return where the library is looked for: it is no extension of Python."""
+        return str(Path(*fullname.split(".")).with_suffix(".so"))
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build it or say why not, in one line."""
+        host = runpy.run_path(str(KERNELS / "host/build.py"))
+        source_hash = runpy.run_path(str(KERNELS / "source_hash.py"))["source_hash"]()
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.unlink(missing_ok=True)
+        try:
+            print(f"refoptim: {host['build'](target, source_hash)}", flush=True)
+        except host["BuildError"] as error:
+            print(f"refoptim: installed without fused kernels for NumPy arrays: {error}", flush=True)
+
+
+class PlatformWheel(bdist_wheel):
+    """Marks a wheel as one for this platform and any Python."""
+
+    def get_tag(self) -> Any:
+        """Return the tag: the library knows nothing of Python."""
+        return ("py3", "none", super().get_tag()[2])
+
 
 setup(
     name="refoptim",
@@ -31,8 +65,13 @@ setup(
         "refoptim.conformance": "conformance",
         "refoptim_pytest": "conformance/plugin",
     },
+    ext_modules=[
+        Extension("refoptim.engines._host", ["kernels/host/host.cpp", "kernels/host/variants.cpp"], optional=True)
+    ],
+    cmdclass={"build_ext": BuildHost, "bdist_wheel": PlatformWheel},
     package_data={
         "refoptim": ["py.typed"],
+        "refoptim.kernels": ["*.cu", "*.cuh", "host/*.h", "host/*.cpp", "host/build.py"],
         "refoptim.conformance": ["cases/*.json", "golden/**/*.json", "deviations/*.txt"],
     },
     install_requires=["numpy>=2"],
