@@ -1,5 +1,6 @@
 // Adagrad: the twin of refoptim/optimizers/adagrad.py.
 #include "multi_tensor.cuh"
+#include "rows.cuh"
 #include "scalars.cuh"
 
 namespace refoptim {
@@ -35,6 +36,7 @@ struct Adagrad : NoRegisters {
 };
 
 ENTRIES(adagrad, Adagrad, 1)
+ROWS_ENTRIES(adagrad, Adagrad, 1)
 SCALARS(adagrad, Adagrad)
 
 }  // namespace refoptim

@@ -37,6 +37,21 @@ template <int... J> struct UpTo<0, J...> {
     using Type = Numbers<J...>;
 };
 
+// What a gradient goes through before the rule: it is unscaled, and turned round where the objective is maximized.
+template <class T> struct Preparation {
+    bool scaled, maximize;
+    T scale;
+
+    template <class B>
+    __device__ explicit Preparation(const B& b)
+        : scaled(b.grad_scale), maximize(b.maximize), scale(b.grad_scale ? *b.grad_scale : 1) {}
+
+    template <class X> __device__ X operator()(X gradient) const {
+        gradient = scaled ? div(gradient, scale) : gradient;
+        return maximize ? neg(gradient) : gradient;
+    }
+};
+
 // The arrays of a chunk: P is the storage of the parameter and of its N state arrays, G that of the gradient.
 template <class P, class G, int N> struct Chunk {
     i64 size;
@@ -56,6 +71,13 @@ template <class P, class G, int N> struct Chunk {
         for (int j = 0; j < N; j++)
             state[j] = at<P>(addresses[(2 + j) * b.tensors + tensor], start);
         copy = at<G>(addresses[(2 + N) * b.tensors + tensor], start);
+    }
+
+    // The arrays of one number, `place` of the arrays of a tensor.
+    template <class B> __device__ Chunk(const B& b, i64 place, G* gradient) : size(1), p(b.p + place), g(gradient) {
+        for (int j = 0; j < N; j++)
+            state[j] = b.state[j] ? b.state[j] + place : nullptr;
+        copy = b.copy ? b.copy + place : nullptr;
     }
 
     template <class S> __device__ static S* at(i64 address, i64 start) { return address ? (S*)address + start : nullptr; }
@@ -80,7 +102,7 @@ template <class S, int V> __device__ inline void store(S* x, i64 i, const Vector
 // Updates the V elements from i * V on, W of them side by side.
 template <class Rule, int V, int W, class T, class P, class G, int N, int... J>
 __device__ inline void update_vector(
-    const typename Rule::template Record<T>& s, T scale, bool maximize, const Chunk<P, G, N>& chunk, i64 i, Numbers<J...>
+    const typename Rule::template Record<T>& s, Preparation<T> prepare, const Chunk<P, G, N>& chunk, i64 i, Numbers<J...>
 ) {
     using X = typename Number<T, W>::Type;
     Vector<P, V> p = load<V>(chunk.p, i);
@@ -92,11 +114,7 @@ __device__ inline void update_vector(
         read(parameter, p, v);
         read(gradient, g, v);
         (read(values[J], state[J], v), ...);
-        if (scale)
-            gradient = div(gradient, scale);
-        if (maximize)
-            gradient = neg(gradient);
-        Rule::update(s, parameter, gradient, values[J]...);
+        Rule::update(s, parameter, prepare(gradient), values[J]...);
         write(p, v, parameter);
         (write(state[J], v, values[J]), ...);
         if constexpr (sizeof(P) != sizeof(G))
@@ -110,10 +128,10 @@ __device__ inline void update_vector(
 
 template <class Rule, int V, int W, class T, class P, class G, int N>
 __device__ inline void update_elements(
-    const typename Rule::template Record<T>& s, T scale, bool maximize, const Chunk<P, G, N>& chunk, i64 begin, i64 end
+    const typename Rule::template Record<T>& s, Preparation<T> prepare, const Chunk<P, G, N>& chunk, i64 begin, i64 end
 ) {
     for (i64 i = begin + threadIdx.x; i < end; i += blockDim.x)
-        update_vector<Rule, V, W>(s, scale, maximize, chunk, i, typename UpTo<N>::Type());
+        update_vector<Rule, V, W>(s, prepare, chunk, i, typename UpTo<N>::Type());
 }
 
 template <class Rule, class P, class G, int N, class T = Arithmetic<P>>
@@ -123,12 +141,12 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
         return;
     constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
     const Record s = b.record ? *(const Record*)b.record : by_value;
-    T scale = b.grad_scale ? *b.grad_scale : 0;
+    const Preparation<T> prepare(b);
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
         const Chunk<P, G, N> chunk(b, c);
         i64 vectors = chunk.aligned() ? chunk.size / V : 0;
-        update_elements<Rule, V, W>(s, scale, b.maximize, chunk, 0, vectors);
-        update_elements<Rule, 1, 1>(s, scale, b.maximize, chunk, vectors * V, chunk.size);
+        update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
+        update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
     }
 }
 

@@ -1,5 +1,6 @@
 // SGD: the twin of refoptim/optimizers/sgd.py.
 #include "multi_tensor.cuh"
+#include "rows.cuh"
 #include "scalars.cuh"
 
 namespace refoptim {
@@ -41,6 +42,7 @@ struct SGD : NoRegisters {
 };
 
 ENTRIES(sgd, SGD, 1)
+ROWS_ENTRIES(sgd, SGD, 1)
 SCALARS(sgd, SGD)
 
 }  // namespace refoptim

@@ -1,5 +1,6 @@
 // SparseAdam: the twin of refoptim/optimizers/sparse_adam.py.
 #include "multi_tensor.cuh"
+#include "rows.cuh"
 #include "scalars.cuh"
 
 namespace refoptim {
@@ -33,6 +34,7 @@ struct SparseAdam : NoRegisters {
 };
 
 ENTRIES(sparseadam, SparseAdam, 2)
+ROWS_ENTRIES(sparseadam, SparseAdam, 2)
 SCALARS(sparseadam, SparseAdam)
 
 }  // namespace refoptim

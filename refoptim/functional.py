@@ -76,6 +76,8 @@ def _pure_step(rule: type[Optimizer]) -> Step:
     ) -> tuple[list[Array], list[State]]:
         _check(params, grads, state, t, rounding)
         h = resolve(rule, rule([{"params": []}], **settings).defaults)
+        if getattr(h, "fused", None):
+            raise RuntimeError("fused kernels write in place, and this function makes new arrays: leave fused=None")
         states = [{} for _ in params] if state is None else state
         results = [
             _labelled(i, rule, h, t, *x, rounding) for i, x in enumerate(zip(params, grads, states, strict=True))

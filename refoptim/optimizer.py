@@ -12,7 +12,8 @@ import numpy as np
 
 from . import state_dict as states
 from .arith import Array
-from .engines import run
+from .array_types import fill, is_array, is_writable
+from . import engines
 from .groups import Group, Params, as_groups, check_members, make_group
 from .hooks import (
     Hook,
@@ -102,6 +103,7 @@ class Optimizer(Rule):
         """
         group = make_group(param_group, self.defaults)
         h = resolve(type(self), group)
+        engines.check(type(self), group)
         check_members(group, self.param_groups)
         for j, p in enumerate(group["params"]):
             where = label(len(self.param_groups), j, p, group.get("param_names", ()))
@@ -138,8 +140,8 @@ class Optimizer(Rule):
         """Take one step: plan it, run it, keep the new state."""
         loss = closure() if closure is not None else None
         plan = make_plan(type(self), self.param_groups, self.state, grads)
-        for bucket in plan:
-            run(bucket)
+        for update in [engines.prepare(bucket) for bucket in plan]:
+            update()
         for bucket in plan:
             self._commit(bucket)
         return loss
@@ -156,10 +158,10 @@ class Optimizer(Rule):
         """Forget all gradients, or fill them with zeros."""
         for group in self.param_groups:
             for p in group["params"]:
-                if set_to_none or not isinstance(p.grad, np.ndarray):
+                if set_to_none or not is_array(p.grad):
                     p.grad = None
-                elif p.grad.flags.writeable:
-                    p.grad[...] = 0
+                elif is_writable(p.grad):
+                    fill(p.grad, 0)
                 else:
                     p.grad = np.zeros_like(p.grad)
 
@@ -205,7 +207,7 @@ class Optimizer(Rule):
             elif name in registers:
                 read[name] = states.register(value, here)
             elif name in arrays and not unmade:
-                read[name] = states.array_like(value, arrays[name][0], p.dtype, here)
+                read[name] = states.array_like(value, arrays[name][0], p.dtype, here, p.data)
             elif not unmade:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
         needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)

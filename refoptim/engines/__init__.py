@@ -1,21 +1,46 @@
 """Engines run the array half of rules, bucket by bucket.
 
-``reference`` does it in place on NumPy arrays; ``pure`` makes new arrays, of any type.
+``reference`` does it in place on NumPy arrays; ``pure`` makes new arrays, of any type; ``fused`` runs compiled kernels,
+on the processors of this computer (``host``) or on a GPU (``cuda``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..plan import Bucket, Task
-from . import pure, reference
+from ..rule import Rule
+from . import fused, host, pure, reference
+from .kernel import Kernel, kernel_of
+from .machine import Machine
+
+
+def prepare(bucket: Bucket) -> Callable[[], None]:
+    """Return what updates the parameters and the state arrays of a bucket; raise RuntimeError if nothing can."""
+    if not bucket.group.get("fused"):
+        return partial(_run, bucket)
+    return partial(fused.run, *_fused(bucket.rule), bucket)
+
+
+def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
+    """Raise RuntimeError if kernels are asked for and there are none."""
+    if settings.get("fused"):
+        _fused(rule)
+
+
+def _fused(rule: type[Rule]) -> tuple[Machine, Kernel]:
+    kernel = kernel_of(rule)
+    if kernel is None:
+        raise RuntimeError(f"fused=True needs kernels, and {rule.__name__} has none: leave fused=None")
+    return host.machine(), kernel
 
 
 @np.errstate(all="ignore")
-def run(bucket: Bucket) -> None:
-    """Update the parameters and the state arrays of a bucket."""
+def _run(bucket: Bucket) -> None:
     if bucket.group.get("differentiable"):
         for task in bucket.tasks:
             _replace(bucket, task)

@@ -1,0 +1,101 @@
+"""Runs kernels on NumPy arrays: the kernel files, built by the C++ compiler that was there at installation."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arith import Array, DType
+from ..kernels.source_hash import source_hash
+from .threads import get_num_threads
+
+LIBRARY = Path(__file__).with_name("_host.so")
+
+REMEDY = "install a C++ compiler (g++ 10 or newer, or clang++ 12 or newer) and reinstall refoptim"
+
+FEW = 1 << 15
+"""Elements that one thread updates as fast as several."""
+
+
+class Host:
+    """The processors of this computer."""
+
+    def __init__(self, library: ctypes.CDLL, variant: str) -> None:
+        self.library, self.variant, self.process = library, variant, os.getpid()
+        self.entries: dict[str, Any] = {}
+
+    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, threads: int | None = None) -> None:
+        """Run a kernel; see ``Machine``. No more than ``threads`` threads share its blocks."""
+        if entry not in self.entries:
+            self.entries[entry] = getattr(self.library, f"{self.variant}_{entry}")
+        slots = [_slot(x) for x in arguments]
+        addresses = np.array([x.ctypes.data for x in slots], np.uintp)
+        threads = min(self.threads(), threads or blocks)
+        self.entries[entry](ctypes.c_longlong(blocks), ctypes.c_int(threads), ctypes.c_void_p(addresses.ctypes.data))
+
+    def threads(self) -> int:
+        """Return the number of threads to use; a forked child cannot use those of its parent."""
+        return get_num_threads() if os.getpid() == self.process else 1
+
+    def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
+        """Make an array."""
+        return np.empty(shape, dtype)
+
+    def upload(self, table: Array) -> Array:
+        """Return a table of this computer as it is."""
+        return table
+
+    def address(self, x: Array) -> int:
+        """Return where the first element of an array lies in memory."""
+        address: int = x.__array_interface__["data"][0]
+        return address
+
+
+def _slot(x: Any) -> Array:
+    """Return an array that holds an argument, or its address."""
+    if isinstance(x, np.generic):
+        return np.asarray(x)
+    return np.array(0 if x is None else x.ctypes.data, np.uintp)
+
+
+def machine() -> Host:
+    """Return this computer, or raise RuntimeError if its kernels were not built or do not fit the sources."""
+    found = _machine(LIBRARY)
+    if isinstance(found, str):
+        raise RuntimeError(f"fused=True needs the compiled kernels, {found}")
+    return found
+
+
+def missing() -> str:
+    """Say why there are no kernels for this computer; nothing if there are."""
+    found = _machine(LIBRARY)
+    return found if isinstance(found, str) else ""
+
+
+@cache
+def _machine(path: Path) -> Host | str:
+    if not path.exists():
+        return f"which were not built when refoptim was installed: {REMEDY}"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return f"which cannot be loaded ({error}): {REMEDY}"
+    if _text(library.refoptim_source_hash) != source_hash():
+        return "which were built from other sources: reinstall refoptim"
+    return Host(library, variants(library)[0])
+
+
+def variants(library: ctypes.CDLL) -> list[str]:
+    """Return the instruction sets for which kernels were built and that this processor has, the best first."""
+    return [x for x in _text(library.refoptim_variants).split() if library.refoptim_supports(x.encode())]
+
+
+def _text(function: Any) -> str:
+    function.restype = ctypes.c_char_p
+    text: bytes = function()
+    return text.decode()

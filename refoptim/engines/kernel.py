@@ -1,0 +1,60 @@
+"""What a kernel file says of its rule: the fields of its record, its hyperparameters and its state arrays."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from ..rule import Rule
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernels of one rule.
+
+    Attributes:
+        stem: the file is ``kernels/<stem>.cu``.
+        name: what the names of its entries begin with.
+        record: the names of the scalars of a step, in the order of the struct.
+        hypers: the names of the hyperparameters, in the order of the struct, with the number of values of each.
+        state: the names of the state arrays, in the order in which the kernel takes them.
+    """
+
+    stem: str
+    name: str
+    record: tuple[str, ...]
+    hypers: tuple[tuple[str, int], ...]
+    state: tuple[str, ...]
+
+
+def kernel_of(rule: type[Rule]) -> Kernel | None:
+    """Return the kernels of a rule, None if there are none; a preset of another rule has that one's."""
+    update = rule.update.__func__  # type: ignore[attr-defined]
+    package, _, stem = update.__module__.rpartition(".")
+    if not package.startswith(__package__.partition(".")[0]):
+        return None
+    return _read(stem, update.__qualname__.partition(".")[0])
+
+
+@cache
+def _read(stem: str, name: str) -> Kernel | None:
+    source = files("refoptim.kernels").joinpath(f"{stem}.cu")
+    if not source.is_file():
+        return None
+    _, _, text = source.read_text(encoding="utf-8").partition(f"struct {name} ")
+    record, hypers = _body(text, "Record"), _body(text, "Hypers")
+    update = re.search(r"void update\(const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
+    return Kernel(
+        stem=stem,
+        name=name.lower(),
+        record=tuple(re.findall(r"(\w+)[,;]", record)),
+        hypers=tuple((x, int(n or 1)) for x, n in re.findall(r"(\w+)(?:\[(\d+)\])?[,;]", hypers)),
+        state=tuple(re.findall(r"X& (\w+)", update[1] if update else "")),
+    )
+
+
+def _body(text: str, struct: str) -> str:
+    found = re.search(rf"struct {struct} {{(.*?)}};", text, re.DOTALL)
+    return found[1] if found else ""
