@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.lib.array_utils import byte_bounds
-
 from .arith import Array
-from .parameter import Parameter, as_parameter, is_one_array, owner
+from .array_types import bounds, is_its_own, owner, share_memory
+from .parameter import Parameter, as_parameter, is_one_array
 
 Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
 """What an optimizer is made of: arrays, Parameters, ``(name, parameter)`` pairs, or dicts that describe groups."""
@@ -125,10 +123,10 @@ def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
         if first.setdefault(id(p), i) != i:
             return first[id(p)], i
     reaching: list[tuple[int, int]] = []
-    for low, high, i in sorted((*byte_bounds(params[i].data), i) for i in _suspects(params)):
+    for low, high, i in sorted((*bounds(params[i].data), i) for i in _suspects(params)):
         reaching = [(end, j) for end, j in reaching if end > low]
         for _, j in reaching:
-            if shares(params[j].data, params[i].data):
+            if share_memory(params[j].data, params[i].data):
                 return j, i
         reaching.append((high, i))
     return None
@@ -138,13 +136,5 @@ def _suspects(params: Sequence[Parameter]) -> list[int]:
     """Return the numbers of the parameters that look at memory which may not be theirs alone."""
     owners = [owner(p.data) for p in params]
     many = Counter(map(id, owners))
-    foreign = not all(x.flags.owndata for x in owners)
+    foreign = not all(map(is_its_own, owners))
     return [i for i, x in enumerate(owners) if (foreign or many[id(x)] > 1) and params[i].data.size]
-
-
-def shares(x: Array, y: Array) -> bool:
-    """Tell whether two arrays have elements that share memory; where that takes too long to find out, say no."""
-    try:
-        return np.shares_memory(x, y, max_work=1 << 20)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return False

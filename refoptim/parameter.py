@@ -7,22 +7,25 @@ from typing import Any
 import numpy as np
 
 from .arith import Array, DType, storage
-from .sparse import as_sparse
+from .array_types import check_together, handed_over, is_array, is_writable, place, plain
+from .sparse import SparseGrad, as_sparse
 
 
 class Parameter:
     """An array to be optimized in place, and its gradient.
 
     Args:
-        data: a NumPy array (or anything that hands over its memory by DLPack) of dtype float16, bfloat16, float32,
-            float64, complex64 or complex128. It is kept, not copied, and an optimizer writes into it.
-        grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse.
+        data: a NumPy or CuPy array (or anything that hands over its memory by DLPack) of dtype float16, bfloat16,
+            float32, float64, complex64 or complex128. It is kept, not copied, and an optimizer writes into it.
+        grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse, and on
+            the same device.
         name: a name for messages and state dicts.
 
     Raises:
         TypeError: ``data`` is no array, or its dtype is not one of those above.
         ValueError: ``data`` is read-only, or elements of it share memory.
-        TypeError, ValueError: ``grad`` does not fit ``data``; one that is set later is checked in the next step.
+        TypeError, ValueError, RuntimeError: ``grad`` does not fit ``data``; one that is set later is checked in the
+            next step.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "name")
@@ -60,27 +63,22 @@ class Parameter:
 
 
 def as_array(x: Any) -> Array:
-    """Return the NumPy array that ``x`` is or hands over by DLPack, sharing its memory; raise TypeError otherwise."""
+    """Return the NumPy or CuPy array that ``x`` is or hands over by DLPack, sharing its memory; or raise TypeError."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array cannot be optimized: pass its data and mask the gradient")
-    if isinstance(x, np.ndarray):
+    if is_array(x):
         return x
     if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
         return handed_over(x)
     raise TypeError(f"optimizer can only optimize arrays, but one of the params is {type(x).__name__}")
 
 
-def handed_over(x: Any) -> Array:
-    """Return the NumPy array that ``x`` hands over by DLPack; raise TypeError if NumPy cannot take it."""
-    try:
-        return np.from_dlpack(x)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"{type(x).__name__} does not hand its memory over to NumPy: {error}") from error
-
-
 def as_gradient(grad: Any, data: Array) -> Any:
-    """Return a gradient that fits ``data`` as a plain NumPy array or a SparseGrad; raise TypeError or ValueError."""
+    """Return a gradient that fits ``data``: a plain array beside it, or a SparseGrad of such; raise if it does not."""
     grad = _as_gradient(grad)
+    if type(grad) is not np.ndarray or type(data) is not np.ndarray:
+        values = grad.values if isinstance(grad, SparseGrad) else grad
+        check_together("the gradient", values, "the parameter", data)
     if grad.shape != data.shape:
         raise ValueError(f"the gradient must have shape {data.shape}, got {grad.shape}")
     if grad.dtype != data.dtype:
@@ -89,13 +87,13 @@ def as_gradient(grad: Any, data: Array) -> Any:
 
 
 def _as_gradient(grad: Any) -> Any:
-    """Return a gradient of any shape and dtype as a plain NumPy array or a SparseGrad."""
+    """Return a gradient of any shape and dtype as a plain array or a SparseGrad."""
     if type(grad) is np.ndarray:
         return grad
     if isinstance(grad, np.ma.MaskedArray):
         raise TypeError("the gradient must not be a masked array: fill what is masked")
-    if isinstance(grad, np.ndarray):
-        return np.asarray(grad)
+    if place(grad) is not None:
+        return plain(grad)
     sparse = as_sparse(grad)
     if sparse is not None:
         return sparse
@@ -107,13 +105,6 @@ def _as_gradient(grad: Any) -> Any:
 def is_one_array(x: Any) -> bool:
     """Tell whether ``x`` is an array, perhaps a sparse one, where a collection of arrays is expected."""
     return hasattr(x, "__array__") or hasattr(x, "tocoo")
-
-
-def owner(x: Array) -> Array:
-    """Return the NumPy array whose memory ``x`` looks at."""
-    while isinstance(x.base, np.ndarray):
-        x = x.base
-    return x
 
 
 def overlaps_itself(x: Array) -> bool:
@@ -128,7 +119,7 @@ def overlaps_itself(x: Array) -> bool:
 
 def check_writable(x: Array) -> None:
     """Raise ValueError if the array ``x`` cannot be written to."""
-    if not x.flags.writeable:
+    if not is_writable(x):
         raise ValueError("optimizer can only optimize writable arrays, but one of the params is read-only")
 
 

@@ -1,40 +1,44 @@
 """Plans a step: everything is checked here, and nothing is written.
 
-A plan is a list of buckets: parameters of one group and one dtype that are at the same step, so that the scalars of the
-step are computed once for all of them.
+A plan is a list of buckets: parameters of one group, dtype, library and device that are at the same step, so that the
+scalars of the step are computed once for all of them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from reprlib import repr as short
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
+from . import array_types as types
 from .arith import Array, DType, storage
+from .array_types import HOST, Place, place
 from .groups import Group
-from .parameter import Parameter, as_gradient, check_writable, is_one_array, owner
+from .parameter import Parameter, as_gradient, check_writable, is_one_array
 from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars
 from .sparse import SparseGrad
 from .state_dict import register, step_count
 
 
 class Task(NamedTuple):
-    """One parameter of a step: its gradient and its state arrays as they will be kept."""
+    """One parameter of a step: its gradient, its state arrays as they will be kept, its master copy if it has one."""
 
     parameter: Parameter
     grad: Any
     arrays: dict[str, Array]
+    master: Array | None = None
 
 
 @dataclass
 class Bucket:
-    """Tasks that share the scalars ``s`` of step ``k``; ``unmade`` says that their state is yet to be made."""
+    """Tasks at one place that share the scalars ``s`` of step ``k``; ``unmade``: their state is yet to be made."""
 
     rule: type[Rule]
     group: Group
@@ -43,6 +47,7 @@ class Bucket:
     registers: dict[str, Any]
     unmade: bool
     sparse: bool
+    place: Place
     tasks: list[Task] = field(default_factory=list)
 
 
@@ -106,28 +111,31 @@ class Memory:
     """The memory of some arrays: ``x in memory`` tells whether writing to them can change ``x``."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:
-        self.arrays = [x for x in arrays if isinstance(x, np.ndarray)]
-        owners = [owner(x) for x in self.arrays]
+        self.arrays = [x for x in arrays if place(x) is not None]
+        owners = [types.owner(x) for x in self.arrays]
         self.owners = {id(x) for x in owners}
-        self.foreign = not all(x.flags.owndata for x in owners)
+        self.foreign = not all(map(types.is_its_own, owners))
 
     def __contains__(self, x: Any) -> bool:
         if isinstance(x, SparseGrad):
             return x.values in self or x.indices in self
-        source = owner(x)
-        if self.foreign or not source.flags.owndata:
+        source = types.owner(x)
+        if self.foreign or not types.is_its_own(source):
             return self._spans(x)
         return id(source) in self.owners
 
     def _spans(self, x: Array) -> bool:
         """Compare addresses: memory that NumPy did not allocate may have several owners."""
-        low, high = byte_bounds(x)
-        return bool(np.any((self.bounds[:, 0] < high) & (low < self.bounds[:, 1])))
+        low, high = types.bounds(x)
+        starts, reach = self.bounds
+        before = bisect_left(starts, high)
+        return before > 0 and reach[before - 1] > low
 
     @cached_property
-    def bounds(self) -> Array:
-        """The first and the last address of each array."""
-        return np.array([byte_bounds(x) for x in self.arrays], np.uint64).reshape(-1, 2)
+    def bounds(self) -> tuple[list[int], list[int]]:
+        """The first addresses of the arrays, in order, and how far they and those before them reach."""
+        spans = sorted(types.bounds(x) for x in self.arrays)
+        return [low for low, _ in spans], list(accumulate((high for _, high in spans), max))
 
 
 class _GroupPlan:
@@ -165,20 +173,21 @@ class _GroupPlan:
         """Return the bucket of a parameter, made if it is the first one there."""
         k = step_count(state.get("step", 0), "the state step") + 1
         registers = first_registers(self.first, state)
-        key = (p.data.dtype, k, unmade, sparse, *registers.values())
+        where = place(p.data) or HOST
+        key = (where, p.data.dtype, k, unmade, sparse, *registers.values())
         if key not in self.buckets:
             scalars = step_scalars(self.rule, self.h, k, registers) | {"sparse": sparse}
             after = next_registers(self.rule, self.h, k, registers)
             s = record(scalars, p.data.dtype)
-            self.buckets[key] = Bucket(self.rule, self.group, s, k, after, unmade, sparse)
+            self.buckets[key] = Bucket(self.rule, self.group, s, k, after, unmade, sparse, where)
         return self.buckets[key]
 
 
 def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
     """Return a gradient that fits its parameter and that writing to ``memory`` does not change, or raise."""
     data = p.data
-    if type(data) is not np.ndarray and (not isinstance(data, np.ndarray) or isinstance(data, np.ma.MaskedArray)):
-        raise TypeError(f"the data must be a NumPy array, got {type(data).__name__}")
+    if type(data) is not np.ndarray and not types.is_array(data):
+        raise TypeError(f"the data must be a NumPy or CuPy array, got {type(data).__name__}")
     check_writable(data)
     grad = as_gradient(grad, data)
     return deepcopy(grad) if memory and grad in memory else grad
@@ -212,25 +221,23 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
             x = filled(data, shape, fill or 0.0)
             unmade |= fill is None
         elif type(x) is not np.ndarray or x.shape != shape or x.dtype != data.dtype or not x.flags.writeable:
-            check_state(name, x, shape, data.dtype)
+            check_state(name, x, shape, data)
         kept[name] = x
     return kept, unmade
 
 
-def check_state(name: str, x: Any, shape: tuple[int, ...], dtype: DType) -> None:
-    """Raise ValueError if a state array is not one that can be updated in place."""
-    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
-        raise ValueError(f"the state {name} must be a NumPy array, got {type(x).__name__}")
-    if not x.flags.writeable:
+def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array) -> None:
+    """Raise ValueError if a state array is not one that can be updated in place, beside the parameter."""
+    if not types.is_array(x) or place(x) != place(data):
+        raise ValueError(f"the state {name} must be {types.described(data)}, got {types.described(x)}")
+    if not types.is_writable(x):
         raise ValueError(f"the state {name} must be writable, but it is read-only")
-    if x.shape != shape or x.dtype != dtype:
-        raise ValueError(f"the state {name} must have shape {shape} and dtype {dtype}, got {x.shape} and {x.dtype}")
+    if x.shape != shape or x.dtype != data.dtype:
+        raise ValueError(
+            f"the state {name} must have shape {shape} and dtype {data.dtype}, got {x.shape} and {x.dtype}"
+        )
 
 
 def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:
     """Make an array laid out like ``like``, every real of it ``value``."""
-    of_shape: dict[str, Any] = {} if shape == like.shape else {"shape": shape}
-    if not value:
-        return np.zeros_like(like, subok=False, **of_shape)
-    with np.errstate(over="ignore", under="ignore"):
-        return np.full_like(like, complex(value, value) if like.dtype.kind == "c" else value, subok=False, **of_shape)
+    return types.filled(like, shape, complex(value, value) if value and like.dtype.kind == "c" else value)

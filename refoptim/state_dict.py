@@ -1,8 +1,9 @@
 """State dicts in torch's layout: copied out, checked in.
 
 ``{"state": {id: {name: value}}, "param_groups": [{…, "params": [ids], "param_names": [names]}]}``: ids count the
-parameters in the order of the groups. Arrays may come back as NumPy arrays, as torch tensors, or as nested lists, and
-ids as strings, so that a state dict survives JSON.
+parameters in the order of the groups. Arrays are copied on their device. They may come back as NumPy or CuPy arrays, as
+torch tensors, or as nested lists, and ids as strings, so that a state dict survives JSON; each goes to the device of
+its parameter.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .arith import Array, DType
+from .array_types import is_array, moved, place
 from .groups import Group, check_keys, check_names
 from .hyper import is_number
 from .parameter import Parameter
@@ -158,8 +160,11 @@ def _ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
     return [by_name[name] for name in group["param_names"]]
 
 
-def array_like(value: Any, shape: tuple[int, ...], dtype: DType, where: str) -> Array:
-    """Return a copy of ``value`` as an array of exactly this shape and dtype, or raise ValueError."""
+def array_like(value: Any, shape: tuple[int, ...], dtype: DType, where: str, beside: Array | None = None) -> Array:
+    """Return a copy of ``value`` as an array of exactly this shape and dtype, or raise ValueError.
+
+    It lies ``beside`` an array, or is NumPy's.
+    """
     x = _as_array(value, dtype, where)
     if isinstance(value, list) and not x.size and not math.prod(shape):
         x = x.reshape(shape)  # a list cannot tell the shape of an empty array
@@ -167,7 +172,7 @@ def array_like(value: Any, shape: tuple[int, ...], dtype: DType, where: str) -> 
         raise ValueError(f"{where} must have shape {shape}, got {x.shape}")
     if x.dtype != dtype:
         raise ValueError(f"{where} must have dtype {dtype}, got {x.dtype}")
-    return np.array(x, copy=True, order="K")
+    return moved(x, place(beside))
 
 
 def _as_array(value: Any, dtype: DType, where: str) -> Array:
@@ -178,15 +183,15 @@ def _as_array(value: Any, dtype: DType, where: str) -> Array:
             raise ValueError(f"{where} must be an array: {error}") from error
     if hasattr(value, "detach"):
         value = _from_torch(value, where)
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+    if not is_array(value):
         raise ValueError(f"{where} must be an array, got {type(value).__name__}")
     return value.view(dtype) if value.dtype == "V2" and dtype.name == "bfloat16" else value
 
 
 def _from_torch(tensor: Any, where: str) -> Array:
     """Return a torch tensor as a NumPy array; one of bfloat16, which NumPy lacks, as its bits."""
-    tensor = tensor.detach()
     try:
+        tensor = tensor.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":
             return np.from_dlpack(tensor.view(sys.modules["torch"].int16)).view("V2")
         return np.from_dlpack(tensor)

@@ -29,6 +29,7 @@ PACKAGES = {"refoptim": ROOT / "refoptim", "refoptim.conformance": ROOT / "confo
 
 ORDER = [
     "arith",
+    "array_types",
     "tree",
     "hyper",
     "sparse",
