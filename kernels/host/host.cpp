@@ -16,3 +16,4 @@
 #include "../rprop.cu"
 #include "../sgd.cu"
 #include "../sparse_adam.cu"
+#include "../sums.cu"

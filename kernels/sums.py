@@ -1,0 +1,108 @@
+"""Sums in the order of the tree, of any number of arrays in a few launches: one for each level of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arith import Array, DType
+from ..engines.machine import Machine
+from ..tree import WIDTH
+
+RUNS = 16
+"""Runs that a block folds at once, as in ``tree.cuh``; no result depends on it."""
+
+SUMS = np.dtype([("tables", np.uint64), ("sums", np.int64), ("tiles", np.int64)])
+"""The struct of that name in ``tree.cuh``."""
+
+
+class Along(NamedTuple):
+    """A sum over arrays of shape ``(outer, n, inner)``, of which the addresses are given, along the axis of length n."""
+
+    addresses: tuple[int, ...]
+    outer: int
+    n: int
+    inner: int
+
+    def runs(self) -> int:
+        """Return the number of runs along the axis; the sum of nothing is a run too."""
+        return max(1, -(-self.n // WIDTH))
+
+    def tiles(self) -> int:
+        """Return the number of blocks' work."""
+        if self.inner == 1:
+            return -(-self.outer * self.runs() // RUNS)
+        return self.outer * self.runs() * -(-self.inner // RUNS)
+
+    def of_runs(self) -> Along:
+        """Return the sum over the sums of the runs."""
+        return Along((), self.outer, self.runs(), self.inner)
+
+
+def total(addresses: Sequence[int], n: int) -> Along:
+    """Return the sum over n elements."""
+    return Along(tuple(addresses), 1, n, 1)
+
+
+class Sums:
+    """The launches of some sums, ready to be repeated: tables and memory are made once.
+
+    Args:
+        machine: where the arrays are.
+        dtype: the arithmetic type.
+        sums: what is summed; all have the same number of arrays.
+
+    Attributes:
+        results: where the result of each sum is; they lie side by side, in the order of the sums.
+    """
+
+    def __init__(self, machine: Machine, dtype: DType, sums: Sequence[Along]) -> None:
+        self.machine, self.dtype = machine, dtype
+        levels = _levels(sums)
+        sizes = np.array([x.outer * x.runs() * x.inner for level in levels for x in level], np.int64)
+        self.memory = machine.empty((int(sizes.sum()),), dtype)
+        starts = machine.address(self.memory) + dtype.itemsize * (np.cumsum(sizes) - sizes)
+        outputs = starts.reshape(len(levels), -1)
+        inputs = [np.array([x.addresses for x in levels[0]], np.uint64).astype(np.int64).T, *outputs[:-1, None]]
+        tables = [_table(*level) for level in zip(levels, inputs, outputs, strict=True)]
+        self.table = machine.upload(np.concatenate([table for table, _ in tables]))
+        at = machine.address(self.table) + 8 * np.cumsum([0, *(len(table) for table, _ in tables)])
+        self.levels = [
+            np.array((start, len(sums), tiles), SUMS)[()] for start, (_, tiles) in zip(at, tables, strict=False)
+        ]
+        self.results: list[int] = outputs[-1].tolist()
+
+    def launch(self, stem: str, entry: str, *arguments: Any) -> None:
+        """Sum what a kernel makes of the arrays; it takes ``arguments`` and, at last, a ``Sums``."""
+        first, *others = self.levels
+        self._launch(stem, entry, *arguments, first)
+        for level in others:
+            self._launch("sums", f"sums_{self.dtype.name}", level)
+
+    def _launch(self, stem: str, entry: str, *arguments: Any) -> None:
+        if tiles := int(arguments[-1]["tiles"]):
+            self.machine.launch(stem, entry, tiles, *arguments)
+
+
+def _levels(sums: Sequence[Along]) -> list[list[Along]]:
+    """Return what is summed at each level, from the arrays to sums of one run each."""
+    levels = [[*sums]]
+    while any(x.n > WIDTH for x in levels[-1]):
+        levels.append([x.of_runs() for x in levels[-1]])
+    return levels
+
+
+def _table(level: Sequence[Along], inputs: Array, outputs: Array) -> tuple[Array, int]:
+    """Return the table of one launch, and the number of its tiles."""
+    shapes = np.array([(x.outer, x.n, x.inner) for x in level], np.int64).reshape(-1, 3)
+    numbers, tiles = shared_out([x.tiles() for x in level])
+    return np.concatenate([shapes.T.ravel(), outputs, inputs.ravel(), numbers, tiles]), len(tiles)
+
+
+def shared_out(counts: Sequence[int]) -> tuple[Array, Array]:
+    """Number the parts of things of which ``counts`` have that many: whose each part is, and which of its parts."""
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    starts = np.cumsum([0, *counts])[:-1]
+    return numbers, np.arange(len(numbers)) - starts[numbers]
