@@ -13,6 +13,7 @@ KERNELS = Path(__file__).with_name("kernels")
 EXAMPLES = ["scikit-learn>=1.3", "tqdm>=4.60"]
 CLI = ["click>=8.1", "rich>=13"]
 PLOT = ["matplotlib>=3.7"]
+NVRTC = "nvidia-cuda-nvrtc>=13; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 
 
 class BuildHost(build_ext):
@@ -80,8 +81,8 @@ setup(
         "plot": PLOT,
         "examples": EXAMPLES,
         "bfloat16": ["ml_dtypes>=0.4"],
-        "cuda12": ["cupy-cuda12x[ctk]>=14"],
-        "cuda13": ["cupy-cuda13x[ctk]>=14"],
+        "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*"],
         "docs": PLOT,
         "test": [
             *CLI,
@@ -90,6 +91,7 @@ setup(
             "hypothesis>=6.100",
             "ml_dtypes>=0.4",
             "mypy>=1.14,<3",
+            NVRTC,
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9,<0.18",
