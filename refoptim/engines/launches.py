@@ -1,0 +1,133 @@
+"""Single launches of kernels: what they are given, in the layout that the kernels expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arith import Array, DType, arithmetic, storage
+from ..rule import Record
+from .kernel import Kernel
+from .machine import Machine
+
+CHUNK = 1 << 14
+"""Elements that a block updates in one go, as in ``multi_tensor.cuh``; no result depends on it."""
+
+THREADS = 512
+"""Threads of a block on a GPU, as in ``kernel.cuh``; no result depends on it."""
+
+STEP = [("maximize", np.int64), ("record", np.uint64), ("grad_scale", np.uint64), ("found_inf", np.uint64)]
+"""What both structs below have in common."""
+
+BUCKET = np.dtype([("tables", np.uint64), ("tensors", np.int64), ("chunks", np.int64), *STEP])
+"""The struct of that name in ``multi_tensor.cuh``."""
+
+ROWS = [("rows", np.uint64), ("order", np.uint64), ("entries", np.int64), ("width", np.int64), *STEP]
+"""The struct of that name in ``rows.cuh``, but for the arrays of the tensor."""
+
+
+class Tensor(NamedTuple):
+    """The arrays of a task, each one piece of memory, all in one order.
+
+    ``p`` is what the rule updates: the parameter, or its master copy, which is rounded into ``copy``. The state arrays
+    are in the order of the kernel, None where there is none.
+    """
+
+    p: Array
+    g: Any
+    state: tuple[Array | None, ...]
+    copy: Array | None
+
+    def arrays(self) -> tuple[Any, ...]:
+        """Return the arrays in the order of a kernel's table."""
+        return (self.p, self.g, *self.state, self.copy)
+
+
+class Step(NamedTuple):
+    """What differs from step to step: the scalars, and whether state is yet to be made."""
+
+    s: Record
+    unmade: bool
+
+
+class Launch:
+    """A launch that updates some tensors, to be repeated as long as their arrays stay where they are."""
+
+    def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Tensor]) -> None:
+        self.machine, self.kernel, self.count = machine, kernel, len(tensors)
+        self.entry, self.dtype = entry_of(kernel, tensors[0]), tensors[0].p.dtype
+        self.tables, self.chunks = make_tables(machine, tensors)
+
+    def move_gradient(self, i: int, g: Array) -> None:
+        """Take note that the gradient of tensor ``i`` lies somewhere else now."""
+        self.tables[2 * self.count + i] = self.machine.address(g)
+
+    def run(self, step: Step) -> None:
+        """Update the tensors."""
+        if not self.chunks:
+            return
+        table = self.machine.upload(self.tables)
+        fields = (self.machine.address(table), self.count, self.chunks, *fields_of(step))
+        bucket = np.array(fields, BUCKET)[()]
+        record = record_of(self.kernel, step, self.dtype)
+        self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket)
+
+
+def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:
+    """Return the tables of a launch, as ``Bucket`` in ``multi_tensor.cuh`` describes them, and the number of chunks."""
+    sizes = np.array([reals(tensor.p) for tensor in tensors], np.int64)
+    addresses = [[address_of(machine, x) for x in tensor.arrays()] for tensor in tensors]
+    counts = -(-sizes // CHUNK)
+    numbers = np.repeat(np.arange(len(tensors)), counts)
+    starts = (np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]) * CHUNK
+    columns = np.array(addresses, np.uint64).T.view(np.int64)
+    return np.concatenate([sizes, columns.ravel(), numbers, starts], dtype=np.int64), len(numbers)
+
+
+def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) -> None:
+    """Update the rows of a tensor that its sparse gradient touches."""
+    indices, values = tensor.g.indices, tensor.g.values.copy(order="C")
+    rows = np.ravel_multi_index(tuple(indices.astype(np.int64)), tensor.p.shape[: len(indices)])
+    if not values.size:
+        return
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    arrays = [address_of(machine, x) for x in (rows, order, tensor.p, values, *tensor.state, tensor.copy)]
+    fields = (*arrays[:2], len(rows), reals(values) // len(rows), *fields_of(step), *arrays[2:])
+    struct = np.dtype([*ROWS, *((f"array{j}", np.uint64) for j in range(len(arrays) - 2))])
+    record = record_of(kernel, step, tensor.p.dtype)
+    blocks = -(-reals(values) // THREADS)
+    machine.launch(kernel.stem, entry_of(kernel, tensor, "_rows"), blocks, record, np.array(fields, struct)[()])
+
+
+def fields_of(step: Step) -> tuple[int, int, int, int]:
+    """Return the fields of ``STEP``."""
+    return int(step.s.maximize), 0, 0, 0
+
+
+def record_of(kernel: Kernel, step: Step, dtype: DType) -> np.void:
+    """Return the scalars of a step as the struct of the kernel."""
+    values = {**vars(step.s), "unmade": step.unmade}
+    number = arithmetic(dtype)
+    struct = np.dtype([(name, number) for name in kernel.record])
+    record: np.void = np.array(tuple(number.type(values[name]) for name in kernel.record), struct)[()]
+    return record
+
+
+def entry_of(kernel: Kernel, tensor: Tensor, kind: str = "") -> str:
+    """Return the name of the kernel for the storage of a tensor."""
+    if tensor.copy is None:
+        return f"{kernel.name}{kind}_{storage(tensor.p.dtype).name}"
+    return f"{kernel.name}{kind}_{tensor.copy.dtype.name}_master"
+
+
+def address_of(machine: Machine, x: Array | None) -> int:
+    """Return where an array lies, 0 if there is none."""
+    return 0 if x is None else machine.address(x)
+
+
+def reals(x: Array) -> int:
+    """Return the number of reals in an array; a complex number is two."""
+    return int(x.size) * (2 if x.dtype.kind == "c" else 1)
