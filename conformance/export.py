@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refoptim.arith import Array
+from refoptim.files import replace
 
 from . import cases, generate, tasks
 from .cases import Case
-from .formats import replace
 from .record import provenance
 from .strict import MAX_BYTES, MAX_HEADER, WORD, GoldenError, Layout, check_size, parse, read_bytes, require, shown
 from .verify import EXACT, Tolerance, Verdict, compare

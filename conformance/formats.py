@@ -9,14 +9,13 @@ the same contents, whole or not at all. ``docs/golden_cli.md`` describes the for
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from refoptim.arith import Array
+from refoptim.files import replace
 
 from . import npz, safetensors, text
 from .strict import MAX_TENSORS, MAX_TEXT, GoldenError, layout, parse, read_bytes, require, shown
@@ -90,20 +89,6 @@ def write(path: Path, trajectory: Trajectory, form: str | None = None) -> None:
     full = {"format": FORMAT, "schema": SCHEMA, **header}
     full["sha256"] = digest(full, tensors)
     replace(path, ENCODERS[form or format_of(path)](full, tensors))
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 def read(path: Path) -> Trajectory:

@@ -13,8 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from refoptim.files import replace
+
 from .cases import SCHEMA as SCHEMA
-from .formats import replace
 from .strict import MAX_TEXT, parse, read_bytes, shown
 from .strict import GoldenError as GoldenError
 

@@ -12,8 +12,9 @@ from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
+from refoptim.files import replace
+
 from .cases import flags
-from .formats import replace
 from .run import DEVIATES, ERROR, FAILS, HOLDS, MEASURED, NOT_RUN, PASSES, Result, in_ulps
 
 Versions = Mapping[str, Mapping[str, str]]

@@ -21,7 +21,7 @@ class Machine(Protocol):
         """Make an array."""
 
     def upload(self, table: Array) -> Array:
-        """Copy a NumPy array to this machine."""
+        """Copy a NumPy array to this machine, or return an earlier copy of the same: it is not to be written to."""
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""

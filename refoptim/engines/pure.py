@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..arith import Array, as_reals, from_reals, round_to, widen
+from ..array_types import place
 from ..rule import Record, Rule, apply, extended
 from ..sparse import SparseGrad
 
@@ -44,13 +45,13 @@ def _rows(
 
 
 def _apart(results: list[Array], operands: list[Array]) -> list[Array]:
-    """Copy the NumPy arrays among ``results`` that share memory with an operand or with another result."""
-    taken = [x for x in operands if isinstance(x, np.ndarray)]
+    """Copy the arrays of NumPy and CuPy among ``results`` that share memory with an operand or another result."""
+    taken = [x for x in operands if place(x)]
     apart = []
     for x in results:
-        shared = isinstance(x, np.ndarray) and any(np.may_share_memory(x, y) for y in taken)
+        shared = place(x) and any(np.may_share_memory(x, y) for y in taken)
         apart.append(x.copy() if shared else x)
-        taken += [apart[-1]] if isinstance(x, np.ndarray) else []
+        taken += [apart[-1]] if place(x) else []
     return apart
 
 
