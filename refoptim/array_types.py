@@ -119,10 +119,10 @@ def plain(x: Array) -> Array:
     return np.asarray(x) if isinstance(x, np.ndarray) else x
 
 
-def copied(x: Array) -> Array:
-    """Return a copy of an array, made where the array lies."""
+def copied(x: Array, dtype: DType | None = None) -> Array:
+    """Return a plain copy of an array, made where the array lies, in another dtype perhaps."""
     with at(place(x)):
-        return x.copy()
+        return x.copy() if dtype is None else plain(x).astype(dtype)
 
 
 def moved(x: Array, where: Place | None) -> Array:

@@ -23,6 +23,7 @@ from .optimizer import Closure, Optimizer
 from .parameter import Parameter, check_writable
 from .plan import checked_gradient, label
 from .rule import Hypers, resolve
+from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import StateDict
 from .tree import total
@@ -278,8 +279,8 @@ class ClosureOptimizer(Optimizer):
             raise TypeError(f"all parameters of {name} must have one real dtype, got {', '.join(sorted(dtypes))}")
         return list(params)
 
-    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None) -> Any:
-        closure, params = self._checked(closure, grads), self._parameters()
+    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
+        closure, params = self._checked(closure, grads, scaling), self._parameters()
         h, s = resolve(type(self), self.param_groups[0]), self._recall(params)
         f = Objective(params, closure, h.maximize)
         try:
@@ -309,8 +310,10 @@ class ClosureOptimizer(Optimizer):
             if f.evals >= self.limit(h) or arrived(h, s.d, start, end):
                 break
 
-    def _checked(self, closure: Closure | None, grads: Iterable[Any] | None) -> Closure:
+    def _checked(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Closure:
         name = type(self).__name__
+        if scaling.given:
+            raise TypeError(f"{name} takes no grad_scale and no found_inf: its closure returns the loss as it is")
         if grads is not None:
             raise TypeError(f"{name} takes no grads: a step evaluates its closure more than once")
         if closure is None:

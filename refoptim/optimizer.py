@@ -27,8 +27,9 @@ from .hooks import (
 )
 from .hyper import declared
 from .parameter import Parameter
-from .plan import Bucket, label, layout, make_plan, state_arrays
+from .plan import Bucket, label, layout, make_plan, master_copy, state_arrays
 from .rule import Hypers, Rule, resolve
+from .scaling import Scaling
 from .state_dict import StateDict
 
 __all__ = [
@@ -113,16 +114,26 @@ class Optimizer(Rule):
         self.param_groups.append(group)
 
     def _first_arrays(self, h: Hypers, p: Parameter) -> dict[str, Array]:
-        arrays, _ = state_arrays(layout(type(self), h, p.shape), p.data, {})
-        return arrays
+        master = master_copy(p, {})
+        arrays, _ = state_arrays(layout(type(self), h, p.shape), p.data if master is None else master, {})
+        return arrays if master is None else {**arrays, "master": master}
 
     @hooked
-    def step(self, closure: Closure | None = None, *, grads: Iterable[Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Closure | None = None,
+        *,
+        grads: Iterable[Any] | None = None,
+        grad_scale: Any = None,
+        found_inf: Any = None,
+    ) -> Any:
         """Take one step and return what ``closure`` returned, None without one.
 
         Args:
             closure: called first; it computes the loss and sets the gradients of the parameters.
             grads: the gradients of this step, one per parameter (None skips it), in place of those the parameters hold.
+            grad_scale: the factor by which the loss was scaled, rounded to float32; gradients are divided by it.
+            found_inf: the step is skipped, step counts included, if this number is not 0.
 
         Raises:
             TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
@@ -134,12 +145,14 @@ class Optimizer(Rule):
                 f"closure must be a function that returns the loss, got {short(closure)} "
                 "(gradients go by name: step(grads=...))"
             )
-        return self._advance(closure, grads)
+        return self._advance(closure, grads, Scaling(grad_scale, found_inf))
 
-    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None) -> Any:
+    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         """Take one step: plan it, run it, keep the new state."""
         loss = closure() if closure is not None else None
-        plan = make_plan(type(self), self.param_groups, self.state, grads)
+        plan = make_plan(type(self), self.param_groups, self.state, grads, scaling.scale)
+        if scaling.skips:
+            return loss
         for update in [engines.prepare(bucket) for bucket in plan]:
             update()
         for bucket in plan:
@@ -150,7 +163,8 @@ class Optimizer(Rule):
         """Keep the state of the parameters that were updated."""
         for task in bucket.tasks:
             count = {"step": bucket.k} if self.counts_steps else {}
-            kept = {**count, **bucket.registers, **task.arrays}
+            master = {} if task.master is None else {"master": task.master}
+            kept = {**count, **bucket.registers, **task.arrays, **master}
             if kept:
                 self.state.setdefault(task.parameter, {}).update(kept)
 
@@ -198,6 +212,8 @@ class Optimizer(Rule):
         """Check the saved state of one parameter and return a copy."""
         h = resolve(type(self), group)
         arrays, registers = layout(type(self), h, p.shape), self.registers(h)
+        arrays |= {"master": (p.shape, 0.0)} if p.master else {}
+        dtype = np.dtype(np.float32) if p.master else p.dtype
         read: dict[str, Any] = {}
         for name, value in values.items():
             here = f"{where}, {name},"
@@ -207,7 +223,7 @@ class Optimizer(Rule):
             elif name in registers:
                 read[name] = states.register(value, here)
             elif name in arrays and not unmade:
-                read[name] = states.array_like(value, arrays[name][0], p.dtype, here, p.data)
+                read[name] = states.array_like(value, arrays[name][0], dtype, here, p.data)
             elif not unmade:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
         needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)

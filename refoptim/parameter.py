@@ -20,17 +20,21 @@ class Parameter:
         grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse, and on
             the same device.
         name: a name for messages and state dicts.
+        master: keep a float32 copy of 16-bit data in the state of the optimizer, under the name ``master``: the rule
+            updates the copy, all its state is float32, and ``data`` is the copy rounded. What is written into ``data``
+            by others than the optimizer is lost in the next step.
 
     Raises:
         TypeError: ``data`` is no array, or its dtype is not one of those above.
-        ValueError: ``data`` is read-only, or elements of it share memory.
+        ValueError: ``data`` is read-only, or elements of it share memory; ``master`` is True and ``data`` has not 16
+            bits.
         TypeError, ValueError, RuntimeError: ``grad`` does not fit ``data``; one that is set later is checked in the
             next step.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "name")
+    __slots__ = ("__weakref__", "data", "grad", "master", "name")
 
-    def __init__(self, data: Array, grad: Any = None, name: str | None = None) -> None:
+    def __init__(self, data: Array, grad: Any = None, name: str | None = None, *, master: bool = False) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str or None, got {name!r}")
         self.data = as_array(data)
@@ -43,8 +47,13 @@ class Parameter:
             )
         if grad is not None:
             as_gradient(grad, self.data)
+        if not isinstance(master, bool):
+            raise TypeError(f"master must be True or False, got {master!r}")
+        if master and self.data.dtype.itemsize != 2:
+            raise ValueError(f"master=True keeps a float32 copy of 16-bit data, but the data has dtype {self.dtype}")
         self.grad = grad
         self.name = name
+        self.master = master
 
     @property
     def shape(self) -> tuple[int, ...]:

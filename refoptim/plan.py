@@ -19,7 +19,7 @@ import numpy as np
 
 from . import array_types as types
 from .arith import Array, DType, storage
-from .array_types import HOST, Place, place
+from .array_types import HOST, Place, copied, place
 from .groups import Group
 from .parameter import Parameter, as_gradient, check_writable, is_one_array
 from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars
@@ -34,6 +34,11 @@ class Task(NamedTuple):
     grad: Any
     arrays: dict[str, Array]
     master: Array | None = None
+
+    @property
+    def updated(self) -> Array:
+        """The array that the rule updates: the master copy, or the parameter itself."""
+        return self.parameter.data if self.master is None else self.master
 
 
 @dataclass
@@ -52,11 +57,15 @@ class Bucket:
 
 
 def make_plan(
-    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None
+    rule: type[Rule],
+    groups: Sequence[Group],
+    state: Mapping[Any, Any],
+    grads: Iterable[Any] | None,
+    grad_scale: float | None = None,
 ) -> list[Bucket]:
     """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
-    members = parameters(groups)
-    return _buckets(rule, groups, state, gradients(groups, grads), Memory([p.data for p in members]))
+    memory = Memory([p.data for p in parameters(groups)])
+    return _buckets(rule, groups, state, gradients(groups, grads), memory, grad_scale)
 
 
 def parameters(groups: Sequence[Group]) -> list[Parameter]:
@@ -75,11 +84,16 @@ def parameters(groups: Sequence[Group]) -> list[Parameter]:
 
 @np.errstate(all="ignore")
 def _buckets(
-    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: list[list[Any]], memory: Memory
+    rule: type[Rule],
+    groups: Sequence[Group],
+    state: Mapping[Any, Any],
+    grads: list[list[Any]],
+    memory: Memory,
+    grad_scale: float | None,
 ) -> list[Bucket]:
     buckets: list[Bucket] = []
     for i, (group, group_grads) in enumerate(zip(groups, grads, strict=True)):
-        plan = _GroupPlan(rule, i, group, memory)
+        plan = _GroupPlan(rule, i, group, memory, grad_scale)
         for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
             if grad is not None:
                 plan.add(j, p, grad, state.get(p, {}))
@@ -141,8 +155,11 @@ class Memory:
 class _GroupPlan:
     """The buckets of one group, filled parameter by parameter."""
 
-    def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory) -> None:
+    def __init__(
+        self, rule: type[Rule], number: int, group: Group, memory: Memory, grad_scale: float | None
+    ) -> None:
         self.rule, self.number, self.group, self.memory = rule, number, group, memory
+        self.grad_scale = grad_scale
         self.h = resolve(rule, group)
         self.first = rule.registers(self.h)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
@@ -154,8 +171,12 @@ class _GroupPlan:
             grad = self.rule.accept(self.h, checked_gradient(p, grad, self.memory))
             if not isinstance(state, dict):
                 raise TypeError(f"the state must be a dict, got {type(state).__name__}")
-            arrays, unmade = state_arrays(self._layout(p.data), p.data, state)
-            self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays))
+            if p.master and self.group.get("differentiable"):
+                raise RuntimeError("`differentiable` replaces parameters, and a master copy is updated in place")
+            master = master_copy(p, state)
+            updated = p.data if master is None else master
+            arrays, unmade = state_arrays(self._layout(updated), updated, state)
+            self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays, master))
         except (TypeError, ValueError, RuntimeError) as error:
             where = label(self.number, index, p, self.group.get("param_names", ()))
             raise type(error)(f"{where}: {error}") from None
@@ -174,9 +195,10 @@ class _GroupPlan:
         k = step_count(state.get("step", 0), "the state step") + 1
         registers = first_registers(self.first, state)
         where = place(p.data) or HOST
-        key = (where, p.data.dtype, k, unmade, sparse, *registers.values())
+        key = (where, p.data.dtype, p.master, k, unmade, sparse, *registers.values())
         if key not in self.buckets:
-            scalars = step_scalars(self.rule, self.h, k, registers) | {"sparse": sparse}
+            scalars = step_scalars(self.rule, self.h, k, registers)
+            scalars |= {"sparse": sparse, "grad_scale": self.grad_scale}
             after = next_registers(self.rule, self.h, k, registers)
             s = record(scalars, p.data.dtype)
             self.buckets[key] = Bucket(self.rule, self.group, s, k, after, unmade, sparse, where)
@@ -191,6 +213,17 @@ def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
     check_writable(data)
     grad = as_gradient(grad, data)
     return deepcopy(grad) if memory and grad in memory else grad
+
+
+def master_copy(p: Parameter, state: Mapping[str, Any]) -> Array | None:
+    """Return the float32 copy of a parameter, made if there is none yet; None if it is to have none."""
+    if not p.master:
+        return None
+    x = state.get("master")
+    if x is None:
+        return copied(p.data, np.dtype(np.float32))
+    check_state("master", x, p.shape, p.data, np.dtype(np.float32))
+    return x
 
 
 Layout: TypeAlias = "dict[str, tuple[tuple[int, ...], float | None]]"
@@ -226,16 +259,15 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
     return kept, unmade
 
 
-def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array) -> None:
+def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array, dtype: DType | None = None) -> None:
     """Raise ValueError if a state array is not one that can be updated in place, beside the parameter."""
+    dtype = dtype or data.dtype
     if not types.is_array(x) or place(x) != place(data):
         raise ValueError(f"the state {name} must be {types.described(data)}, got {types.described(x)}")
     if not types.is_writable(x):
         raise ValueError(f"the state {name} must be writable, but it is read-only")
-    if x.shape != shape or x.dtype != data.dtype:
-        raise ValueError(
-            f"the state {name} must have shape {shape} and dtype {data.dtype}, got {x.shape} and {x.dtype}"
-        )
+    if x.shape != shape or x.dtype != dtype:
+        raise ValueError(f"the state {name} must have shape {shape} and dtype {dtype}, got {x.shape} and {x.dtype}")
 
 
 def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:

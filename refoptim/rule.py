@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .arith import Array, DType, arithmetic, neg
+from .arith import Array, DType, arithmetic, div, neg
 from .hyper import declared, is_number
 from .sparse import SparseGrad
 
@@ -152,7 +152,8 @@ def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
 
 def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
     """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
-    return {**_defined(rule.scalars, h, k, registers), "maximize": getattr(h, "maximize", False)}
+    scalars = _defined(rule.scalars, h, k, registers)
+    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None}
 
 
 def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
@@ -169,7 +170,12 @@ def _defined(f: Callable[..., dict[str, Any]], h: Hypers, k: int, registers: Reg
 
 def apply(rule: type[Rule], s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
     """Run the array half of a rule on a gradient as it was given."""
-    return rule.update(s, p, ascent(s, g), *state)
+    return rule.update(s, p, ascent(s, unscaled(s, g)), *state)
+
+
+def unscaled(s: Record, g: Array) -> Array:
+    """Divide the gradient by the factor by which the loss was scaled, if it was."""
+    return g if s.grad_scale is None else div(g, s.grad_scale)
 
 
 def ascent(s: Record, g: Array) -> Array:

@@ -1,7 +1,7 @@
 """Engines run the array half of rules, bucket by bucket.
 
-``reference`` does it in place on NumPy arrays; ``pure`` makes new arrays, of any type; ``fused`` runs compiled kernels,
-on the processors of this computer (``host``) or on a GPU (``cuda``).
+``reference`` does it in place on NumPy arrays, ``whole`` on those of CuPy; ``pure`` makes new arrays, of any type;
+``fused`` runs compiled kernels, on the processors of this computer (``host``) or on a GPU (``cuda``).
 """
 
 from __future__ import annotations
@@ -12,31 +12,50 @@ from typing import Any
 
 import numpy as np
 
+from ..array_types import HOST, Place, at, place, plain
 from ..plan import Bucket, Task
 from ..rule import Rule
-from . import fused, host, pure, reference
+from . import cuda, fused, host, pure, reference, whole
 from .kernel import Kernel, kernel_of
 from .machine import Machine
 
 
 def prepare(bucket: Bucket) -> Callable[[], None]:
     """Return what updates the parameters and the state arrays of a bucket; raise RuntimeError if nothing can."""
-    if not bucket.group.get("fused"):
-        return partial(_run, bucket)
-    return partial(fused.run, *_fused(bucket.rule), bucket)
+    chosen = _fused(bucket.rule, bucket.group, bucket.place)
+    return partial(_run_fused, *chosen, bucket) if chosen else partial(_run, bucket)
 
 
 def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
     """Raise RuntimeError if kernels are asked for and there are none."""
     if settings.get("fused"):
-        _fused(rule)
+        for where in {place(p.data) for p in settings["params"]} or {HOST}:
+            _fused(rule, settings, where)
 
 
-def _fused(rule: type[Rule]) -> tuple[Machine, Kernel]:
+def _fused(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -> tuple[Machine, Kernel] | None:
+    """Return the machine and the kernels that update arrays at a place, None where the rule itself is to be run."""
+    on_gpu, asked = where is not None and where.device is not None, settings.get("fused")
     kernel = kernel_of(rule)
-    if kernel is None:
+    if asked and kernel is None:
         raise RuntimeError(f"fused=True needs kernels, and {rule.__name__} has none: leave fused=None")
-    return host.machine(), kernel
+    if kernel is None or not (asked or (asked is None and on_gpu and not settings.get("differentiable"))):
+        return None
+    return _machine(where, kernel), kernel
+
+
+def _machine(where: Place | None, kernel: Kernel) -> Machine:
+    """Return what runs kernels on arrays at a place, with those of a rule loaded."""
+    if where is None or where.device is None:
+        return host.machine()
+    gpu = cuda.machine(where.device)
+    gpu.load(kernel.stem)
+    return gpu
+
+
+def _run_fused(machine: Machine, kernel: Kernel, bucket: Bucket) -> None:
+    with at(bucket.place):
+        fused.run(machine, kernel, bucket)
 
 
 @np.errstate(all="ignore")
@@ -44,20 +63,26 @@ def _run(bucket: Bucket) -> None:
     if bucket.group.get("differentiable"):
         for task in bucket.tasks:
             _replace(bucket, task)
+    elif bucket.place != HOST:
+        whole.run(bucket)
     elif bucket.sparse:
         for task in bucket.tasks:
             _update_rows(bucket, task)
     else:
-        jobs = [reference.Job(task.parameter.data, task.grad, task.arrays) for task in bucket.tasks]
+        jobs = [reference.Job(task.updated, task.grad, task.arrays) for task in bucket.tasks]
         pack = bucket.group.get("foreach") is not False
         reference.run(bucket.rule, bucket.s, jobs, unmade=bucket.unmade, pack=pack)
+        for task in bucket.tasks:
+            if task.master is not None:
+                task.parameter.data[...] = task.master
 
 
 def _replace(bucket: Bucket, task: Task) -> None:
     """Give the parameter and its state new arrays."""
-    old: dict[str, Any] = {name: None if bucket.unmade else np.asarray(x) for name, x in task.arrays.items()}
-    data = np.asarray(task.parameter.data)
-    task.parameter.data, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
+    old: dict[str, Any] = {name: None if bucket.unmade else plain(x) for name, x in task.arrays.items()}
+    data = plain(task.parameter.data)
+    with at(bucket.place):
+        task.parameter.data, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
     task.arrays.update(state)
 
 
@@ -65,9 +90,11 @@ def _update_rows(bucket: Bucket, task: Task) -> None:
     """Update the rows that a sparse gradient touches: gathered, updated, and put back."""
     rows, values = task.grad.coalesce()
     at = np.unravel_index(rows, task.grad.shape[: len(task.grad.indices)])
-    data, arrays = np.asarray(task.parameter.data), {name: np.asarray(x) for name, x in task.arrays.items()}
+    data, arrays = np.asarray(task.updated), {name: np.asarray(x) for name, x in task.arrays.items()}
     gathered = reference.Job(data[at], values, {name: x[at] for name, x in arrays.items()})
     reference.run(bucket.rule, bucket.s, [gathered], unmade=bucket.unmade, pack=True)
     data[at] = gathered.p
+    if task.master is not None:
+        np.asarray(task.parameter.data)[at] = gathered.p
     for name, x in gathered.state.items():
         arrays[name][at] = x

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import tree
 from ..arith import Array, widen
-from ..rule import Record, Rule, apply, extended
+from ..rule import Record, Rule, apply, extended, unscaled
 from . import blocks
 from .program import trace
 from .pure import is_measured
@@ -51,7 +51,10 @@ def get_rounding() -> str:
 
 
 class Job(NamedTuple):
-    """One parameter of a bucket: the arrays of its step, all of one shape unless the rule measures."""
+    """One parameter of a bucket: the arrays of its step, all of one shape unless the rule measures.
+
+    Where ``p`` is a master copy, it and the state are float32, and ``g`` is widened.
+    """
 
     p: Array
     g: Array
@@ -67,7 +70,8 @@ def run(rule: type[Rule], s: Record, jobs: Sequence[Job], *, unmade: bool, pack:
     flats = blocks.Flats([(job.p, job.g, *job.state.values()) for job in jobs])
     work = list(flats.blocks(pack))
     if work:
-        walk = _Walk(flats, partial(apply, rule, s), unmade, get_rounding() == "store")
+        wide = get_rounding() == "store" or jobs[0].p.dtype != jobs[0].g.dtype
+        walk = _Walk(flats, partial(apply, rule, s), unmade, wide)
         for_each(walk.replaying(work[0]) if len(work) > FEW else walk.running, work)
 
 
@@ -117,6 +121,8 @@ def _run_measured(rule: type[Rule], s: Record, job: Job) -> None:
     """Measure the whole arrays, update block by block, then write the state that was measured; rounds at the store."""
     p, g, *state = (np.atleast_1d(np.asarray(x)) for x in (job.p, job.g, *job.state.values()))
     with np.errstate(all="ignore"):
+        g = unscaled(s, g)
+        s = SimpleNamespace(**{**vars(s), "grad_scale": None})
         measured = rule.measure(s, p, g, *state)
     s = extended(s, measured, p.dtype)
     walked = [x for name, x in zip(job.state, state, strict=True) if name not in measured]
