@@ -80,7 +80,11 @@ template <class P, class G, int N> struct Chunk {
         copy = b.copy ? b.copy + place : nullptr;
     }
 
-    template <class S> __device__ static S* at(i64 address, i64 start) { return address ? (S*)address + start : nullptr; }
+    template <class S> __device__ static S* at(i64 address, i64 start) {
+        S* x = address ? (S*)address + start : nullptr;
+        ASSUME(__isGlobal(x));
+        return x;
+    }
 
     __device__ bool aligned() const {
         i64 bits = (i64)p | (i64)g | (i64)copy;
@@ -105,6 +109,7 @@ __device__ inline void update_vector(
     const typename Rule::template Record<T>& s, Preparation<T> prepare, const Chunk<P, G, N>& chunk, i64 i, Numbers<J...>
 ) {
     using X = typename Number<T, W>::Type;
+    ASSUME(chunk.p && chunk.g);
     Vector<P, V> p = load<V>(chunk.p, i);
     [[maybe_unused]] Vector<P, V> state[N + 1] = {load<V>(chunk.state[J], i)...};
     Vector<G, V> g = load<V>(chunk.g, i), copy;
@@ -151,7 +156,7 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
 }
 
 #define ENTRY(NAME, RULE, N, P, G)                                             \
-    KERNEL(NAME)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
+    KERNEL(NAME, 4)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
     EXPORT(NAME)
 
 #define ENTRIES(NAME, RULE, N)                            \

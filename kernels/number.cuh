@@ -93,12 +93,23 @@ template <class X> __device__ inline auto to_float16(X x) {
 __device__ inline float widen(float x) { return x; }
 __device__ inline double widen(double x) { return x; }
 __device__ inline float widen(bfloat16 x) { return from_bfloat16((unsigned)x.bits); }
-__device__ inline float widen(float16 x) { return from_float16((unsigned)x.bits); }
 
 __device__ inline void round_to(float& to, float x) { to = x; }
 __device__ inline void round_to(double& to, double x) { to = x; }
 __device__ inline void round_to(bfloat16& to, float x) { to.bits = to_bfloat16(x); }
+
+// A device has instructions for float16, with the same results.
+#ifdef __CUDACC__
+__device__ inline float widen(float16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+__device__ inline void round_to(float16& to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+#else
+__device__ inline float widen(float16 x) { return from_float16((unsigned)x.bits); }
 __device__ inline void round_to(float16& to, float x) { to.bits = to_float16(x); }
+#endif
 
 // Read the number, or the numbers, of a vector from place i on, and write them.
 template <class T, class S, int V> __device__ inline void read(T& x, const Vector<S, V>& v, int i) { x = widen(v.x[i]); }

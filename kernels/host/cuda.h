@@ -53,7 +53,7 @@ template <class... A> static void launch(void (*kernel)(A...), long long blocks,
     launch_with(kernel, blocks, threads, arguments, typename PlacesUpTo<sizeof...(A)>::Type());
 }
 
-#define KERNEL(NAME) static void NAME
+#define KERNEL(NAME, ...) static void NAME
 #define JOINED(A, B) A##_##B
 #define JOIN(A, B) JOINED(A, B)
 #define EXPORT(NAME)                                                                            \
