@@ -27,7 +27,6 @@ struct Adadelta : NoRegisters {
     __device__ static void update(const Record<T>& s, X& p, X g, X& square_avg, X& acc_delta) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         square_avg = addcmul(mul(square_avg, s.rho), g, g, s.one_minus_rho);
         X std = sqrt(add(square_avg, s.eps));
         X delta = mul(div(sqrt(add(acc_delta, s.eps)), std), g);

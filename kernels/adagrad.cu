@@ -24,11 +24,9 @@ struct Adagrad : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& sum) {
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& sum) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         sum = s.sparse ? add(sum, mul(g, g)) : addcmul(sum, g, g, s.one);
         X denom = add(sqrt(sum), s.eps);
         p = s.sparse ? axpy(p, div(g, denom), s.step_size) : addcdiv(p, g, denom, s.step_size);

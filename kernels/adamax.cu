@@ -24,11 +24,9 @@ struct Adamax : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_inf) {
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_inf) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1);
         exp_inf = maximum(mul(exp_inf, s.beta2), add(absolute(g), s.eps));
         p = addcdiv(p, exp_avg, exp_inf, s.step_size);

@@ -17,8 +17,7 @@ struct ASGD {
         R eta, mu;
     };
 
-    template <class R>
-    __device__ static Registers<R> advance(const Hypers& h, double k, const Registers<R>&) {
+    template <class R> __device__ static Registers<R> advance(const Hypers& h, double k, const Registers<R>&) {
         return {
             .eta = R(h.lr / power(1 + h.lambd * h.lr * k, h.alpha)),
             .mu = R(1 / (k - h.t0 > 1 ? k - h.t0 : 1)),
@@ -37,11 +36,9 @@ struct ASGD {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& ax) {
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& ax) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         p = axpy(mul(p, s.shrink), g, s.step_size);
         ax = s.averaging ? add(ax, mul(sub(p, ax), s.mu)) : p;
     }

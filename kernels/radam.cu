@@ -47,7 +47,6 @@ struct RAdam : NoRegisters {
             p = mul(p, s.shrink);
         else if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1);
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2);
 

@@ -31,7 +31,6 @@ struct RMSprop : NoRegisters {
     __device__ static void update(const Record<T>& s, X& p, X g, X& square_avg, X& momentum_buffer, X& grad_avg) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         square_avg = addcmul(mul(square_avg, s.alpha), g, g, s.one_minus_alpha);
         X variance = square_avg;
         if (s.centered) {

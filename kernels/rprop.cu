@@ -25,8 +25,7 @@ struct Rprop : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& prev, X& step_size) {
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& prev, X& step_size) {
         X factor = sign(mul(g, prev));
         factor = where(factor > 0, s.eta_plus, factor);
         factor = where(factor < 0, s.eta_minus, factor);

@@ -26,11 +26,9 @@ struct SGD : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& momentum_buffer) {
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& momentum_buffer) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-
         if (!s.momentum) {
             p = axpy(p, g, s.step_size);
             return;
