@@ -28,6 +28,7 @@ ROOT = Path(refoptim.__file__).parents[1]
 PACKAGES = {"refoptim": ROOT / "refoptim", "refoptim.conformance": ROOT / "conformance"}
 
 ORDER = [
+    "files",
     "arith",
     "array_types",
     "tree",
