@@ -14,6 +14,7 @@ import numpy as np
 
 from . import hyper as hp
 from .arith import Array, DType, add, div, lerp, mul, storage, sub
+from .array_types import HOST, at, check_together, copied, fill, is_writable, place
 from .engines import pure, reference
 from .parameter import as_array
 from .plan import Memory
@@ -62,15 +63,16 @@ class Average(Rule):
         """Average the second array of each pair into the first; the pairs have been checked."""
         pairs = _apart(pairs)
         for dtype in {x.dtype for x, _ in pairs}:
-            jobs = [reference.Job(x, y, {}) for x, y in pairs if x.dtype == dtype and isinstance(x, np.ndarray)]
+            jobs = [reference.Job(x, y, {}) for x, y in pairs if x.dtype == dtype and place(x) is HOST]
             reference.run(type(self), self._scalars(k, dtype), jobs, unmade=False, pack=True)
         for x, y in pairs:
-            if not isinstance(x, np.ndarray):
-                x[...] = self._average(x, y, k)
+            if place(x) is not HOST:
+                fill(x, self._average(x, y, k))
 
     def _average(self, averaged: Array, current: Array, k: int) -> Array:
         s = self._scalars(k, averaged.dtype)
-        return pure.run(type(self), s, averaged, current, {}, reference.get_rounding())[0]
+        with at(place(averaged)):
+            return pure.run(type(self), s, averaged, current, {}, reference.get_rounding())[0]
 
     def _scalars(self, k: int, dtype: DType) -> Record:
         return record(step_scalars(type(self), self.h, k, {}) | {"complex": dtype.kind == "c"}, dtype)
@@ -214,18 +216,17 @@ def array(name: str, x: Any) -> Array:
 
 
 def same_kind(name: str, x: Array, other: str, y: Array) -> None:
-    """Raise if two arrays differ in shape, in dtype, or in being NumPy's."""
+    """Raise if two arrays differ in shape, dtype, library or device."""
     if y.shape != x.shape:
         raise ValueError(f"{other} must have the shape of {name}, {x.shape}, got {y.shape}")
     if y.dtype != x.dtype:
         raise TypeError(f"{other} must have the dtype of {name}, {x.dtype}, got {y.dtype}")
-    if isinstance(x, np.ndarray) != isinstance(y, np.ndarray):
-        raise TypeError(f"{other} must be an array of the library of {name}, {type(x)}, got {type(y)}")
+    check_together(other, y, name, x)
 
 
 def check_writable(name: str, x: Array) -> None:
     """Raise ValueError if ``x`` cannot be written to."""
-    if not getattr(getattr(x, "flags", None), "writeable", True):
+    if not is_writable(x):
         raise ValueError(f"{name} must be writable, but it is read-only")
 
 
@@ -239,4 +240,4 @@ def count(num_averaged: Any) -> int:
 def _apart(pairs: Sequence[Pair]) -> list[Pair]:
     """Copy the second arrays that writing to a first one would change."""
     memory = Memory([x for x, _ in pairs])
-    return [(x, y.copy() if isinstance(y, np.ndarray) and y in memory else y) for x, y in pairs]
+    return [(x, copied(y) if place(y) and y in memory else y) for x, y in pairs]

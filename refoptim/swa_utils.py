@@ -11,6 +11,7 @@ import numpy as np
 
 from . import hyper as hp
 from .arith import Array, storage
+from .array_types import at, copied, fill, place
 from .averages import EMA, SWA, Average, LerpEMA, LerpSWA, MultiAverage, array, check_writable, same_kind
 from .batch_norms import BatchNorm, HasBatchNorms, update_bn
 from .groups import Group
@@ -75,7 +76,7 @@ class AveragedModel:
         model: an object with ``parameters()``, which yields Parameters or arrays, and perhaps ``named_parameters()``,
             ``buffers()``, ``named_buffers()``; or a dict, list or tuple of arrays, Parameters, and such objects and
             containers. It is copied; gradients are not.
-        device: None, or the device the model's arrays are on; nothing is moved.
+        device: None, or the ``device`` that all arrays of the model have; nothing is moved.
         avg_fn: ``avg_fn(averaged, current, num_averaged)`` returns the new average of one array, of the same shape; it
             is rounded to the dtype of the average. The counter is an int.
         multi_avg_fn: ``multi_avg_fn(averaged, current, num_averaged)`` writes the new averages into the arrays of the
@@ -153,10 +154,10 @@ class AveragedModel:
         for own, _ in pairs:
             check_writable(f"the average of {own.name}", own.array)
         averaged = [pair for pair in pairs if self.n_averaged and self._averages(pair[0])]
-        copied = [pair for pair in pairs if not (self.n_averaged and self._averages(pair[0]))]
+        taken = [pair for pair in pairs if not (self.n_averaged and self._averages(pair[0]))]
         self._average(averaged)
-        for own, new in copied:
-            own.array[...] = new.array
+        for own, new in taken:
+            fill(own.array, new.array)
         self.n_averaged += 1
 
     def _average(self, pairs: list[Paired]) -> None:
@@ -169,15 +170,15 @@ class AveragedModel:
         compute = _written if self.avg_fn is None else _returned
         values = compute(function, pairs, self.n_averaged)
         for (own, _), value in zip(pairs, values, strict=True):
-            own.array[...] = value
+            fill(own.array, value)
 
     def state_dict(self) -> StateDict:
         """Return copies of all arrays, in torch's layout: ``n_averaged`` and ``module.NAME``."""
-        arrays = {join("module", x.name): x.array.copy() for x in members(self.module)}
+        arrays = {join("module", x.name): copied(x.array) for x in members(self.module)}
         return {"n_averaged": np.array(self.n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Take over copies of saved arrays: NumPy arrays, torch tensors, or nested lists.
+        """Take over copies of saved arrays: of NumPy, CuPy or torch, or nested lists; each goes to the device of the average.
 
         Raises:
             RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
@@ -187,7 +188,7 @@ class AveragedModel:
         except ValueError as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
         for member, value in values:
-            member.array[...] = value
+            fill(member.array, value)
         self.n_averaged = n
 
     @property
@@ -228,7 +229,7 @@ def _check_dtype(member: Member) -> None:
 
 def _returned(avg_fn: AvgFn, pairs: list[Paired], n: int) -> list[Array]:
     """Return what ``avg_fn`` returns for each pair, rounded to the dtype of the average."""
-    return [_result(avg_fn(own.array.copy(), new.array, n), own) for own, new in pairs]
+    return [_result(avg_fn(copied(own.array), new.array, n), own) for own, new in pairs]
 
 
 def _result(value: Any, own: Member) -> Array:
@@ -238,13 +239,13 @@ def _result(value: Any, own: Member) -> Array:
         raise ValueError(f"{what} must have shape {own.array.shape}, got {value.shape}")
     if value.dtype.kind not in "biufV" + own.array.dtype.kind:
         raise TypeError(f"{what} must fit into dtype {own.array.dtype}, got {value.dtype}")
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), at(place(own.array)):
         return value.astype(own.array.dtype)
 
 
 def _written(multi_avg_fn: MultiAvgFn, pairs: list[Paired], n: int) -> list[Array]:
     """Return what ``multi_avg_fn``, called once for each device and dtype, writes into copies of the averages."""
-    values = [own.array.copy() for own, _ in pairs]
+    values = [copied(own.array) for own, _ in pairs]
     kinds = [(str(getattr(x, "device", "")), x.dtype) for x in values]
     for kind in dict.fromkeys(kinds):
         averaged = [x for x, other in zip(values, kinds, strict=True) if other == kind]
@@ -273,7 +274,9 @@ def _read(saved: Any, own: list[Member]) -> tuple[int, list[tuple[Member, Array]
 
 def _saved(value: Any, own: Array, name: str) -> Array:
     """Return a saved array in the form of ``own``: another library's as it is, if it is of that library."""
-    if isinstance(own, np.ndarray) or type(value) is not type(own):
+    if place(own) is not None:
+        return array_like(value, own.shape, own.dtype, name, own)
+    if type(value) is not type(own):
         return np.asarray(array_like(value, own.shape, own.dtype, name), like=own)
     same_kind(f"the average of {name}", own, name, value)
     return value

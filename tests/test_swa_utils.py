@@ -412,7 +412,7 @@ def test_arrays_of_another_library_get_the_same_bits(form: str, dtype: str) -> N
     other = AveragedModel([Foreign(np.ones((3, 2), dtype))])
     other.load_state_dict(saved)
     assert_same_bits(other.module[0].x, ours.module[0], "loaded")
-    with pytest.raises(TypeError, match="0 must be an array of the library of the average of 0"):
+    with pytest.raises(TypeError, match="0 must be Foreign, as the average of 0 is, got a NumPy array"):
         foreign.update_parameters([w])
 
 
