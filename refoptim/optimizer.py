@@ -28,6 +28,7 @@ from .hooks import (
 from .hyper import declared
 from .parameter import Parameter
 from .plan import Bucket, label, layout, make_plan, master_copy, state_arrays
+from .repeat import Repeat
 from .rule import Hypers, Rule, resolve
 from .scaling import Scaling
 from .state_dict import StateDict
@@ -85,6 +86,7 @@ class Optimizer(Rule):
         resolve(type(self), defaults)
         self.defaults = defaults
         self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
+        self._repeat: Repeat | None = None
         self.param_groups: list[Group] = []
         self._make_hooks()
         for described in as_groups(params):
@@ -150,14 +152,23 @@ class Optimizer(Rule):
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         """Take one step: plan it, run it, keep the new state."""
         loss = closure() if closure is not None else None
-        plan = make_plan(type(self), self.param_groups, self.state, grads, scaling.scale)
-        if scaling.skips:
+        if self._repeat is not None and self._repeat.holds(self.param_groups, self.state, grads):
+            if not scaling.skips:
+                self._repeat.run(scaling.scale)
             return loss
-        for update in [engines.prepare(bucket) for bucket in plan]:
-            update()
+        plan = make_plan(type(self), self.param_groups, self.state, grads, scaling.scale)
+        if not scaling.skips:
+            self._run(plan)
+        return loss
+
+    def _run(self, plan: list[Bucket]) -> None:
+        """Update the arrays, and keep the state; a step that consisted of launches can be repeated."""
+        self._repeat = None
+        launches = [update() for update in [engines.prepare(bucket) for bucket in plan]]
         for bucket in plan:
             self._commit(bucket)
-        return loss
+        if plan and all(launches):
+            self._repeat = Repeat(type(self), self.param_groups, self.state, plan, launches)
 
     def _commit(self, bucket: Bucket) -> None:
         """Keep the state of the parameters that were updated."""
@@ -261,6 +272,7 @@ class Optimizer(Rule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._repeat = None
         self._make_hooks()
 
     def __repr__(self) -> str:

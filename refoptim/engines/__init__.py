@@ -17,11 +17,15 @@ from ..plan import Bucket, Task
 from ..rule import Rule
 from . import cuda, fused, host, pure, reference, whole
 from .kernel import Kernel, kernel_of
+from .launches import Launch
 from .machine import Machine
 
 
-def prepare(bucket: Bucket) -> Callable[[], None]:
-    """Return what updates the parameters and the state arrays of a bucket; raise RuntimeError if nothing can."""
+def prepare(bucket: Bucket) -> Callable[[], Launch | None]:
+    """Return what updates the parameters and the state arrays of a bucket; raise RuntimeError if nothing can.
+
+    It returns the launch that did so if that can be repeated.
+    """
     chosen = _fused(bucket.rule, bucket.group, bucket.place)
     return partial(_run_fused, *chosen, bucket) if chosen else partial(_run, bucket)
 
@@ -53,9 +57,9 @@ def _machine(where: Place | None, kernel: Kernel) -> Machine:
     return gpu
 
 
-def _run_fused(machine: Machine, kernel: Kernel, bucket: Bucket) -> None:
+def _run_fused(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
     with at(bucket.place):
-        fused.run(machine, kernel, bucket)
+        return fused.run(machine, kernel, bucket)
 
 
 @np.errstate(all="ignore")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arith import Array, DType, arithmetic, storage
+from ..array_types import at, place
 from ..rule import Record
 from .kernel import Kernel
 from .machine import Machine
@@ -57,7 +58,7 @@ class Launch:
 
     def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Tensor]) -> None:
         self.machine, self.kernel, self.count = machine, kernel, len(tensors)
-        self.entry, self.dtype = entry_of(kernel, tensors[0]), tensors[0].p.dtype
+        self.entry, self.dtype, self.place = entry_of(kernel, tensors[0]), tensors[0].p.dtype, place(tensors[0].p)
         self.tables, self.chunks = make_tables(machine, tensors)
 
     def move_gradient(self, i: int, g: Array) -> None:
@@ -68,11 +69,12 @@ class Launch:
         """Update the tensors."""
         if not self.chunks:
             return
-        table = self.machine.upload(self.tables)
-        fields = (self.machine.address(table), self.count, self.chunks, *fields_of(step))
-        bucket = np.array(fields, BUCKET)[()]
-        record = record_of(self.kernel, step, self.dtype)
-        self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket)
+        with at(self.place):
+            table = self.machine.upload(self.tables)
+            fields = (self.machine.address(table), self.count, self.chunks, *fields_of(step))
+            bucket = np.array(fields, BUCKET)[()]
+            record = record_of(self.kernel, step, self.dtype)
+            self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket)
 
 
 def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:
