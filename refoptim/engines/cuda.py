@@ -23,9 +23,6 @@ from ..arith import Array, DType
 from ..files import replace
 from . import nvrtc
 
-THREADS = 512
-"""Threads of a block, as in ``kernel.cuh``; no result depends on their number."""
-
 GRID = (1 << 31) - 1
 """Blocks of a launch at most: all that CUDA takes, since the hardware shares them out best; no result depends on it."""
 
@@ -64,12 +61,14 @@ class Cuda:
         self.lock = Lock()
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any) -> None:
-        """Run a kernel; see ``Machine``."""
+        """Run a kernel, with as many threads in a block as it was compiled for; see ``Machine``."""
         with self.device:
             if entry not in self.entries:
-                self.entries[entry] = self.load(stem).get_function(entry)
+                kernel = self.load(stem).get_function(entry)
+                self.entries[entry] = kernel, kernel.max_threads_per_block
+            kernel, threads = self.entries[entry]
             slots = tuple(np.asarray(x) if isinstance(x, np.generic) else x for x in arguments)
-            self.entries[entry]((min(blocks, GRID),), (THREADS,), slots)
+            kernel((min(blocks, GRID),), (threads,), slots)
 
     def load(self, stem: str) -> Any:
         """Return the module of a kernel file, compiled and loaded if it is the first time."""
