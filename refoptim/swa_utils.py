@@ -178,7 +178,7 @@ class AveragedModel:
         return {"n_averaged": np.array(self.n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Take over copies of saved arrays, of NumPy, CuPy or torch, or nested lists; each goes to the device of its average.
+        """Take over copies of saved arrays, of NumPy, CuPy or torch, or nested lists, on the devices of the averages.
 
         Raises:
             RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
