@@ -10,7 +10,7 @@ struct RMSprop : NoRegisters {
     };
 
     template <class T> struct Record {
-        T weight_decay, alpha, one_minus_alpha, centered, minus_one, eps, momentum, one, step_size;
+        T weight_decay, alpha, one_minus_alpha, centered, minus_one, eps, momentum, has_buffer, one, step_size;
     };
 
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double, const Registers<R>&) {
@@ -22,6 +22,7 @@ struct RMSprop : NoRegisters {
             .minus_one = -1,
             .eps = h.eps,
             .momentum = h.momentum,
+            .has_buffer = double(h.momentum != 0),
             .one = 1,
             .step_size = -h.lr,
         };
@@ -38,7 +39,7 @@ struct RMSprop : NoRegisters {
             variance = addcmul(square_avg, grad_avg, grad_avg, s.minus_one);
         }
         X avg = add(sqrt(variance), s.eps);
-        if (s.momentum) {
+        if (s.has_buffer) {
             momentum_buffer = addcdiv(mul(momentum_buffer, s.momentum), g, avg, s.one);
             p = axpy(p, momentum_buffer, s.step_size);
         } else {

@@ -11,7 +11,7 @@ struct SGD : NoRegisters {
     };
 
     template <class T> struct Record {
-        T weight_decay, momentum, undamped, nesterov, step_size, unmade;
+        T weight_decay, momentum, has_buffer, undamped, nesterov, step_size, unmade;
     };
 
     // The buffer is made by the first step of the parameter, so a counter that is 0 says that there is none yet.
@@ -19,6 +19,7 @@ struct SGD : NoRegisters {
         return {
             .weight_decay = h.weight_decay,
             .momentum = h.momentum,
+            .has_buffer = double(h.momentum != 0),
             .undamped = 1 - h.dampening,
             .nesterov = h.nesterov,
             .step_size = -h.lr,
@@ -29,7 +30,7 @@ struct SGD : NoRegisters {
     template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& momentum_buffer) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
-        if (!s.momentum) {
+        if (!s.has_buffer) {
             p = axpy(p, g, s.step_size);
             return;
         }

@@ -40,12 +40,12 @@ def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
 def _fused(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -> tuple[Machine, Kernel] | None:
     """Return the machine and the kernels that update arrays at a place, None where the rule itself is to be run."""
     on_gpu, asked = where is not None and where.device is not None, settings.get("fused")
+    if not (asked or (asked is None and on_gpu and not settings.get("differentiable"))):
+        return None
     kernel = kernel_of(rule)
     if asked and kernel is None:
         raise RuntimeError(f"fused=True needs kernels, and {rule.__name__} has none: leave fused=None")
-    if kernel is None or not (asked or (asked is None and on_gpu and not settings.get("differentiable"))):
-        return None
-    return _machine(where, kernel), kernel
+    return (_machine(where, kernel), kernel) if kernel else None
 
 
 def _machine(where: Place | None, kernel: Kernel) -> Machine:

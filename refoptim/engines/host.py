@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..arith import Array, DType
-from ..kernels.source_hash import source_hash
 from .threads import get_num_threads
 
 LIBRARY = Path(__file__).with_name("_host.so")
@@ -79,6 +78,8 @@ def missing() -> str:
 
 @cache
 def _machine(path: Path) -> Host | str:
+    from ..kernels.source_hash import source_hash  # so that a checkout runs without its kernels
+
     if not path.exists():
         return f"which were not built when refoptim was installed: {REMEDY}"
     try:

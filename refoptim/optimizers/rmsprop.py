@@ -71,6 +71,7 @@ class RMSprop(Optimizer):
             minus_one=-1.0,
             eps=h.eps,
             momentum=h.momentum,
+            has_buffer=h.momentum != 0,
             one=1.0,
             step_size=-h.lr,
         )

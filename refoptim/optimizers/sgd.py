@@ -77,6 +77,7 @@ class SGD(Optimizer):
         return dict(
             weight_decay=h.weight_decay,
             momentum=h.momentum,
+            has_buffer=h.momentum != 0,
             undamped=1 - h.dampening,
             nesterov=h.nesterov,
             step_size=-h.lr,
