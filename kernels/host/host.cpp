@@ -10,6 +10,7 @@
 #include "../adamax.cu"
 #include "../asgd.cu"
 #include "../averages.cu"
+#include "../muon.cu"
 #include "../nadam.cu"
 #include "../radam.cu"
 #include "../rmsprop.cu"

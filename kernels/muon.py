@@ -1,0 +1,119 @@
+"""Muon's step on a matrix: a fixed sequence of launches, with nothing read back in between."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..arith import Array, DType, arithmetic
+from ..engines.machine import Machine
+from .sums import Sums, total
+from .vector import blocks
+
+RECORD = ("one_minus_momentum", "momentum", "nesterov", "shrink", "step_size")
+"""The fields of the struct of that name in ``muon.cu``."""
+
+MATRIX = np.dtype(
+    [
+        *((name, np.int64) for name in ("rows", "columns", "turned", "bfloat16", "maximize")),
+        *((name, np.uint64) for name in ("grad_scale", "found_inf")),
+    ]
+)
+"""The struct of that name in ``muon.cu``."""
+
+TILE = 64
+"""Rows and columns of a product that a block computes, as in ``muon.cu``; no result depends on it."""
+
+
+def update(machine: Machine, step: Any, tensor: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
+    """Update a parameter, its momentum and its rounded copy, all in C order.
+
+    Args:
+        machine: where the arrays are.
+        step: what differs from step to step: the scalars ``s``.
+        tensor: the arrays: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
+        grad_scale: the address of a float32 that divides the gradient, or 0.
+        found_inf: the address of a float32 that skips the step if it is not 0, or 0.
+    """
+    s, p, g, momentum = step.s, tensor.p, tensor.g, tensor.state[0]
+    if not p.size:
+        return
+    number = np.dtype("float64" if s.ns_dtype == "float64" else "float32")
+    turned = p.shape[0] > p.shape[1]
+    fields = (*p.shape, turned, s.ns_dtype == "bfloat16", s.maximize, grad_scale, found_inf)
+    matrix, record = np.array(fields, MATRIX)[()], _record(s, p)
+    x = machine.empty((min(p.shape), max(p.shape)), number)
+    entry = f"{_storage(tensor)}_{number.name}"
+    machine.launch("muon", f"muon_ahead_{entry}", blocks(p.size), record, matrix, g, momentum, x)
+    x = orthogonalized(machine, s, x)
+    machine.launch("muon", f"muon_{entry}", blocks(p.size), record, matrix, p, g, momentum, x, tensor.copy)
+
+
+def _storage(tensor: Any) -> str:
+    return str(tensor.p.dtype.name if tensor.copy is None else f"{tensor.copy.dtype.name}_master")
+
+
+def _record(s: Any, p: Array) -> Any:
+    """Return the scalars of the step, with the size of a step, which depends on the shape."""
+    values = {**vars(s), "step_size": -s.exact.lr * ratio(s.adjust_lr_fn, *p.shape)}
+    number = arithmetic(p.dtype)
+    struct = np.dtype([(name, number) for name in RECORD])
+    return np.array(tuple(number.type(values[name]) for name in RECORD), struct)[()]
+
+
+def ratio(adjust_lr_fn: str | None, rows: int, columns: int) -> float:
+    """Return the factor of the learning rate for a matrix of a shape."""
+    if adjust_lr_fn == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(rows, columns))
+    return math.sqrt(max(1, rows / max(1, columns)))
+
+
+def orthogonalized(machine: Machine, s: Any, x: Array) -> Array:
+    """Return an almost orthogonal matrix near ``x``, which is overwritten."""
+    number, rounded = x.dtype, np.int64(s.ns_dtype == "bfloat16")
+    a, b, c = s.exact.ns_coefficients
+    norm = Sums(machine, number, [total([machine.address(x)], x.size)])
+    norm.launch("sums", f"sums_of_squares_{number.name}")
+    square, eps = np.uint64(norm.results[0]), number.type(s.exact.eps)
+    machine.launch("muon", f"muon_normalize_{number.name}", blocks(x.size), x, np.int64(x.size), square, eps, rounded)
+    product = Products(machine, number, rounded)
+    gram, polynomial = (machine.empty((len(x), len(x)), number) for _ in range(2))
+    other = machine.empty(x.shape, number)
+    for _ in range(s.exact.ns_steps):
+        product(x, x, gram, transposed=True, symmetric=True)
+        product(gram, gram, polynomial, symmetric=True, addend=gram, b=b, c=c)
+        product(polynomial, x, other, addend=x, b=a, c=1)
+        x, other = other, x
+    return x
+
+
+class Products:
+    """Products of matrices on a machine, in a dtype; ``rounded`` rounds each entry to bfloat16."""
+
+    def __init__(self, machine: Machine, dtype: DType, rounded: Any) -> None:
+        self.machine, self.entry, self.rounded = machine, f"muon_product_{dtype.name}", rounded
+        integers = ("rows", "columns", "depth", "transposed", "symmetric", "bfloat16")
+        addresses = ("left", "right", "addend", "out")
+        fields = [*((x, np.int64) for x in integers), *((x, np.uint64) for x in addresses), ("b", dtype), ("c", dtype)]
+        self.struct = np.dtype(fields)
+
+    def __call__(
+        self,
+        left: Array,
+        right: Array,
+        out: Array,
+        *,
+        transposed: bool = False,
+        symmetric: bool = False,
+        addend: Array | None = None,
+        b: float = 0.0,
+        c: float = 1.0,
+    ) -> None:
+        """Compute left @ right (or its transpose), and with an addend b * addend + c * that."""
+        matrices = (0 if x is None else self.machine.address(x) for x in (left, right, addend, out))
+        fields = (*out.shape, left.shape[1], transposed, symmetric, self.rounded, *matrices, b, c)
+        down, across = (-(-n // TILE) for n in out.shape)
+        tiles = across * (across + 1) // 2 if symmetric else down * across
+        self.machine.launch("muon", self.entry, tiles, np.array(fields, self.struct)[()])
