@@ -96,6 +96,7 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.9,<0.18",
             "scipy>=1.11",
+            "setuptools>=77",
         ],
     },
     entry_points={"console_scripts": ["refoptim = refoptim.cli:main"], "pytest11": ["refoptim = refoptim_pytest"]},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,6 +19,7 @@ import numpy as np
 from . import __version__
 from .conformance import cases, goldens, record_lr
 from .conformance.oracle import check_rounding
+from .engines import host, nvrtc
 from .engines.threads import get_num_threads
 
 PACKAGES = {
@@ -66,13 +67,52 @@ def _version(distribution: str) -> str:
 
 
 def _engines() -> Iterator[Finding]:
-    """Say which engines there are; a compiler and a GPU's library are what the compiled ones need."""
+    """Say which engines there are; without the kernels of one, the reference still runs on its arrays."""
     yield Finding("engine numpy", f"{get_num_threads()} of {os.cpu_count()} threads", True)
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    cupy = find_spec("cupy") is not None
-    for name, have, lack in (("host", compiler, "no C++ compiler"), ("cuda", "CuPy" if cupy else None, "no CuPy")):
-        part = find_spec(f"{__package__}.engines.{name}") is not None
-        yield Finding(f"engine {name}", (have or lack) if part else "not part of this installation")
+    yield _host()
+    parts = ["CuPy" if find_spec("cupy") else "no CuPy", _devices(), _nvrtc()]
+    lacks = [x for x in parts if x.startswith("no ")]
+    yield Finding("engine cuda", ", ".join(lacks) or "; ".join(parts[1:]), None if lacks else True)
+
+
+def _host() -> Finding:
+    missing = host.missing().removeprefix("which ")
+    if missing:
+        return Finding("engine host", f"kernels {missing}", False if host.LIBRARY.exists() else None)
+    machine = host.machine()
+    compiler, threads = machine.library.refoptim_compiler, machine.library.refoptim_has_threads()
+    compiler.restype = ctypes.c_char_p
+    built = f"{machine.variant} of {', '.join(host.variants(machine.library))}, built by {compiler().decode()}"
+    return Finding("engine host", built + ("" if threads else " without OpenMP: one thread"), True)
+
+
+def _devices() -> str:
+    """Name CUDA's devices, and the version of CUDA that their driver knows; they are looked at, not used."""
+    cuda, count, version = _driver(), ctypes.c_int(), ctypes.c_int()
+    if cuda is None:
+        return "no CUDA driver"
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "no CUDA device"
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    names = [ctypes.create_string_buffer(100) for _ in range(count.value)]
+    for device, name in enumerate(names):
+        cuda.cuDeviceGetName(name, len(name), device)
+    known = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return f"{', '.join(x.value.decode() for x in names)}; driver of CUDA {known}"
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _nvrtc() -> str:
+    try:
+        return "NVRTC " + ".".join(map(str, nvrtc.version()))
+    except RuntimeError:
+        return "no NVRTC"
 
 
 def _arithmetic() -> Iterator[Finding]:
