@@ -19,7 +19,7 @@ SUMS = np.dtype([("tables", np.uint64), ("sums", np.int64), ("tiles", np.int64)]
 
 
 class Along(NamedTuple):
-    """A sum over arrays of shape ``(outer, n, inner)``, of which the addresses are given, along the axis of length n."""
+    """A sum along the axis of length n, of arrays of shape ``(outer, n, inner)`` at these addresses."""
 
     addresses: tuple[int, ...]
     outer: int
@@ -65,7 +65,7 @@ class Sums:
         self.memory = machine.empty((int(sizes.sum()),), dtype)
         starts = machine.address(self.memory) + dtype.itemsize * (np.cumsum(sizes) - sizes)
         outputs = starts.reshape(len(levels), -1)
-        inputs = [np.array([x.addresses for x in levels[0]], np.uint64).astype(np.int64).T, *outputs[:-1, None]]
+        inputs = [np.array([x.addresses for x in levels[0]], np.uint64).view(np.int64).T, *outputs[:-1, None]]
         tables = [_table(*level) for level in zip(levels, inputs, outputs, strict=True)]
         self.table = machine.upload(np.concatenate([table for table, _ in tables]))
         at = machine.address(self.table) + 8 * np.cumsum([0, *(len(table) for table, _ in tables)])
@@ -103,6 +103,6 @@ def _table(level: Sequence[Along], inputs: Array, outputs: Array) -> tuple[Array
 
 def shared_out(counts: Sequence[int]) -> tuple[Array, Array]:
     """Number the parts of things of which ``counts`` have that many: whose each part is, and which of its parts."""
-    numbers = np.repeat(np.arange(len(counts)), counts)
+    numbers = np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
     starts = np.cumsum([0, *counts])[:-1]
     return numbers, np.arange(len(numbers)) - starts[numbers]

@@ -67,12 +67,14 @@ template <class Function, class S, int N = 1> struct Elementwise {
     }
 };
 
+template <class X> __device__ inline X square(X x) { return mul(x, x); }
+
 struct Itself {
     template <class X> __device__ X operator()(X x) const { return x; }
 };
 
 struct Square {
-    template <class X> __device__ X operator()(X x) const { return mul(x, x); }
+    template <class X> __device__ X operator()(X x) const { return square(x); }
 };
 
 struct Product {
@@ -80,6 +82,14 @@ struct Product {
 };
 
 namespace tree {
+
+// Places of which a short run has values: the smallest power of two, at least a vector.
+__device__ inline int places(i64 n, int least) {
+    int places = least;
+    while (places < n && places < PLACES)
+        places *= 2;
+    return places;
+}
 
 // V values, W side by side.
 template <class F> struct Values {
@@ -153,24 +163,24 @@ template <class F, class Line> __device__ inline void fold_place(const F& f, con
 // Sums runs of consecutive values.
 template <class F> __device__ inline void sum_along(const F& f, const Sum<typename F::T>& s, i64 tile, typename F::T* left) {
     constexpr int V = F::V;
-    i64 runs = s.runs(), first = tile * RUNS, count = s.outer * runs - first;
-    count = count < RUNS ? count : RUNS;
-    for (int i = threadIdx.x; i < count * (PLACES / V); i += blockDim.x) {
-        i64 run = first + i / (PLACES / V), k = i % (PLACES / V) * V;
+    i64 runs = s.runs(), first = tile * RUNS, rest = s.outer * runs - first;
+    int count = rest < RUNS ? rest : RUNS, places = tree::places(s.n, V), vectors = places / V;
+    for (int i = threadIdx.x; i < count * vectors; i += blockDim.x) {
+        i64 run = first + i / vectors, k = i % vectors * V;
         i64 outer = run / runs, start = run % runs * WIDTH, rest = s.n - start;
         Along line{outer * s.n + start, rest < WIDTH ? rest : WIDTH};
         fold_place(f, line, k, left + i * V);
     }
     __syncthreads();
-    for (int half = PLACES / 2; half; half /= 2) {
+    for (int half = places / 2; half; half /= 2) {
         for (int i = threadIdx.x; i < count * half; i += blockDim.x) {
-            int j = i / half * PLACES + i % half;
+            int j = i / half * places + i % half;
             left[j] = add(left[j], left[j + half]);
         }
         __syncthreads();
     }
     for (int i = threadIdx.x; i < count; i += blockDim.x)
-        s.sums[first + i] = add(left[i * PLACES], typename F::T{});
+        s.sums[first + i] = add(left[i * places], typename F::T{});
     __syncthreads();
 }
 
@@ -179,14 +189,15 @@ template <class F> __device__ inline void sum_across(const F& f, const Sum<typen
     constexpr int V = F::V, VECTORS = RUNS / V;
     i64 tiles = (s.inner + RUNS - 1) / RUNS, column = tile % tiles * RUNS, run = tile / tiles;
     i64 outer = run / s.runs(), start = run % s.runs() * WIDTH, rest = s.n - start, columns = s.inner - column;
-    for (int i = threadIdx.x; i < PLACES * VECTORS; i += blockDim.x) {
+    int places = tree::places(s.n, 1);
+    for (int i = threadIdx.x; i < places * VECTORS; i += blockDim.x) {
         i64 k = i / VECTORS, c = i % VECTORS * V;
         i64 from = (outer * s.n + start) * s.inner + column + c;
         Across line{from, rest < WIDTH ? rest : WIDTH, s.inner, columns - c};
         fold_place(f, line, k, left + i * V);
     }
     __syncthreads();
-    for (int half = PLACES / 2 * RUNS; half >= RUNS; half /= 2) {
+    for (int half = places / 2 * RUNS; half >= RUNS; half /= 2) {
         for (int i = threadIdx.x; i < half; i += blockDim.x)
             left[i] = add(left[i], left[i + half]);
         __syncthreads();

@@ -5,6 +5,7 @@
 #include "packed_storage.h"
 
 #include "../adadelta.cu"
+#include "../adafactor.cu"
 #include "../adagrad.cu"
 #include "../adam.cu"
 #include "../adamax.cu"

@@ -1,0 +1,146 @@
+"""Adafactor's step: about ten launches for any number of parameters, with nothing read back in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..arith import Array, arithmetic, epsilon
+from ..engines.machine import Machine
+from .sums import Along, Sums, shared_out, total
+
+CHUNK = 1 << 14
+"""Elements that a block updates in one go, as in ``multi_tensor.cuh``; no result depends on it."""
+
+RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", "factored", "step_size")
+"""The fields of the struct of that name in ``adafactor.cu``."""
+
+BUCKET = np.dtype(
+    [
+        *(("tables", np.uint64), ("tensors", np.int64), ("chunks", np.int64), ("maximize", np.int64)),
+        *((name, np.uint64) for name in ("record", "grad_scale", "found_inf")),
+    ]
+)
+"""The struct of that name in ``multi_tensor.cuh``."""
+
+
+def update(machine: Machine, step: Any, tensor: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
+    """Update one parameter; see ``update_all``."""
+    update_all(machine, step, [tensor], grad_scale, found_inf)
+
+
+def update_all(machine: Machine, step: Any, tensors: Sequence[Any], grad_scale: int = 0, found_inf: int = 0) -> None:
+    """Update parameters of one storage, their state and their rounded copies, all in C order.
+
+    Args:
+        machine: where the arrays are.
+        step: what differs from step to step: the scalars ``s``.
+        tensors: the arrays of each: ``p``, ``g``, ``state`` (``row_var`` and ``col_var``, or ``variance``; None for
+            those it has not) and ``copy``.
+        grad_scale: the address of a float32 that divides the gradient, or 0.
+        found_inf: the address of a float32 that skips the step if it is not 0, or 0.
+    """
+    if tensors:
+        Launches(machine, tensors).run(step.s, grad_scale, found_inf)
+
+
+class Launches:
+    """The launches that update some tensors, to be repeated as long as their arrays stay where they are."""
+
+    def __init__(self, machine: Machine, tensors: Sequence[Any]) -> None:
+        self.machine, self.count = machine, len(tensors)
+        first, address = tensors[0], machine.address
+        self.p, self.g, self.number = first.p.dtype, first.g.dtype, arithmetic(first.p.dtype)
+        self.storage = self.p.name if first.copy is None else f"{first.copy.dtype.name}_master"
+        matrices = [x for x in tensors if x.p.ndim > 1]
+        self.of_g = Sums(machine, self.number, [along for x in matrices for along in _rows_and_columns(machine, x)])
+        rows = self.of_g.results[::2]
+        self.of_rows = Sums(machine, self.number, [_means(x, row) for x, row in zip(matrices, rows, strict=True)])
+        self.of_p = Sums(machine, self.number, [total([address(x.p)], x.p.size) for x in tensors])
+        self.of_u = Sums(machine, self.number, [total([], x.p.size) for x in tensors])
+        self.averages = _Table(machine, self._averages(matrices))
+        self.tensors = _Table(machine, self._tensors(tensors))
+        self.root_sizes = machine.upload(np.array([max(1, x.p.size) ** 0.5 for x in tensors]))
+        self.step_sizes = machine.empty((len(tensors),), self.number)
+
+    def _averages(self, matrices: Sequence[Any]) -> list[tuple[int, ...]]:
+        """Return for each row_var and col_var its size, of what its elements are means, its sums and its address."""
+        stored = [x for tensor in matrices for x in tensor.state[:2]]
+        lengths = [n for tensor in matrices for n in (tensor.p.shape[-1], tensor.p.shape[-2])]
+        return [
+            (x.size, max(1, n), sums, self.machine.address(x))
+            for x, n, sums in zip(stored, lengths, self.of_g.results, strict=True)
+        ]
+
+    def _tensors(self, tensors: Sequence[Any]) -> list[tuple[int, ...]]:
+        """Return for each tensor the fields of the struct of that name in ``adafactor.cu``."""
+        averages = zip(self.of_g.results[::2], self.of_g.results[1::2], self.of_rows.results, strict=True)
+        fields = []
+        for x in tensors:
+            arrays = (x.p, x.g, x.copy, None if x.p.ndim > 1 else x.state[2])
+            addresses = [0 if y is None else self.machine.address(y) for y in arrays]
+            shape = (1, 1, *x.p.shape)[-2:]
+            fields.append((x.p.size, *shape, *addresses, *(next(averages) if x.p.ndim > 1 else (0, 0, 0))))
+        return fields
+
+    def run(self, s: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
+        """Take a step with the scalars ``s``."""
+        record, step = self._record(s, self.number), (s.maximize, 0, grad_scale, found_inf)
+        self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", np.uint64(grad_scale))
+        self.averages.launch(f"adafactor_averages_{self.p.name}", record, step)
+        self.of_rows.launch("sums", f"sums_{self.number.name}")
+        self.of_p.launch("sums", f"sums_of_squares_{self.p.name}")
+        tensors = self.tensors.bucket(step)
+        self.of_u.launch("adafactor", f"adafactor_directions_{self.storage}", record, tensors)
+        self._find_step_sizes(s)
+        self.tensors.launch(f"adafactor_{self.storage}", record, step, self.step_sizes)
+
+    def _find_step_sizes(self, s: Any) -> None:
+        sums = (np.uint64(sums.results[0]) for sums in (self.of_p, self.of_u))
+        record, count = self._record(s, np.dtype(np.float64)), np.int64(self.count)
+        blocks = -(-self.count // CHUNK)
+        entry = f"adafactor_step_sizes_{self.number.name}"
+        self.machine.launch("adafactor", entry, blocks, record, count, self.root_sizes, *sums, self.step_sizes)
+
+    def _record(self, s: Any, number: Any) -> Any:
+        eps1 = epsilon(self.p) if s.exact.eps1 is None else s.exact.eps1
+        more = {"eps1": eps1, "floor": eps1 * eps1, "factored": 0, "step_size": 0}
+        values = {**vars(s.exact), **more}
+        struct = np.dtype([(name, number) for name in RECORD])
+        return np.array(tuple(number.type(values[name]) for name in RECORD), struct)[()]
+
+
+class _Table:
+    """The tables of a bucket: fields of each tensor, of which the first is its size; then chunks."""
+
+    def __init__(self, machine: Machine, fields: Sequence[tuple[int, ...]]) -> None:
+        self.machine, self.tensors = machine, len(fields)
+        columns: Array = np.array(fields, np.uint64).view(np.int64)
+        numbers, chunks = shared_out([-(-size // CHUNK) for size, *_ in fields])
+        self.chunks = len(chunks)
+        self.table = machine.upload(np.concatenate([columns.T.ravel(), numbers, chunks]))
+
+    def bucket(self, step: tuple[int, ...]) -> Any:
+        """Return the struct that a kernel takes."""
+        return np.array((self.machine.address(self.table), self.tensors, self.chunks, *step), BUCKET)[()]
+
+    def launch(self, entry: str, record: Any, step: tuple[int, ...], *arguments: Any) -> None:
+        """Run a kernel on all chunks."""
+        if self.chunks:
+            self.machine.launch("adafactor", entry, self.chunks, record, self.bucket(step), *arguments)
+
+
+def _rows_and_columns(machine: Machine, tensor: Any) -> list[Along]:
+    """Return the sums over the rows and over the columns of a gradient."""
+    *batch, rows, columns = tensor.g.shape
+    g, count = (machine.address(tensor.g),), prod(batch)
+    return [Along(g, count * rows, columns, 1), Along(g, count, rows, columns)]
+
+
+def _means(tensor: Any, row_var: int) -> Along:
+    """Return the sums over the averages of rows."""
+    *batch, rows, _ = tensor.p.shape
+    return Along((row_var,), prod(batch), rows, 1)
