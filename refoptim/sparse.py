@@ -55,7 +55,7 @@ class SparseGrad:
             for axis, (row, n) in enumerate(zip(indices, shape, strict=False)):
                 outside = row[(row < 0) | (row >= n)]
                 if outside.size:
-                    raise ValueError(f"indices[{axis}] must be in [0, {n}), got {outside[0]}")
+                    raise ValueError(f"indices[{axis}] must be in [0, {n}), got {int(outside[0])}")
 
     @property
     def dtype(self) -> DType:

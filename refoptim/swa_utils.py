@@ -229,7 +229,11 @@ def _check_dtype(member: Member) -> None:
 
 def _returned(avg_fn: AvgFn, pairs: list[Paired], n: int) -> list[Array]:
     """Return what ``avg_fn`` returns for each pair, rounded to the dtype of the average."""
-    return [_result(avg_fn(copied(own.array), new.array, n), own) for own, new in pairs]
+    values = []
+    for own, new in pairs:
+        with at(place(own.array)):
+            values.append(_result(avg_fn(own.array.copy(), new.array, n), own))
+    return values
 
 
 def _result(value: Any, own: Member) -> Array:
@@ -239,19 +243,20 @@ def _result(value: Any, own: Member) -> Array:
         raise ValueError(f"{what} must have shape {own.array.shape}, got {value.shape}")
     if value.dtype.kind not in "biufV" + own.array.dtype.kind:
         raise TypeError(f"{what} must fit into dtype {own.array.dtype}, got {value.dtype}")
-    with np.errstate(all="ignore"), at(place(own.array)):
+    with np.errstate(all="ignore"):
         return value.astype(own.array.dtype)
 
 
 def _written(multi_avg_fn: MultiAvgFn, pairs: list[Paired], n: int) -> list[Array]:
     """Return what ``multi_avg_fn``, called once for each device and dtype, writes into copies of the averages."""
     values = [copied(own.array) for own, _ in pairs]
-    kinds = [(str(getattr(x, "device", "")), x.dtype) for x in values]
+    kinds = [(place(x) or str(getattr(x, "device", "")), x.dtype) for x in values]
     for kind in dict.fromkeys(kinds):
         averaged = [x for x, other in zip(values, kinds, strict=True) if other == kind]
         current = [new.array for (_, new), other in zip(pairs, kinds, strict=True) if other == kind]
         given = list(averaged)
-        multi_avg_fn(given, current, n)
+        with at(place(given[0])):
+            multi_avg_fn(given, current, n)
         if list(map(id, given)) != list(map(id, averaged)):
             raise ValueError("multi_avg_fn must write into the arrays of its first list, but it replaced some of them")
     return values

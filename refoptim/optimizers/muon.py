@@ -10,6 +10,7 @@ import numpy as np
 from .. import hyper as hp
 from .. import tree
 from ..arith import Array, DType, axpy, div, lerp, maximum, mul, to_bfloat16, widen
+from ..array_types import plain
 from ..groups import Params
 from ..optimizer import Optimizer
 from ..rule import Hypers, Record, Registers, ascent
@@ -150,7 +151,7 @@ def orthogonalized(s: Record, u: Array) -> Array:
         return orthogonalized(s, u.T).T
     number = np.dtype("float64" if s.ns_dtype == "float64" else "float32").type
     a, b, c = (number(x) for x in s.exact.ns_coefficients)
-    rounded = to_bfloat16 if s.ns_dtype == "bfloat16" else np.asarray
+    rounded = to_bfloat16 if s.ns_dtype == "bfloat16" else plain
     x = rounded(u.astype(number))
     x = rounded(div(x, rounded(maximum(tree.norm(x), number(s.exact.eps)))))
     for _ in range(s.exact.ns_steps):

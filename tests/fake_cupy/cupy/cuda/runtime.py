@@ -1,0 +1,22 @@
+"""What stands for ``cupy.cuda.runtime``."""
+
+from __future__ import annotations
+
+from .._gpu import CUDARuntimeError, check_device, world
+
+__all__ = ["CUDARuntimeError", "getDeviceCount", "runtimeGetVersion"]
+
+
+def __getattr__(name: str) -> bool:
+    if name == "is_hip":
+        return world.is_hip
+    raise AttributeError(name)
+
+
+def getDeviceCount() -> int:
+    check_device(world.current)
+    return world.devices
+
+
+def runtimeGetVersion() -> int:
+    return world.version
