@@ -312,7 +312,7 @@ class ClosureOptimizer(Optimizer):
 
     def _checked(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Closure:
         name = type(self).__name__
-        if scaling.given:
+        if scaling.grad_scale is not None or scaling.found_inf is not None:
             raise TypeError(f"{name} takes no grad_scale and no found_inf: its closure returns the loss as it is")
         if grads is not None:
             raise TypeError(f"{name} takes no grads: a step evaluates its closure more than once")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import partial, wraps
 from reprlib import repr as short
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from . import engines
 from . import state_dict as states
 from .arith import Array
 from .array_types import fill, is_array, is_writable
-from . import engines
+from .counter import Counter, count_by
 from .groups import Group, Params, as_groups, check_members, make_group
 from .hooks import (
     Hook,
@@ -27,7 +29,7 @@ from .hooks import (
 )
 from .hyper import declared
 from .parameter import Parameter
-from .plan import Bucket, label, layout, make_plan, master_copy, state_arrays
+from .plan import Bucket, Terms, label, layout, make_plan, master_copy, state_arrays
 from .repeat import Repeat
 from .rule import Hypers, Rule, resolve
 from .scaling import Scaling
@@ -86,11 +88,16 @@ class Optimizer(Rule):
         resolve(type(self), defaults)
         self.defaults = defaults
         self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
-        self._repeat: Repeat | None = None
+        self._forget()
         self.param_groups: list[Group] = []
         self._make_hooks()
         for described in as_groups(params):
             self.add_param_group(described)
+
+    def _forget(self) -> None:
+        """Forget what state and settings do not say."""
+        self._repeat: Repeat | None = None
+        self._counters: MutableMapping[Parameter, Counter] = WeakKeyDictionary()
 
     def _make_hooks(self) -> None:
         self._step_pre_hooks, self._step_post_hooks = Hooks(), Hooks()
@@ -152,12 +159,12 @@ class Optimizer(Rule):
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         """Take one step: plan it, run it, keep the new state."""
         loss = closure() if closure is not None else None
-        if self._repeat is not None and self._repeat.holds(self.param_groups, self.state, grads):
-            if not scaling.skips:
-                self._repeat.run(scaling.scale)
+        terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
+        if self._repeat is not None and self._repeat.holds(self.param_groups, self.state, grads, terms):
+            self._repeat.run(scaling)
             return loss
-        plan = make_plan(type(self), self.param_groups, self.state, grads, scaling.scale)
-        if not scaling.skips:
+        plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
+        if all(bucket.counted for bucket in plan) or not scaling.skips():
             self._run(plan)
         return loss
 
@@ -168,16 +175,18 @@ class Optimizer(Rule):
         for bucket in plan:
             self._commit(bucket)
         if plan and all(launches):
-            self._repeat = Repeat(type(self), self.param_groups, self.state, plan, launches)
+            self._repeat = Repeat(self.param_groups, self.state, plan, launches)
 
     def _commit(self, bucket: Bucket) -> None:
         """Keep the state of the parameters that were updated."""
+        counts = {"step": bucket.k, **bucket.registers} if bucket.counter is None else bucket.counter.views
+        counts = {name: x for name, x in counts.items() if self.counts_steps or name != "step"}
         for task in bucket.tasks:
-            count = {"step": bucket.k} if self.counts_steps else {}
             master = {} if task.master is None else {"master": task.master}
-            kept = {**count, **bucket.registers, **task.arrays, **master}
+            kept = {**counts, **task.arrays, **master}
             if kept:
                 self.state.setdefault(task.parameter, {}).update(kept)
+            count_by(self._counters, task.parameter, bucket.counter)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or fill them with zeros."""
@@ -194,7 +203,14 @@ class Optimizer(Rule):
         """Return a copy of the state and the settings, in torch's layout."""
         for hook in (*self._state_dict_pre_hooks.values(),):
             hook(self)
-        return filter_through(self._state_dict_post_hooks, self, states.dump(self.state, self.param_groups))
+        state = {key: self._on_host(key, values) for key, values in self.state.items()}
+        return filter_through(self._state_dict_post_hooks, self, states.dump(state, self.param_groups))
+
+    def _on_host(self, key: Any, values: Any) -> Any:
+        """Return the state of a parameter with the step count and registers that a GPU keeps read from there."""
+        counter = self._counters.get(key) if isinstance(key, Parameter) else None
+        read = counter.read() if counter and counter.stands_in(values, self.counts_steps) else {}
+        return {**values, **{name: x for name, x in read.items() if name in values}} if read else values
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take over a copy of a saved state.
@@ -213,6 +229,7 @@ class Optimizer(Rule):
         state, groups = states.read(state_dict, self.param_groups, own, foreign, self._read_state)
         for group in groups:
             resolve(type(self), group)
+        self._forget()
         self.state.clear()
         self.state.update(state)
         self.param_groups = groups
@@ -272,7 +289,7 @@ class Optimizer(Rule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._repeat = None
+        self._forget()
         self._make_hooks()
 
     def __repr__(self) -> str:

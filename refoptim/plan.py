@@ -7,7 +7,7 @@ scalars of the step are computed once for all of them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,9 +20,11 @@ import numpy as np
 from . import array_types as types
 from .arith import Array, DType, storage
 from .array_types import HOST, Place, copied, place
+from .counter import Counter
 from .groups import Group
 from .parameter import Parameter, as_gradient, check_writable, is_one_array
-from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars
+from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars, unread
+from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import register, step_count
 
@@ -43,29 +45,46 @@ class Task(NamedTuple):
 
 @dataclass
 class Bucket:
-    """Tasks at one place that share the scalars ``s`` of step ``k``; ``unmade``: their state is yet to be made."""
+    """Tasks at one place that share the scalars ``s`` of step ``k``; ``unmade``: their state is yet to be made.
+
+    If a GPU counts the steps (``counted``), it does so by ``counter`` (None: by one yet to be made, which begins after
+    step ``k``), and computes the scalars too: ``s`` is None.
+    """
 
     rule: type[Rule]
     group: Group
-    s: Record
+    h: Hypers
+    s: Record | None
     k: int
     registers: dict[str, Any]
     unmade: bool
     sparse: bool
     place: Place
+    scaling: Scaling
+    counted: bool = False
+    counter: Counter | None = None
     tasks: list[Task] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a step is taken under, besides settings, state and gradients.
+
+    ``counters`` are those of the parameters whose steps a GPU counts; ``on_gpu`` tells whether one is to count those of
+    a group at a place.
+    """
+
+    scaling: Scaling
+    counters: Mapping[Parameter, Counter]
+    on_gpu: Callable[[Group, Place], bool]
+
+
 def make_plan(
-    rule: type[Rule],
-    groups: Sequence[Group],
-    state: Mapping[Any, Any],
-    grads: Iterable[Any] | None,
-    grad_scale: float | None = None,
+    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None, terms: Terms
 ) -> list[Bucket]:
     """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
     memory = Memory([p.data for p in parameters(groups)])
-    return _buckets(rule, groups, state, gradients(groups, grads), memory, grad_scale)
+    return _buckets(rule, groups, state, gradients(groups, grads), memory, terms)
 
 
 def parameters(groups: Sequence[Group]) -> list[Parameter]:
@@ -89,11 +108,11 @@ def _buckets(
     state: Mapping[Any, Any],
     grads: list[list[Any]],
     memory: Memory,
-    grad_scale: float | None,
+    terms: Terms,
 ) -> list[Bucket]:
     buckets: list[Bucket] = []
     for i, (group, group_grads) in enumerate(zip(groups, grads, strict=True)):
-        plan = _GroupPlan(rule, i, group, memory, grad_scale)
+        plan = _GroupPlan(rule, i, group, memory, terms)
         for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
             if grad is not None:
                 plan.add(j, p, grad, state.get(p, {}))
@@ -155,12 +174,9 @@ class Memory:
 class _GroupPlan:
     """The buckets of one group, filled parameter by parameter."""
 
-    def __init__(
-        self, rule: type[Rule], number: int, group: Group, memory: Memory, grad_scale: float | None
-    ) -> None:
-        self.rule, self.number, self.group, self.memory = rule, number, group, memory
-        self.grad_scale = grad_scale
-        self.h = resolve(rule, group)
+    def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory, terms: Terms) -> None:
+        self.rule, self.number, self.group, self.memory, self.terms = rule, number, group, memory, terms
+        self.h = resolve(rule, unread(group) if all(p in terms.counters for p in group["params"]) else group)
         self.first = rule.registers(self.h)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
@@ -192,17 +208,42 @@ class _GroupPlan:
 
     def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, sparse: bool) -> Bucket:
         """Return the bucket of a parameter, made if it is the first one there."""
+        where = place(p.data) or HOST
+        kind = (where, p.data.dtype, p.master, unmade, sparse)
+        if self.terms.on_gpu(self.group, where):
+            return self._counted(p, state, kind)
         k = step_count(state.get("step", 0), "the state step") + 1
         registers = first_registers(self.first, state)
-        where = place(p.data) or HOST
-        key = (where, p.data.dtype, p.master, k, unmade, sparse, *registers.values())
+        key = (*kind, k, *registers.values())
         if key not in self.buckets:
             scalars = step_scalars(self.rule, self.h, k, registers)
-            scalars |= {"sparse": sparse, "grad_scale": self.grad_scale}
+            scalars |= {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
             after = next_registers(self.rule, self.h, k, registers)
-            s = record(scalars, p.data.dtype)
-            self.buckets[key] = Bucket(self.rule, self.group, s, k, after, unmade, sparse, where)
+            self.buckets[key] = self._new(record(scalars, p.data.dtype), k, after, kind)
         return self.buckets[key]
+
+    def _new(self, s: Record | None, k: int, registers: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
+        where, _, _, unmade, sparse = kind
+        return Bucket(self.rule, self.group, self.h, s, k, registers, unmade, sparse, where, self.terms.scaling)
+
+    def _counted(self, p: Parameter, state: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
+        """Return the bucket of a parameter whose steps the GPU counts: from now on, or by the counter it has."""
+        counter = self.terms.counters.get(p)
+        if counter and not counter.stands_in(state, self.rule.counts_steps):
+            counter = None
+        k, registers = (0, {}) if counter else self._so_far(state)
+        key = (*kind, id(counter), k, *registers.values())
+        if key not in self.buckets:
+            self.buckets[key] = bucket = self._new(None, k, registers, kind)
+            bucket.counted, bucket.counter = True, counter
+        return self.buckets[key]
+
+    def _so_far(self, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the number of steps taken so far, and the registers; a rule that counts none has taken one or none."""
+        registers = first_registers(self.first, state)
+        if self.rule.counts_steps:
+            return step_count(state.get("step", 0), "the state step"), registers
+        return int(bool(state)), registers
 
 
 def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
@@ -253,10 +294,15 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
         if x is None:
             x = filled(data, shape, fill or 0.0)
             unmade |= fill is None
-        elif type(x) is not np.ndarray or x.shape != shape or x.dtype != data.dtype or not x.flags.writeable:
+        elif not _are_numpys(x, data) or x.shape != shape or x.dtype != data.dtype or not x.flags.writeable:
             check_state(name, x, shape, data)
         kept[name] = x
     return kept, unmade
+
+
+def _are_numpys(x: Any, data: Array) -> bool:
+    """Tell whether two arrays are NumPy's own, which need no closer look at where they lie."""
+    return type(x) is np.ndarray and type(data) is np.ndarray
 
 
 def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array, dtype: DType | None = None) -> None:

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .arith import Array, DType, arithmetic, div, neg
+from .array_types import place
 from .hyper import declared, is_number
 from .sparse import SparseGrad
 
@@ -126,6 +127,12 @@ def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
     rule.check(h)  # type: ignore[attr-defined]
     _check_flags(h)
     return h
+
+
+def unread(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put 0 for a learning rate that lies on a GPU: reading it would wait for all that the GPU has to do."""
+    where = place(settings.get("lr"))
+    return settings if where is None or where.device is None else {**settings, "lr": 0.0}
 
 
 def _check_flags(h: Hypers) -> None:

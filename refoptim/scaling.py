@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import hyper as hp
+from .array_types import place
 
 
 class Scaling:
@@ -17,19 +18,36 @@ class Scaling:
         grad_scale: the factor by which the loss was multiplied, None for 1.
         found_inf: other than 0 (or None) if some gradient overflowed; the step is skipped then.
 
-    Attributes:
-        scale: the factor, rounded to float32, as a Python number; None if there is none.
-        skips: whether the step is skipped.
-        given: whether any of this was said.
+    Either may be a float32 array of one element on a GPU. It is read there, by the kernels, if they can do so.
 
     Raises:
-        TypeError, ValueError: an argument is no real number, or the factor is not in (0, inf) in float32.
+        TypeError, ValueError: an argument is no real number, or the factor is not in (0, inf) in float32, or an array
+            on a GPU is not one of those above.
     """
 
     def __init__(self, grad_scale: Any = None, found_inf: Any = None) -> None:
-        self.given = grad_scale is not None or found_inf is not None
-        self.scale = None if grad_scale is None else _scale(grad_scale)
-        self.skips = found_inf is not None and _is_set(found_inf)
+        self.grad_scale, self.found_inf = grad_scale, found_inf
+        for name, x in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+            if on_gpu(x) and (x.size != 1 or x.dtype != np.float32):
+                raise TypeError(f"{name} on a GPU must be a float32 array of one element, got {x.shape} of {x.dtype}")
+        if not on_gpu(grad_scale):
+            self.scale()
+        if not on_gpu(found_inf):
+            self.skips()
+
+    def scale(self) -> float | None:
+        """Return the factor, rounded to float32, as a Python number; None if there is none."""
+        return None if self.grad_scale is None else _scale(self.grad_scale)
+
+    def skips(self) -> bool:
+        """Tell whether the step is skipped."""
+        return self.found_inf is not None and _is_set(self.found_inf)
+
+
+def on_gpu(x: Any) -> bool:
+    """Tell whether ``x`` is an array on a GPU."""
+    where = place(x)
+    return where is not None and where.device is not None
 
 
 def _is_set(found_inf: Any) -> bool:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..array_types import HOST, Place, at, place, plain
+from ..groups import Group
 from ..plan import Bucket, Task
 from ..rule import Rule
-from . import cuda, fused, host, pure, reference, whole
+from ..scaling import Scaling, on_gpu
+from . import cuda, fused, host, pure, reference, steps, whole
 from .kernel import Kernel, kernel_of
 from .launches import Launch
 from .machine import Machine
@@ -27,6 +29,8 @@ def prepare(bucket: Bucket) -> Callable[[], Launch | None]:
     It returns the launch that did so if that can be repeated.
     """
     chosen = _fused(bucket.rule, bucket.group, bucket.place)
+    if bucket.counted:
+        steps.ready(bucket)
     return partial(_run_fused, *chosen, bucket) if chosen else partial(_run, bucket)
 
 
@@ -35,6 +39,18 @@ def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
     if settings.get("fused"):
         for where in {place(p.data) for p in settings["params"]} or {HOST}:
             _fused(rule, settings, where)
+
+
+def counts_on_gpu(rule: type[Rule], scaling: Scaling, group: Group, where: Place) -> bool:
+    """Tell whether a GPU is to count the steps of a group at a place; raise RuntimeError if it should but cannot."""
+    if where.device is None:
+        return False
+    kernel, capturable = kernel_of(rule), bool(group.get("capturable"))
+    if group.get("fused") is False or group.get("differentiable") or kernel is None or not kernel.hypers:
+        if capturable:
+            raise RuntimeError("capturable=True on a GPU needs the kernels: leave fused=None and differentiable=False")
+        return False
+    return capturable or on_gpu(scaling.found_inf) or on_gpu(scaling.grad_scale)
 
 
 def _fused(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -> tuple[Machine, Kernel] | None:

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 
 from ..arith import Array
 from ..plan import Bucket, Task
+from . import steps
 from .kernel import Kernel
-from .launches import Launch, Step, Tensor, update_rows
+from .launches import Launch, Tensor, update_rows
 from .machine import Machine
 
 
@@ -20,9 +21,13 @@ def run(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
     Returns the launch, if it can be repeated while the arrays stay where they are.
     """
     given = [_tensor(kernel, task) for task in bucket.tasks]
-    step, program = Step(bucket.s, bucket.unmade), program_of(kernel.stem)
+    program = program_of(kernel.stem)
     whole = not (bucket.sparse or program)
     tensors = [_in_line(tensor, any_order=whole) for tensor in given]
+    if bucket.counted:
+        step = steps.counted(machine, kernel, bucket, bucket.scaling, tensors[0].p.dtype)
+    else:
+        step = steps.given(machine, bucket.s, bucket.unmade)
     launch = Launch(machine, kernel, tensors) if whole else None
     if launch:
         launch.run(step)
@@ -41,7 +46,7 @@ def _tensor(kernel: Kernel, task: Task) -> Tensor:
 
 
 def _in_line(tensor: Tensor, any_order: bool) -> Tensor:
-    """Return a tensor whose arrays are one piece of memory each, in C order, or all in Fortran order if that will do."""
+    """Return a tensor whose arrays are one piece of memory each, in C order, or all in Fortran's if that will do."""
     arrays = [x for x in tensor.arrays() if hasattr(x, "flags")]
     if all(x.flags.c_contiguous and _is_aligned(x) for x in arrays):
         return tensor

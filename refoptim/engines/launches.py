@@ -47,10 +47,17 @@ class Tensor(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What differs from step to step: the scalars, and whether state is yet to be made."""
+    """What differs from step to step.
+
+    ``s`` holds the scalars, or ``record`` does, on the machine; ``unmade`` says that state is yet to be made. The last
+    two are numbers on the machine, or None: what divides the gradients, and what skips the step unless it is 0.
+    """
 
     s: Record
     unmade: bool
+    record: Array | None = None
+    grad_scale: Array | None = None
+    found_inf: Array | None = None
 
 
 class Launch:
@@ -71,10 +78,9 @@ class Launch:
             return
         with at(self.place):
             table = self.machine.upload(self.tables)
-            fields = (self.machine.address(table), self.count, self.chunks, *fields_of(step))
-            bucket = np.array(fields, BUCKET)[()]
+            fields = (self.machine.address(table), self.count, self.chunks, *fields_of(self.machine, step))
             record = record_of(self.kernel, step, self.dtype)
-            self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket)
+            self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, scalar(BUCKET, fields))
 
 
 def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:
@@ -97,25 +103,31 @@ def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) ->
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
     arrays = [address_of(machine, x) for x in (rows, order, tensor.p, values, *tensor.state, tensor.copy)]
-    fields = (*arrays[:2], len(rows), reals(values) // len(rows), *fields_of(step), *arrays[2:])
+    fields = (*arrays[:2], len(rows), reals(values) // len(rows), *fields_of(machine, step), *arrays[2:])
     struct = np.dtype([*ROWS, *((f"array{j}", np.uint64) for j in range(len(arrays) - 2))])
     record = record_of(kernel, step, tensor.p.dtype)
     blocks = -(-reals(values) // THREADS)
-    machine.launch(kernel.stem, entry_of(kernel, tensor, "_rows"), blocks, record, np.array(fields, struct)[()])
+    machine.launch(kernel.stem, entry_of(kernel, tensor, "_rows"), blocks, record, scalar(struct, fields))
 
 
-def fields_of(step: Step) -> tuple[int, int, int, int]:
+def fields_of(machine: Machine, step: Step) -> list[int]:
     """Return the fields of ``STEP``."""
-    return int(step.s.maximize), 0, 0, 0
+    return [int(step.s.maximize), *(address_of(machine, x) for x in (step.record, step.grad_scale, step.found_inf))]
 
 
-def record_of(kernel: Kernel, step: Step, dtype: DType) -> np.void:
-    """Return the scalars of a step as the struct of the kernel."""
-    values = {**vars(step.s), "unmade": step.unmade}
+def record_of(kernel: Kernel, step: Step, dtype: DType) -> Any:
+    """Return the scalars of a step as the struct of the kernel; zeros if they lie on the machine."""
     number = arithmetic(dtype)
     struct = np.dtype([(name, number) for name in kernel.record])
-    record: np.void = np.array(tuple(number.type(values[name]) for name in kernel.record), struct)[()]
-    return record
+    if step.record is not None:
+        return scalar(struct, (0,) * len(struct.names or ()))
+    values = {**vars(step.s), "unmade": step.unmade}
+    return scalar(struct, tuple(number.type(values[name]) for name in kernel.record))
+
+
+def scalar(struct: DType, fields: tuple[Any, ...]) -> Any:
+    """Return a structured scalar, which a kernel gets by value."""
+    return np.array(fields, struct)[()]
 
 
 def entry_of(kernel: Kernel, tensor: Tensor, kind: str = "") -> str:
