@@ -1,0 +1,503 @@
+"""fused=True on NumPy arrays: compiled kernels have the bits of the reference, for every rule, layout and setting."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kernels import (
+    NEEDS_KERNELS,
+    RULES,
+    STORAGES,
+    arrays,
+    assert_same_bits,
+    assert_same_runs,
+    dtype_of,
+    gradients,
+    numbers,
+    settings,
+    strange,
+)
+from rooms import SETTINGS, gradient, make, normal
+
+import refoptim
+from refoptim import Optimizer, Parameter, SparseGrad
+from refoptim.engines import host, reference
+from refoptim.engines.host import Host
+
+pytestmark = NEEDS_KERNELS
+
+ROOT = Path(__file__).parents[1]
+
+
+def variants() -> list[str]:
+    """Return the instruction sets that this processor has and the library was built for."""
+    return [] if host.missing() else host.variants(host.machine().library)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Set the number of threads, until the test ends."""
+    yield refoptim.set_num_threads
+    refoptim.set_num_threads(0)
+
+
+def pair(name: str, params: list[Any], **more: Any) -> tuple[Optimizer, Optimizer]:
+    """Return two optimizers of copies of the same arrays, one fused; copies keep the layout."""
+    cls, others = getattr(refoptim, name), copies(params)
+    return cls(params, fused=True, **more), cls(others, **more)
+
+
+def copies(params: list[Any]) -> list[Any]:
+    return [copy_of(x) for x in params]
+
+
+def copy_of(x: Any) -> Any:
+    """Copy an array with its order in memory; gaps between its numbers are closed."""
+    return np.array(x, order="K", subok=True)
+
+
+def step(one: Optimizer, other: Optimizer, grads: list[Any], **more: Any) -> None:
+    """Take a step with both; the reference rounds 16-bit numbers as kernels do."""
+    one.step(grads=grads, **more)
+    with refoptim.rounding("store"):
+        other.step(grads=grads, **more)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize("name", RULES)
+def test_kernels_have_the_bits_of_the_reference(name: str, dtype: str, seed: int, threads: Any) -> None:
+    """Settings, layouts, sizes and numbers at random: zeros, infinities, NaN and subnormal numbers among them."""
+    rng = np.random.default_rng([seed, RULES.index(name), STORAGES.index(dtype)])
+    params, chosen = arrays(rng, dtype), settings(name, rng)
+    one, other = pair(name, params, **chosen)
+    threads(1 + seed % 3)
+    for k in range(3):
+        step(one, other, gradients(rng, params, dtype, k))
+        assert_same_runs(one, other, (chosen, k))
+
+
+@pytest.mark.parametrize("dtype", STORAGES[:4])
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("SGD", {"momentum": 1e-50, "dampening": 0.3}),
+        ("SGD", {"momentum": 1e-50, "nesterov": True}),
+        ("RMSprop", {"momentum": 1e-50}),
+        ("RMSprop", {"momentum": 1e-50, "centered": True}),
+        ("Adam", {"weight_decay": 1e-60, "eps": 1e-60}),
+        ("AdamW", {"weight_decay": 1e-60}),
+        ("Adagrad", {"initial_accumulator_value": 1e-60}),
+    ],
+    ids=str,
+)
+def test_settings_that_round_to_zero(name: str, chosen: dict[str, Any], dtype: str) -> None:
+    """What there is of state depends on the setting, not on the rounded one."""
+    rng = np.random.default_rng(7)
+    one, other = pair(name, [numbers(rng, (50,), dtype)], lr=0.1, **chosen)
+    for _ in range(3):
+        step(one, other, [numbers(rng, (50,), dtype)])
+    assert_same_runs(one, other)
+
+
+SPARSE = [
+    ("SparseAdam", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3}),
+    ("SparseAdam", {"lr": 0.5, "maximize": True}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.3}),
+    ("SGD", {"lr": 0.3, "maximize": True}),
+    ("SGD", {"lr": 0.3, "momentum": 0.9, "nesterov": True}),
+]
+
+
+def sparse(rng: np.random.Generator, shape: tuple[int, ...], axes: int, dtype: str, order: str) -> SparseGrad:
+    """Draw a sparse gradient, some of its rows with several entries, perhaps with none at all."""
+    n = int(rng.choice([0, 1, 5, 60]))
+    indices = np.stack([rng.integers(0, size, n) for size in shape[:axes]]).astype(rng.choice(["int32", "int64"]))
+    values = numbers(rng, (n, *shape[axes:]), dtype)
+    return SparseGrad(indices, np.asarray(strange(rng, values, dtype) if n == 5 else values, order=order), shape)
+
+
+@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize(("name", "chosen"), SPARSE, ids=str)
+def test_sparse_gradients(name: str, chosen: dict[str, Any], dtype: str) -> None:
+    if name == "SparseAdam" and dtype.startswith("complex"):
+        pytest.skip("SparseAdam takes no complex parameters")
+    rng = np.random.default_rng(STORAGES.index(dtype))
+    shapes = [((10,), 1), ((10, 7), 1), ((10, 4, 3), 2), ((6, 5), 2), ((50, 333), 1), ((4, 0), 1)]
+    params = [np.asarray(numbers(rng, shape, dtype), order=rng.choice(["C", "F"])) for shape, _ in shapes]
+    one, other = pair(name, params, **chosen)
+    for k in range(4):
+        step(one, other, [sparse(rng, shape, axes, dtype, "CF"[k % 2]) for shape, axes in shapes])
+        assert_same_runs(one, other, k)
+
+
+def test_dense_and_sparse_gradients_take_turns() -> None:
+    rng = np.random.default_rng(1)
+    params = [numbers(rng, (9, 4), "float32"), numbers(rng, (6,), "float32")]
+    one, other = pair("Adagrad", params, lr=0.1, initial_accumulator_value=0.3)
+    for k in range(4):
+        dense = [numbers(rng, x.shape, "float32") for x in params]
+        step(one, other, [sparse(rng, (9, 4), 1, "float32", "C") if k % 2 else dense[0], dense[1]])
+        assert_same_runs(one, other, k)
+
+
+@pytest.mark.parametrize("variant", ["avx512", "avx2", "sse2", "baseline"])
+@pytest.mark.parametrize("name", [*RULES, "SparseAdam"])
+def test_every_instruction_set_gives_the_same_bits(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if variant not in variants():
+        pytest.skip(f"the kernels were not built for {variant}, or this processor does not have it")
+    chosen = Host(host.machine().library, variant)
+    monkeypatch.setattr(host, "machine", lambda: chosen)
+    for dtype in STORAGES[:4]:
+        rng = np.random.default_rng(2)
+        one, other = pair(name, [numbers(rng, (n,), dtype) for n in (1, 67, 200)], **SETTINGS[name])
+        for k in range(2):
+            grads = [numbers(rng, (n,), dtype) for n in (1, 67, 200)]
+            grads = [SparseGrad([range(0, len(g), 2)], g[::2], g.shape) if name == "SparseAdam" else g for g in grads]
+            step(one, other, grads)
+        assert_same_runs(one, other, (dtype, k))
+    assert all(entry.startswith(name.lower().replace("adamw", "adam")) for entry in chosen.entries)
+    assert len(chosen.entries) == 4, "the kernels did not run on the machine that was chosen"
+
+
+@pytest.mark.parametrize("name", [*RULES, "SparseAdam"])
+def test_kernels_run_and_not_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*arguments: Any, **more: Any) -> None:
+        raise AssertionError("the reference was run")
+
+    monkeypatch.setattr(reference, "run", run)
+    x = normal(0, 6, 3)
+    optimizer = make(name, [x], fused=True)
+    before = x.copy()
+    optimizer.step(grads=[gradient(name, 1, x)])
+    assert not np.array_equal(x, before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_number_of_threads_changes_nothing(n: int, threads: Any) -> None:
+    x = numbers(np.random.default_rng(3), (200_001,), "float32")
+    one, other = (make("Adam", [x.copy()], fused=True) for _ in range(2))
+    for k in range(2):
+        threads(1)
+        one.step(grads=[normal(k, 200_001)])
+        threads(n)
+        other.step(grads=[normal(k, 200_001)])
+    assert_same_runs(one, other)
+
+
+def test_a_thousand_tensors_take_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    params = [numbers(rng, (int(rng.integers(0, 40)),), "float32") for _ in range(1000)]
+    one, other = pair("Adam", params, **SETTINGS["Adam"])
+    launches = []
+    launch = Host.launch
+    monkeypatch.setattr(Host, "launch", lambda *x, **more: launches.append(x[2]) or launch(*x, **more))  # type: ignore[func-returns-value]
+    for k in range(3):
+        step(one, other, [numbers(rng, x.shape, "float32") for x in params])
+    assert_same_runs(one, other)
+    assert launches == ["adam_float32"] * 3
+
+
+def test_groups_and_dtypes_in_one_optimizer() -> None:
+    """Each group and dtype has scalars of its own, and each parameter its own step count; a group need not be fused."""
+    rng = np.random.default_rng(5)
+    dtypes = [*STORAGES, *STORAGES]
+    params = [numbers(rng, (40 + i,), dtype) for i, dtype in enumerate(dtypes)]
+
+    def groups(fused: bool | None, xs: list[Any]) -> Optimizer:
+        halves = [{"params": xs[:6], "fused": fused}, {"params": xs[6:10], "fused": fused, "lr": 0.3, "maximize": True}]
+        return refoptim.NAdam([*halves, {"params": xs[10:], "weight_decay": 0.2}], lr=0.05, momentum_decay=0.1)
+
+    one, other = groups(True, params), groups(None, copies(params))
+    for k in range(4):
+        grads = [numbers(rng, x.shape, dtype) for x, dtype in zip(params, dtypes, strict=True)]
+        step(one, other, [None if (i + k) % 5 == 0 else g for i, g in enumerate(grads)])
+    assert_same_runs(one, other)
+
+
+SMALLEST = {"float16": -24, "bfloat16": -133, "float32": -149, "float64": -1074}
+"""The exponent of the smallest subnormal number of a storage type."""
+
+
+@pytest.mark.parametrize("dtype", SMALLEST)
+def test_subnormal_numbers_survive(dtype: str, threads: Any) -> None:
+    """p - g and m + (g - m) / 4 of multiples of the smallest number, both of them exact, in every thread."""
+    threads(4)
+    kind, unit = dtype_of(dtype), 2.0 ** SMALLEST[dtype]
+
+    def array(*multiples: int) -> Any:
+        return np.array([m * unit for m in multiples] * 10_000).astype(kind)
+
+    p = array(5, 1, -3, 1, 0, 2, 7)
+    refoptim.SGD([p], lr=1.0, fused=True).step(grads=[array(1, 1, 1, -2, -1, 2, 3)])
+    assert_same_bits(p, array(4, 0, -4, 3, 1, 0, 4))
+    adam = refoptim.Adam([np.ones(70_000, kind)], lr=0.5, betas=(0.75, 0.5), eps=0.25, fused=True)
+    adam.step(grads=[array(*(4 * m for m in range(1, 8)))])
+    adam.step(grads=[array(*(m + 4 * (m - 6) for m in range(1, 8)))])
+    (state,) = adam.state.values()
+    assert_same_bits(state["exp_avg"], array(*(m + m - 6 for m in range(1, 8))))
+
+
+def test_registers_follow_the_default_dtype() -> None:
+    rng = np.random.default_rng(6)
+    refoptim.set_default_dtype("float64")
+    try:
+        for name in ("NAdam", "ASGD"):
+            one, other = pair(name, [numbers(rng, (9,), "float64")], **SETTINGS[name])
+            for _ in range(4):
+                step(one, other, [numbers(rng, (9,), "float64")])
+            assert_same_runs(one, other)
+            assert {x.dtype for x in next(iter(one.state.values())).values() if isinstance(x, np.floating)} == {
+                np.dtype("float64")
+            }
+    finally:
+        refoptim.set_default_dtype("float32")
+
+
+# A step that is repeated is not planned anew: whatever was changed in between must be seen.
+
+
+def on_another_gradient(o: Optimizer, g: Any) -> Any:
+    return [np.asfortranarray(g[0] * 2), g[1]]
+
+
+def on_a_missing_gradient(o: Optimizer, g: Any) -> Any:
+    return [None, g[1]]
+
+
+def on_all_missing(o: Optimizer, g: Any) -> Any:
+    return [None, None]
+
+
+def on_a_gradient_that_is_the_parameter(o: Optimizer, g: Any) -> Any:
+    return [params_of(o)[0].data, g[1]]
+
+
+def on_gradients_that_trade_places(o: Optimizer, g: Any) -> Any:
+    return [g[1], g[0]]
+
+
+def on_new_data(o: Optimizer, g: Any) -> Any:
+    p = params_of(o)[0]
+    p.data = p.data * 2
+    return g
+
+
+def on_new_state(o: Optimizer, g: Any) -> Any:
+    state = o.state[params_of(o)[0]]
+    state["exp_avg"] = state["exp_avg"] * 3
+    return g
+
+
+def on_no_state(o: Optimizer, g: Any) -> Any:
+    del o.state[params_of(o)[1]]
+    return g
+
+
+def on_another_count(o: Optimizer, g: Any) -> Any:
+    o.state[params_of(o)[1]]["step"] = 7
+    return g
+
+
+def on_loaded_state(o: Optimizer, g: Any) -> Any:
+    saved = o.state_dict()
+    for values in saved["state"].values():
+        values["exp_avg_sq"] *= 2
+        values["step"] = 9
+    o.load_state_dict(saved)
+    return g
+
+
+def on_settings(o: Optimizer, g: Any) -> Any:
+    o.param_groups[0].update(lr=0.5, weight_decay=0.3, maximize=True, betas=(0.3, 0.4))
+    return g
+
+
+def on_amsgrad(o: Optimizer, g: Any) -> Any:
+    o.param_groups[0]["amsgrad"] = not o.param_groups[0]["amsgrad"]
+    return g
+
+
+def on_a_new_group(o: Optimizer, g: Any) -> Any:
+    o.add_param_group({"params": [normal(8, 4)], "fused": o.param_groups[0]["fused"]})
+    return [*g, normal(9, 4)]
+
+
+def on_the_reference(o: Optimizer, g: Any) -> Any:
+    o.param_groups[0]["fused"] = None
+    return g
+
+
+def on_another_order(o: Optimizer, g: Any) -> Any:
+    o.param_groups[0]["params"].reverse()
+    return g
+
+
+CHANGES = [x for name, x in list(globals().items()) if name.startswith("on_")]
+
+
+def params_of(o: Optimizer) -> list[Parameter]:
+    return [p for group in o.param_groups for p in group["params"]]
+
+
+class World:
+    """An optimizer and gradients for it: the same arrays with new numbers in each step, or new arrays."""
+
+    def __init__(self, fused: bool | None, keep: bool) -> None:
+        self.optimizer = refoptim.Adam([normal(0, 30, 2), normal(1, 30, 2)], lr=0.1, weight_decay=0.1, fused=fused)
+        self.kept = [np.zeros((30, 2), np.float32) for _ in range(2)] if keep else []
+
+    def step(self, k: int, change: Any = None) -> None:
+        grads = [normal(10 + 2 * k + i, 30, 2) for i in range(2)]
+        for x, g in zip(self.kept, grads, strict=bool(self.kept)):
+            x[:] = g
+        grads = self.kept or grads
+        grads = change(self.optimizer, grads) if change else grads
+        more = len(params_of(self.optimizer)) - len(grads)
+        self.optimizer.step(grads=[*grads, *[normal(20 + k, 4)] * more])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_between_steps_is_seen(change: Any, keep: bool) -> None:
+    worlds = [World(fused, keep) for fused in (True, None)]
+    for k in range(6):
+        for world in worlds:
+            world.step(k, change if k == 3 else None)
+        assert_same_runs(*(world.optimizer for world in worlds), k)
+
+
+def test_gradients_that_parameters_hold() -> None:
+    """Gradients are set, dropped, and set again."""
+    params = [normal(0, 30), normal(1, 20)]
+    one, other = pair("Adam", params, **SETTINGS["Adam"])
+    for k in range(6):
+        for optimizer in (one, other):
+            for i, p in enumerate(params_of(optimizer)):
+                p.grad = None if k == 3 and i else normal(30 + 2 * k + i, *p.shape)
+            optimizer.step()
+            if k % 2:
+                optimizer.zero_grad(set_to_none=k > 3)
+        assert_same_runs(one, other, k)
+
+
+def test_the_learning_rate_follows_a_scheduler() -> None:
+    one, other = pair("SGD", [normal(0, 30)], lr=0.3, momentum=0.9)
+    schedulers = [refoptim.lr_scheduler.OneCycleLR(o, max_lr=0.5, total_steps=8) for o in (one, other)]
+    for k in range(6):
+        step(one, other, [normal(k, 30)])
+        for scheduler in schedulers:
+            scheduler.step()
+        assert_same_runs(one, other, k)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda o, g: (o, [g[0].astype(np.float64), g[1]]),
+        lambda o, g: (o, [g[0][:5], g[1]]),
+        lambda o, g: (o, [g[0]]),
+        lambda o, g: (o, [g[0], 3.0]),
+        lambda o, g: (o.param_groups[0].update(lr=-1.0), g),
+        lambda o, g: (o.param_groups[0].update(fused=True, foreach=True), g),
+        lambda o, g: (params_of(o)[1].data.setflags(write=False), g),
+        lambda o, g: (o.state[params_of(o)[1]]["exp_avg"].setflags(write=False), g),
+    ],
+)
+def test_a_refused_step_changes_nothing(change: Any) -> None:
+    params = [normal(0, 30), normal(1, 20)]
+    optimizer = make("Adam", params, fused=True)
+    grads = [normal(2, 30), normal(3, 20)]
+    for _ in range(2):
+        optimizer.step(grads=grads)
+    _, given = change(optimizer, grads)
+    before, state = copies(params), copy.deepcopy(list(optimizer.state.values()))
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        optimizer.step(grads=given)
+    for x, y in zip(params, before, strict=True):
+        assert_same_bits(x, y)
+    for mine, old in zip(optimizer.state.values(), state, strict=True):
+        assert mine["step"] == old["step"]
+        assert_same_bits(mine["exp_avg"], old["exp_avg"])
+
+
+@pytest.mark.parametrize("through", [pickle.loads, copy.deepcopy])
+def test_a_copied_optimizer_goes_its_own_way(through: Any) -> None:
+    one, other = pair("Adam", [normal(0, 30)], **SETTINGS["Adam"])
+    for k in range(2):
+        step(one, other, [normal(k, 30)])
+    left = copies([p.data for p in params_of(one)])
+    again = through(pickle.dumps(one) if through is pickle.loads else one)
+    assert again.param_groups[0]["fused"] is True
+    for k in range(2):
+        step(again, other, [normal(5 + k, 30)])
+        assert_same_runs(again, other)
+    assert_same_bits(params_of(one)[0].data, left[0])
+
+
+@pytest.mark.parametrize("name", [*RULES, "SparseAdam"])
+def test_state_goes_to_and_fro_between_engines(name: str) -> None:
+    """Both save, and each takes up what the other saved."""
+    x = normal(0, 6, 3)
+    one, other = make(name, [x.copy()], fused=True), make(name, [x.copy()])
+    for k in range(4):
+        step(one, other, [gradient(name, k, x)])
+        saved = [one.state_dict(), other.state_dict()]
+        one.load_state_dict(saved[1])
+        other.load_state_dict(saved[0])
+        assert_same_runs(one, other, k)
+        assert [o.param_groups[0]["fused"] for o in (one, other)] == [True, None]
+
+
+FORK = """
+import os, sys
+import numpy as np
+import refoptim
+if len(sys.argv) > 1:
+    refoptim.__path__.append(sys.argv[1])
+x = np.linspace(-1, 1, 100_000, dtype=np.float32)
+refoptim.set_num_threads(3)
+optimizer = refoptim.Adam([x], fused=True)
+optimizer.step(grads=[x[::-1].copy()])
+child = os.fork()
+optimizer.step(grads=[x[::-1].copy()])
+if child == 0:
+    os._exit(hash(x.tobytes()) % 251)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status) == hash(x.tobytes()) % 251)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_steps_on() -> None:
+    """The threads of the parent do not exist in the child, which must not wait for them."""
+    where = [str(ROOT)] if str(ROOT) in refoptim.__path__ else []
+    environment = os.environ | {"PYTHONPATH": str(Path(refoptim.__file__).parents[1])}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, *where]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_what_has_no_kernels_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is run by the reference in their place."""
+    host._machine.cache_clear()
+    monkeypatch.setattr(host, "LIBRARY", tmp_path / "_host.so")
+    try:
+        with pytest.raises(RuntimeError, match="which were not built when refoptim was installed: install a C\\+\\+"):
+            refoptim.Adam([normal(0, 3)], fused=True)
+        (tmp_path / "_host.so").write_text("no library")
+        host._machine.cache_clear()
+        with pytest.raises(RuntimeError, match="which cannot be loaded"):
+            refoptim.Adam([normal(0, 3)], fused=True)
+        assert host.missing()
+    finally:
+        host._machine.cache_clear()
