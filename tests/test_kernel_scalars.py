@@ -1,0 +1,241 @@
+"""The scalars of a step computed by a kernel against those that the room computes in Python.
+
+Both use + - * / and, in places, a square root or a power. The first are correctly rounded everywhere; powers are so in
+kernels, while those of the C library, which Python uses, now and then miss the last place. So the room's functions are
+run on numbers whose powers are correctly rounded too, and every bit must be equal. On Python's own numbers the scalars
+that take no power are equal as well, and all of them after rounding to float32.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refoptim
+from refoptim.engines import host
+from refoptim.engines.host import Host
+from refoptim.engines.kernel import Kernel, kernel_of
+from refoptim.rule import Rule, resolve
+
+pytestmark = pytest.mark.skipif(bool(host.missing()), reason=f"no kernels for this computer: {host.missing()}")
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "SGD": dict(lr=0.07, momentum=0.9, dampening=0.3, weight_decay=0.05),
+    "Adam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.05, amsgrad=True),
+    "AdamW": dict(lr=0.03, betas=(0.7, 0.999), eps=1e-4, weight_decay=0.2),
+    "NAdam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.05, momentum_decay=0.03),
+    "RAdam": dict(lr=0.02, betas=(0.8, 0.995), eps=1e-3, weight_decay=0.05, decoupled_weight_decay=True),
+    "Adamax": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.05),
+    "Adadelta": dict(lr=0.7, rho=0.8, eps=1e-3, weight_decay=0.05),
+    "Adagrad": dict(lr=0.1, lr_decay=0.1, weight_decay=0.05, initial_accumulator_value=0.3, eps=1e-3),
+    "RMSprop": dict(lr=0.02, alpha=0.8, eps=1e-3, weight_decay=0.05, momentum=0.5, centered=True),
+    "Rprop": dict(lr=0.03, etas=(0.4, 1.3), step_sizes=(1e-3, 0.5)),
+    "ASGD": dict(lr=0.05, lambd=0.02, alpha=0.6, t0=2.5, weight_decay=0.05),
+    "SparseAdam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3),
+}
+
+OF_THE_BUCKET = {"sparse": 0, "unmade": 0}
+"""Fields of a record that no room computes."""
+
+EXACTLY = Context(prec=60, Emin=-99999, Emax=99999)
+
+STEPS = [*range(1, 12), 999, 1000, 123_456]
+
+TYPES = ["float64", "float32"]
+
+
+class Exact(float):
+    """A float whose powers are correctly rounded, and whose sums, products and quotients are such floats."""
+
+    def __pow__(self, y: Any, modulus: None = None) -> Any:
+        return Exact(EXACTLY.power(Decimal(float(self)), Decimal(float(y))))
+
+    def __rpow__(self, x: Any, modulus: None = None) -> Any:
+        return Exact(x) ** self
+
+
+def _exact(name: str) -> Any:
+    return lambda *operands: Exact(getattr(float, name)(*operands))
+
+
+for name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "neg"):
+    setattr(Exact, f"__{name}__", _exact(f"__{name}__"))
+
+
+def exact(x: Any) -> Any:
+    """Make the real numbers among hyperparameters exact."""
+    if isinstance(x, tuple):
+        return tuple(map(exact, x))
+    return Exact(x) if isinstance(x, (int, float)) and not isinstance(x, bool) else x
+
+
+class Steps:
+    """The steps of a rule in a kernel, beside what the room makes of them."""
+
+    def __init__(self, name: str, number: str, default: str, settings: dict[str, Any]) -> None:
+        self.rule: type[Rule] = getattr(refoptim, name)
+        group = self.rule([np.zeros(1)], **settings).param_groups[0]  # type: ignore[call-arg]
+        self.h = resolve(self.rule, group)
+        found = kernel_of(self.rule)
+        assert found
+        self.kernel: Kernel = found
+        self.entry = f"{self.kernel.name}_scalars_{number}_{default}"
+        self.number, self.default = np.dtype(number), np.dtype(default)
+        self.first = {key: self.default.type(x) for key, x in self.rule.registers(self.h).items()}
+        self.counter = np.array([0, *self.first.values()], np.float64)
+        self.record = np.full(len(self.kernel.record), -77, self.number)
+
+    def hypers(self) -> np.void:
+        fields = [(key, np.float64, (n,) if n > 1 else ()) for key, n in self.kernel.hypers]
+        values = tuple(getattr(self.h, key) for key, _ in self.kernel.hypers)
+        struct: np.void = np.array(values, np.dtype(fields))[()]
+        return struct
+
+    def launch(self, machine: Host, lr: Any = None, found_inf: Any = None, blocks: int = 1) -> None:
+        arguments = (self.hypers(), lr, self.counter, self.record, found_inf)
+        machine.launch(self.kernel.stem, self.entry, blocks, *arguments)
+
+    def registers(self) -> dict[str, Any]:
+        return dict(zip(self.first, self.counter[1:].astype(self.default), strict=True))
+
+    def expected(self, h: Any) -> tuple[list[Any], list[float]]:
+        """Return the record and the counter after the next step, by the room."""
+        k = int(self.counter[0]) + 1
+        found = {**OF_THE_BUCKET, **self.rule.scalars(h, k, self.registers())}
+        if "unmade" in self.kernel.record:
+            found["unmade"] = k == 1
+        after = self.rule.advance(h, k, self.registers())
+        assert all(x.dtype == self.default for x in after.values())
+        return [float(found[key]) for key in self.kernel.record], [k, *map(float, after.values())]
+
+
+def exactly(h: Any) -> Any:
+    return SimpleNamespace(**{key: exact(x) for key, x in vars(h).items()})
+
+
+def machine(variant: str = "") -> Host:
+    found = host.machine()
+    return Host(found.library, variant or found.variant)
+
+
+@pytest.mark.parametrize("default", TYPES)
+@pytest.mark.parametrize("number", TYPES)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_bit_is_that_of_the_room(name: str, number: str, default: str) -> None:
+    """The scalars of many steps, with powers correctly rounded on both sides."""
+    steps = Steps(name, number, default, SETTINGS[name])
+    for k in STEPS:
+        steps.counter[0] = k - 1
+        record, counter = steps.expected(exactly(steps.h))
+        steps.launch(machine())
+        np.testing.assert_array_equal(steps.record, np.array(record, number), f"step {k}: {steps.kernel.record}")
+        np.testing.assert_array_equal(steps.counter, counter)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_random_settings(name: str) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(30):
+        settings = {key: _vary(rng, x) for key, x in SETTINGS[name].items()}
+        steps = Steps(name, "float64", "float64", settings)
+        steps.counter[0] = rng.integers(0, 10 ** rng.integers(1, 7))
+        record, counter = steps.expected(exactly(steps.h))
+        steps.launch(machine())
+        np.testing.assert_array_equal(steps.record, record, f"{settings}")
+        np.testing.assert_array_equal(steps.counter, counter)
+
+
+def _vary(rng: np.random.Generator, x: Any) -> Any:
+    """Multiply a number by another that leaves it in its interval."""
+    if isinstance(x, tuple):
+        return tuple(_vary(rng, item) for item in x)
+    return x if isinstance(x, bool) else float(x * rng.uniform(0.8, 1)) if x < 1 else float(x * rng.uniform(1, 2))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_python_s_own_numbers(name: str) -> None:
+    """Rooms without powers have equal bits; with them, all are equal as float32 and to 1e-12 as float64.
+
+    A power that is off by its last place, 2**-53, is off by no more than 1e-12 in 1 - beta**k, which is 1e-3 or more.
+    """
+    powers = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ASGD", "SparseAdam"}
+    wide, narrow = (Steps(name, number, "float32", SETTINGS[name]) for number in TYPES)
+    for k in STEPS:
+        wide.counter[0] = narrow.counter[0] = k - 1
+        record, counter = wide.expected(wide.h)
+        wide.launch(machine())
+        narrow.launch(machine())
+        np.testing.assert_allclose(wide.record, record, rtol=1e-12 if name in powers else 0, atol=0)
+        np.testing.assert_array_equal(narrow.record, np.array(record, np.float32))
+        np.testing.assert_array_equal(wide.counter, counter)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_steps_follow_one_another(name: str) -> None:
+    """The registers of a step are those that the one before it left."""
+    steps = Steps(name, "float64", "float64", SETTINGS[name])
+    for k in range(1, 8):
+        record, counter = steps.expected(exactly(steps.h))
+        steps.launch(machine())
+        assert (counter[0], steps.counter.tolist(), steps.record.tolist()) == (k, counter, record)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_instruction_sets_agree(name: str) -> None:
+    variants = host.variants(host.machine().library)
+    for k in STEPS:
+        every = [Steps(name, "float64", "float32", SETTINGS[name]) for _ in variants]
+        for steps, variant in zip(every, variants, strict=True):
+            steps.counter[0] = k - 1
+            steps.launch(machine(variant))
+            assert steps.record.tobytes() == every[0].record.tobytes(), variant
+            assert steps.counter.tobytes() == every[0].counter.tobytes(), variant
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_found_inf_stops_the_count(name: str) -> None:
+    steps, free = (Steps(name, "float64", "float32", SETTINGS[name]) for _ in range(2))
+    before = steps.counter.tobytes(), steps.record.tobytes()
+    for found in (1, np.inf, np.nan):
+        steps.launch(machine(), found_inf=np.array([found], np.float32))
+        assert (steps.counter.tobytes(), steps.record.tobytes()) == before
+    steps.launch(machine(), found_inf=np.zeros(1, np.float32))
+    free.launch(machine())
+    assert (steps.counter.tobytes(), steps.record.tobytes()) == (free.counter.tobytes(), free.record.tobytes())
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_learning_rate_may_live_in_an_array(name: str) -> None:
+    steps = Steps(name, "float64", "float32", SETTINGS[name])
+    for lr in (0.3, 0.0123):
+        h = exactly(SimpleNamespace(**{**vars(steps.h), "lr": lr}))
+        record, counter = steps.expected(h)
+        steps.launch(machine(), lr=np.array([lr]))
+        np.testing.assert_array_equal(steps.record, record)
+        np.testing.assert_array_equal(steps.counter, counter)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_one_thread_counts(name: str) -> None:
+    steps = Steps(name, "float64", "float32", SETTINGS[name])
+    steps.launch(machine(), blocks=3)
+    assert steps.counter[0] == 1
+
+
+def test_flags_are_one_or_nothing() -> None:
+    """A rule's own flags reach the record from its hyperparameters; the first step makes SGD's buffer."""
+    nesterov = Steps("SGD", "float32", "float32", dict(lr=0.1, momentum=0.9, nesterov=True))
+    for unmade in (1, 0):
+        nesterov.launch(machine())
+        s = dict(zip(nesterov.kernel.record, nesterov.record.tolist(), strict=True))
+        assert (s["nesterov"], s["unmade"]) == (1, unmade)
+    rectified = Steps("RAdam", "float32", "float32", dict(betas=(0.9, 0.999)))
+    flags = []
+    for _ in range(7):
+        rectified.launch(machine())
+        flags.append(dict(zip(rectified.kernel.record, rectified.record.tolist(), strict=True))["rectified"])
+    assert flags == [0, 0, 0, 0, 0, 1, 1]
