@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernels import NEEDS_KERNELS
 
 import refoptim
 from refoptim.engines import host
@@ -21,7 +22,7 @@ from refoptim.engines.host import Host
 from refoptim.engines.kernel import Kernel, kernel_of
 from refoptim.rule import Rule, resolve
 
-pytestmark = pytest.mark.skipif(bool(host.missing()), reason=f"no kernels for this computer: {host.missing()}")
+pytestmark = NEEDS_KERNELS
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "SGD": dict(lr=0.07, momentum=0.9, dampening=0.3, weight_decay=0.05),

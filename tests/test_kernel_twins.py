@@ -1,0 +1,385 @@
+"""Rooms and kernels say the same, line for line: read from their texts, so neither a compiler nor a GPU is needed."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refoptim
+from refoptim import arith
+from refoptim.engines.kernel import kernel_of
+from refoptim.engines.pure import is_measured
+from refoptim.hyper import Flag, declared
+from refoptim.rule import Rule, resolve
+
+KERNELS = files("refoptim.kernels")
+
+NO_ROOM = {"sums", "vector"}
+"""Kernel files without a room: what several rules take sums and long vectors from."""
+
+GIVEN = {"sparse", "unmade", "complex"}
+"""What a record holds beside the scalars that its room computes."""
+
+STORAGE = {"round_to", "widen"}
+"""Words about storage, not arithmetic: kernels round when they store."""
+
+
+def rooms() -> dict[str, list[type[Rule]]]:
+    """Return the rules that each file defines; a preset of another rule is none."""
+    package = importlib.import_module("refoptim.optimizers")
+    names = [f"refoptim.optimizers.{room.name}" for room in pkgutil.iter_modules(package.__path__)]
+    found = {name: rules_of(name) for name in [*names, "refoptim.averages"]}
+    return {name.rpartition(".")[2]: rules for name, rules in found.items() if rules}
+
+
+def rules_of(module: str) -> list[type[Rule]]:
+    every = [x for x in vars(importlib.import_module(module)).values() if inspect.isclass(x) and issubclass(x, Rule)]
+    own = [x for x in every if x.__module__ == module]
+    return [x for x in own if "update" in vars(x) or (issubclass(x, refoptim.Optimizer) and not is_preset(x))]
+
+
+def is_preset(rule: type[Rule]) -> bool:
+    return any(base.__module__.startswith("refoptim.optimizers.") for base in rule.__mro__[1:])
+
+
+def is_elementwise(rule: type[Rule]) -> bool:
+    return "update" in vars(rule) and not is_measured(rule)
+
+
+ELEMENTWISE = {rule.__name__: rule for rules in rooms().values() for rule in rules if is_elementwise(rule)}
+
+OPTIMIZERS = [name for name, rule in ELEMENTWISE.items() if issubclass(rule, refoptim.Optimizer)]
+
+
+def kernel_file(stem: str) -> str:
+    return re.sub(r"//.*", "", (KERNELS / stem).read_text(encoding="utf-8"))
+
+
+class Kernel:
+    """The text of a rule's kernel, in parts."""
+
+    def __init__(self, rule: type[Rule], change: Callable[[str], str] = str) -> None:
+        self.rule = rule
+        self.stem = rule.__module__.rpartition(".")[2]
+        self.file = change(kernel_file(f"{self.stem}.cu"))
+        start = re.search(rf"struct {rule.__name__} (: NoRegisters )?{{", self.file)
+        assert start, f"there is no struct {rule.__name__}"
+        self.text = self.file[start.start() : self.file.index("\n};", start.start())]
+
+    def fields(self, struct: str) -> list[str]:
+        """Return the names of the fields of a struct in it, with their lengths where they are arrays."""
+        found = re.search(rf"struct {struct} {{(.*?)}};", self.text, re.DOTALL)
+        return re.findall(r"(\w+(?:\[\d+\])?)[,;]", found[1]) if found else []
+
+    def function(self, name: str) -> tuple[str, str]:
+        """Return the parameters and the body of a function in it."""
+        found = re.search(
+            rf"\b{name}\(((?:const|double)[^)]*)\) {{(.*?)(?:\n    }}|; }}$)", self.text, re.DOTALL | re.M
+        )
+        assert found, f"there is no function {name}"
+        return found[1], found[2]
+
+    def state(self) -> list[str]:
+        return re.findall(r"X& (\w+)", self.function("update")[0])[1:]
+
+
+def source(function: Any) -> ast.FunctionDef:
+    """Return the syntax tree of a function or a method."""
+    tree = ast.parse(dedent(inspect.getsource(function)))
+    return next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def words() -> list[str]:
+    """Return the words of arithmetic that the text of ``arith`` explains."""
+    found = re.findall(r"\b(\w+)\((?:x|condition)\b", inspect.getdoc(arith) or "")
+    return list(dict.fromkeys(found))
+
+
+WORDS = words()
+
+
+class Tokens(ast.NodeVisitor):
+    """The words of an update in the order of the text, with their operands; a choice begins with its condition."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.depth = 0
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = ast.unparse(node.func)
+        if name not in WORDS:
+            for operand in node.args[:1] if name in STORAGE else node.args:
+                self.visit(operand)
+            return
+        self.found.append(name)
+        self.depth += 1
+        for operand in node.args:
+            self.visit(operand)
+        self.depth -= 1
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        for part in (node.test, node.body, node.orelse):
+            self.visit(part)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        sign = {ast.Gt: ">", ast.Lt: "<", ast.Eq: "=="}.get(type(node.ops[0]), "?")
+        self.visit(node.left)
+        self.operand(sign)
+        self.visit(node.comparators[0])
+
+    def operand(self, text: str) -> None:
+        if self.depth:
+            self.found.append(text)
+
+    def generic_operand(self, node: ast.expr) -> None:
+        self.operand(ast.unparse(node))
+
+    visit_Name = visit_Attribute = visit_Subscript = visit_Constant = generic_operand
+
+
+def room_tokens(rule: type[Rule]) -> list[str]:
+    tokens = Tokens()
+    tokens.visit(source(rule.update))
+    return tokens.found
+
+
+def kernel_tokens(body: str) -> list[str]:
+    """Return the words of the text of an update, and what stands between their parentheses."""
+    found, depth, inside = [], 0, []
+    for token in re.findall(r"s\.\w+|\w+|[<>=!]=|[()<>]", body):
+        if token == ")":
+            depth -= 1
+            inside = inside[: -1 if inside and inside[-1] == depth else None]
+        elif token == "(":
+            depth += 1
+        else:
+            if token in WORDS:
+                inside.append(depth)
+            found += [token] if inside else []
+    return found
+
+
+def assert_same_tokens(room: list[str], kernel: list[str]) -> None:
+    """Fail unless they are equal but for the names of variables, which must correspond one to one."""
+    assert [x for x in room if x in WORDS] == [x for x in kernel if x in WORDS]
+    assert len(room) == len(kernel), f"{room}\n{kernel}"
+    kernel_name = {"p": "p", "g": "g"}
+    for here, there in zip(room, kernel, strict=True):
+        if here in WORDS or there.startswith("s.") or not here[0].isalpha():
+            assert there in (here, f"s.{here}"), f"{here} is {there} in the kernel"
+        else:
+            assert kernel_name.setdefault(here, there) == there, f"{here} is {there} in the kernel"
+    assert len({*kernel_name.values()}) == len(kernel_name), f"two names are one in the kernel: {kernel_name}"
+
+
+def check_update(kernel: Kernel) -> None:
+    _, body = kernel.function("update")
+    assert_same_tokens(room_tokens(kernel.rule), kernel_tokens(body))
+    assert {*re.findall(r"(\w+)\(", re.sub(r"\bif \(", "", body))} <= {*WORDS}, "there are calls of other functions"
+    assert not re.search(r"[-+*/%^~]|[^&]&[^&]|[^|]\|[^|]|\d\.", body), "there is arithmetic beside the words"
+    assert {*re.findall(r"s\.(\w+)", body)} <= {*kernel.fields("Record")}
+
+
+def everything_on(rule: type[Rule]) -> Any:
+    """Return hyperparameters with which a rule keeps all the state it can."""
+    wanted = {name: True for name, x in declared(rule).items() if isinstance(x, Flag)} | {"momentum": 0.9}
+    shared = {"foreach", "capturable", "differentiable", "fused", "maximize"}
+    accepted = inspect.signature(rule).parameters
+    settings = {name: x for name, x in wanted.items() if name in accepted and name not in shared}
+    made = rule([np.zeros(2)], **settings) if issubclass(rule, refoptim.Optimizer) else rule(**settings)  # type: ignore
+    return resolve(rule, made.param_groups[0]) if isinstance(made, refoptim.Optimizer) else made.h
+
+
+def check_layout(kernel: Kernel) -> None:
+    """The state arrays, the registers and the record, in order, and what is said of them where kernels are made."""
+    rule, h = kernel.rule, everything_on(kernel.rule)
+    first = {name: np.float32(x) for name, x in rule.registers(h).items()}
+    scalars = [*rule.scalars(h, 1, first)]
+    record = kernel.fields("Record")
+    given = record[len(scalars) :]
+    assert record[: len(scalars)] == scalars
+    assert {*given} == GIVEN & {*re.findall(r"s\.(\w+)", kernel.function("update")[1])}
+    assert kernel.fields("Registers") == [*first]
+    state = [*rule.arrays(h, (2,))]
+    assert kernel.state() == state
+    entries = re.findall(rf"^(?:ROWS_)?ENTRIES\((\w+), {rule.__name__}, (\d)\)$", kernel.file, re.M)
+    assert {*entries} == {(rule.__name__.lower(), str(len(state)))}
+
+
+def hypers_used(rule: type[Rule]) -> list[str]:
+    """Return the hyperparameters that the scalars and the registers are computed from, in the order of declaration."""
+    helpers = [
+        x for x in vars(inspect.getmodule(rule)).values() if inspect.isfunction(x) and x.__module__ == rule.__module__
+    ]
+    trees = [source(x) for x in (rule.scalars, rule.advance, *helpers)]
+    used = {
+        node.attr
+        for node in (node for tree in trees for node in ast.walk(tree))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "h"
+    }
+    return [name for name in declared(rule) if name in used]
+
+
+def check_hypers(kernel: Kernel) -> None:
+    h = everything_on(kernel.rule)
+    values = {name: getattr(h, name) for name in hypers_used(kernel.rule)}
+    expected = [f"{name}[{len(x)}]" if isinstance(x, tuple) else name for name, x in values.items()]
+    assert kernel.fields("Hypers") == expected
+    assert re.search(rf"^SCALARS\({kernel.rule.__name__.lower()}, {kernel.rule.__name__}\)$", kernel.file, re.M)
+
+
+class Formula(ast.NodeTransformer):
+    """Writes a Python expression as kernels do: with ``power`` and ``sqrt``, and with numbers of one type."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.Pow):
+            return node
+        return ast.Call(ast.Name("power", ast.Load()), [node.left, node.right], [])
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        return ast.Name("sqrt", ast.Load()) if ast.unparse(node) == "math.sqrt" else node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return ast.Constant(float(node.value)) if isinstance(node.value, (int, float)) else node
+
+
+def formula(text: str) -> str:
+    return ast.dump(Formula().visit(ast.parse(text, mode="eval")))
+
+
+def from_kernel(text: str) -> str:
+    """Write an expression of a kernel in Python."""
+    text = re.sub(r"^double\((.*)\)$", r"\1", text)
+    return re.sub(r"^(.*) \? (.*) : (.*)$", r"\2 if \1 else \3", text)
+
+
+def check_scalars(kernel: Kernel) -> None:
+    """Each field of the record is computed by the same formula."""
+    tree = source(kernel.rule.scalars)
+    made = next(node.value for node in ast.walk(tree) if isinstance(node, ast.Return))
+    assert isinstance(made, ast.Call)
+    room = {x.arg: ast.unparse(x.value) for x in made.keywords}
+    lines = re.findall(r"^ +\.(\w+) = (.*),$", kernel.function("scalars")[1], re.M)
+    own = {name: text for name, text in lines if name not in GIVEN}
+    assert [name for name, _ in lines] == kernel.fields("Record")
+    assert list(own) == list(room)
+    for name, text in own.items():
+        assert formula(from_kernel(text)) == formula(room[name] or ""), f"{name}: {text}"
+
+
+CHECKS: list[Callable[[Kernel], None]] = [check_update, check_layout, check_hypers, check_scalars]
+
+
+def checks_of(name: str) -> list[Callable[[Kernel], None]]:
+    """Averages have no scalars on the device."""
+    return CHECKS if name in OPTIMIZERS else CHECKS[:2]
+
+
+@pytest.mark.parametrize(("name", "check"), [(x, check) for x in ELEMENTWISE for check in checks_of(x)])
+def test_room_and_kernel_say_the_same(name: str, check: Callable[[Kernel], None]) -> None:
+    check(Kernel(ELEMENTWISE[name]))
+
+
+def test_what_is_elementwise() -> None:
+    expected = "SGD Adam NAdam RAdam Adamax Adadelta Adagrad RMSprop Rprop ASGD SparseAdam EMA SWA LerpEMA LerpSWA"
+    assert sorted(ELEMENTWISE) == sorted(expected.split())
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_the_engine_reads_the_same_of_a_kernel(name: str) -> None:
+    kernel, found = Kernel(ELEMENTWISE[name]), kernel_of(ELEMENTWISE[name])
+    assert found
+    assert (found.stem, found.name) == (kernel.stem, name.lower())
+    assert (list(found.record), list(found.state)) == (kernel.fields("Record"), kernel.state())
+    assert [x if n == 1 else f"{x}[{n}]" for x, n in found.hypers] == kernel.fields("Hypers")
+
+
+def test_every_room_has_a_kernel_and_every_kernel_a_room() -> None:
+    stems = {x.name.removesuffix(".cu") for x in KERNELS.iterdir() if x.name.endswith(".cu")}
+    assert stems - NO_ROOM == rooms().keys()
+
+
+def test_presets_share_the_kernel_of_their_rule() -> None:
+    assert kernel_of(refoptim.AdamW) == kernel_of(refoptim.Adam)
+
+
+def test_every_kernel_is_built_for_this_computer() -> None:
+    stems = [x.name for x in KERNELS.iterdir() if x.name.endswith(".cu")]
+    included = re.findall(r'#include "\.\./(\w+\.cu)"', (KERNELS / "host/host.cpp").read_text(encoding="utf-8"))
+    assert sorted(included) == sorted(stems)
+
+
+def test_words() -> None:
+    """Both vocabularies, with their operands; roots and absolute values depend on the machine and stand apart."""
+    assert len(WORDS) == 17
+    twins = re.findall(r"inline X (\w+)\((.*?)\)", kernel_file("arith.cuh"))
+    numbers = {*re.findall(r"inline double (sqrt|absolute)\(", kernel_file("number.cuh"))}
+    assert {name for name, _ in twins} | numbers == {*WORDS}
+    for name, operands in twins:
+        of_room = [*inspect.signature(getattr(arith, name)).parameters]
+        assert re.findall(r"(\w+)(?:,|$)", operands) == of_room, name
+
+
+def test_formulas_of_words() -> None:
+    """The kernels' words compute what the text of ``arith`` says."""
+    said = re.findall(r"(\w+)\([\w, ]*\) += (\S+(?: \S+)*?)(?:  |$)", inspect.getdoc(arith) or "", re.M)
+    done = dict(re.findall(r"inline X (\w+)\([^{]*{ return (.*); }", kernel_file("arith.cuh")))
+    same = {name: text for name, text in said if name in done}
+    assert {*same} == {"add", "sub", "mul", "div", "neg", "reciprocal", "rsqrt", "axpy", "addcmul", "addcdiv"}
+    for name, text in same.items():
+        assert formula(done[name]) == formula(text), name
+
+
+MUTANTS = [
+    ("Adam", "lerp(exp_avg, g,", "lerp(g, exp_avg,", check_update),
+    ("Adam", "maximum(max_exp_avg_sq, exp_avg_sq)", "maximum(exp_avg_sq, max_exp_avg_sq)", check_update),
+    ("Adam", "s.amsgrad ? max_exp_avg_sq : exp_avg_sq", "s.amsgrad ? exp_avg_sq : max_exp_avg_sq", check_update),
+    ("Adam", "add(div(denom, s.root_correction2), s.eps)", "div(add(denom, s.eps), s.root_correction2)", check_update),
+    ("Adam", "addcdiv(p, exp_avg, denom, s.step_size)", "addcdiv(p, g, denom, s.step_size)", check_update),
+    ("Adamax", "mul(exp_inf, s.beta2)", "mul(exp_inf, s.one_minus_beta1)", check_update),
+    ("RAdam", "sub(p, u)", "add(p, u)", check_update),
+    ("RAdam", "sub(p, u)", "sub(u, p)", check_update),
+    ("Adadelta", "mul(acc_delta, s.rho)", "acc_delta * s.rho", check_update),
+    ("Adadelta", "sqrt(add(square_avg, s.eps))", "std::sqrt(add(square_avg, 1e-6))", check_update),
+    ("Rprop", "where(factor < 0, s.eta_minus", "where(factor > 0, s.eta_minus", check_update),
+    ("Rprop", "where(factor < 0, s.eta_minus", "where(factor < 0, s.eta_plus", check_update),
+    ("ASGD", "mul(sub(p, ax), s.mu)", "mul(sub(ax, p), s.mu)", check_update),
+    ("SWA", "mul(gap, s.share)", "mul(gap, s.count)", check_update),
+    ("SGD", "weight_decay, momentum, has_buffer", "momentum, weight_decay, has_buffer", check_layout),
+    ("SGD", ", unmade;", ";", check_layout),
+    ("NAdam", "R mu_product;", "R product;", check_layout),
+    ("RMSprop", "X& momentum_buffer, X& grad_avg", "X& grad_avg, X& momentum_buffer", check_layout),
+    ("RMSprop", "ENTRIES(rmsprop, RMSprop, 3)", "ENTRIES(rmsprop, RMSprop, 2)", check_layout),
+    ("SparseAdam", "ENTRIES(sparseadam,", "ENTRIES(sparse_adam,", check_layout),
+    ("Adam", "double lr, betas[2], eps", "double betas[2], lr, eps", check_hypers),
+    ("Adagrad", "double lr, lr_decay, weight_decay", "double lr, lr_decay, initial_accumulator_value", check_hypers),
+    ("Rprop", "etas[2]", "etas[3]", check_hypers),
+    ("Adam", "power(1 - power(beta2, k), 0.5)", "power(1 - power(beta1, k), 0.5)", check_scalars),
+    ("Adagrad", "(k - 1) * h.lr_decay", "k * h.lr_decay", check_scalars),
+    (
+        "NAdam",
+        "(-h.lr * mu_next) / (1 - mu_product * mu_next)",
+        "-h.lr * (mu_next / (1 - mu_product * mu_next))",
+        check_scalars,
+    ),
+    ("RAdam", "rho > 5 ? rect", "rho > 4 ? rect", check_scalars),
+    ("Rprop", "h.etas[0]", "h.etas[1]", check_scalars),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "check"), MUTANTS)
+def test_differences_are_found(name: str, old: str, new: str, check: Callable[[Kernel], None]) -> None:
+    assert old in Kernel(ELEMENTWISE[name]).file
+    with pytest.raises(AssertionError):
+        check(Kernel(ELEMENTWISE[name], lambda text: text.replace(old, new)))
