@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels import NEEDS_KERNELS
 
 import refoptim
+from kernels import NEEDS_KERNELS
 from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.kernel import Kernel, kernel_of

@@ -24,8 +24,8 @@ from refoptim.rule import Rule, resolve
 
 KERNELS = files("refoptim.kernels")
 
-NO_ROOM = {"sums", "vector"}
-"""Kernel files without a room: what several rules take sums and long vectors from."""
+NO_ROOM = {"norm", "sums", "vector"}
+"""Kernel files without a room: gradient norms, and what several rules take sums and long vectors from."""
 
 GIVEN = {"sparse", "unmade", "complex"}
 """What a record holds beside the scalars that its room computes."""
