@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _gpu
-from ._gpu import begin_copy_to_host, begin_kernel, world
+from ._gpu import begin_copy_to_host, begin_kernel, begin_upload, world
 
 
 class Flags:
@@ -307,7 +307,7 @@ def array(obj: Any, dtype: Any = None, copy: Any = True, order: str = "K") -> nd
             return obj
         begin_kernel("array")
         return wrapped(np.array(obj._x, dtype, order=order), world.current, None)  # type: ignore[call-overload]
-    begin_copy_to_host()  # memory that is not pinned: the host waits until it has been read
+    begin_upload()
     return wrapped(np.array(obj, dtype, order=order), world.current, None)  # type: ignore[call-overload]
 
 

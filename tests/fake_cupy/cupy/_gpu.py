@@ -12,9 +12,12 @@ import numpy as np
 
 @dataclass
 class Counters:
-    """What has happened since the counters were made."""
+    """What has happened since the counters were made: of launches the names, the devices, streams and grids."""
 
     launches: list[str] = field(default_factory=list)
+    devices: list[int] = field(default_factory=list)
+    streams: list[int] = field(default_factory=list)
+    grids: list[int] = field(default_factory=list)
     kernels: int = 0
     uploads: int = 0
     synchronizations: int = 0
@@ -23,13 +26,14 @@ class Counters:
 
 @dataclass
 class World:
-    """What the computer has; a test may change it."""
+    """What the computer has, and whether kernels run or are only counted; a test may change it."""
 
     devices: int = 2
     capability: str = "90"
     version: int = 13020
     driver: bool = True
     is_hip: bool = False
+    runs: bool = True
     current: int = 0
     counters: Counters = field(default_factory=Counters)
 
@@ -255,11 +259,9 @@ class MemoryPointer:
 
     def copy_from_host_async(self, mem: int, size: int, stream: Stream | None = None) -> None:
         stream = stream or get_current_stream()
-        if stream.is_capturing():
-            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        begin_upload(stream)
         if mem not in pinned:
             raise AssertionError("a copy from memory that is not pinned waits for the GPU")
-        world.counters.uploads += 1
         source, target = weakref.ref(pinned[mem]), self._x
 
         def copy() -> None:
@@ -277,6 +279,13 @@ def begin_kernel(name: str = "") -> None:
         raise AssertionError(f"the stand-in captures launches of raw kernels only, not {name or 'this'}")
     stream.run()
     world.counters.kernels += 1
+
+
+def begin_upload(stream: Stream | None = None) -> None:
+    """Take note of a copy from this computer to a GPU; CuPy puts it into pinned memory first, and waits for nothing."""
+    if (stream or get_current_stream()).is_capturing():
+        raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+    world.counters.uploads += 1
 
 
 def begin_copy_to_host() -> None:

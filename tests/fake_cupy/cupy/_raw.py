@@ -43,8 +43,10 @@ class RawKernel:
     """A kernel of the library for this computer."""
 
     def __init__(self, name: str) -> None:
-        machine = host.machine()
-        self.name, self.entry = name, getattr(machine.library, f"{machine.variant}_{name}")
+        self.name = name
+        if world.runs:
+            machine = host.machine()
+            self.entry = getattr(machine.library, f"{machine.variant}_{name}")
 
     @property
     def max_threads_per_block(self) -> int:
@@ -54,6 +56,10 @@ class RawKernel:
         assert grid[0] <= (1 << 31) - 1 and block[0] <= THREADS, "CUDA_ERROR_INVALID_VALUE"
         slots = [_slot(x) for x in args]
         stream = _gpu.get_current_stream()
+        counters = world.counters
+        counters.devices.append(world.current)
+        counters.streams.append(stream.ptr)
+        counters.grids.append(grid[0])
         if stream.graph is not None:
             stream.graph.work.append(lambda: self._run(grid[0], slots))
         else:
@@ -63,7 +69,8 @@ class RawKernel:
     def _run(self, blocks: int, slots: list[Any]) -> None:
         world.counters.launches.append(self.name)
         addresses = np.array([x.ctypes.data for x in slots], np.uintp)
-        self.entry(ctypes.c_longlong(blocks), ctypes.c_int(1), ctypes.c_void_p(addresses.ctypes.data))
+        if world.runs:
+            self.entry(ctypes.c_longlong(blocks), ctypes.c_int(1), ctypes.c_void_p(addresses.ctypes.data))
 
 
 def _slot(x: Any) -> Any:

@@ -1,0 +1,484 @@
+"""The engine for GPUs, with the stand-in of tests/fake_cupy: what it launches, uploads, waits for, caches and says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rooms import DENSE, NAMES, gradient, make, members, normal
+from test_cupy import assert_equal_bits, assert_equal_runs, off, on
+
+import refoptim
+from refoptim.engines import cuda, host, nvrtc
+
+STEPS = 4
+ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, fake_cupy: Any) -> list[str]:
+    """Put a compiler in the place of NVRTC whose binaries the stand-in takes; return the list of what it compiles."""
+    done: list[str] = []
+
+    def compile(source: str, arch: str, *, major: int | None = None) -> bytes:  # noqa: A001
+        assert major == 13
+        done.append(arch)
+        return fake_cupy._raw.MAGIC + arch.encode()
+
+    monkeypatch.setattr(nvrtc, "compile", compile)
+    monkeypatch.setattr(nvrtc, "version", lambda major: (major, 5))
+    monkeypatch.setattr(nvrtc, "architectures", lambda major: [75, 80, 86, 89, 90, 100, 103, 110, 120, 121])
+    return done
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cupy: Any, compiled: list[str]) -> Iterator[Any]:
+    """Return the stand-in, kernels being only counted, with an empty cache of binaries, and counters at zero."""
+    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path / "cache"))
+    fake_cupy.world.counters, fake_cupy.world.runs = fake_cupy.Counters(), False
+    yield fake_cupy
+    assert fake_cupy.world.current == 0
+
+
+@pytest.fixture
+def gpu(idle: Any) -> Any:
+    """Return the stand-in, with kernels that run."""
+    if host.missing():
+        pytest.skip(f"the stand-in runs the kernels for this computer, {host.missing()}")
+    idle.world.runs = True
+    return idle
+
+
+def counters(gpu: Any) -> Any:
+    """Return the counters, and begin new ones."""
+    found, gpu.world.counters = gpu.world.counters, gpu.Counters()
+    return found
+
+
+def arrays(seed: int, dtype: str = "float32", shapes: tuple[tuple[int, ...], ...] = ((5, 3), (2, 4))) -> list[Any]:
+    return [normal(seed + i, *shape, dtype=dtype) for i, shape in enumerate(shapes)]
+
+
+# ----------------------------------------------------------------------------------------------------- bits
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_steps_have_the_bits_of_the_reference(gpu: Any, name: str, dtype: str) -> None:
+    """Kernels round where arrays are stored."""
+    start = arrays(0, dtype)
+    theirs, ours = make(name, [x.copy() for x in start]), make(name, [on(gpu, x, 1) for x in start])
+    with refoptim.rounding("store"):
+        for step in range(STEPS):
+            grads = [gradient(name, 10 * step + i, x) for i, x in enumerate(start)]
+            theirs.step(grads=grads)
+            ours.step(grads=[on(gpu, g, 1) for g in grads])
+    assert_equal_runs(ours, theirs)
+    assert counters(gpu).launches
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_any_layout_will_do(gpu: Any, name: str) -> None:
+    """Fortran order, strides, a column, and gradients in another order than their parameters."""
+    start = [normal(i, 8, 6) for i in range(3)]
+
+    def laid_out(xs: list[Any]) -> list[Any]:
+        return [xs[0].copy().T, xs[1].copy()[::2, 1:4], xs[2].copy()[:, :1]]
+
+    theirs, ours = make(name, laid_out(start)), make(name, laid_out([on(gpu, x) for x in start]))
+    for step in range(STEPS):
+        grads = [normal(10 * step + i, *p.shape) for i, p in enumerate(members(theirs))]
+        theirs.step(grads=grads)
+        given = [on(gpu, g) for g in grads]
+        given[0] = on(gpu, grads[0].T).T
+        ours.step(grads=given)
+    for p, q in zip(members(ours), members(theirs), strict=True):
+        assert_equal_bits(off(p.data), q.data)
+        for key, x in theirs.state[q].items():
+            assert_equal_bits(off(ours.state[p][key]), x, key)
+
+
+def test_sizes_and_complex_numbers(gpu: Any) -> None:
+    shapes = ((), (0,), (1,), (17,), (70000,))
+    for dtype in ("float32", "complex64"):
+        start = arrays(1, dtype, shapes)
+        theirs, ours = make("Adam", [x.copy() for x in start]), make("Adam", [on(gpu, x) for x in start])
+        for step in range(STEPS):
+            grads = arrays(10 * step, dtype, shapes)
+            theirs.step(grads=grads)
+            ours.step(grads=[on(gpu, g) for g in grads])
+        assert_equal_runs(ours, theirs, dtype)
+
+
+def test_no_result_depends_on_the_grid(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, grads = [normal(1, 100_000)], [normal(2, 100_000)]
+    found = []
+    for grid in (1, 3, cuda.GRID):
+        monkeypatch.setattr(cuda, "GRID", grid)
+        optimizer = make("Adam", [on(gpu, x) for x in start])
+        optimizer.step(grads=[on(gpu, g) for g in grads])
+        assert counters(gpu).grids == [min(grid, 7)]
+        found.append(off(members(optimizer)[0].data))
+    assert_equal_bits(found[0], found[2])
+    assert_equal_bits(found[1], found[2])
+
+
+# ----------------------------------------------------------------------------------- launches, tables, waiting
+
+
+@pytest.mark.parametrize("name", [x for x in ELEMENTWISE if x != "SparseAdam"])
+def test_a_step_is_one_launch_that_waits_for_nothing(gpu: Any, name: str) -> None:
+    """Of fifty tensors; after the first step nothing is allocated, and nothing uploaded while pointers stay."""
+    start = [normal(i, 3 + i) for i in range(50)]
+    ours = make(name, [on(gpu, x) for x in start])
+    grads = [on(gpu, normal(i, 3 + i)) for i in range(50)]
+    counters(gpu)
+    ours.step(grads=grads)
+    first = counters(gpu)
+    assert len(first.launches) == 1
+    assert first.uploads == 1
+    assert first.synchronizations == 0
+    for _ in range(2):
+        ours.step(grads=grads)
+        later = counters(gpu)
+        assert (len(later.launches), later.uploads, later.synchronizations, later.allocations) == (1, 0, 0, 0)
+        assert later.kernels == 0
+
+
+def test_tables_follow_the_pointers(gpu: Any) -> None:
+    """New gradients are one upload, those of an earlier step none, and the results are right either way."""
+    start = arrays(1)
+    theirs, ours = make("SGD", [x.copy() for x in start]), make("SGD", [on(gpu, x) for x in start])
+    grads = [arrays(10 * i) for i in range(3)]
+    placed = [[on(gpu, g) for g in some] for some in grads]
+    counters(gpu)
+    uploads = []
+    for i in (0, 1, 2, 0, 1, 1, 2):
+        theirs.step(grads=grads[i])
+        ours.step(grads=placed[i])
+        uploads.append(counters(gpu).uploads)
+    assert uploads == [1, 1, 1, 0, 0, 0, 0]
+    assert_equal_runs(ours, theirs)
+
+
+def test_buckets_are_launched_where_they_are(gpu: Any) -> None:
+    """Two dtypes on two devices are four launches, on the current stream of each, whichever device is current."""
+    dtypes, devices = ("float32", "float64", "float32", "float64"), (0, 0, 1, 1)
+    start = [normal(i, 6, dtype=dtype) for i, dtype in enumerate(dtypes)]
+    theirs = make("Adam", [x.copy() for x in start])
+    ours = make("Adam", [on(gpu, x, d) for x, d in zip(start, devices, strict=True)])
+    for step in range(STEPS):
+        grads = [normal(10 * step + i, 6, dtype=dtype) for i, dtype in enumerate(dtypes)]
+        placed = [on(gpu, g, d) for g, d in zip(grads, devices, strict=True)]
+        theirs.step(grads=grads)
+        counters(gpu)
+        with gpu.cuda.Device(step % 2):
+            ours.step(grads=placed)
+        done = counters(gpu)
+        assert sorted(done.launches) == ["adam_float32"] * 2 + ["adam_float64"] * 2
+        assert done.devices == [0, 0, 1, 1]
+    assert_equal_runs(ours, theirs)
+
+
+def test_a_machine_works_on_its_own_gpu(idle: Any) -> None:
+    """Whichever is current; and on the current stream of that GPU."""
+    machine = cuda.machine(1)
+    with idle.cuda.Device(1), idle.cuda.Stream() as stream, idle.cuda.Device(0):
+        table, x = machine.upload(np.arange(3)), machine.empty((2,), np.dtype("float32"))
+        machine.launch("sgd", "sgd_float32", 5, np.int64(1), table, None)
+    done = counters(idle)
+    assert (done.devices, done.streams, done.grids) == ([1], [stream.ptr], [5])
+    assert table.device == x.device == idle.cuda.Device(1)
+    with pytest.raises(TypeError, match="Unsupported type"):
+        machine.launch("sgd", "sgd_float32", 5, 1.5)
+
+
+def test_another_stream_waits_for_a_table(gpu: Any) -> None:
+    """The copy of a table waits in its stream until something needs it: here, the launch on another stream."""
+    x, g = normal(1, 9), normal(2, 9)
+    ours, gradient = refoptim.SGD([on(gpu, x)], lr=0.5), on(gpu, g)
+    (p,) = members(ours)
+    one, other = gpu.cuda.Stream(non_blocking=True), gpu.cuda.Stream(non_blocking=True)
+    machine = cuda.machine(0)
+    with one:
+        ours.step(grads=[gradient])
+    (table,) = machine.tables.values()
+    table.array._x[...] = 0
+    table.event.done = False
+    source = np.frombuffer(table.source, np.int64, table.array.size)
+    one.add(lambda: (table.array._x.__setitem__(..., source), setattr(table.event, "done", True)))
+    table.event.stream = one
+    with other:
+        ours.step(grads=[gradient])
+    assert_equal_bits(off(p.data), x - np.float32(0.5) * g - np.float32(0.5) * g)
+    assert table.kept
+
+
+def test_pinned_memory_lives_until_it_is_copied(gpu: Any) -> None:
+    """Many tables in a stream that does not move: none of their sources may go; when it moves, the oldest may."""
+    machine = cuda.machine(0)
+    tables = [np.arange(i, i + 5) for i in range(3 * cuda.TABLES)]
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        copies = [machine.upload(table) for table in tables]
+        assert len(machine.tables) == len(tables)
+        stream.run()
+        for copy, table in zip(copies, tables, strict=True):
+            assert_equal_bits(off(copy), table)
+        machine.upload(np.arange(99))
+        assert len(machine.tables) == cuda.TABLES
+
+
+def test_a_table_of_nothing_is_uploaded(gpu: Any) -> None:
+    assert cuda.machine(0).upload(np.zeros(0, np.int64)).shape == (0,)
+
+
+def test_tables_of_other_kinds_are_others(gpu: Any) -> None:
+    machine = cuda.machine(0)
+    x = np.zeros(2, np.int64)
+    found = [machine.upload(y) for y in (x, x.astype(float), x.reshape(2, 1))]
+    assert [(y.dtype, y.shape) for y in found] == [(np.int64, (2,)), (np.float64, (2,)), (np.int64, (2, 1))]
+
+
+# ------------------------------------------------------------------------------------------ captured graphs
+
+
+@pytest.mark.parametrize("name", [x for x in ELEMENTWISE if x != "SparseAdam"])
+def test_a_captured_step_is_replayed(gpu: Any, name: str) -> None:
+    """With the bits of steps that are not captured, while gradients change in place."""
+    start, shapes = arrays(1), ((5, 3), (2, 4))
+    options = {"capturable": True} if "capturable" in refoptim.hyper.declared(getattr(refoptim, name)) else {}
+    if not options:
+        pytest.skip(f"{name} has no capturable")
+    theirs, ours = make(name, [x.copy() for x in start]), make(name, [on(gpu, x) for x in start], **options)
+    grads = [on(gpu, np.zeros(shape, "float32")) for shape in shapes]
+
+    def put(step: int) -> None:
+        given = arrays(10 * step, shapes=shapes)
+        theirs.step(grads=given)
+        for g, new in zip(grads, given, strict=True):
+            g._x[...] = new
+
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        put(0)
+        ours.step(grads=grads)
+        stream.begin_capture()
+        ours.step(grads=grads)
+        graph = stream.end_capture()
+        for step in range(1, STEPS):
+            put(step)
+            graph.launch()
+    for p, q in zip(members(ours), members(theirs), strict=True):
+        assert_equal_bits(off(p.data), q.data)
+
+
+def test_a_table_that_is_needed_in_a_capture_is_there(gpu: Any) -> None:
+    """A copy cannot be captured: it is made beside the graph, and both stay."""
+    machine, table = cuda.machine(0), np.arange(7)
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        copy = machine.upload(table)
+        made = machine.empty((3,), np.dtype("float32"))
+        graph = stream.end_capture()
+    assert not graph.work
+    assert_equal_bits(copy._x, table)
+    assert machine.captured == [made]
+    for i in range(3 * cuda.TABLES):
+        machine.upload(np.arange(i))
+        gpu.cuda.get_current_stream().run()
+    assert machine.upload(table) is copy
+
+
+# ------------------------------------------------------------------------------------------- binaries on disk
+
+
+def step_once(cupy: Any, name: str = "SGD") -> None:
+    """Take a step as a new process would."""
+    cuda.machine.cache_clear()
+    optimizer = make(name, [on(cupy, normal(1, 4))])
+    optimizer.step(grads=[on(cupy, normal(2, 4))])
+
+
+def binaries(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache").iterdir())
+
+
+def test_a_binary_is_compiled_once(idle: Any, compiled: list[str], tmp_path: Path) -> None:
+    step_once(idle)
+    (path,) = binaries(tmp_path)
+    assert path.name.startswith("sgd-sm_90-")
+    step_once(idle)
+    assert compiled == ["sm_90"]
+    assert binaries(tmp_path) == [path]
+
+
+CHANGES: dict[str, Callable[[pytest.MonkeyPatch, Any], None]] = {
+    "source": lambda patch, gpu: patch.setattr(nvrtc, "expand", lambda stem, f=nvrtc.expand: f(stem) + "// changed"),
+    "flags": lambda patch, gpu: patch.setattr(nvrtc, "FLAGS", (*nvrtc.FLAGS, "--lineinfo")),
+    "version": lambda patch, gpu: patch.setattr(nvrtc, "version", lambda major: (13, 6)),
+    "architecture": lambda patch, gpu: patch.setattr(gpu.world, "capability", "86"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_binary_is_made_of_tells_it_from_others(
+    idle: Any, compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    step_once(idle)
+    CHANGES[what](monkeypatch, idle)
+    step_once(idle)
+    assert len(compiled) == 2
+    assert len(binaries(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF and so on", None])
+def test_a_damaged_binary_is_compiled_again(
+    idle: Any, compiled: list[str], tmp_path: Path, damage: bytes | None
+) -> None:
+    """One that is cut off, another's, or still looks right but for its last byte."""
+    step_once(idle)
+    (path,) = binaries(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"!" if damage is None else damage)
+    step_once(idle)
+    assert len(compiled) == 2
+    assert path.read_bytes() == whole
+    assert binaries(tmp_path) == [path]
+
+
+def test_a_binary_is_written_whole_or_not_at_all(
+    idle: Any, compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        step_once(idle)
+    assert binaries(tmp_path) == []
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "no home"])
+def test_without_a_folder_binaries_are_compiled_each_time(
+    idle: Any, compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    if obstacle == "a file":
+        (tmp_path / "cache").write_text("in the way")
+    else:
+        for name in ("REFOPTIM_CACHE_DIR", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(Path, "home", lambda: _fail(RuntimeError("Could not determine home directory.")))
+    step_once(idle)
+    step_once(idle)
+    assert len(compiled) == 2
+
+
+def _fail(error: Exception) -> Any:
+    raise error
+
+
+def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cuda.folder() == tmp_path / "own"
+    monkeypatch.delenv("REFOPTIM_CACHE_DIR")
+    assert cuda.folder() == tmp_path / "caches" / "refoptim"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cuda.folder() == tmp_path / "home" / ".cache" / "refoptim"
+
+
+def test_nvrtc_makes_binaries_that_are_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cupy: Any) -> None:
+    """The compiler itself, where it is installed; no GPU is needed for that."""
+    try:
+        major, _ = nvrtc.version()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path))
+    path = cuda.binary("sgd", 90, major)
+    assert path.parent == tmp_path
+    assert path.read_bytes().startswith(b"\x7fELF")
+    monkeypatch.setattr(nvrtc, "compile", lambda *_, **__: _fail(AssertionError("compiled again")))
+    assert cuda.binary("sgd", 90, major) == path
+
+
+TARGETS = [(75, "sm_75"), (86, "sm_86"), (87, "sm_86"), (90, "sm_90"), (101, "sm_100"), (121, "sm_121")]
+TARGETS += [(122, "sm_121"), (130, "compute_121")]
+
+
+@pytest.mark.parametrize(("capability", "arch"), TARGETS)
+def test_the_nearest_architecture_is_compiled_for(compiled: list[str], capability: int, arch: str) -> None:
+    """A binary runs on GPUs of the same major version that are not older; others need PTX."""
+    assert cuda.target(capability, 13) == arch
+
+
+# --------------------------------------------------------------------------------------------------- errors
+
+
+def test_an_old_gpu_is_told(idle: Any) -> None:
+    idle.world.capability = "70"
+    try:
+        with pytest.raises(
+            RuntimeError, match=r"NVRTC 13\.5 does not compile for .* capability 7\.0, only from 7\.5 on"
+        ):
+            step_once(idle)
+    finally:
+        idle.world.capability = "90"
+
+
+LACKING: dict[str, tuple[dict[str, Any], str]] = {
+    "driver": ({"driver": False}, "there is no driver for NVIDIA's GPUs, or one too old for CUDA 13: install a driver"),
+    "device": ({"devices": 0}, "there is no GPU of NVIDIA's: look at nvidia-smi, and at CUDA_VISIBLE_DEVICES"),
+    "number": ({"devices": 1}, "there is no GPU cuda:1, only 1"),
+    "ROCm": ({"is_hip": True}, "the kernels are for CUDA, and this CuPy is for ROCm: choose fused=False"),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_what_is_missing_is_told(fake_cupy: Any, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    settings, message = LACKING[what]
+    for name, value in settings.items():
+        monkeypatch.setattr(fake_cupy.world, name, value)
+    with pytest.raises(RuntimeError) as raised:
+        cuda.machine(1)
+    assert str(raised.value).startswith(message)
+    assert cuda.missing(1).startswith(message)
+
+
+def test_cupy_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    cuda.machine.cache_clear()
+    assert cuda.missing().startswith("kernels on a GPU need CuPy: pip install 'refoptim[cuda13]'")
+
+
+def test_nothing_is_missing(idle: Any) -> None:
+    assert cuda.missing() == ""
+
+
+def test_without_a_compiler_nothing_has_changed(idle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two buckets is not updated either."""
+    monkeypatch.setattr(nvrtc, "compile", lambda *_, **__: _fail(RuntimeError("NVRTC was not found: pip install it")))
+    start = [normal(1, 3), normal(2, 3, dtype="float64")]
+    ours = make("Adam", [start[0].copy(), on(idle, start[1])])
+    with pytest.raises(RuntimeError, match="NVRTC was not found: pip install it"):
+        ours.step(grads=[normal(3, 3), on(idle, normal(4, 3, dtype="float64"))])
+    for p, x in zip(members(ours), start, strict=True):
+        assert_equal_bits(off(p.data), x)
+    assert not ours.state
+
+
+def test_fused_is_checked_where_the_parameters_are(idle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's kernels are not asked for CuPy arrays, nor those of a GPU for NumPy's."""
+    monkeypatch.setattr(host, "machine", lambda: _fail(RuntimeError("not built")))
+    assert members(refoptim.Adam([on(idle, normal(1, 3), 1)], lr=0.1, fused=True))
+    with pytest.raises(RuntimeError, match="not built"):
+        refoptim.Adam([on(idle, normal(1, 3), 1), normal(2, 3)], lr=0.1, fused=True)
+
+
+def test_a_process_keeps_nothing_beside_the_cache(idle: Any, tmp_path: Path) -> None:
+    step_once(idle)
+    assert {path.name.partition("-")[0] for path in binaries(tmp_path)} == {"sgd"}
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in binaries(tmp_path))
