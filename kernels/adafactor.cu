@@ -128,19 +128,30 @@ template <class P, class G, class T = Arithmetic<P>> struct Tensor {
     }
 
     template <int V> __device__ void factors(const Record<T>& s, i64 i, Stored<P, G, V>& out) const {
-        i64 row = i / columns, column = i % columns, batch = row / rows, in_batch = row % rows;
-        bool one_row = column + V <= columns;
+        i64 row = i / columns, column = i % columns, batch = row / rows;
         const T* of_columns = col_var + batch * columns;
-        T of_row = row_var[row], bound = Adafactor::bound(s, sums[batch], T(rows));
-        for (int v = 0; v < V; v++, column++) {
-            if (!one_row && column == columns) {
-                column = 0, of_row = row_var[++row];
-                if (++in_batch == rows)
-                    in_batch = 0, of_columns += columns, bound = Adafactor::bound(s, sums[++batch], T(rows));
-            }
-            out.row_var.x[v] = of_row;
-            out.col_var.x[v] = of_columns[column];
+        T bound = Adafactor::bound(s, sums[batch], T(rows));
+        if (column + V > columns)
+            return factors_of_rows(s, row, column, out);
+        for (int v = 0; v < V; v++) {
+            out.row_var.x[v] = row_var[row];
+            out.col_var.x[v] = of_columns[column + v];
             out.bound.x[v] = bound;
+        }
+    }
+
+    // The same for elements of several rows.
+    template <int V> __device__ void factors_of_rows(const Record<T>& s, i64 row, i64 column, Stored<P, G, V>& out) const {
+        i64 batch = row / rows, in_batch = row % rows;
+        for (int v = 0; v < V; v++, column++) {
+            if (column == columns) {
+                column = 0, row++;
+                batch += ++in_batch == rows;
+                in_batch = in_batch == rows ? 0 : in_batch;
+            }
+            out.row_var.x[v] = row_var[row];
+            out.col_var.x[v] = col_var[batch * columns + column];
+            out.bound.x[v] = Adafactor::bound(s, sums[batch], T(rows));
         }
     }
 };

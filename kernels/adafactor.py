@@ -8,23 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, arithmetic, epsilon
+from ..arith import arithmetic, epsilon
 from ..engines.machine import Machine
-from .sums import Along, Sums, shared_out, total
-
-CHUNK = 1 << 14
-"""Elements that a block updates in one go, as in ``multi_tensor.cuh``; no result depends on it."""
+from .sums import Along, Sums, total
+from .tables import CHUNK, Table
 
 RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", "factored", "step_size")
 """The fields of the struct of that name in ``adafactor.cu``."""
-
-BUCKET = np.dtype(
-    [
-        *(("tables", np.uint64), ("tensors", np.int64), ("chunks", np.int64), ("maximize", np.int64)),
-        *((name, np.uint64) for name in ("record", "grad_scale", "found_inf")),
-    ]
-)
-"""The struct of that name in ``multi_tensor.cuh``."""
 
 
 def update(machine: Machine, step: Any, tensor: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
@@ -61,8 +51,8 @@ class Launches:
         self.of_rows = Sums(machine, self.number, [_means(x, row) for x, row in zip(matrices, rows, strict=True)])
         self.of_p = Sums(machine, self.number, [total([address(x.p)], x.p.size) for x in tensors])
         self.of_u = Sums(machine, self.number, [total([], x.p.size) for x in tensors])
-        self.averages = _Table(machine, self._averages(matrices))
-        self.tensors = _Table(machine, self._tensors(tensors))
+        self.averages = Table(machine, self._averages(matrices))
+        self.tensors = Table(machine, self._tensors(tensors))
         self.root_sizes = machine.upload(np.array([max(1, x.p.size) ** 0.5 for x in tensors]))
         self.step_sizes = machine.empty((len(tensors),), self.number)
 
@@ -90,13 +80,13 @@ class Launches:
         """Take a step with the scalars ``s``."""
         record, step = self._record(s, self.number), (s.maximize, 0, grad_scale, found_inf)
         self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", np.uint64(grad_scale))
-        self.averages.launch(f"adafactor_averages_{self.p.name}", record, step)
+        self.averages.launch("adafactor", f"adafactor_averages_{self.p.name}", record, self.averages.bucket(step))
         self.of_rows.launch("sums", f"sums_{self.number.name}")
         self.of_p.launch("sums", f"sums_of_squares_{self.p.name}")
         tensors = self.tensors.bucket(step)
         self.of_u.launch("adafactor", f"adafactor_directions_{self.storage}", record, tensors)
         self._find_step_sizes(s)
-        self.tensors.launch(f"adafactor_{self.storage}", record, step, self.step_sizes)
+        self.tensors.launch("adafactor", f"adafactor_{self.storage}", record, tensors, self.step_sizes)
 
     def _find_step_sizes(self, s: Any) -> None:
         sums = (np.uint64(sums.results[0]) for sums in (self.of_p, self.of_u))
@@ -111,26 +101,6 @@ class Launches:
         values = {**vars(s.exact), **more}
         struct = np.dtype([(name, number) for name in RECORD])
         return np.array(tuple(number.type(values[name]) for name in RECORD), struct)[()]
-
-
-class _Table:
-    """The tables of a bucket: fields of each tensor, of which the first is its size; then chunks."""
-
-    def __init__(self, machine: Machine, fields: Sequence[tuple[int, ...]]) -> None:
-        self.machine, self.tensors = machine, len(fields)
-        columns: Array = np.array(fields, np.uint64).view(np.int64)
-        numbers, chunks = shared_out([-(-size // CHUNK) for size, *_ in fields])
-        self.chunks = len(chunks)
-        self.table = machine.upload(np.concatenate([columns.T.ravel(), numbers, chunks]))
-
-    def bucket(self, step: tuple[int, ...]) -> Any:
-        """Return the struct that a kernel takes."""
-        return np.array((self.machine.address(self.table), self.tensors, self.chunks, *step), BUCKET)[()]
-
-    def launch(self, entry: str, record: Any, step: tuple[int, ...], *arguments: Any) -> None:
-        """Run a kernel on all chunks."""
-        if self.chunks:
-            self.machine.launch("adafactor", entry, self.chunks, record, self.bucket(step), *arguments)
 
 
 def _rows_and_columns(machine: Machine, tensor: Any) -> list[Along]:

@@ -10,6 +10,7 @@ import numpy as np
 from ..arith import Array, DType
 from ..engines.machine import Machine
 from ..tree import WIDTH
+from .tables import shared_out
 
 RUNS = 16
 """Runs that a block folds at once, as in ``tree.cuh``; no result depends on it."""
@@ -74,12 +75,15 @@ class Sums:
         ]
         self.results: list[int] = outputs[-1].tolist()
 
-    def launch(self, stem: str, entry: str, *arguments: Any) -> None:
-        """Sum what a kernel makes of the arrays; it takes ``arguments`` and, at last, a ``Sums``."""
-        first, *others = self.levels
+    def launch(self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = ("sums", "sums")) -> None:
+        """Sum what a kernel makes of the arrays; it takes ``arguments`` and, at last, a ``Sums``.
+
+        ``others`` are the file and the name of the kernels that sum up what it leaves.
+        """
+        first, *more = self.levels
         self._launch(stem, entry, *arguments, first)
-        for level in others:
-            self._launch("sums", f"sums_{self.dtype.name}", level)
+        for level in more:
+            self._launch(others[0], f"{others[1]}_{self.dtype.name}", level)
 
     def _launch(self, stem: str, entry: str, *arguments: Any) -> None:
         if tiles := int(arguments[-1]["tiles"]):
@@ -99,10 +103,3 @@ def _table(level: Sequence[Along], inputs: Array, outputs: Array) -> tuple[Array
     shapes = np.array([(x.outer, x.n, x.inner) for x in level], np.int64).reshape(-1, 3)
     numbers, tiles = shared_out([x.tiles() for x in level])
     return np.concatenate([shapes.T.ravel(), outputs, inputs.ravel(), numbers, tiles]), len(tiles)
-
-
-def shared_out(counts: Sequence[int]) -> tuple[Array, Array]:
-    """Number the parts of things of which ``counts`` have that many: whose each part is, and which of its parts."""
-    numbers = np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
-    starts = np.cumsum([0, *counts])[:-1]
-    return numbers, np.arange(len(numbers)) - starts[numbers]

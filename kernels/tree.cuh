@@ -10,6 +10,7 @@
 //     F::V                         how many values are read at once
 //     f.together(i)                whether V values from place i on can be read at once; alike for places V * PLACES apart
 //     f.values<V, W>(i, X* to)     gives the V values from place i on, W side by side in an X
+//     F::join(x, y)                if it is there, takes the place of addition
 #pragma once
 
 #include "multi_tensor.cuh"
@@ -52,6 +53,9 @@ template <class Function, class S, int N = 1> struct Elementwise {
             bits |= (i64)(x[j] + i);
         return bits % alignof(Vector<S, V>) == 0;
     }
+
+    template <class X> requires requires(X x) { Function::join(x, x); }
+    __device__ static X join(X x, X y) { return Function::join(x, y); }
 
     template <int V, int W, class X> __device__ void values(i64 i, X* to) const {
         give<V, W>(i, to, typename UpTo<N>::Type());
@@ -98,49 +102,53 @@ template <class F> struct Values {
     typename Number<T, W>::Type x[V / W];
 };
 
-// Where the values of a run are: from `start` on, side by side, or one below the other in rows of `inner`.
-struct Along {
-    i64 start, n;
+// Where the n values of a run are: value k at start + k * step. Beside it are values of the same run, if they are
+// consecutive, or else of other runs, of which there are `columns` from this one on.
+struct Line {
+    i64 start, n, step, columns;
 
-    __device__ i64 at(i64 k) const { return start + k; }
-    __device__ i64 rest(i64 k) const { return n - k; }
+    __device__ i64 at(i64 k) const { return start + k * step; }
+    __device__ i64 rest(i64 k) const { return columns && k < n ? columns : n - k; }
 };
 
-struct Across {
-    i64 start, n, inner, columns;
+template <class F, class X> __device__ inline X joined(X x, X y) {
+    if constexpr (requires { F::join(x, y); })
+        return F::join(x, y);
+    else
+        return add(x, y);
+}
 
-    __device__ i64 at(i64 k) const { return start + k * inner; }
-    __device__ i64 rest(i64 k) const { return k < n ? columns : 0; }
-};
+// Functions that are kept out of line are compiled once, which takes a compiler long enough.
+#define OUT_OF_LINE __attribute__((noinline)) __device__
 
 // Reads V values from place i on, of which `rest` are there.
-template <class F> __device__ inline Values<F> read_some(const F& f, i64 i, i64 rest) {
+template <class F> OUT_OF_LINE Values<F> read_some(const F& f, i64 i, i64 rest) {
     using T = typename F::T;
     constexpr int V = Values<F>::V, W = Values<F>::W;
-    Values<F> out;
-    Vector<T, V> some;
-    for (int v = 0; v < V; v++) {
-        some.x[v] = T{};
-        if (v < rest)
+    Values<F> out{};
+    if (rest >= V && f.together(i)) {
+        f.template values<V, W>(i, out.x);
+    } else if (rest > 0) {
+        Vector<T, V> some{};
+        for (int v = 0; v < V && v < rest; v++)
             f.template values<1, 1>(i + v, &some.x[v]);
+        for (int v = 0; v < V; v += W)
+            read(out.x[v / W], some, v);
     }
-    for (int v = 0; v < V; v += W)
-        read(out.x[v / W], some, v);
     return out;
 }
 
-// Folds J vectors of a run `step` apart, the first at place k.
-template <bool WHOLE, int J, class F, class Line>
-__device__ inline Values<F> fold(const F& f, const Line& line, i64 k, i64 step) {
+// Folds J vectors of a run `apart` from one another, the first at place k.
+template <bool WHOLE, int J, class F> __device__ inline Values<F> fold(const F& f, const Line& line, i64 k, i64 apart) {
     constexpr int V = Values<F>::V, W = Values<F>::W;
     Values<F> out{};
     if (!WHOLE && line.rest(k) <= 0)
         return out;
     if constexpr (J > 1) {
-        Values<F> even = fold<WHOLE, J / 2>(f, line, k, 2 * step), odd = fold<WHOLE, J / 2>(f, line, k + step, 2 * step);
+        Values<F> even = fold<WHOLE, J / 2>(f, line, k, 2 * apart), odd = fold<WHOLE, J / 2>(f, line, k + apart, 2 * apart);
         for (int v = 0; v < V / W; v++)
-            out.x[v] = add(even.x[v], odd.x[v]);
-    } else if (WHOLE || (line.rest(k) >= V && f.together(line.at(k)))) {
+            out.x[v] = joined<F>(even.x[v], odd.x[v]);
+    } else if constexpr (WHOLE) {
         f.template values<V, W>(line.at(k), out.x);
     } else {
         out = read_some(f, line.at(k), line.rest(k));
@@ -149,10 +157,16 @@ __device__ inline Values<F> fold(const F& f, const Line& line, i64 k, i64 step) 
 }
 
 // Folds all vectors of a run PLACES apart, the first at place k, and writes what is left.
-template <class F, class Line> __device__ inline void fold_place(const F& f, const Line& line, i64 k, typename F::T* to) {
+template <class F> OUT_OF_LINE void fold_place(const F& f, const Line& line, i64 k, typename F::T* to) {
     constexpr int J = WIDTH / PLACES, V = Values<F>::V, W = Values<F>::W;
     bool whole = line.rest(k + WIDTH - PLACES) >= V && f.together(line.at(k));
-    Values<F> left = whole ? fold<true, J>(f, line, k, PLACES) : fold<false, J>(f, line, k, PLACES);
+    Values<F> left;
+    if (whole)
+        left = fold<true, J>(f, line, k, PLACES);
+    else if (line.n > PLACES)
+        left = fold<false, J>(f, line, k, PLACES);
+    else
+        left = read_some(f, line.at(k), line.rest(k));
     Vector<typename F::T, V> vector;
     for (int v = 0; v < V; v += W)
         write(vector, v, left.x[v / W]);
@@ -167,15 +181,15 @@ template <class F> __device__ inline void sum_along(const F& f, const Sum<typena
     int count = rest < RUNS ? rest : RUNS, places = tree::places(s.n, V), vectors = places / V;
     for (int i = threadIdx.x; i < count * vectors; i += blockDim.x) {
         i64 run = first + i / vectors, k = i % vectors * V;
-        i64 outer = run / runs, start = run % runs * WIDTH, rest = s.n - start;
-        Along line{outer * s.n + start, rest < WIDTH ? rest : WIDTH};
+        i64 outer = runs == 1 ? run : run / runs, start = (run - outer * runs) * WIDTH, rest = s.n - start;
+        Line line{outer * s.n + start, rest < WIDTH ? rest : WIDTH, 1, 0};
         fold_place(f, line, k, left + i * V);
     }
     __syncthreads();
     for (int half = places / 2; half; half /= 2) {
         for (int i = threadIdx.x; i < count * half; i += blockDim.x) {
             int j = i / half * places + i % half;
-            left[j] = add(left[j], left[j + half]);
+            left[j] = joined<F>(left[j], left[j + half]);
         }
         __syncthreads();
     }
@@ -191,21 +205,22 @@ template <class F> __device__ inline void sum_across(const F& f, const Sum<typen
     i64 outer = run / s.runs(), start = run % s.runs() * WIDTH, rest = s.n - start, columns = s.inner - column;
     int places = tree::places(s.n, 1);
     for (int i = threadIdx.x; i < places * VECTORS; i += blockDim.x) {
-        i64 k = i / VECTORS, c = i % VECTORS * V;
-        i64 from = (outer * s.n + start) * s.inner + column + c;
-        Across line{from, rest < WIDTH ? rest : WIDTH, s.inner, columns - c};
+        i64 k = i / VECTORS, c = i % VECTORS * V, from = (outer * s.n + start) * s.inner + column + c;
+        Line line{from, c >= columns ? 0 : rest < WIDTH ? rest : WIDTH, s.inner, columns - c};
         fold_place(f, line, k, left + i * V);
     }
     __syncthreads();
     for (int half = places / 2 * RUNS; half >= RUNS; half /= 2) {
         for (int i = threadIdx.x; i < half; i += blockDim.x)
-            left[i] = add(left[i], left[i + half]);
+            left[i] = joined<F>(left[i], left[i + half]);
         __syncthreads();
     }
     for (int i = threadIdx.x; i < RUNS && i < columns; i += blockDim.x)
         s.sums[run * s.inner + column + i] = add(left[i], typename F::T{});
     __syncthreads();
 }
+
+#undef OUT_OF_LINE
 
 }  // namespace tree
 

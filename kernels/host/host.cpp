@@ -13,6 +13,7 @@
 #include "../averages.cu"
 #include "../muon.cu"
 #include "../nadam.cu"
+#include "../norm.cu"
 #include "../radam.cu"
 #include "../rmsprop.cu"
 #include "../rprop.cu"

@@ -1,0 +1,92 @@
+// The norm of many arrays, and clipping by it: the twin of refoptim/clip_grad.py. kernels/norm.py launches these kernels.
+#include "tree.cuh"
+
+namespace refoptim::norm {
+
+struct Magnitude {
+    template <class X> __device__ X operator()(X x) const { return absolute(x); }
+};
+
+// The largest magnitude: a NaN is larger than any.
+struct Largest : Magnitude {
+    template <class X> __device__ static X join(X x, X y) { return maximum(x, y); }
+};
+
+template <class T> __device__ inline T coefficient(T total_norm, T max_norm) {
+    return minimum(reciprocal(add(total_norm, T(1e-6)), max_norm), T(1));
+}
+
+// Puts the norms that sums stand for where `places` says.
+template <class T, class N>
+__device__ inline void place(const T* sums, const i64* places, i64 n, i64 of_squares, N* norms) {
+    for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x)
+        norms[places[i]] = of_squares ? sqrt(sums[i]) : sums[i];
+}
+
+template <int V, int W, class S, class T> __device__ inline void scale(S* g, i64 i, T coefficient) {
+    Vector<S, V>* at = (Vector<S, V>*)(g + i);
+    Vector<S, V> values = *at;
+    for (int v = 0; v < V; v += W) {
+        typename Number<T, W>::Type x;
+        read(x, values, v);
+        write(values, v, mul(x, coefficient));
+    }
+    *at = values;
+}
+
+// Multiplies gradients; the tables of their bucket hold the size and the address of each, then chunks.
+template <class S, class T = Arithmetic<S>> __device__ inline void scale_all(const Bucket& b, T coefficient) {
+    constexpr int V = AT_ONCE<T, S>, W = SIDE_BY_SIDE<T>;
+    const i64* numbers = b.tables + 2 * b.tensors;
+    for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
+        i64 start = numbers[b.chunks + c] * CHUNK, rest = b.tables[numbers[c]] - start, size = rest < CHUNK ? rest : CHUNK;
+        S* g = (S*)b.tables[b.tensors + numbers[c]] + start;
+        i64 vectors = i64(g) % alignof(Vector<S, V>) == 0 ? size / V : 0;
+        for (i64 i = threadIdx.x; i < vectors; i += blockDim.x)
+            scale<V, W>(g, i * V, coefficient);
+        for (i64 i = vectors * V + threadIdx.x; i < size; i += blockDim.x)
+            scale<1, 1>(g, i, coefficient);
+    }
+}
+
+}  // namespace refoptim::norm
+
+namespace refoptim {
+
+#define OF_STORAGE(NAME, S)                                                                                   \
+    KERNEL(norm_magnitudes_##NAME)(Sums all) { sum_all<S, 1>(all, norm::Magnitude()); }                       \
+    EXPORT(norm_magnitudes_##NAME)                                                                            \
+    KERNEL(norm_largest_##NAME)(Sums all) { sum_all<S, 1>(all, norm::Largest()); }                            \
+    EXPORT(norm_largest_##NAME)                                                                               \
+    KERNEL(norm_scale_##NAME)(Bucket b, const Arithmetic<S>* coefficient) { norm::scale_all<S>(b, *coefficient); } \
+    EXPORT(norm_scale_##NAME)
+
+#define OF_NUMBERS(NAME, T, N)                                                                             \
+    KERNEL(norm_place_##NAME)(const T* sums, const i64* places, i64 n, i64 of_squares, N* norms) {         \
+        norm::place(sums, places, n, of_squares, norms);                                                   \
+    }                                                                                                      \
+    EXPORT(norm_place_##NAME)
+
+// `to` gets the coefficient in the type of the norm, `narrow` rounded to float.
+#define OF_NUMBER(NAME, T)                                                                \
+    KERNEL(norm_coefficient_##NAME)(const T* total_norm, T max_norm, T* to, float* narrow) { \
+        *to = norm::coefficient(*total_norm, max_norm);                                   \
+        *narrow = *to;                                                                    \
+    }                                                                                     \
+    EXPORT(norm_coefficient_##NAME)
+
+OF_STORAGE(float64, double)
+OF_STORAGE(float32, float)
+OF_STORAGE(float16, float16)
+OF_STORAGE(bfloat16, bfloat16)
+OF_NUMBERS(float64_float64, double, double)
+OF_NUMBERS(float32_float64, float, double)
+OF_NUMBERS(float32_float32, float, float)
+OF_NUMBER(float64, double)
+OF_NUMBER(float32, float)
+
+#undef OF_STORAGE
+#undef OF_NUMBERS
+#undef OF_NUMBER
+
+}  // namespace refoptim
