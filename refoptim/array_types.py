@@ -53,6 +53,12 @@ def place(x: Any) -> Place | None:
     return gpu(x.data.device_id) if cupy is not None and isinstance(x, cupy.ndarray) else None
 
 
+def on_gpu(x: Any) -> bool:
+    """Tell whether ``x`` is an array on a GPU."""
+    where = place(x)
+    return where is not None and where.device is not None
+
+
 def is_array(x: Any) -> bool:
     """Tell whether ``x`` is an array of NumPy, its masked arrays left out, or of CuPy."""
     return place(x) is not None and not isinstance(x, np.ma.MaskedArray)

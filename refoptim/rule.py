@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .arith import Array, DType, arithmetic, div, neg
-from .array_types import place
+from .array_types import on_gpu
 from .hyper import declared, is_number
 from .sparse import SparseGrad
 
@@ -124,6 +124,9 @@ def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
         if name not in settings:
             raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
     h = SimpleNamespace(**{name: x.resolve(name, settings[name]) for name, x in declared(rule).items()})
+    lr = settings.get("lr")
+    if getattr(h, "capturable", False) and on_gpu(lr) and lr.dtype != np.float64:
+        raise TypeError(f"a learning rate on a GPU must be a float64 array of one element, got dtype {lr.dtype}")
     rule.check(h)  # type: ignore[attr-defined]
     _check_flags(h)
     return h
@@ -131,8 +134,7 @@ def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
 
 def unread(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Put 0 for a learning rate that lies on a GPU: reading it would wait for all that the GPU has to do."""
-    where = place(settings.get("lr"))
-    return settings if where is None or where.device is None else {**settings, "lr": 0.0}
+    return {**settings, "lr": 0.0} if on_gpu(settings.get("lr")) else settings
 
 
 def _check_flags(h: Hypers) -> None:

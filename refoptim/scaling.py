@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import hyper as hp
-from .array_types import place
+from .array_types import on_gpu
 
 
 class Scaling:
@@ -42,12 +42,6 @@ class Scaling:
     def skips(self) -> bool:
         """Tell whether the step is skipped."""
         return self.found_inf is not None and _is_set(self.found_inf)
-
-
-def on_gpu(x: Any) -> bool:
-    """Tell whether ``x`` is an array on a GPU."""
-    where = place(x)
-    return where is not None and where.device is not None
 
 
 def _is_set(found_inf: Any) -> bool:

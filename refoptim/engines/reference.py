@@ -121,7 +121,7 @@ def _run_measured(rule: type[Rule], s: Record, job: Job) -> None:
     """Measure the whole arrays, update block by block, then write the state that was measured; rounds at the store."""
     p, g, *state = (np.atleast_1d(np.asarray(x)) for x in (job.p, job.g, *job.state.values()))
     with np.errstate(all="ignore"):
-        g = unscaled(s, g)
+        g = unscaled(s, widen(g))
         s = SimpleNamespace(**{**vars(s), "grad_scale": None})
         measured = rule.measure(s, p, g, *state)
     s = extended(s, measured, p.dtype)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..arith import Array, DType, arithmetic
-from ..array_types import at, moved
+from ..array_types import at, moved, on_gpu
 from ..array_types import place as place_of
 from ..counter import Counter
 from ..plan import Bucket
 from ..rule import Record, get_default_dtype, record
-from ..scaling import Scaling, on_gpu
+from ..scaling import Scaling
 from .kernel import Kernel
 from .launches import Step, scalar
 from .machine import Machine
