@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import arithmetic, epsilon
+from ..arith import Array, arithmetic, epsilon
 from ..engines.machine import Machine
 from .sums import Along, Sums, total
 from .tables import CHUNK, Table
@@ -17,24 +17,23 @@ RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", 
 """The fields of the struct of that name in ``adafactor.cu``."""
 
 
-def update(machine: Machine, step: Any, tensor: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
+def update(machine: Machine, step: Any, tensor: Any) -> None:
     """Update one parameter; see ``update_all``."""
-    update_all(machine, step, [tensor], grad_scale, found_inf)
+    update_all(machine, step, [tensor])
 
 
-def update_all(machine: Machine, step: Any, tensors: Sequence[Any], grad_scale: int = 0, found_inf: int = 0) -> None:
+def update_all(machine: Machine, step: Any, tensors: Sequence[Any]) -> None:
     """Update parameters of one storage, their state and their rounded copies, all in C order.
 
     Args:
         machine: where the arrays are.
-        step: what differs from step to step: the scalars ``s``.
+        step: what differs from step to step: the scalars ``s``, and float32 arrays of one element or None:
+            ``grad_scale`` divides the gradients, and ``found_inf`` other than 0 skips the step.
         tensors: the arrays of each: ``p``, ``g``, ``state`` (``row_var`` and ``col_var``, or ``variance``; None for
             those it has not) and ``copy``.
-        grad_scale: the address of a float32 that divides the gradient, or 0.
-        found_inf: the address of a float32 that skips the step if it is not 0, or 0.
     """
     if tensors:
-        Launches(machine, tensors).run(step.s, grad_scale, found_inf)
+        Launches(machine, tensors).run(step)
 
 
 class Launches:
@@ -71,22 +70,27 @@ class Launches:
         fields = []
         for x in tensors:
             arrays = (x.p, x.g, x.copy, None if x.p.ndim > 1 else x.state[2])
-            addresses = [0 if y is None else self.machine.address(y) for y in arrays]
+            addresses = [self._address(y) for y in arrays]
             shape = (1, 1, *x.p.shape)[-2:]
             fields.append((x.p.size, *shape, *addresses, *(next(averages) if x.p.ndim > 1 else (0, 0, 0))))
         return fields
 
-    def run(self, s: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
-        """Take a step with the scalars ``s``."""
-        record, step = self._record(s, self.number), (s.maximize, 0, grad_scale, found_inf)
-        self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", np.uint64(grad_scale))
-        self.averages.launch("adafactor", f"adafactor_averages_{self.p.name}", record, self.averages.bucket(step))
-        self.of_rows.launch("sums", f"sums_{self.number.name}")
+    def run(self, step: Any) -> None:
+        """Take a step."""
+        s, scale = step.s, np.uint64(self._address(step.grad_scale))
+        record, number = self._record(s, self.number), self.number.name
+        fields = (s.maximize, 0, scale, self._address(step.found_inf))
+        averages, tensors = self.averages.bucket(fields), self.tensors.bucket(fields)
+        self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", scale)
+        self.averages.launch("adafactor", f"adafactor_averages_{self.p.name}", record, averages)
+        self.of_rows.launch("sums", f"sums_{number}")
         self.of_p.launch("sums", f"sums_of_squares_{self.p.name}")
-        tensors = self.tensors.bucket(step)
         self.of_u.launch("adafactor", f"adafactor_directions_{self.storage}", record, tensors)
         self._find_step_sizes(s)
         self.tensors.launch("adafactor", f"adafactor_{self.storage}", record, tensors, self.step_sizes)
+
+    def _address(self, x: Array | None) -> int:
+        return 0 if x is None else self.machine.address(x)
 
     def _find_step_sizes(self, s: Any) -> None:
         sums = (np.uint64(sums.results[0]) for sums in (self.of_p, self.of_u))
