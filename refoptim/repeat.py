@@ -44,6 +44,7 @@ class Repeat:
     ) -> None:
         self.members = _members(groups)
         self.data = [p.data for p in self.members]
+        self.masters = [p.master for p in self.members]
         self.memory = Memory(self.data)
         self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
         kept = [x for part in self.parts for column in part.arrays.values() for x in column]
@@ -66,6 +67,7 @@ class Repeat:
             len(members) == len(self.members)
             and all(map(is_, members, self.members))
             and all(map(is_, map(attrgetter("data"), members), self.data))
+            and list(map(attrgetter("master"), members)) == self.masters
             and all(map(attrgetter("flags.writeable"), self.writable))
             and all(part.same(state, terms) for part in self.parts)
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arith import Array, as_reals, from_reals, round_to, widen
 from ..array_types import place
-from ..rule import Record, Rule, apply, extended
+from ..rule import Record, Rule, apply, extended, unscaled
 from ..sparse import SparseGrad
 
 State = dict[str, Any]
@@ -72,7 +72,7 @@ def _measured(rule: type[Rule], s: Record, operands: list[Array], names: list[st
     """Rules that measure round at the store, whatever ``rounding`` says."""
     shape = operands[0].shape
     p, g, *state = (x.reshape(shape or (1,)) if x.shape == shape else x for x in operands)
-    measured = rule.measure(s, p, g, *state)
+    measured = rule.measure(s, p, unscaled(s, widen(g)), *state)
     walked = {name: x for name, x in zip(names, state, strict=True) if name not in measured}
     s = extended(s, measured, p.dtype)
     new_p, *rest = apply(rule, s, *(widen(x) for x in (p, g, *walked.values())))
