@@ -27,22 +27,22 @@ TILE = 64
 """Rows and columns of a product that a block computes, as in ``muon.cu``; no result depends on it."""
 
 
-def update(machine: Machine, step: Any, tensor: Any, grad_scale: int = 0, found_inf: int = 0) -> None:
+def update(machine: Machine, step: Any, tensor: Any) -> None:
     """Update a parameter, its momentum and its rounded copy, all in C order.
 
     Args:
         machine: where the arrays are.
-        step: what differs from step to step: the scalars ``s``.
+        step: what differs from step to step: the scalars ``s``, and float32 arrays of one element or None:
+            ``grad_scale`` divides the gradient, and ``found_inf`` other than 0 skips the step.
         tensor: the arrays: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
-        grad_scale: the address of a float32 that divides the gradient, or 0.
-        found_inf: the address of a float32 that skips the step if it is not 0, or 0.
     """
     s, p, g, momentum = step.s, tensor.p, tensor.g, tensor.state[0]
     if not p.size:
         return
     number = np.dtype("float64" if s.ns_dtype == "float64" else "float32")
     turned = p.shape[0] > p.shape[1]
-    fields = (*p.shape, turned, s.ns_dtype == "bfloat16", s.maximize, grad_scale, found_inf)
+    scaling = (0 if x is None else machine.address(x) for x in (step.grad_scale, step.found_inf))
+    fields = (*p.shape, turned, s.ns_dtype == "bfloat16", s.maximize, *scaling)
     matrix, record = np.array(fields, MATRIX)[()], _record(s, p)
     x = machine.empty((min(p.shape), max(p.shape)), number)
     entry = f"{_storage(tensor)}_{number.name}"

@@ -11,7 +11,7 @@ from ..arith import Array
 from ..plan import Bucket, Task
 from . import steps
 from .kernel import Kernel
-from .launches import Launch, Tensor, address_of, update_rows
+from .launches import Launch, Tensor, update_rows
 from .machine import Machine
 
 
@@ -31,9 +31,8 @@ def run(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
     launch = Launch(machine, kernel, tensors) if whole else None
     if launch:
         launch.run(step)
-    scaling = [address_of(machine, x) for x in (step.grad_scale, step.found_inf)]
     for tensor in () if whole else tensors:
-        program(machine, step, tensor, *scaling) if program else update_rows(machine, kernel, tensor, step)
+        program(machine, step, tensor) if program else update_rows(machine, kernel, tensor, step)
     copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
     for old, new in copied:
         _write_back(old, new)
