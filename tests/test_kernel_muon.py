@@ -11,19 +11,18 @@ from refoptim.kernels.muon import Products
 from rooms import assert_equal_runs, normal
 
 import refoptim
+from kernels import NEEDS_KERNELS, dtype_of
 from refoptim import tree
 from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.launches import Step, Tensor
 from refoptim.rule import record, resolve, step_scalars
 
-pytestmark = pytest.mark.skipif(bool(host.missing()), reason=f"no kernels for this computer: {host.missing()}")
+pytestmark = NEEDS_KERNELS
 
 SETTINGS: dict[str, Any] = {"lr": 0.07, "momentum": 0.8, "weight_decay": 0.03, "ns_coefficients": (3.1, -4.2, 1.7)}
 
 SHAPES = [(0, 3), (3, 0), (1, 1), (1, 1500), (1500, 1), (5, 7), (7, 5), (64, 64), (65, 130), (131, 67)]
-
-STORAGES = ["float64", "float32", "float16", "bfloat16"]
 
 
 def machines() -> list[Host]:
@@ -36,12 +35,6 @@ def array(seed: int, shape: tuple[int, ...], dtype: str) -> Any:
     return normal(seed, *shape).astype(dtype_of(dtype))
 
 
-def dtype_of(name: str) -> Any:
-    if name != "bfloat16":
-        return np.dtype(name)
-    return np.dtype(pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16)
-
-
 def run(p: Any, fused: bool, **more: Any) -> refoptim.Optimizer:
     optimizer = refoptim.Muon([p], fused=fused, **{**SETTINGS, **more})
     with refoptim.rounding("store"):
@@ -51,7 +44,7 @@ def run(p: Any, fused: bool, **more: Any) -> refoptim.Optimizer:
 
 
 @pytest.mark.parametrize("ns_dtype", ["bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_kernels_have_the_bits_of_the_reference(shape: tuple[int, int], dtype: str, ns_dtype: str) -> None:
     p = array(9, shape, dtype)
@@ -124,7 +117,7 @@ def test_no_result_depends_on_blocks_or_threads() -> None:
 def master(p: Any, half: Any, g: Any, momentum: Any, **more: Any) -> None:
     h = resolve(refoptim.Muon, refoptim.Muon([p.copy()], **SETTINGS).param_groups[0])
     s = record(step_scalars(refoptim.Muon, h, 1, {}), p.dtype)
-    muon.update(host.machine(), Step(s, False), Tensor(p, g, (momentum,), half), **more)
+    muon.update(host.machine(), Step(s, False, **more), Tensor(p, g, (momentum,), half))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -146,9 +139,9 @@ def test_a_scale_divides_the_gradient_and_a_flag_skips_the_step() -> None:
     scale, flag = np.float32([3]), np.float32([1])
     one, other, skipped = p.copy(), p.copy(), p.copy()
     momentum = [np.zeros_like(p) for _ in range(3)]
-    master(one, None, g, momentum[0], grad_scale=scale.ctypes.data)
+    master(one, None, g, momentum[0], grad_scale=scale)
     master(other, None, g / np.float32(3), momentum[1])
-    master(skipped, None, g, momentum[2], found_inf=flag.ctypes.data)
+    master(skipped, None, g, momentum[2], found_inf=flag)
     assert one.tobytes() == other.tobytes() != p.tobytes()
     assert momentum[0].tobytes() == momentum[1].tobytes()
     assert skipped.tobytes() == p.tobytes() and not momentum[2].any()
