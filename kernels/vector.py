@@ -1,11 +1,143 @@
-"""What launches of kernels over whole vectors have in common."""
+"""Vectors on a machine: the twins of ``refoptim/vector.py``, and what launches over whole vectors have in common."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arith import Array, DType
+from ..array_types import HOST, moved
+from ..engines.machine import Machine
+from ..tree import WIDTH
+from .sums import RUNS
 
 PART = 1 << 12
 """Elements that a block works on in one go, as in ``vector.cuh``; no result depends on it."""
 
 
-def blocks(n: int) -> int:
-    """Return the number of blocks for ``n`` elements."""
-    return -(-n // PART)
+def blocks(n: int, part: int = PART) -> int:
+    """Return the number of blocks for ``n`` elements, one at least."""
+    return max(1, -(-n // part))
+
+
+class Walks:
+    """Launches that go over vectors of ``n`` elements and sum something; the sums stay where they are until read.
+
+    Args:
+        machine: where the vectors are.
+        like: one of the vectors.
+        count: how many sums there is room for, and numbers beside them.
+    """
+
+    def __init__(self, machine: Machine, like: Array, count: int) -> None:
+        self.machine, self.shape, self.dtype = machine, like.shape, like.dtype
+        self.numbers = machine.empty((count,), like.dtype)
+        self.levels = [*_levels(like.size)]
+        self.memory = machine.empty((sum(self.levels),), like.dtype)
+
+    def __call__(self, slot: int, stem: str, name: str, *arguments: Any) -> None:
+        """Launch a kernel that sums run by run, and others that sum its sums; leave the sum in a slot."""
+        given = [_vector(x, self.shape, self.dtype) if hasattr(x, "flags") and x.ndim else x for x in arguments]
+        n, at = self.shape[0], self.machine.address(self.memory)
+        for i, runs in enumerate(self.levels):
+            to = np.uint64(at) if i + 1 < len(self.levels) else self.at(slot)
+            entry = f"{name}_{self.dtype.name}"
+            self.machine.launch(stem, entry, blocks(runs, RUNS), np.int64(n), to, *given)
+            stem, name, given, n, at = "vector", "vector_fold", [to], runs, at + runs * self.dtype.itemsize
+
+    def at(self, slot: int) -> Any:
+        """Return the address of a number."""
+        return np.uint64(self.machine.address(self.numbers) + slot * self.dtype.itemsize)
+
+    def read(self) -> list[Any]:
+        """Return all numbers, as NumPy scalars."""
+        return list(moved(self.numbers, HOST))
+
+
+def _levels(n: int) -> Iterator[int]:
+    """Count the sums after each round of summing runs, down to one."""
+    while True:
+        n = blocks(n, WIDTH)
+        yield n
+        if n == 1:
+            return
+
+
+def _vector(x: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Return a vector as one piece of memory; raise ValueError if it does not fit the others."""
+    if x.shape != shape or x.dtype != dtype:
+        raise ValueError(f"a vector must have shape {shape} and dtype {dtype}, got {x.shape} and {x.dtype}")
+    return _in_line(x)
+
+
+def _in_line(x: Array) -> Array:
+    return x if x.flags.c_contiguous and getattr(x.flags, "aligned", True) else x.copy(order="C")
+
+
+def _like(machine: Machine, x: Array) -> Array:
+    return machine.empty(x.shape, x.dtype)
+
+
+def dot(machine: Machine, x: Array, y: Array) -> Any:
+    """The sum of x * y."""
+    sums = Walks(machine, x, 1)
+    sums(0, "vector", "vector_dot", x, y)
+    return sums.read()[0]
+
+
+def sum_absolute(machine: Machine, x: Array) -> Any:
+    """The sum of the absolute values."""
+    sums = Walks(machine, x, 1)
+    sums(0, "vector", "vector_absolute", x)
+    return sums.read()[0]
+
+
+def largest(machine: Machine, *vectors: Array) -> list[Any]:
+    """The largest absolute value of each vector, found part by part."""
+    numbers = machine.empty((len(vectors),), vectors[0].dtype)
+    for slot, x in enumerate(vectors):
+        x, dtype = _vector(x, vectors[0].shape, vectors[0].dtype), vectors[0].dtype
+        at = machine.address(numbers) + slot * dtype.itemsize
+        while True:
+            parts = blocks(x.size)
+            to = np.uint64(at) if parts == 1 else machine.empty((parts,), dtype)
+            machine.launch("vector", f"vector_largest_{dtype.name}", parts, np.int64(x.size), to, x)
+            if parts == 1:
+                break
+            x = to
+    return list(moved(numbers, HOST))
+
+
+def negated(machine: Machine, x: Array) -> Array:
+    """-x"""
+    out = _like(machine, x)
+    machine.launch("vector", f"vector_negated_{x.dtype.name}", blocks(x.size), np.int64(x.size), out, x)
+    return out
+
+
+def downhill(machine: Machine, g: Array) -> tuple[Array, Any]:
+    """Return the direction of steepest descent, -g, and the slope along it."""
+    d, sums = _like(machine, g), Walks(machine, g, 1)
+    sums(0, "vector", "vector_downhill", d, g)
+    return d, sums.read()[0]
+
+
+def move(machine: Machine, arrays: Sequence[Array], d: Array, t: Any, origin: Array | None) -> None:
+    """Put arrays ``t`` times ``d`` away from ``origin``, or from where they are, all in one launch."""
+    lines = [_in_line(x) for x in arrays]
+    ends = np.cumsum([0, *(x.size for x in lines)])
+    vectors = [x if x is None else _vector(x, (int(ends[-1]),), d.dtype) for x in (d, origin)]
+    parts = [
+        (machine.address(x) + i * x.itemsize, begin + i, min(PART, x.size - i))
+        for x, begin in zip(lines, ends.tolist(), strict=False)
+        for i in range(0, x.size, PART)
+    ]
+    if parts:
+        table = machine.upload(np.array(parts, np.int64).T.ravel())
+        entry, count = f"vector_move_{d.dtype.name}", len(parts)
+        machine.launch("vector", entry, count, table, np.int64(count), *vectors, d.dtype.type(t))
+    for old, new in zip(arrays, lines, strict=True):
+        if old is not new:
+            old[...] = new

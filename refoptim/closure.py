@@ -10,15 +10,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
+from . import engines
 from . import hyper as hp
 from . import state_dict as states
-from .arith import Array, DType, absolute, arithmetic, as_reals, axpy, neg, storage
+from .arith import Array, DType, arithmetic, as_reals, storage
+from .array_types import at, check_together, copied, place, plain
+from .engines.twins import kernels_on
 from .groups import Group
-from .line_search import Number, Point, largest, strong_wolfe
+from .line_search import Point, strong_wolfe
 from .optimizer import Closure, Optimizer
 from .parameter import Parameter, check_writable
 from .plan import checked_gradient, label
@@ -26,7 +29,7 @@ from .rule import Hypers, resolve
 from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import StateDict
-from .tree import total
+from .vector import Number, largest, move, negated, sum_absolute
 
 MaxIter = Annotated[int, hp.Count("the largest number of iterations in a step", interval=hp.Interval("[1, inf)"))]
 ToleranceGrad = Annotated[hp.Scalar, hp.Real("a gradient with no larger element ends the step")]
@@ -42,35 +45,43 @@ LineSearch = Annotated[
 ]
 
 
-Reader: TypeAlias = Callable[[Any, int, DType, str], Any]
-"""Checks and copies one entry of a saved state, for a number of elements and a dtype; the text names it in messages."""
+class Extent(NamedTuple):
+    """The number of reals of all parameters, their dtype, and one array that lies where they do."""
+
+    n: int
+    dtype: DType
+    beside: Array
 
 
-def count(value: Any, n: int, dtype: DType, where: str) -> int:
+Reader: TypeAlias = Callable[[Any, Extent, str], Any]
+"""Checks and copies one entry of a saved state for parameters of an extent; the text names it in messages."""
+
+
+def count(value: Any, extent: Extent, where: str) -> int:
     """Read a count."""
     return states.step_count(value, where)
 
 
-def vector(value: Any, n: int, dtype: DType, where: str) -> Array:
+def vector(value: Any, extent: Extent, where: str) -> Array:
     """Read a vector of all elements."""
-    return states.array_like(value, (n,), dtype, where)
+    return states.array_like(value, (extent.n,), extent.dtype, where, extent.beside)
 
 
-def real(value: Any, n: int, dtype: DType, where: str) -> Number:
+def real(value: Any, extent: Extent, where: str) -> Number:
     """Read a number: a NumPy scalar if it comes in the dtype of the parameters, else a Python number."""
     x = np.asarray(value)
     if x.ndim or x.dtype.kind not in "fiu":
         raise ValueError(f"{where} must be a real number, got {value!r}")
-    return dtype.type(x) if hasattr(value, "dtype") and x.dtype == dtype else x.item()
+    return x.dtype.type(x) if hasattr(value, "dtype") and x.dtype == extent.dtype else x.item()
 
 
 def several(reader: Reader) -> Reader:
     """Return what reads a list of entries, or an array that stacks them."""
 
-    def read(value: Any, n: int, dtype: DType, where: str) -> list[Any]:
+    def read(value: Any, extent: Extent, where: str) -> list[Any]:
         if not isinstance(value, (list, tuple)) and not getattr(value, "shape", None):
             raise ValueError(f"{where} must be a list, got {value!r}")
-        return [reader(x, n, dtype, f"{where} item {i},") for i, x in enumerate(value)]
+        return [reader(x, extent, f"{where} item {i},") for i, x in enumerate(value)]
 
     return read
 
@@ -109,7 +120,7 @@ class Objective:
         self.params, self.closure, self.maximize = params, closure, maximize
         self.evals = 0
         self.first: Any = None
-        self._start = [(p, p.data, np.copy(p.data)) for p in params]
+        self._start = [(p, p.data, copied(p.data)) for p in params]
         self._errors = np.geterr()
 
     def evaluate(self) -> tuple[float, Array]:
@@ -118,12 +129,12 @@ class Objective:
         Raises:
             TypeError, ValueError: the closure did not return one real number, or a gradient does not fit.
         """
-        with np.errstate(**self._errors):
+        with np.errstate(**self._errors), kernels_on(None):
             value = self.closure()
         self.first = value if not self.evals else self.first
         self.evals += 1
         loss, g = real_loss(value), self._gradient()
-        return (-loss, neg(g)) if self.maximize else (loss, g)
+        return (-loss, negated(g)) if self.maximize else (loss, g)
 
     def _gradient(self) -> Array:
         """Join the gradients of all parameters."""
@@ -145,12 +156,7 @@ class Objective:
 
     def move(self, d: Array, t: Number, origin: Array | None = None) -> None:
         """Put the parameters ``t`` times ``d`` away from ``origin``, or from where they are."""
-        end = 0
-        for p in self.params:
-            x = _reals(p.data)
-            begin, end = end, end + x.size
-            source = x if origin is None else origin[begin:end].reshape(x.shape)
-            x[...] = axpy(source, d[begin:end].reshape(x.shape), t)
+        move([_reals(p.data) for p in self.params], d, t, origin)
 
     def restore(self) -> None:
         """Put the parameters back to where they were in the beginning."""
@@ -160,8 +166,8 @@ class Objective:
 
 
 def _reals(x: Array) -> Array:
-    """View a NumPy array, of a subclass perhaps, as a plain one of reals."""
-    return as_reals(np.asarray(x))
+    """View an array, of a subclass of NumPy's perhaps, as a plain one of reals."""
+    return as_reals(plain(x))
 
 
 def real_loss(value: Any) -> float:
@@ -177,7 +183,7 @@ def real_loss(value: Any) -> float:
 
 def first_length(g: Array, lr: float) -> Number:
     """The length of the very first move: lr, shortened so that no more than lr is moved in all."""
-    return min(1.0, 1.0 / total(absolute, g)) * lr
+    return min(1.0, 1.0 / sum_absolute(g)) * lr
 
 
 def travel(f: Objective, start: Point, d: Array, t: Number, **search: Any) -> Point:
@@ -201,9 +207,10 @@ def jump(f: Objective, start: Point, d: Array, t: Number, last: bool) -> Point:
 
 def arrived(h: Hypers, d: Array, start: Point, end: Point) -> bool:
     """Tell whether the gradient is small enough, or the last move was."""
+    steepest, longest = largest(end.g, d)
     return bool(
-        largest(end.g) <= h.tolerance_grad
-        or largest(d) * abs(end.t) <= h.tolerance_change
+        steepest <= h.tolerance_grad
+        or longest * abs(end.t) <= h.tolerance_change
         or abs(end.f - start.f) < h.tolerance_change
     )
 
@@ -274,6 +281,7 @@ class ClosureOptimizer(Optimizer):
         for j, p in enumerate(params):
             self.check_parameter(label(0, j, p), p.shape, p.dtype)
             check_writable(p.data)
+            check_together(label(0, j, p), p.data, label(0, 0, params[0]), params[0].data)
         dtypes = {arithmetic(p.dtype).name for p in params}
         if len(dtypes) > 1:
             raise TypeError(f"all parameters of {name} must have one real dtype, got {', '.join(sorted(dtypes))}")
@@ -282,9 +290,11 @@ class ClosureOptimizer(Optimizer):
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         closure, params = self._checked(closure, grads, scaling), self._parameters()
         h, s = resolve(type(self), self.param_groups[0]), self._recall(params)
+        where = place(params[0].data)
+        machine = engines.machine(type(self), self.param_groups[0], where)
         f = Objective(params, closure, h.maximize)
         try:
-            with np.errstate(all="ignore"):
+            with at(where), kernels_on(machine), np.errstate(all="ignore"):
                 self._minimize(h, s, f)
         except BaseException:
             f.restore()
@@ -296,7 +306,7 @@ class ClosureOptimizer(Optimizer):
     def _minimize(self, h: Hypers, s: Any, f: Objective) -> None:
         """Iterate: choose a direction, move along it, look whether the step is over."""
         loss, g = f.evaluate()
-        if largest(g) <= h.tolerance_grad:
+        if largest(g)[0] <= h.tolerance_grad:
             return
         for k in range(1, h.max_iter + 1):
             start = self.aim(h, s, loss, g)
@@ -323,7 +333,7 @@ class ClosureOptimizer(Optimizer):
     def _recall(self, params: Sequence[Parameter]) -> Any:
         """Return the state before a step, or raise if it is not one of these parameters."""
         s = self.progress(**self.state.get(params[0], {}))
-        n, dtype = _extent(params)
+        n, dtype, _ = _extent(params)
         if s.d is not None and (s.d.shape != (n,) or s.d.dtype != dtype):
             raise ValueError(
                 f"the state of {type(self).__name__} must fit {n} elements of {dtype}, "
@@ -346,9 +356,7 @@ class ClosureOptimizer(Optimizer):
         for name in given:
             if name not in self.readers or p is not group["params"][0]:
                 raise ValueError(f"{stem} has {name!r}")
-        read = {
-            name: self.readers[name](x, *_extent(group["params"]), f"{where}, {name},") for name, x in given.items()
-        }
+        read = {name: self.readers[name](x, _extent(group["params"]), f"{where}, {name},") for name, x in given.items()}
         needed = set(self.readers) - self.spare if read.get("n_iter") else {"func_evals", "n_iter"}
         missing = sorted(needed - set(read))
         if read and missing:
@@ -356,9 +364,9 @@ class ClosureOptimizer(Optimizer):
         return read
 
 
-def _extent(params: Sequence[Parameter]) -> tuple[int, DType]:
-    """Return the number of reals of all parameters and their dtype."""
-    return sum(as_reals(p.data).size for p in params), arithmetic(params[0].dtype)
+def _extent(params: Sequence[Parameter]) -> Extent:
+    """Return what the vectors of all parameters have in common."""
+    return Extent(sum(as_reals(p.data).size for p in params), arithmetic(params[0].dtype), params[0].data)
 
 
 def _check_order(optimizer: Optimizer, loaded: StateDict) -> None:

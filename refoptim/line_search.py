@@ -18,15 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from .arith import Array, reciprocal, sqrt
-from .tree import dot
-
-Number: TypeAlias = Any
-"""A Python number, or a NumPy scalar of the parameters' dtype."""
+from .vector import Number, dot, largest
 
 NARROWEST = 1e-9
 """An interval within which no element of a parameter moves by more than this is narrowed no further."""
@@ -43,11 +40,6 @@ class Point(NamedTuple):
 
 Along: TypeAlias = Callable[[Number], tuple[float, Array]]
 """Evaluates the loss and its gradient at a step along the direction."""
-
-
-def largest(x: Array) -> Number:
-    """The largest absolute value of an array; 0 if it is empty, NaN if it holds one."""
-    return np.maximum(x.max(initial=0), -x.min(initial=0))
 
 
 def strong_wolfe(
@@ -78,7 +70,7 @@ def strong_wolfe(
 
     bracket, tried = _step_out(at, start, t, too_high, flat, max_evals)
     if len(bracket) == 2:
-        return _narrow(at, bracket, largest(d), too_high, flat, max_evals - tried)
+        return _narrow(at, bracket, largest(d)[0], too_high, flat, max_evals - tried)
     return bracket[0]
 
 

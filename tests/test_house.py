@@ -47,6 +47,7 @@ ORDER = [
     "engines",
     "hooks",
     "optimizer",
+    "vector",
     "line_search",
     "closure",
     "optimizers",

@@ -842,9 +842,9 @@ def test_defaults_are_those_of_torch(torch: Any) -> None:
     for given_settings in ({}, {"max_iter": 7}, {"max_eval": 11}):
         theirs = torch.optim.LBFGS([torch.zeros(2)], **given_settings)
         ours = LBFGS([start(2)], **given_settings)
-        assert ours.defaults == theirs.defaults | {"maximize": False}
+        assert ours.defaults == theirs.defaults | {"maximize": False, "fused": None}
         group = ours.state_dict()["param_groups"][0]
-        assert group == theirs.state_dict()["param_groups"][0] | {"maximize": False}
+        assert group == theirs.state_dict()["param_groups"][0] | {"maximize": False, "fused": None}
 
 
 def test_max_eval_none_in_a_group_stands_for_five_quarters_of_max_iter() -> None:

@@ -11,6 +11,8 @@
 #include "../adamax.cu"
 #include "../asgd.cu"
 #include "../averages.cu"
+#include "../conjugate_gradient.cu"
+#include "../lbfgs.cu"
 #include "../muon.cu"
 #include "../nadam.cu"
 #include "../norm.cu"
@@ -20,3 +22,4 @@
 #include "../sgd.cu"
 #include "../sparse_adam.cu"
 #include "../sums.cu"
+#include "../vector.cu"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..array_types import HOST, Place, at, place, plain
+from ..array_types import HOST, Place, at, on_gpu, place, plain
 from ..groups import Group
 from ..plan import Bucket, Task
 from ..rule import Rule
-from ..scaling import Scaling, on_gpu
+from ..scaling import Scaling
 from . import cuda, fused, host, pure, reference, steps, whole
 from .kernel import Kernel, kernel_of
 from .launches import Launch
@@ -39,6 +39,12 @@ def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
     if settings.get("fused"):
         for where in {place(p.data) for p in settings["params"]} or {HOST}:
             _fused(rule, settings, where)
+
+
+def machine(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -> Machine | None:
+    """Return what runs the kernels of a rule at a place, None where the rule itself is to be run."""
+    chosen = _fused(rule, settings, where)
+    return chosen[0] if chosen else None
 
 
 def counts_on_gpu(rule: type[Rule], scaling: Scaling, group: Group, where: Place) -> bool:

@@ -32,10 +32,11 @@ class Kernel:
 def kernel_of(rule: type[Rule]) -> Kernel | None:
     """Return the kernels of a rule, None if there are none; a preset of another rule has that one's."""
     update = rule.update.__func__  # type: ignore[attr-defined]
-    package, _, stem = update.__module__.rpartition(".")
+    owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
+    package, _, stem = owner.__module__.rpartition(".")
     if not package.startswith(__package__.partition(".")[0]):
         return None
-    return _read(stem, update.__qualname__.partition(".")[0])
+    return _read(stem, owner.__qualname__.partition(".")[0])
 
 
 @cache

@@ -21,10 +21,11 @@ from ..closure import (
     first_length,
     real,
 )
+from ..engines.twins import twinned
 from ..groups import Params
-from ..line_search import Number, Point
+from ..line_search import Point
 from ..rule import Hypers
-from ..tree import dot
+from ..vector import Number, dot, downhill
 
 BETAS = ("PR+", "FR", "HS", "DY")
 
@@ -126,6 +127,7 @@ class ConjugateGradient(ClosureOptimizer):
         ] = 1e-4,
         c2: Annotated[hp.Scalar, hp.Real("the part of the slope that a search may leave", **PART)] = 0.1,
         maximize: hp.Maximize = False,
+        fused: hp.Fused = None,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -145,11 +147,11 @@ class ConjugateGradient(ClosureOptimizer):
     @classmethod
     def aim(cls, h: Hypers, s: Conjugacy, loss: float, g: Array) -> Point:
         restart = s.n_iter == 0 or restart_due(h, s, g)
-        d = neg(g) if restart else conjugate_direction(g, s.prev_flat_grad, s.d, h.beta)
-        slope = dot(g, d)
-        if not slope < 0:
-            restart, d = True, neg(g)
-            slope = dot(g, d)
+        if not restart:
+            d, slope = descend(g, s.d, coefficient(g, s.prev_flat_grad, s.d, h.beta))
+            restart = not slope < 0
+        if restart:
+            d, slope = downhill(g)
         s.t = 0.0 if slope > -h.tolerance_change else first_guess(h, s, g, slope)
         s.n_iter += 1
         s.since_restart = 1 if restart else s.since_restart + 1
@@ -161,7 +163,16 @@ def restart_due(h: Hypers, s: Conjugacy, g: Array) -> bool:
     """Tell whether the next direction is to be that of steepest descent."""
     if s.since_restart >= (h.restart_every or g.size) or not s.t:
         return True
-    return h.powell is not None and bool(abs(dot(g, s.prev_flat_grad)) >= h.powell * dot(g, g))
+    if h.powell is None:
+        return False
+    overlap, square = overlaps(g, s.prev_flat_grad)
+    return bool(abs(overlap) >= h.powell * square)
+
+
+@twinned
+def overlaps(g: Array, prev_g: Array) -> tuple[Number, Number]:
+    """Return g . prev_g and g . g."""
+    return dot(g, prev_g), dot(g, g)
 
 
 def first_guess(h: Hypers, s: Conjugacy, g: Array, slope: Number) -> Number:
@@ -174,14 +185,28 @@ def first_guess(h: Hypers, s: Conjugacy, g: Array, slope: Number) -> Number:
 
 def coefficient(g: Array, prev_g: Array, prev_d: Array, beta: str) -> Number:
     """Return the coefficient of the last direction, by the formula named ``beta``; 0 where it has no finite value."""
-    y = g if beta == "FR" else sub(g, prev_g)
-    above = dot(g, y if beta in ("PR+", "HS") else g)
-    below = dot(prev_d, y) if beta in ("HS", "DY") else dot(prev_g, prev_g)
+    above, below = fraction(g, prev_g, prev_d, beta)
     with np.errstate(all="ignore"):
         quotient = above / below
     if not np.isfinite(quotient) or (beta == "PR+" and quotient < 0):
         return quotient.dtype.type(0)
     return quotient
+
+
+@twinned
+def fraction(g: Array, prev_g: Array, prev_d: Array, beta: str) -> tuple[Number, Number]:
+    """Return what stands above and below the line in the formula named ``beta``."""
+    y = g if beta == "FR" else sub(g, prev_g)
+    above = dot(g, y if beta in ("PR+", "HS") else g)
+    below = dot(prev_d, y) if beta in ("HS", "DY") else dot(prev_g, prev_g)
+    return above, below
+
+
+@twinned
+def descend(g: Array, prev_d: Array, c: Number) -> tuple[Array, Number]:
+    """Return the direction -g + c * prev_d, and the slope along it."""
+    d = axpy(neg(g), prev_d, c)
+    return d, dot(g, d)
 
 
 def conjugate_direction(g: Array, prev_g: Array, prev_d: Array, beta: str = "PR+") -> Array:
@@ -197,4 +222,4 @@ def conjugate_direction(g: Array, prev_g: Array, prev_d: Array, beta: str = "PR+
         ValueError: ``beta`` is none of these.
     """
     hp.declared(ConjugateGradient)["beta"].resolve("beta", beta)
-    return axpy(neg(g), prev_d, coefficient(g, prev_g, prev_d, beta))
+    return descend(g, prev_d, coefficient(g, prev_g, prev_d, beta))[0]

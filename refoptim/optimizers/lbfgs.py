@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from .. import hyper as hp
-from ..arith import Array, DType, axpy, mul, neg, sub
+from ..arith import Array, axpy, mul, neg, sub
 from ..closure import (
     ClosureOptimizer,
+    Extent,
     LineSearch,
     MaxIter,
     Progress,
@@ -20,11 +21,12 @@ from ..closure import (
     several,
     vector,
 )
+from ..engines.twins import twinned
 from ..groups import Params
 from ..hyper import Scalar
-from ..line_search import Number, Point
+from ..line_search import Point
 from ..rule import Hypers
-from ..tree import dot
+from ..vector import Number, dot, downhill
 
 MIN_CURVATURE = 1e-10
 """A pair whose product y . s is not larger than this is not kept."""
@@ -41,8 +43,8 @@ class History(Progress):
     al: list[Number | None] | None = None
 
 
-def _coefficient(value: Any, n: int, dtype: DType, where: str) -> Number | None:
-    return None if value is None else real(value, n, dtype, where)
+def _coefficient(value: Any, extent: Extent, where: str) -> Number | None:
+    return None if value is None else real(value, extent, where)
 
 
 class LBFGS(ClosureOptimizer):
@@ -109,6 +111,7 @@ class LBFGS(ClosureOptimizer):
         line_search_fn: LineSearch = None,
         *,
         maximize: hp.Maximize = False,
+        fused: hp.Fused = None,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -130,14 +133,15 @@ class LBFGS(ClosureOptimizer):
         s.n_iter += 1
         first = s.n_iter == 1
         if first:
-            s.d, s.old_dirs, s.old_stps, s.ro, s.H_diag = neg(g), [], [], [], 1
+            s.old_dirs, s.old_stps, s.ro, s.H_diag = [], [], [], 1
+            s.d, slope = downhill(g)
         else:
             keep_pair(s, g, h.history_size)
-            s.d, al = two_loops(g, s.old_dirs, s.old_stps, s.ro, s.H_diag)
+            s.d, al, slope = descend(g, s.old_dirs, s.old_stps, s.ro, s.H_diag)
             s.al = al + [None] * (h.history_size - len(al))
         s.prev_flat_grad, s.prev_loss = g, loss
         s.t = first_length(g, h.lr) if first else h.lr
-        return Point(0, loss, g, dot(g, s.d))
+        return Point(0, loss, g, slope)
 
     def _read_state(self, group: Any, p: Any, values: Any, where: str) -> dict[str, Any]:
         read = super()._read_state(group, p, values, where)
@@ -154,13 +158,28 @@ def default_evals(max_iter: int) -> int:
 
 def keep_pair(s: History, g: Array, size: int) -> None:
     """Add the last change of the gradient and of the parameters to the history, of at most ``size`` pairs."""
-    y, step = sub(g, s.prev_flat_grad), mul(s.d, s.t)
-    curvature = dot(y, step)
+    y, step, curvature, square = change(g, s.prev_flat_grad, s.d, s.t)
     if curvature > MIN_CURVATURE:
         s.old_dirs = [*s.old_dirs, y][-size:]
         s.old_stps = [*s.old_stps, step][-size:]
         s.ro = [*s.ro, 1.0 / curvature][-size:]
-        s.H_diag = curvature / dot(y, y)
+        s.H_diag = curvature / square
+
+
+@twinned
+def change(g: Array, prev_g: Array, d: Array, t: Number) -> tuple[Array, Array, Number, Number]:
+    """Return y and s, the last changes of the gradient and of the parameters, y . s and y . y."""
+    y, step = sub(g, prev_g), mul(d, t)
+    return y, step, dot(y, step), dot(y, y)
+
+
+@twinned
+def descend(
+    g: Array, old_dirs: Sequence[Array], old_stps: Sequence[Array], ro: Sequence[Number], H_diag: Scalar
+) -> tuple[Array, list[Number], Number]:
+    """Return the direction, the coefficients of the first loop and the slope along the direction."""
+    d, al = two_loops(g, old_dirs, old_stps, ro, H_diag)
+    return d, al, dot(g, d)
 
 
 def two_loops(
