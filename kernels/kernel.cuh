@@ -23,6 +23,6 @@ using i64 = long long;
 // Threads of a block at most; no result depends on their number.
 constexpr int THREADS = 256;
 
-__device__ constexpr int blocks(int at_once = 3) { return at_once; }
+__device__ constexpr int blocks(int at_once = 1) { return at_once; }
 
 }  // namespace refoptim
