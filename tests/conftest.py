@@ -19,6 +19,9 @@ import refoptim
 if find_spec("refoptim.conformance") is None:
     refoptim.__path__.append(str(Path(__file__).parents[1]))
 
+from gpu_report import pytest_runtest_logreport as pytest_runtest_logreport
+from gpu_report import pytest_sessionfinish as pytest_sessionfinish
+
 
 @pytest.fixture
 def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:

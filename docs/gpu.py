@@ -1,0 +1,61 @@
+"""Write docs/gpu.md from docs/gpu.json, the last reports of what was run on a GPU: python docs/gpu.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refoptim import gpu_report
+
+HERE = Path(__file__).parent
+
+HEAD = """# On a GPU
+
+Kernels are tested without one: they are built for processors too, and a stand-in for CuPy shows what is launched,
+uploaded and waited for. What only a GPU can show is tested by `pytest -m gpu`: that it computes the reference's bits,
+for every rule, storage and setting, subnormal numbers and captured graphs included. `refoptim bench gpu` measures.
+Both leave a report in `docs/gpu.json`; this page is written by `python docs/gpu.py`.
+"""
+
+NEVER = "Not yet run on a GPU."
+
+TITLES = {"tests": "Tests", "bench": "Speed"}
+
+
+def page(reports: dict[str, Any]) -> str:
+    """Return the text of the page."""
+    sections = [section(kind, reports.get(kind)) for kind in TITLES]
+    return "\n".join([HEAD, *(sections if reports else [NEVER + "\n"])])
+
+
+def section(kind: str, report: dict[str, Any] | None) -> str:
+    """Return what a report says."""
+    if report is None:
+        return f"## {TITLES[kind]}\n\n{NEVER}\n"
+    where = "\n".join(f"| {name} | {'unknown' if x is None else x} |" for name, x in report["where"].items())
+    found = tests(report["found"]) if kind == "tests" else table(report["found"])
+    return f"## {TITLES[kind]}\n\n{found}\n\n| | |\n|---|---|\n{where}\n"
+
+
+def tests(found: dict[str, Any]) -> str:
+    """Return the outcome of tests; those that failed are named."""
+    failed = found["failed"]
+    line = f"{found['passed']} passed, {len(failed)} failed, {found['skipped']} were skipped."
+    return "\n".join([line, *(["", *(f"- `{name}` failed" for name in failed)] if failed else [])])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return measurements as a table, a row each."""
+    names = list(rows[0]) if rows else []
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else "Nothing was measured."
+
+
+def main() -> None:
+    """Write the page."""
+    text = page(gpu_report.read(HERE / "gpu.json"))
+    (HERE / "gpu.md").write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
