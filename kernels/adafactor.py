@@ -17,12 +17,7 @@ RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", 
 """The fields of the struct of that name in ``adafactor.cu``."""
 
 
-def update(machine: Machine, step: Any, tensor: Any) -> None:
-    """Update one parameter; see ``update_all``."""
-    update_all(machine, step, [tensor])
-
-
-def update_all(machine: Machine, step: Any, tensors: Sequence[Any]) -> None:
+def update(machine: Machine, step: Any, tensors: Sequence[Any]) -> None:
     """Update parameters of one storage, their state and their rounded copies, all in C order.
 
     Args:

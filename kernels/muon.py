@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,20 @@ TILE = 64
 """Rows and columns of a product that a block computes, as in ``muon.cu``; no result depends on it."""
 
 
-def update(machine: Machine, step: Any, tensor: Any) -> None:
-    """Update a parameter, its momentum and its rounded copy, all in C order.
+def update(machine: Machine, step: Any, tensors: Sequence[Any]) -> None:
+    """Update parameters, their momentum and their rounded copies, all in C order.
 
     Args:
         machine: where the arrays are.
         step: what differs from step to step: the scalars ``s``, and float32 arrays of one element or None:
             ``grad_scale`` divides the gradient, and ``found_inf`` other than 0 skips the step.
-        tensor: the arrays: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
+        tensors: the arrays of each: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
     """
+    for tensor in tensors:
+        _update(machine, step, tensor)
+
+
+def _update(machine: Machine, step: Any, tensor: Any) -> None:
     s, p, g, momentum = step.s, tensor.p, tensor.g, tensor.state[0]
     if not p.size:
         return

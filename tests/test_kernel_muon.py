@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -103,21 +104,18 @@ def test_products_add_in_order_for_every_instruction_set(dtype: str, shape: tupl
 
 def test_no_result_depends_on_blocks_or_threads() -> None:
     a = array(1, (200, 90), "float32")
-    machine = host.machine()
+    machine = host.Host(host.machine().library, host.machine().variant)
     expected = tree.matmul(a, a.T)
-    launch = machine.launch
     for blocks, threads in [(1, 1), (3, 2), (40, 5)]:
-        machine.launch = lambda stem, entry, _, *x, b=blocks, t=threads: launch(stem, entry, b, *x, threads=t)  # type: ignore[method-assign]
-        try:
+        machine.threads = lambda n=threads: n  # type: ignore[misc]
+        with mock.patch.object(machine, "launch", lambda stem, entry, _, *x: Host.launch(machine, stem, entry, blocks, *x)):
             assert product(machine, a, a, transposed=True, symmetric=True).tobytes() == expected.tobytes()
-        finally:
-            machine.launch = launch  # type: ignore[method-assign]
 
 
 def master(p: Any, half: Any, g: Any, momentum: Any, **more: Any) -> None:
     h = resolve(refoptim.Muon, refoptim.Muon([p.copy()], **SETTINGS).param_groups[0])
     s = record(step_scalars(refoptim.Muon, h, 1, {}), p.dtype)
-    muon.update(host.machine(), Step(s, False, **more), Tensor(p, g, (momentum,), half))
+    muon.update(host.machine(), Step(s, False, **more), [Tensor(p, g, (momentum,), half)])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

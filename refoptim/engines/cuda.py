@@ -60,7 +60,7 @@ class Cuda:
         self.captured: list[Array] = []
         self.lock = Lock()
 
-    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any) -> None:
+    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
         """Run a kernel, with as many threads in a block as it was compiled for; see ``Machine``."""
         with self.device:
             if entry not in self.entries:

@@ -31,8 +31,11 @@ def run(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
     launch = Launch(machine, kernel, tensors) if whole else None
     if launch:
         launch.run(step)
-    for tensor in () if whole else tensors:
-        program(machine, step, tensor) if program else update_rows(machine, kernel, tensor, step)
+    elif program:
+        program(machine, step, tensors)
+    else:
+        for tensor in tensors:
+            update_rows(machine, kernel, tensor, step)
     copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
     for old, new in copied:
         _write_back(old, new)
@@ -73,7 +76,7 @@ def _write_back(old: Tensor, new: Tensor) -> None:
 
 @cache
 def program_of(stem: str) -> Callable[..., None] | None:
-    """Return the sequence of launches that updates a tensor, where a kernel file has more than one kernel."""
+    """Return the sequence of launches that updates tensors, where a kernel file has more than one kernel."""
     name = f"refoptim.kernels.{stem}"
     program: Callable[..., None] | None = import_module(name).update if find_spec(name) else None
     return program

@@ -18,7 +18,7 @@ LIBRARY = Path(__file__).with_name("_host.so")
 REMEDY = "install a C++ compiler (g++ 10 or newer, or clang++ 12 or newer) and reinstall refoptim"
 
 FEW = 1 << 15
-"""Elements that one thread updates as fast as several."""
+"""Elements that are worth a thread."""
 
 
 class Host:
@@ -28,13 +28,13 @@ class Host:
         self.library, self.variant, self.process = library, variant, os.getpid()
         self.entries: dict[str, Any] = {}
 
-    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, threads: int | None = None) -> None:
-        """Run a kernel; see ``Machine``. No more than ``threads`` threads share its blocks."""
+    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
+        """Run a kernel; see ``Machine``."""
         if entry not in self.entries:
             self.entries[entry] = getattr(self.library, f"{self.variant}_{entry}")
         slots = [_slot(x) for x in arguments]
         addresses = np.array([x.ctypes.data for x in slots], np.uintp)
-        threads = min(self.threads(), threads or blocks)
+        threads = min(self.threads(), blocks, 1 + (FEW * blocks if elements is None else elements) // FEW)
         self.entries[entry](ctypes.c_longlong(blocks), ctypes.c_int(threads), ctypes.c_void_p(addresses.ctypes.data))
 
     def threads(self) -> int:
@@ -88,7 +88,10 @@ def _machine(path: Path) -> Host | str:
         return f"which cannot be loaded ({error}): {REMEDY}"
     if _text(library.refoptim_source_hash) != source_hash():
         return "which were built from other sources: reinstall refoptim"
-    return Host(library, variants(library)[0])
+    fitting = variants(library)
+    if not fitting:
+        return f"and this processor has none of {_text(library.refoptim_variants)}: reinstall refoptim"
+    return Host(library, fitting[0])
 
 
 def variants(library: ctypes.CDLL) -> list[str]:

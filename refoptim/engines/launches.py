@@ -67,6 +67,7 @@ class Launch:
         self.machine, self.kernel, self.count = machine, kernel, len(tensors)
         self.entry, self.dtype, self.place = entry_of(kernel, tensors[0]), tensors[0].p.dtype, place(tensors[0].p)
         self.tables, self.chunks = make_tables(machine, tensors)
+        self.elements = int(self.tables[: self.count].sum())
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Take note that the gradient of tensor ``i`` lies somewhere else now."""
@@ -80,7 +81,8 @@ class Launch:
             table = self.machine.upload(self.tables)
             fields = (self.machine.address(table), self.count, self.chunks, *fields_of(self.machine, step))
             record = record_of(self.kernel, step, self.dtype)
-            self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, scalar(BUCKET, fields))
+            bucket = scalar(BUCKET, fields)
+            self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket, elements=self.elements)
 
 
 def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:

@@ -10,8 +10,8 @@ from ..arith import Array, DType
 class Machine(Protocol):
     """Runs kernels by name on arrays of one kind, in the order in which they are launched."""
 
-    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any) -> None:
-        """Run ``entry`` of ``kernels/<stem>.cu`` on ``blocks`` blocks.
+    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
+        """Run ``entry`` of ``kernels/<stem>.cu`` on ``blocks`` blocks, which work on so many ``elements`` in all.
 
         An argument is an array of this machine (the kernel gets its address), None (a null pointer), a NumPy scalar or
         a structured NumPy scalar (passed by value).
