@@ -17,6 +17,8 @@ from .cli_output import Refused, print_json, print_table
 from .conformance import adapters, report, run
 from .conformance.adapters import ENGINES, NotAvailable
 
+OTHERS = ", ".join(x for x in adapters.BUILT_IN if x not in ENGINES)
+
 STYLES = {run.FAILS: "red", run.ERROR: "red", run.DEVIATES: "yellow", run.PASSES: "yellow", run.HOLDS: "green"}
 
 
@@ -28,14 +30,16 @@ def _named(context: click.Context, option: click.Parameter, names: tuple[str, ..
 
 
 @click.command()
-@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), help="An engine; [default: all here].")
+@click.option(
+    "--engine", "engines", multiple=True, type=click.Choice([*ENGINES]), help="An engine; [default: all here]."
+)
 @click.option(
     "--impl",
     "implementations",
     multiple=True,
     callback=_named,
     metavar="NAME",
-    help=f"Another implementation: {', '.join(x for x in adapters.BUILT_IN if x != 'numpy')}, or package.module:Class.",
+    help=f"Another implementation: {OTHERS}, or package.module:Class.",
 )
 @click.option("--pattern", default="", metavar="TEXT", help="Only cases and optimizers whose name contains TEXT.")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Only this storage.")

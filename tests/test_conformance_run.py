@@ -8,7 +8,7 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +18,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from refoptim.conformance import adapters, cases, promises, report, run
-from refoptim.conformance.adapters import Adapter
+from refoptim.conformance.adapters import Adapter, fused
 from refoptim.conformance.adapters.keras import choose_backend
 from refoptim.conformance.promises import CLOSE, EXACT, ULP
 from refoptim.conformance.reference import Reference
 from refoptim.conformance.run import Result
+from test_cuda_engine import compiled, gpu, idle  # noqa: F401
+
+from kernels import NEEDS_KERNELS
+from refoptim.engines import cuda, host
 
 CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
 ROOT = Path(__file__).parents[1]
@@ -78,6 +82,52 @@ def named(cls: type) -> str:
 
 def results(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Result]:
     return [result for job in run.jobs(name, pattern, dtypes) for result in run.perform(job)]
+
+
+def goldens_of(found: list[Result]) -> dict[str, set[str]]:
+    """Return by storage type the goldens that runs were compared with; all promises must hold."""
+    assert [r for r in found if r.promise and r.outcome != run.HOLDS] == []
+    return {dtype: {r.golden for r in found if r.dtype == dtype} for dtype in {r.dtype for r in found}}
+
+
+FULL = {"torch-ieee", "torch-installed", "reference"}
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("pattern", ["adam-", "sgd-", "adafactor-", "muon-", "sparse-adam-"])
+def test_kernels_are_held_against_the_goldens(pattern: str) -> None:
+    """In 16 bits, which kernels round once, against the reference that does so too."""
+    for dtype, found in goldens_of(results("host", pattern)).items():
+        assert found == ({"reference-store"} if dtype in ("float16", "bfloat16") else FULL), dtype
+
+
+@NEEDS_KERNELS
+def test_kernels_that_round_each_operation_break_the_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference in their place does so."""
+    monkeypatch.setattr(fused.Host, "make", Reference.make)
+    found = results("host", "adam-coupled")
+    broken = {r.dtype for r in found if r.outcome == run.FAILS}
+    assert broken == {"float16", "bfloat16"} & {r.dtype for r in found}
+    assert broken
+
+
+@NEEDS_KERNELS
+def test_wrong_kernels_break_the_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are launched, and do nothing."""
+    monkeypatch.setattr(host.Host, "launch", lambda self, *x, **more: None)
+    found = results("host", "adam-coupled", ("float32",))
+    assert {r.outcome for r in found if r.promise} == {run.FAILS}
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("pattern", ["adam-coupled", "adagrad-rows", "asgd-"])
+@pytest.mark.usefixtures("gpu")
+def test_arrays_go_to_the_gpu_and_back(pattern: str) -> None:
+    """The stand-in for CuPy runs the kernels of this computer."""
+    found = [r for r in results("cuda", pattern) if r.ran]
+    assert set(goldens_of(found)) >= {"float32", "float64"}
+    assert all(r.exact for r in found if r.promise)
+    assert run.versions("cuda")["GPU"]
 
 
 def test_an_implementation_written_by_hand_is_exact() -> None:
@@ -207,21 +257,33 @@ def test_wrong_deviations_are_refused(line: str) -> None:
 
 
 def test_the_table_of_promises() -> None:
-    for dtype in ("float16", "bfloat16", "float32", "float64", "complex64"):
-        assert promises.promised("numpy", "torch-ieee", "Adam", dtype) == EXACT
-        assert promises.promised("numpy", "reference", "Adafactor", dtype) == EXACT
-        assert promises.promised("numpy", "torch-installed", "Adam", dtype) is None
-    assert promises.promised("numpy", "torch-ieee", "Adafactor", "float32") != EXACT
+    for engine in adapters.ENGINES:
+        for dtype in ("float16", "bfloat16", "float32", "float64", "complex64"):
+            assert promises.promised(engine, "torch-ieee", "Adam", dtype) == EXACT
+            assert promises.promised(engine, "reference", "Adafactor", dtype) == EXACT
+            assert promises.promised(engine, promises.STORED, "Muon", dtype) == EXACT
+            assert promises.promised(engine, "torch-installed", "Adam", dtype) is None
+        assert promises.promised(engine, "torch-ieee", "Adafactor", "float32") != EXACT
     assert promises.promised("torch-fused-cuda", "reference", "Adam", "float32") is not None
     assert promises.promised("optax", "reference", "Adam", "float16") is None
     assert [str(x) for x in (EXACT, ULP(3), CLOSE(0.5, 0.25))] == ["EXACT", "within 3 ULP", "within 0.25 + 0.5 * |x|"]
 
 
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Take away the kernels for this computer, and CuPy."""
+    monkeypatch.setattr(host, "LIBRARY", tmp_path / "_host.so")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    cuda.machine.cache_clear()
+    yield
+    cuda.machine.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("host", "not available: this version has no compiled kernels"),
-        ("cuda", "not available: this version has no compiled kernels"),
+        ("host", "engine host is not available: its kernels were not built when refoptim was installed: install"),
+        ("cuda", "engine cuda is not available: kernels on a GPU need CuPy: pip install"),
         ("tensorfloat", "no implementation 'tensorfloat'"),
         (":X", "no implementation ':X': expected package.module:Class"),
         ("no_such_module:X", "no_such_module cannot be imported"),
@@ -229,7 +291,7 @@ def test_the_table_of_promises() -> None:
         ("json:JSONDecoder", "is no implementation: it has no method make"),
     ],
 )
-def test_what_is_not_there_is_said(name: str, message: str) -> None:
+def test_what_is_not_there_is_said(name: str, message: str, bare: None) -> None:
     with pytest.raises(adapters.NotAvailable, match=message):
         adapters.find(name)
 
@@ -423,6 +485,8 @@ def test_all_promises_hold(command: Callable[..., Any], tmp_path: Path) -> None:
     assert counted <= {("reference", "EXACT"), ("reference", "not run")}
     exact = {r["optimizer"] for r in document["results"] if r["golden"] == "torch-ieee" and r["distance"] == "EXACT"}
     assert len(exact) >= 13
+    engines = {"numpy", *(["host"] if not host.missing() else []), *(["cuda"] if not cuda.missing() else [])}
+    assert set(document["versions"]) == engines
     assert {"CosineAnnealingLR", "ReduceLROnPlateau"} <= {r["optimizer"] for r in document["results"]}
     assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "0"
     assert "All promises hold." in (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -436,9 +500,12 @@ def test_the_command_fails_where_a_promise_is_broken(command: Callable[..., Any]
     assert "\x1b" not in done.output
 
 
-def test_the_command_says_what_is_wrong(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_what_is_wrong(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, bare: None
+) -> None:
     for arguments, message in [
-        (("--engine", "host"), "not available"),
+        (("--engine", "host"), "engine host is not available: its kernels were not built"),
+        (("--engine", "cuda"), "engine cuda is not available: kernels on a GPU need CuPy"),
         (("--impl", "a:"), "'--impl': expected package.module:Class, got 'a:'"),
         (("--impl", ":X"), "'--impl': expected package.module:Class, got ':X'"),
         (("--impl", "nothing"), "no implementation 'nothing'"),
@@ -468,7 +535,7 @@ def test_without_ml_dtypes_bfloat16_is_not_run(monkeypatch: pytest.MonkeyPatch) 
 CONFTEST = f"""
 import sys
 from importlib.util import find_spec
-sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}
+sys.path[:0] = {[str(ROOT / "tests"), str(ROOT)]!r}
 import refoptim
 if find_spec("refoptim.conformance") is None:
     refoptim.__path__.append({str(ROOT)!r})

@@ -30,18 +30,19 @@ from typing import Any
 
 import refoptim
 from refoptim.arith import Array
+from refoptim.engines import cuda, host
 
 from ..cases import Case
 from ..trajectory import Implementation, State
 from ..verify import EXACT, Tolerance
 
-ENGINES = ("numpy", "host", "cuda")
-"""refoptim's own."""
+ENGINES = {"numpy": "numpy:NumPy", "host": "fused:Host", "cuda": "fused:Cuda"}
+"""refoptim's own, and where each adapter is defined in this package."""
 
 LOOPS = {"torch-for-loop": "for-loop", "torch-foreach": "foreach", "torch-fused": "fused"}
 
 BUILT_IN = {
-    "numpy": "numpy:NumPy",
+    **ENGINES,
     **{name + suffix: "torch:" + name for name in LOOPS for suffix in ("", "-cuda")},
     "optax": "optax:Optax",
     "keras": "keras:Keras",
@@ -102,18 +103,26 @@ def find(name: str) -> Make:
     Raises:
         NotAvailable: there is none, or what it needs is not installed; the message says what.
     """
-    if name in ("host", "cuda"):
-        raise NotAvailable(f"not available: this version has no compiled kernels, so no engine {name}")
+    missing = _missing(name)
+    if missing:
+        raise NotAvailable(f"engine {name} is not available: {missing}")
     if ":" in name:
         return _class(name)
     if name not in BUILT_IN:
         raise NotAvailable(f"no implementation {name!r}: known are {', '.join(BUILT_IN)}, or package.module:Class")
     module, _, what = BUILT_IN[name].partition(":")
-    if find_spec(module) is None:
+    if name not in ENGINES and find_spec(module) is None:
         raise NotAvailable(f"not installed: {module}")
     defined = import_module(f"{__name__}.{module}")
     make: Make = defined.variant(name) if module == "torch" else getattr(defined, what)
     return make
+
+
+def _missing(name: str) -> str:
+    """Say why an engine is not available; nothing if it is, or if this is none that needs kernels."""
+    if name == "host":
+        return host.missing().replace("which were", "its kernels were").replace("which cannot", "its kernels cannot")
+    return cuda.missing() if name == "cuda" else ""
 
 
 def _class(name: str) -> Make:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from .._gpu import CUDARuntimeError, check_device, world
 
-__all__ = ["CUDARuntimeError", "getDeviceCount", "runtimeGetVersion"]
+__all__ = ["CUDARuntimeError", "getDeviceCount", "getDeviceProperties", "runtimeGetVersion"]
 
 
 def __getattr__(name: str) -> bool:
     if name == "is_hip":
         return world.is_hip
     raise AttributeError(name)
+
+
+def getDeviceProperties(device: int) -> dict[str, bytes]:
+    return {"name": b"a stand-in"}
 
 
 def getDeviceCount() -> int:

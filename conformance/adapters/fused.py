@@ -1,0 +1,67 @@
+"""refoptim's kernels, on NumPy arrays and on CuPy's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+import refoptim
+from refoptim import SparseGrad
+from refoptim.arith import Array
+from refoptim.engines import cuda, host, nvrtc
+
+from ..trajectory import State
+from .numpy import NumPy
+
+
+class Host(NumPy):
+    """The kernels built for this computer."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of refoptim and NumPy, and what the kernels were built for."""
+        return {**super().versions(), "instruction set": host.machine().variant}
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
+        super().make(optimizer, {**hyper, "fused": True}, parameters)
+
+
+class Cuda(NumPy):
+    """The kernels on a GPU; what is compared is copied from there."""
+
+    def __init__(self) -> None:
+        self._cupy = import_module("cupy")
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of refoptim, NumPy, CuPy and NVRTC, and the name of the GPU."""
+        name = self._cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        compiler = ".".join(map(str, nvrtc.version(cuda.machine().major)))
+        return {**super().versions(), "cupy": self._cupy.__version__, "NVRTC": compiler, "GPU": name}
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
+        self._arrays = [self._cupy.array(p) for p in parameters]
+        self._build = partial(getattr(refoptim, optimizer), self._arrays, **{**hyper, "fused": True})
+        self._optimizer = self._build()
+
+    def step(self, grads: Sequence[Any]) -> None:
+        super().step([self._there(g) for g in grads])
+
+    def _there(self, g: Any) -> Any:
+        """Copy a gradient to the GPU."""
+        if isinstance(g, SparseGrad):
+            return SparseGrad(self._cupy.array(g.indices), self._cupy.array(g.values), g.shape)
+        return g if g is None else self._cupy.array(g)
+
+    def parameters(self) -> list[Array]:
+        return [_here(p) for p in self._arrays]
+
+    def state(self) -> list[State]:
+        return [{name: _here(x) for name, x in state.items()} for state in super().state()]
+
+
+def _here(x: Any) -> Any:
+    """Copy an array from the GPU."""
+    return x if isinstance(x, (int, np.generic)) else x.get()
