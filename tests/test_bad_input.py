@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 import refoptim
 from refoptim import Parameter, SparseGrad, functional, register_optimizer_step_post_hook
+from refoptim.engines import host
 
 nan, inf = float("nan"), float("inf")
 V, T, R = ValueError, TypeError, RuntimeError
@@ -236,13 +238,26 @@ def test_hyperparameter(name: str, given: dict[str, Any], error: type[Exception]
     refused([optimizer, w, given], way(name, given, optimizer, w), error, message)
 
 
-NO_KERNELS = "fused=True needs compiled kernels, which this version does not have: leave fused=None"
 FLAGS: list[Row] = [
     ("Adam", {"fused": 0.5}, T, "fused must be True or False or None, got 0.5"),
-    ("Adam", {"fused": True}, R, NO_KERNELS),
     ("Adam", {"fused": True, "foreach": True}, R, "`fused` and `foreach` cannot be `True` together."),
     ("Adam", {"fused": True, "differentiable": True}, R, "`fused` does not support `differentiable`"),
 ]
+
+
+@pytest.mark.parametrize("way", [as_argument, of_a_group, of_an_added_group, set_between_steps])
+def test_kernels_that_were_not_built(way: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host, "LIBRARY", tmp_path / "_host.so")
+    optimizer, w = trained("Adam")
+    message = f"fused=True needs the compiled kernels, which were not built when refoptim was installed: {host.REMEDY}"
+    refused([optimizer, w], way("Adam", {"fused": True}, optimizer, w), R, message)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Muon"])
+def test_a_pure_rule_takes_no_kernels(name: str) -> None:
+    optimizer, w = trained(name)
+    message = "fused kernels write in place, and this function makes new arrays: leave fused=None"
+    refused([optimizer, w], of_the_pure_rule(name, {"fused": True}, optimizer, w), R, message)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way is not loaded])
