@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, arithmetic, epsilon
-from ..engines.machine import Machine
+from refoptim.arith import Array, arithmetic, epsilon
+from refoptim.engines.machine import Machine
+
 from .sums import Along, Sums, total
 from .tables import CHUNK, Table
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arith import Array
-from ..engines.machine import Machine
+from refoptim.arith import Array
+from refoptim.engines.machine import Machine
+
 from .vector import Walks
 
 

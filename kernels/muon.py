@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, DType, arithmetic
-from ..engines.machine import Machine
+from refoptim.arith import Array, DType, arithmetic
+from refoptim.engines.machine import Machine
+
 from .sums import Sums, total
 from .vector import blocks
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arith import Array, DType
-from ..engines.machine import Machine
-from ..tree import WIDTH
+from refoptim.arith import Array, DType
+from refoptim.engines.machine import Machine
+from refoptim.tree import WIDTH
+
 from .tables import shared_out
 
 RUNS = 16

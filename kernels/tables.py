@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array
-from ..engines.machine import Machine
+from refoptim.arith import Array
+from refoptim.engines.machine import Machine
 
 CHUNK = 1 << 14
 """Elements that a block updates in one go, as in ``multi_tensor.cuh``; no result depends on it."""

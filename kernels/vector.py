@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, DType
-from ..array_types import HOST, moved
-from ..engines.machine import Machine
-from ..tree import WIDTH
+from refoptim.arith import Array, DType
+from refoptim.array_types import HOST, moved
+from refoptim.engines.machine import Machine
+from refoptim.tree import WIDTH
+
 from .sums import RUNS
 
 PART = 1 << 12

@@ -124,7 +124,7 @@ def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
         if name not in settings:
             raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
     h = SimpleNamespace(**{name: x.resolve(name, settings[name]) for name, x in declared(rule).items()})
-    lr = settings.get("lr")
+    lr: Any = settings.get("lr")
     if getattr(h, "capturable", False) and on_gpu(lr) and lr.dtype != np.float64:
         raise TypeError(f"a learning rate on a GPU must be a float64 array of one element, got dtype {lr.dtype}")
     rule.check(h)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -108,7 +109,8 @@ def test_no_result_depends_on_blocks_or_threads() -> None:
     expected = tree.matmul(a, a.T)
     for blocks, threads in [(1, 1), (3, 2), (40, 5)]:
         machine.threads = lambda n=threads: n  # type: ignore[misc]
-        with mock.patch.object(machine, "launch", lambda stem, entry, _, *x: Host.launch(machine, stem, entry, blocks, *x)):
+        launch = partial(lambda n, stem, entry, _, *x: Host.launch(machine, stem, entry, n, *x), blocks)
+        with mock.patch.object(machine, "launch", launch):
             assert product(machine, a, a, transposed=True, symmetric=True).tobytes() == expected.tobytes()
 
 
