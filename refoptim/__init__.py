@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import functional, lr_scheduler, swa_utils
+from . import clip_grad, functional, lr_scheduler, swa_utils
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -50,6 +50,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "SparseGrad",
+    "clip_grad",
     "functional",
     "get_default_dtype",
     "get_num_threads",

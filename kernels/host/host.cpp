@@ -15,7 +15,7 @@
 #include "../lbfgs.cu"
 #include "../muon.cu"
 #include "../nadam.cu"
-#include "../norm.cu"
+#include "../clip_grad.cu"
 #include "../radam.cu"
 #include "../rmsprop.cu"
 #include "../rprop.cu"

@@ -1,7 +1,7 @@
-// The norm of many arrays, and clipping by it: the twin of refoptim/clip_grad.py. kernels/norm.py launches these kernels.
+// The norm of many arrays, and clipping by it: the twin of refoptim/clip_grad.py. kernels/clip_grad.py launches them.
 #include "tree.cuh"
 
-namespace refoptim::norm {
+namespace refoptim::clip_grad {
 
 struct Magnitude {
     template <class X> __device__ X operator()(X x) const { return absolute(x); }
@@ -49,31 +49,31 @@ template <class S, class T = Arithmetic<S>> __device__ inline void scale_all(con
     }
 }
 
-}  // namespace refoptim::norm
+}  // namespace refoptim::clip_grad
 
 namespace refoptim {
 
 #define OF_STORAGE(NAME, S)                                                                                   \
-    KERNEL(norm_magnitudes_##NAME)(Sums all) { sum_all<S, 1>(all, norm::Magnitude()); }                       \
-    EXPORT(norm_magnitudes_##NAME)                                                                            \
-    KERNEL(norm_largest_##NAME)(Sums all) { sum_all<S, 1>(all, norm::Largest()); }                            \
-    EXPORT(norm_largest_##NAME)                                                                               \
-    KERNEL(norm_scale_##NAME)(Bucket b, const Arithmetic<S>* coefficient) { norm::scale_all<S>(b, *coefficient); } \
-    EXPORT(norm_scale_##NAME)
+    KERNEL(clip_grad_magnitudes_##NAME)(Sums all) { sum_all<S, 1>(all, clip_grad::Magnitude()); }                       \
+    EXPORT(clip_grad_magnitudes_##NAME)                                                                            \
+    KERNEL(clip_grad_largest_##NAME)(Sums all) { sum_all<S, 1>(all, clip_grad::Largest()); }                            \
+    EXPORT(clip_grad_largest_##NAME)                                                                               \
+    KERNEL(clip_grad_scale_##NAME)(Bucket b, const Arithmetic<S>* coefficient) { clip_grad::scale_all<S>(b, *coefficient); } \
+    EXPORT(clip_grad_scale_##NAME)
 
 #define OF_NUMBERS(NAME, T, N)                                                                             \
-    KERNEL(norm_place_##NAME)(const T* sums, const i64* places, i64 n, i64 of_squares, N* norms) {         \
-        norm::place(sums, places, n, of_squares, norms);                                                   \
+    KERNEL(clip_grad_place_##NAME)(const T* sums, const i64* places, i64 n, i64 of_squares, N* norms) {         \
+        clip_grad::place(sums, places, n, of_squares, norms);                                                   \
     }                                                                                                      \
-    EXPORT(norm_place_##NAME)
+    EXPORT(clip_grad_place_##NAME)
 
-// `to` gets the coefficient in the type of the norm, `narrow` rounded to float.
-#define OF_NUMBER(NAME, T)                                                                \
-    KERNEL(norm_coefficient_##NAME)(const T* total_norm, T max_norm, T* to, float* narrow) { \
-        *to = norm::coefficient(*total_norm, max_norm);                                   \
-        *narrow = *to;                                                                    \
-    }                                                                                     \
-    EXPORT(norm_coefficient_##NAME)
+#define OF_NUMBER(NAME, T)                                                                            \
+    KERNEL(clip_grad_coefficient_##NAME)(const T* total_norm, T max_norm, double* wide, float* narrow) { \
+        T coefficient = clip_grad::coefficient(*total_norm, max_norm);                                  \
+        *wide = coefficient;                                                                            \
+        *narrow = coefficient;                                                                          \
+    }                                                                                                   \
+    EXPORT(clip_grad_coefficient_##NAME)
 
 OF_STORAGE(float64, double)
 OF_STORAGE(float32, float)

@@ -1,0 +1,74 @@
+"""The norm of many arrays and clipping by it, in a few launches with nothing read back in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refoptim.arith import Array, DType, arithmetic, storage
+from refoptim.engines.machine import Machine
+
+from .sums import Sums, total
+from .tables import Table
+
+FIRST = {
+    1.0: ("clip_grad", "clip_grad_magnitudes"),
+    2.0: ("sums", "sums_of_squares"),
+    np.inf: ("clip_grad", "clip_grad_largest"),
+}
+"""The file and the name of the kernels that begin the sum, or find the maximum, that a norm is made of."""
+
+
+def norm_of_norms(machine: Machine, arrays: Sequence[Array], order: float, number: DType) -> Any:
+    """Return the norm of the norms of real arrays, of dtype ``number``."""
+    arrays, norms = [*map(_line, arrays)], machine.empty((len(arrays),), number)
+    for dtype, places in _groups(arrays).items():
+        _norms(machine, [arrays[i] for i in places], dtype, order, norms, places)
+    norm = machine.empty((1,), number)
+    _norms(machine, [norms], number, order, norm, [0])
+    return norm.reshape(())[()]
+
+
+def _line(x: Array) -> Array:
+    """Return an array that is one piece of memory in C order, a copy if need be."""
+    return x if x.flags.c_contiguous and getattr(x.flags, "aligned", True) else x.copy(order="C")
+
+
+def _groups(arrays: Sequence[Array]) -> dict[DType, list[int]]:
+    """Return the places of the arrays of each dtype."""
+    groups: dict[DType, list[int]] = {}
+    for i, x in enumerate(arrays):
+        groups.setdefault(x.dtype, []).append(i)
+    return groups
+
+
+def _norms(
+    machine: Machine, arrays: Sequence[Array], dtype: DType, order: float, norms: Array, places: Sequence[int]
+) -> None:
+    """Put the norms of arrays of one dtype at their places in ``norms``."""
+    number = arithmetic(dtype)
+    sums = Sums(machine, number, [total([machine.address(x)], x.size) for x in arrays])
+    stem, name = FIRST[order]
+    sums.launch(stem, f"{name}_{storage(dtype).name}", others=FIRST[order] if order == np.inf else ("sums", "sums"))
+    table, n = machine.upload(np.array(places, np.int64)), np.int64(len(places))
+    entry, first = f"clip_grad_place_{number.name}_{norms.dtype.name}", np.uint64(sums.results[0])
+    machine.launch("clip_grad", entry, 1, first, table, n, np.int64(order == 2), norms)
+
+
+def scale(machine: Machine, gradients: Sequence[Array], total_norm: Any, max_norm: float) -> None:
+    """Multiply real gradients in place by the coefficient of a total norm."""
+    number, lines = total_norm.dtype, [*map(_line, gradients)]
+    norm = machine.upload(np.array([total_norm])) if isinstance(total_norm, np.generic) else total_norm
+    coefficients = [machine.empty((1,), np.dtype(name)) for name in ("float64", "float32")]
+    entry = f"clip_grad_coefficient_{number.name}"
+    machine.launch("clip_grad", entry, 1, norm, number.type(max_norm), *coefficients)
+    for dtype, places in _groups(lines).items():
+        table = Table(machine, [(lines[i].size, machine.address(lines[i])) for i in places])
+        coefficient = coefficients[arithmetic(dtype) == np.float32]
+        entry = f"clip_grad_scale_{storage(dtype).name}"
+        table.launch("clip_grad", entry, table.bucket((0, 0, 0, 0)), coefficient)
+    for x, line in zip(gradients, lines, strict=True):
+        if x is not line:
+            x[...] = line

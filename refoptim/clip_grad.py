@@ -1,0 +1,267 @@
+"""Clipping gradients by their norm, with the names of ``torch.nn.utils``.
+
+.. code-block:: text
+
+    norm        = sqrt(sum(x * x)), sum(|x|) or max(|x|)               norm_type 2, 1 or inf, of one array
+    total_norm  = the norm of the norms
+    coefficient = min(1 / (total_norm + 1e-6) * max_norm, 1)
+    grad        = grad * coefficient
+
+Sums are in the order of ``tree``, the norms in the order of the arrays. Norms have the arithmetic type of the arrays,
+float64 where those are mixed. The coefficient has the type of the total norm and is rounded to the arithmetic type of a
+gradient; a product is rounded once when it is stored.
+
+With ``fused=True`` kernels do all that, to the same bits. For arrays on a GPU they are the default; the total norm is
+then an array on that GPU, and nothing is read back unless ``error_if_nonfinite`` asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+
+from . import hyper as hp
+from . import tree
+from .arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
+from .array_types import HOST, at, bounds, is_writable, place, plain, share_memory
+from .engines import cuda, host
+from .engines.machine import Machine
+from .engines.twins import kernels_on, twinned
+from .parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
+from .sparse import SparseGrad
+
+__all__ = ["clip_grad_norm_", "clip_grads_with_norm_", "get_total_norm"]
+
+NORM_TYPES = (1.0, 2.0, math.inf)
+
+
+def get_total_norm(
+    arrays: Any,
+    norm_type: Any = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+    *,
+    fused: bool | None = None,
+) -> Any:
+    """Return the norm of the norms of arrays.
+
+    Args:
+        arrays: an array or an iterable of them, NumPy's or all on one GPU.
+        norm_type: 1, 2 or inf.
+        error_if_nonfinite: whether a norm that is infinite or NaN is an error.
+        foreach: taken for torch's sake; no result depends on it.
+        fused: whether kernels do it; None means that they do on a GPU.
+
+    Returns:
+        A NumPy scalar, or an array without axes on the GPU; float32 0 for no arrays.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+        RuntimeError: the norm is not finite, or the arrays lie apart, or there are no kernels.
+    """
+    order = _norm_type(norm_type)
+    given = [arrays] if is_one_array(arrays) else _listed("arrays", arrays)
+    checked = [_array(f"array {i}", x, order) for i, x in enumerate(given)]
+    return _total_norm(checked, order, error_if_nonfinite, _machine(checked, foreach, fused))
+
+
+def clip_grads_with_norm_(
+    parameters: Any, max_norm: Any, total_norm: Any, foreach: bool | None = None, *, fused: bool | None = None
+) -> None:
+    """Multiply gradients in place by ``min(1 / (total_norm + 1e-6) * max_norm, 1)``.
+
+    Args:
+        parameters: a Parameter or an iterable of them; those without gradient are passed over.
+        max_norm: a number in [0, inf].
+        total_norm: what ``get_total_norm`` returned, or a number. Where it is NaN, gradients become NaN.
+        foreach: as in ``get_total_norm``.
+        fused: as in ``get_total_norm``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: an argument or a gradient is wrong. Nothing has changed then.
+    """
+    largest, gradients = _max_norm(max_norm), _gradients(parameters, 2.0)
+    machine = _machine(gradients, foreach, fused)
+    norm = _norm(total_norm, gradients)
+    _clip(gradients, largest, norm, machine)
+
+
+def clip_grad_norm_(
+    parameters: Any,
+    max_norm: Any,
+    norm_type: Any = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+    *,
+    fused: bool | None = None,
+) -> Any:
+    """Multiply gradients in place so that the norm of them all is ``max_norm`` at most, and return what it was.
+
+    The arguments, the result and the errors are those of ``get_total_norm`` and ``clip_grads_with_norm_``; after an
+    error nothing has changed.
+    """
+    order, largest = _norm_type(norm_type), _max_norm(max_norm)
+    gradients = _gradients(parameters, order)
+    machine = _machine(gradients, foreach, fused)
+    norm = _total_norm(gradients, order, error_if_nonfinite, machine)
+    _clip(gradients, largest, norm, machine)
+    return norm
+
+
+def _norm_type(value: Any) -> float:
+    order = math.inf if value in ("inf", "Inf") else float(hp.number("norm_type", value))
+    if order not in NORM_TYPES:
+        raise ValueError(f"norm_type must be 1, 2 or inf, got {value!r}")
+    return order
+
+
+def _max_norm(value: Any) -> float:
+    x = float(hp.number("max_norm", value))
+    if not x >= 0:
+        raise ValueError(f"max_norm must be in [0, inf], got {value!r}")
+    return x
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be one or an iterable of them, got {type(given).__name__}")
+    return list(given)
+
+
+def _array(name: str, x: Any, order: float) -> Array:
+    """Return an array whose norm can be taken as a plain one, a complex array as pairs of reals; or raise TypeError."""
+    try:
+        if isinstance(x, SparseGrad) or hasattr(x, "tocoo"):
+            raise TypeError("a sparse array has no norm here: pass its values")
+        x = plain(as_array(x))
+        storage(x.dtype)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    if x.dtype.kind == "c" and order != 2:
+        raise TypeError(f"{name}: the norm of complex arrays is that of norm_type 2, got {order:g}")
+    return as_reals(x)
+
+
+def _gradients(parameters: Any, order: float) -> list[Array]:
+    """Return the gradients of parameters as arrays that can be multiplied in place, or raise."""
+    given = [parameters] if isinstance(parameters, Parameter) else _listed("parameters", parameters)
+    gradients = []
+    for i, p in enumerate(given):
+        if not isinstance(p, Parameter):
+            raise TypeError(f"parameters must hold Parameters, got {short(p)}")
+        name = f"parameter {i}" + (f" ({p.name})" if p.name else "")
+        if p.grad is not None:
+            gradients.append(_array(name, _gradient(name, p), order))
+    _check_apart(gradients)
+    return gradients
+
+
+def _gradient(name: str, p: Parameter) -> Any:
+    try:
+        grad = as_gradient(p.grad, p.data)
+        if not isinstance(grad, SparseGrad) and (not is_writable(grad) or overlaps_itself(grad)):
+            raise ValueError("the gradient must be writable, and its elements must not share memory")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return grad
+
+
+def _check_apart(gradients: Sequence[Array]) -> None:
+    """Raise ValueError if two gradients share memory: it would be multiplied twice."""
+    spans = sorted(((*bounds(x), i) for i, x in enumerate(gradients) if x.size))
+    for (_, high, i), (low, _, j) in pairwise(spans):
+        if low < high and share_memory(gradients[i], gradients[j]):
+            raise ValueError("gradients must not share memory: one would be multiplied more than once")
+
+
+def _machine(arrays: Sequence[Array], foreach: Any, fused: Any) -> Machine | None:
+    """Return what runs kernels on the arrays, None if they are not asked for; raise if there are none."""
+    for name, flag in (("foreach", foreach), ("fused", fused)):
+        if flag is not None and not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True, False or None, got {flag!r}")
+    if foreach and fused:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    places = {place(x) for x in arrays} or {HOST}
+    if len(places) > 1:
+        raise RuntimeError(f"the arrays must lie in one place, got {', '.join(sorted(map(str, places)))}")
+    device = getattr(places.pop(), "device", None)
+    if device is None:
+        return host.machine() if fused else None
+    return None if fused is False else cuda.machine(device)
+
+
+@np.errstate(all="ignore")
+def _total_norm(arrays: Sequence[Array], order: float, error_if_nonfinite: bool, machine: Machine | None) -> Any:
+    if not arrays:
+        return np.float32(0)
+    with kernels_on(machine), at(place(arrays[0])):
+        norm = norm_of_norms(arrays, order, _widest(arrays))
+        if error_if_nonfinite and not np.isfinite(norm):
+            raise RuntimeError(
+                f"The total norm of order {order:g} for gradients from `parameters` is non-finite, so it cannot be "
+                "clipped: with error_if_nonfinite=False they are multiplied nevertheless"
+            )
+    return norm
+
+
+def _widest(arrays: Sequence[Array]) -> DType:
+    return max((arithmetic(x.dtype) for x in arrays), key=lambda dtype: dtype.itemsize)
+
+
+def _norm(total_norm: Any, gradients: Sequence[Array]) -> Any:
+    """Return a total norm as a NumPy scalar, or as an array without axes on the GPU of the gradients; or raise."""
+    where = place(total_norm)
+    if where is None or where == HOST:
+        narrow = getattr(total_norm, "dtype", None) == np.float32
+        return (np.float32 if narrow else np.float64)(hp.number("total_norm", total_norm))
+    if total_norm.size != 1 or total_norm.dtype not in (np.float32, np.float64):
+        raise TypeError(f"total_norm must be one float32 or float64 number, got {total_norm.shape} {total_norm.dtype}")
+    if any(place(x) != where for x in gradients):
+        raise RuntimeError(f"total_norm must lie where the gradients do, but it is {where}")
+    return total_norm.reshape(())
+
+
+@np.errstate(all="ignore")
+def _clip(gradients: Sequence[Array], max_norm: float, norm: Any, machine: Machine | None) -> None:
+    if gradients:
+        with kernels_on(machine), at(place(gradients[0])):
+            scale(gradients, norm, max_norm)
+
+
+@twinned
+def norm_of_norms(arrays: Sequence[Array], order: float, number: DType) -> Any:
+    """Return the norm of the norms of real arrays, of dtype ``number``."""
+    norms = [_norm_of(x, order).reshape(1).astype(number) for x in arrays]
+    return _norm_of(np.concatenate(norms), order)
+
+
+def _norm_of(x: Array, order: float) -> Any:
+    if order == 2:
+        return tree.norm(x)
+    return tree.total(absolute, x) if order == 1 else _largest(x)
+
+
+def _largest(x: Array) -> Any:
+    """Return the largest magnitude, NaN if there is one, +0 for no elements."""
+    if not x.size:
+        return tree.total(absolute, x)
+    found = [absolute(widen(tree.take(x, block))).max() for block in tree.blocks(x.shape)]
+    return np.concatenate([y.reshape(1) for y in found]).max()
+
+
+@twinned
+def scale(gradients: Sequence[Array], total_norm: Any, max_norm: float) -> None:
+    """Multiply real gradients in place by the coefficient of a total norm."""
+    number = total_norm.dtype.type
+    inverse = reciprocal(add(total_norm, number(1e-6)), number(max_norm))
+    coefficient = minimum(inverse, number(1))
+    for g in gradients:
+        c = coefficient.astype(arithmetic(g.dtype))
+        for block in tree.blocks(g.shape):
+            part = tree.take(g, block)
+            part[...] = mul(part, c)
