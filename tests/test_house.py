@@ -25,7 +25,11 @@ from refoptim import SparseGrad
 from refoptim.hyper import Flag, declared
 
 ROOT = Path(refoptim.__file__).parents[1]
-PACKAGES = {"refoptim": ROOT / "refoptim", "refoptim.conformance": ROOT / "conformance"}
+PACKAGES = {
+    "refoptim": ROOT / "refoptim",
+    "refoptim.kernels": ROOT / "kernels",
+    "refoptim.conformance": ROOT / "conformance",
+}
 
 ORDER = [
     "files",
@@ -38,13 +42,18 @@ ORDER = [
     "groups",
     "rule",
     "state_dict",
+    "scaling",
+    "counter",
     "plan",
     "engines.blocks",
     "engines.threads",
     "engines.program",
     "engines.pure",
     "engines.reference",
+    "kernels.source_hash",
     "engines",
+    "kernels",
+    "repeat",
     "clip_grad",
     "hooks",
     "optimizer",
