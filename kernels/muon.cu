@@ -142,7 +142,7 @@ __device__ inline void load_tile(N* tile, const N* from, i64 line_length, i64 li
 
 // The product of two matrices, the right one transposed if `transposed`; the sizes are those of the product, and `depth`
 // is that of the inner index. An entry is c times the product, plus b times the addend where there is one. Of a
-// `symmetric` product the tiles below the diagonal are mirrored.
+// `symmetric` product the tiles below the diagonal are those above it, mirrored.
 template <class N> struct Product {
     i64 rows, columns, depth, transposed, symmetric, bfloat16;
     const N *left, *right, *addend;
@@ -162,18 +162,19 @@ template <class N> struct Product {
 
     // Writes some entries of row i, from column j on. The loop ends early, rather than pass over entries: of that, GCC 12
     // makes AVX-512 stores that touch memory past the end.
-    __device__ void store(i64 i, i64 j, const N* products, i64 count) const {
+    __device__ void store(i64 i, i64 j, const N* products, i64 count, bool mirrored) const {
         for (i64 w = 0; w < count; w++) {
             i64 at = i * columns + j + w;
             N entry = rounded(addend ? add(mul(addend[at], b), mul(products[w], c)) : products[w], bfloat16);
             out[at] = entry;
-            if (symmetric)
+            if (mirrored)
                 out[(j + w) * columns + i] = entry;
         }
     }
 
     __device__ void store(const Patch<N>& patch, int number, i64 row, i64 column) const {
         constexpr int W = Patch<N>::W;
+        bool mirrored = symmetric && row != column;
         row += Patch<N>::row(number);
         i64 count = rows - row < ROWS ? rows - row : ROWS;
         for (int r = 0; r < count; r++)
@@ -181,7 +182,7 @@ template <class N> struct Product {
                 Vector<N, W> sums;
                 write(sums, 0, patch.sums[r][c]);
                 i64 j = column + Patch<N>::column(number, c), rest = columns - j;
-                store(row + r, j, sums.x, rest < W ? rest : W);
+                store(row + r, j, sums.x, rest < W ? rest : W, mirrored);
             }
     }
 
