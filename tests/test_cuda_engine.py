@@ -292,6 +292,26 @@ def test_a_table_that_is_needed_in_a_capture_is_there(gpu: Any) -> None:
     assert machine.upload(table) is copy
 
 
+def test_copies_that_a_graph_reads_stay(gpu: Any) -> None:
+    """A tensor in neither order is copied for the kernel; the graph needs that memory each time it is replayed."""
+    start, g = normal(1, 8, 6), normal(2, 4, 3)
+    theirs = refoptim.SGD([start[::2, ::2].copy()], lr=0.1, momentum=0.5)
+    ours = refoptim.SGD([on(gpu, start)[::2, ::2]], lr=0.1, momentum=0.5, capturable=True)
+    machine, grads = cuda.machine(0), [on(gpu, g)]
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        ours.step(grads=grads)
+        assert machine.captured == []
+        stream.begin_capture()
+        ours.step(grads=grads)
+        graph = stream.end_capture()
+        assert [x.shape for x in machine.captured] == [(4, 3)]
+        for _ in range(3):
+            graph.launch()
+    for _ in range(4):
+        theirs.step(grads=[g])
+    assert_equal_bits(off(members(ours)[0].data), members(theirs)[0].data)
+
+
 # ------------------------------------------------------------------------------------------- binaries on disk
 
 
@@ -468,6 +488,20 @@ def test_without_a_compiler_nothing_has_changed(idle: Any, monkeypatch: pytest.M
     for p, x in zip(members(ours), start, strict=True):
         assert_equal_bits(off(p.data), x)
     assert not ours.state
+
+
+def test_a_binary_that_the_driver_does_not_load_is_told(idle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "compile", lambda *_, **__: b"of a newer version")
+    x = on(idle, normal(1, 4))
+    optimizer = make("SGD", [x])
+    before = off(x)
+    message = (
+        r"the driver does not load sgd-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: update the driver, or .*<13\.5'"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step(grads=[on(idle, normal(2, 4))])
+    assert_equal_bits(off(x), before)
+    assert not optimizer.state
 
 
 def test_fused_is_checked_where_the_parameters_are(idle: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,14 @@ class Cuda:
     def load(self, stem: str) -> Any:
         """Return the module of a kernel file, compiled and loaded if it is the first time."""
         if stem not in self.modules:
-            with self.device:
-                path = binary(stem, self.capability, self.major)
-                self.modules[stem] = self.cupy.RawModule(path=str(path))
+            path = binary(stem, self.capability, self.major)
+            module = self.cupy.RawModule(path=str(path))
+            try:
+                with self.device:
+                    module.compile()
+            except self.cupy.cuda.driver.CUDADriverError as error:
+                raise RuntimeError(_unloadable(path, self.major, error)) from error
+            self.modules[stem] = module
         return self.modules[stem]
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
@@ -175,6 +180,14 @@ def _lacking(error: Any, version: int) -> str:
     if error.status == NO_DEVICE:
         return "there is no GPU of NVIDIA's: look at nvidia-smi, and at CUDA_VISIBLE_DEVICES"
     return f"CUDA cannot be used: {error}"
+
+
+def _unloadable(path: Path, major: int, error: Exception) -> str:
+    version = ".".join(map(str, nvrtc.version(major)))
+    return (
+        f"the driver does not load {path.name}, which NVRTC {version} has compiled: update the driver, or install an "
+        f"older NVRTC, for example pip install 'nvidia-cuda-nvrtc{'-cu12' if major == 12 else ''}<{version}' ({error})"
+    )
 
 
 def target(capability: int, major: int) -> str:

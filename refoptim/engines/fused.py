@@ -23,7 +23,7 @@ def run(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
     given = [_tensor(kernel, task) for task in bucket.tasks]
     program = program_of(kernel.stem)
     whole = not (bucket.sparse or program)
-    tensors = [_in_line(tensor, any_order=whole) for tensor in given]
+    tensors = [_in_line(machine, tensor, any_order=whole) for tensor in given]
     if bucket.counted:
         step = steps.counted(machine, kernel, bucket, bucket.scaling, tensors[0].p.dtype)
     else:
@@ -48,14 +48,14 @@ def _tensor(kernel: Kernel, task: Task) -> Tensor:
     return Tensor(data, task.grad, state, None) if master is None else Tensor(master, task.grad, state, data)
 
 
-def _in_line(tensor: Tensor, any_order: bool) -> Tensor:
+def _in_line(machine: Machine, tensor: Tensor, any_order: bool) -> Tensor:
     """Return a tensor whose arrays are one piece of memory each, in C order, or all in Fortran's if that will do."""
     arrays = [x for x in tensor.arrays() if hasattr(x, "flags")]
     if all(x.flags.c_contiguous and _is_aligned(x) for x in arrays):
         return tensor
     if any_order and all(x.flags.f_contiguous and _is_aligned(x) for x in arrays):
         return tensor
-    p, g, *state, copy = (_line(x) if hasattr(x, "flags") else x for x in tensor.arrays())
+    p, g, *state, copy = (_line(machine, x) if hasattr(x, "flags") else x for x in tensor.arrays())
     return Tensor(p, g, tuple(state), copy)
 
 
@@ -63,8 +63,12 @@ def _is_aligned(x: Array) -> bool:
     return bool(getattr(x.flags, "aligned", True))
 
 
-def _line(x: Array) -> Array:
-    return x if x.flags.c_contiguous and _is_aligned(x) else x.copy(order="C")
+def _line(machine: Machine, x: Array) -> Array:
+    if x.flags.c_contiguous and _is_aligned(x):
+        return x
+    line = machine.empty(x.shape, x.dtype)  # not x.copy: what a graph captures must last as long as the machine
+    line[...] = x
+    return line
 
 
 def _write_back(old: Tensor, new: Tensor) -> None:

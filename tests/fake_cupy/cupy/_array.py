@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _gpu
-from ._gpu import begin_copy_to_host, begin_kernel, begin_upload, world
+from ._gpu import begin_copy_to_host, begin_kernel, begin_upload, captured, world
 
 
 class Flags:
@@ -79,9 +79,14 @@ class ndarray:
         key, _ = unwrapped_key(key)
         value = operand(value)
         check_current(self)
-        begin_kernel("an assignment")
-        with np.errstate(all="ignore"):
-            self._x[key] = value
+
+        def assign() -> None:
+            with np.errstate(all="ignore"):
+                self._x[key] = value
+
+        if not captured(assign):
+            begin_kernel("an assignment")
+            assign()
 
     def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> Any:
         if not copy and self._x.dtype == dtype:

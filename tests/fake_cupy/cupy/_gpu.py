@@ -276,9 +276,17 @@ def begin_kernel(name: str = "") -> None:
     """Take note of a kernel that runs on the current stream, after what waits there."""
     stream = get_current_stream()
     if stream.is_capturing():
-        raise AssertionError(f"the stand-in captures launches of raw kernels only, not {name or 'this'}")
+        raise AssertionError(f"the stand-in captures launches of raw kernels and assignments, not {name or 'this'}")
     stream.run()
     world.counters.kernels += 1
+
+
+def captured(work: Callable[[], None]) -> bool:
+    """Leave work to the graph that is captured on the current stream, if there is one."""
+    graph = get_current_stream().graph
+    if graph is not None:
+        graph.work.append(work)
+    return graph is not None
 
 
 def begin_upload(stream: Stream | None = None) -> None:

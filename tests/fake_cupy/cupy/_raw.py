@@ -32,10 +32,14 @@ class RawModule:
         assert code is None and path is not None and not options
         self.path = path
 
-    def get_function(self, name: str) -> RawKernel:
-        text = Path(self.path).read_bytes()
-        if not text.startswith(MAGIC):
+    def compile(self) -> None:
+        """Load the module on the current GPU."""
+        _gpu.check_device(world.current)
+        if not Path(self.path).read_bytes().startswith(MAGIC):
             raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
+
+    def get_function(self, name: str) -> RawKernel:
+        self.compile()
         return RawKernel(name)
 
 
