@@ -17,7 +17,7 @@ from rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, norm
 
 import refoptim
 from refoptim import Parameter, SparseGrad, swap_in_optimizer_params_and_state
-from refoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from refoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 STEPS = 3
 
@@ -244,6 +244,27 @@ def test_a_gradient_that_is_the_parameter_is_copied(fake_cupy: Any) -> None:
         assert_equal_bits(off(mine), other.data)
 
 
+def test_a_gradient_that_reaches_back_is_copied(fake_cupy: Any) -> None:
+    """It begins behind the first parameter, which is updated before it is read, and goes backwards into that."""
+    memory = on(fake_cupy, normal(1, 30))
+    host = off(memory)
+    theirs = refoptim.SGD([host[:6].copy(), host[20:26].copy()], lr=0.5)
+    theirs.step(grads=[host[12:18].copy(), host[9:3:-1].copy()])
+    ours = refoptim.SGD([memory[:6], memory[20:26]], lr=0.5, fused=False)
+    ours.step(grads=[memory[12:18], memory[9:3:-1]])
+    assert_equal_runs(ours, theirs)
+
+
+def test_state_is_never_the_gradient_itself(fake_cupy: Any) -> None:
+    """The first momentum of SGD is the gradient, which belongs to somebody else."""
+    g = on(fake_cupy, normal(2, 4))
+    optimizer = refoptim.SGD([on(fake_cupy, normal(1, 4))], lr=0.1, momentum=0.9, differentiable=True)
+    optimizer.step(grads=[g])
+    (buffer,) = optimizer.state[members(optimizer)[0]].values()
+    g[...] = 7
+    assert_equal_bits(off(buffer), normal(2, 4))
+
+
 def test_parameters_that_share_memory_are_refused(fake_cupy: Any) -> None:
     x = on(fake_cupy, normal(1, 10))
     with pytest.raises(ValueError, match="parameters 0 and 1 of the group share memory"):
@@ -363,8 +384,8 @@ def test_arrays_are_swapped_in(fake_cupy: Any) -> None:
 @pytest.mark.parametrize("form", ["mean", "ema", "function", "functions"])
 def test_averages_are_kept_on_the_device(fake_cupy: Any, form: str) -> None:
     settings: dict[str, dict[str, Any]] = {
-        "mean": {},
-        "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.8)},
+        "mean": {"avg_fn": get_swa_avg_fn(fused=False)},
+        "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.8, fused=False)},
         "function": {"avg_fn": lambda average, current, n: average + (current - average) / 4},
         "functions": {"multi_avg_fn": write_quarters},
     }
