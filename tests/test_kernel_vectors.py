@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rooms import assert_equal_bits, normal
 import refoptim
 from kernels import NEEDS_KERNELS
 from refoptim import vector
-from refoptim.engines import host
+from refoptim.engines import host, nvrtc
 from refoptim.engines.host import Host
 from refoptim.engines.twins import kernels_on, twinned
 from refoptim.optimizers import conjugate_gradient, lbfgs
@@ -248,3 +249,45 @@ def test_kernels_do_not_reach_into_the_closure() -> None:
 def inside() -> bool:
     """It has no twin."""
     return True
+
+
+def off(x: Any) -> Any:
+    return [off(y) for y in x] if isinstance(x, list) else x.get() if hasattr(x, "get") else x
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cupy: Any) -> Any:
+    """Return the stand-in for CuPy, with a compiler whose binaries it takes."""
+    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "compile", lambda source, arch, major: fake_cupy._raw.MAGIC + arch.encode())
+    monkeypatch.setattr(nvrtc, "version", lambda major: (major, 0))
+    monkeypatch.setattr(nvrtc, "architectures", lambda major: [90])
+    return fake_cupy
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["kernels", "words"])
+@pytest.mark.parametrize("cls, more", SETTINGS[:4], ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_arrays_of_cupy(gpu: Any, problem: str, cls: Any, more: dict[str, Any], fused: bool | None) -> None:
+    """The stand-in for CuPy runs the kernels of the host; vectors stay on the GPU, through a saved state too."""
+    function, start = PROBLEMS[problem]
+    theirs = refoptim.Parameter(start.copy())
+    p = refoptim.Parameter(gpu.array(start))
+
+    def closure() -> float:
+        here = refoptim.Parameter(p.data.get())
+        sign = -1 if more.get("maximize") else 1
+        loss = sign * function(here)
+        p.grad = gpu.array(sign * here.grad)
+        return loss
+
+    expected, ours = cls([theirs], **more), cls([p], fused=fused, **more)
+    for _ in range(3):
+        expected.step(lambda: turned(function, theirs) if more.get("maximize") else function(theirs))
+        ours.step(closure)
+        ours.load_state_dict(ours.state_dict())
+    mine = ours.state[p]
+    assert all(isinstance(mine[key], gpu.ndarray) for key in ("d", "prev_flat_grad"))
+    assert_same([off(x) for x in mine.values()], list(expected.state[theirs].values()))
+    assert_equal_bits(p.data.get(), theirs.data)
+    assert bool(gpu.world.counters.launches) == (fused is None)
