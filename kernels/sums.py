@@ -74,6 +74,7 @@ class Sums:
         self.levels = [
             np.array((start, len(sums), tiles), SUMS)[()] for start, (_, tiles) in zip(at, tables, strict=False)
         ]
+        self.elements = [sum(x.outer * x.n * x.inner for x in level) for level in levels]
         self.results: list[int] = outputs[-1].tolist()
 
     def launch(self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = ("sums", "sums")) -> None:
@@ -81,14 +82,14 @@ class Sums:
 
         ``others`` are the file and the name of the kernels that sum up what it leaves.
         """
-        first, *more = self.levels
-        self._launch(stem, entry, *arguments, first)
-        for level in more:
-            self._launch(others[0], f"{others[1]}_{self.dtype.name}", level)
+        self._launch(0, stem, entry, *arguments)
+        for i in range(1, len(self.levels)):
+            self._launch(i, others[0], f"{others[1]}_{self.dtype.name}")
 
-    def _launch(self, stem: str, entry: str, *arguments: Any) -> None:
-        if tiles := int(arguments[-1]["tiles"]):
-            self.machine.launch(stem, entry, tiles, *arguments)
+    def _launch(self, i: int, stem: str, entry: str, *arguments: Any) -> None:
+        level = self.levels[i]
+        if tiles := int(level["tiles"]):
+            self.machine.launch(stem, entry, tiles, *arguments, level, elements=self.elements[i])
 
 
 def _levels(sums: Sequence[Along]) -> list[list[Along]]:

@@ -29,7 +29,7 @@ class Table:
         self.machine, self.tensors = machine, len(fields)
         columns: Array = np.array(fields, np.uint64).view(np.int64)
         numbers, chunks = shared_out([-(-size // CHUNK) for size, *_ in fields])
-        self.chunks = len(chunks)
+        self.chunks, self.elements = len(chunks), sum(size for size, *_ in fields)
         self.table = machine.upload(np.concatenate([columns.T.ravel(), numbers, chunks]))
 
     def bucket(self, step: tuple[int, ...]) -> Any:
@@ -39,7 +39,7 @@ class Table:
     def launch(self, stem: str, entry: str, *arguments: Any) -> None:
         """Run a kernel on all chunks."""
         if self.chunks:
-            self.machine.launch(stem, entry, self.chunks, *arguments)
+            self.machine.launch(stem, entry, self.chunks, *arguments, elements=self.elements)
 
 
 def shared_out(counts: Sequence[int]) -> tuple[Array, Array]:
