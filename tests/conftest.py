@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 os.environ["ATEN_CPU_CAPABILITY"] = "default"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run side by side on the same processors
 
 import refoptim
 
@@ -22,12 +23,12 @@ if find_spec("refoptim.conformance") is None:
 from gpu_report import pytest_runtest_logreport as pytest_runtest_logreport
 from gpu_report import pytest_sessionfinish as pytest_sessionfinish
 
+from refoptim.engines import cuda, host, nvrtc
+
 
 @pytest.fixture
 def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Load the stand-in for CuPy that needs no GPU."""
-    from refoptim.engines import cuda
-
     for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(Path(__file__).with_name("fake_cupy")))
@@ -36,3 +37,37 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cuda.machine.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, fake_cupy: Any) -> list[str]:
+    """Put a compiler in the place of NVRTC whose binaries the stand-in takes; return the list of what it compiles."""
+    done: list[str] = []
+
+    def compile(source: str, arch: str, *, major: int | None = None) -> bytes:  # noqa: A001
+        assert major == 13
+        done.append(arch)
+        return fake_cupy._raw.MAGIC + arch.encode()
+
+    monkeypatch.setattr(nvrtc, "compile", compile)
+    monkeypatch.setattr(nvrtc, "version", lambda major: (major, 5))
+    monkeypatch.setattr(nvrtc, "architectures", lambda major: [75, 80, 86, 89, 90, 100, 103, 110, 120, 121])
+    return done
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cupy: Any, compiled: list[str]) -> Iterator[Any]:
+    """Return the stand-in, kernels being only counted, with an empty cache of binaries, and counters at zero."""
+    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path / "cache"))
+    fake_cupy.world.counters, fake_cupy.world.runs = fake_cupy.Counters(), False
+    yield fake_cupy
+    assert fake_cupy.world.current == 0
+
+
+@pytest.fixture
+def gpu(idle: Any) -> Any:
+    """Return the stand-in, with kernels that run."""
+    if host.missing():
+        pytest.skip(f"the stand-in runs the kernels for this computer, {host.missing()}")
+    idle.world.runs = True
+    return idle

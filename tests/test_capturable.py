@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rooms import assert_equal_bits
-from test_cuda_engine import compiled, gpu, idle  # noqa: F401
 
 import refoptim
 

@@ -23,7 +23,6 @@ from refoptim.conformance.adapters.keras import choose_backend
 from refoptim.conformance.promises import CLOSE, EXACT, ULP
 from refoptim.conformance.reference import Reference
 from refoptim.conformance.run import Result
-from test_cuda_engine import compiled, gpu, idle  # noqa: F401
 
 from kernels import NEEDS_KERNELS
 from refoptim.engines import cuda, host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +17,6 @@ from refoptim.engines import cuda, host, nvrtc
 
 STEPS = 4
 ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
-
-
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, fake_cupy: Any) -> list[str]:
-    """Put a compiler in the place of NVRTC whose binaries the stand-in takes; return the list of what it compiles."""
-    done: list[str] = []
-
-    def compile(source: str, arch: str, *, major: int | None = None) -> bytes:  # noqa: A001
-        assert major == 13
-        done.append(arch)
-        return fake_cupy._raw.MAGIC + arch.encode()
-
-    monkeypatch.setattr(nvrtc, "compile", compile)
-    monkeypatch.setattr(nvrtc, "version", lambda major: (major, 5))
-    monkeypatch.setattr(nvrtc, "architectures", lambda major: [75, 80, 86, 89, 90, 100, 103, 110, 120, 121])
-    return done
-
-
-@pytest.fixture
-def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cupy: Any, compiled: list[str]) -> Iterator[Any]:
-    """Return the stand-in, kernels being only counted, with an empty cache of binaries, and counters at zero."""
-    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path / "cache"))
-    fake_cupy.world.counters, fake_cupy.world.runs = fake_cupy.Counters(), False
-    yield fake_cupy
-    assert fake_cupy.world.current == 0
-
-
-@pytest.fixture
-def gpu(idle: Any) -> Any:
-    """Return the stand-in, with kernels that run."""
-    if host.missing():
-        pytest.skip(f"the stand-in runs the kernels for this computer, {host.missing()}")
-    idle.world.runs = True
-    return idle
 
 
 def counters(gpu: Any) -> Any:

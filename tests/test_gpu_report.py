@@ -9,7 +9,6 @@ from typing import Any
 
 import gpu_report as hooks
 import pytest
-from test_cuda_engine import compiled  # noqa: F401
 
 from refoptim import gpu_report
 
@@ -36,7 +35,7 @@ def test_without_reports_nothing_is_claimed() -> None:
 
 
 @pytest.fixture
-def gpu(fake_cupy: Any, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
+def gpu(fake_cupy: Any, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the stand-in, which tells what a GPU tells of itself."""
     properties = {"name": b"Imaginary 9000", "totalGlobalMem": 5 << 29}
     runtime = fake_cupy.cuda.runtime

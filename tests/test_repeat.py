@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels import NEEDS_KERNELS
 from rooms import assert_equal_runs, make, normal
 
 import refoptim
+from kernels import NEEDS_KERNELS
 from refoptim import optimizer as module
 
 pytestmark = NEEDS_KERNELS
