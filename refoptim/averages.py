@@ -2,23 +2,27 @@
 
 ``k`` is the number of models that have been averaged so far, 1, 2 …; the first model is copied, not averaged. A rule is
 also the function that averages: an instance holds its hyperparameters and takes ``(averaged, current, num_averaged)``.
-The single forms return a new array, the multi forms, which interpolate, write into a list of arrays.
+The single forms return a new array, the multi forms, which interpolate, write into a list of arrays. Like an optimizer
+they run kernels if ``fused`` is True, and on CuPy arrays unless it is False.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
+from . import engines
 from . import hyper as hp
 from .arith import Array, DType, add, div, lerp, mul, storage, sub
-from .array_types import HOST, at, check_together, copied, fill, is_writable, place
+from .array_types import at, check_together, copied, is_writable, on_gpu, place
 from .engines import pure, reference
 from .parameter import as_array
-from .plan import Memory
+from .plan import Bucket, Memory, Task
 from .rule import Hypers, Record, Registers, Rule, get_default_dtype, record, resolve, step_scalars
+from .scaling import Scaling
 
 Pair: TypeAlias = tuple[Array, Array]
 """An average and what is averaged into it."""
@@ -48,6 +52,7 @@ class Average(Rule):
 
     Raises:
         TypeError, ValueError: an argument is no array or no count, or shapes or dtypes differ.
+        RuntimeError: there are no kernels, and ``fused`` asks for them.
     """
 
     counts_steps = False
@@ -56,18 +61,31 @@ class Average(Rule):
         self.h = resolve(type(self), settings)
 
     def __call__(self, averaged: Array, current: Array, num_averaged: int) -> Array:
-        pair = checked("averaged", averaged, "current", current)
-        return self._average(*pair, count(num_averaged))
+        x, y = checked("averaged", averaged, "current", current)
+        k = count(num_averaged)
+        if not (self.h.fused or (self.h.fused is None and on_gpu(x))):
+            return self._average(x, y, k)
+        x = copied(x)
+        self.write([(x, y)], k)
+        return x
 
     def write(self, pairs: Sequence[Pair], k: int) -> None:
         """Average the second array of each pair into the first; the pairs have been checked."""
-        pairs = _apart(pairs)
-        for dtype in {x.dtype for x, _ in pairs}:
-            jobs = [reference.Job(x, y, {}) for x, y in pairs if x.dtype == dtype and place(x) is HOST]
-            reference.run(type(self), self._scalars(k, dtype), jobs, unmade=False, pack=True)
-        for x, y in pairs:
-            if place(x) is not HOST:
-                fill(x, self._average(x, y, k))
+        pairs, buckets = _apart(pairs), {}
+        for x, y in (pair for pair in pairs if place(pair[0])):
+            bucket = buckets.setdefault((place(x), x.dtype), self._bucket(x, k))
+            holder: Any = SimpleNamespace(data=x)
+            bucket.tasks.append(Task(holder, y, {}))
+        for update in [engines.prepare(bucket) for bucket in buckets.values()]:
+            update()
+        for x, y in (pair for pair in pairs if not place(pair[0])):
+            x[...] = self._average(x, y, k)
+
+    def _bucket(self, x: Array, k: int) -> Bucket:
+        """Return what is to be averaged where ``x`` is, in its dtype: nothing yet."""
+        where: Any = place(x)
+        group, s = {"fused": self.h.fused}, self._scalars(k, x.dtype)
+        return Bucket(type(self), group, self.h, s, k, {}, unmade=False, sparse=False, place=where, scaling=Scaling())
 
     def _average(self, averaged: Array, current: Array, k: int) -> Array:
         s = self._scalars(k, averaged.dtype)
@@ -78,7 +96,7 @@ class Average(Rule):
         return record(step_scalars(type(self), self.h, k, {}) | {"complex": dtype.kind == "c"}, dtype)
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.h).items())
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.h).items() if value is not None)
         return f"{type(self).__name__}({settings})"
 
 
@@ -114,8 +132,8 @@ class EMA(Average):
         average = decay * average + (1 - decay) * current
     """
 
-    def __init__(self, decay: Decay = 0.999) -> None:
-        super().__init__(decay=decay)
+    def __init__(self, decay: Decay = 0.999, *, fused: hp.Fused = None) -> None:
+        super().__init__(decay=decay, fused=fused)
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -136,8 +154,8 @@ class SWA(Average):
     Complex numbers are multiplied by 1 / (k + 1), as in a complex division.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, fused: hp.Fused = None) -> None:
+        super().__init__(fused=fused)
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -157,8 +175,8 @@ class LerpEMA(MultiAverage):
         average = lerp(average, current, 1 - decay)
     """
 
-    def __init__(self, decay: Decay = 0.999) -> None:
-        super().__init__(decay=decay)
+    def __init__(self, decay: Decay = 0.999, *, fused: hp.Fused = None) -> None:
+        super().__init__(decay=decay, fused=fused)
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -179,8 +197,8 @@ class LerpSWA(MultiAverage):
     The share 1 / (k + 1) is a number in the default dtype, float32 unless ``set_default_dtype`` changes it.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, fused: hp.Fused = None) -> None:
+        super().__init__(fused=fused)
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

@@ -44,24 +44,24 @@ Paired = tuple[Member, Member]
 """A member of an average, and the same member of the model."""
 
 
-def get_ema_avg_fn(decay: float = 0.999) -> EMA:
+def get_ema_avg_fn(decay: float = 0.999, *, fused: bool | None = None) -> EMA:
     """Return the function ``decay * averaged + (1 - decay) * current``; ``decay`` must be in [0, 1]."""
-    return EMA(decay)
+    return EMA(decay, fused=fused)
 
 
-def get_swa_avg_fn() -> SWA:
+def get_swa_avg_fn(*, fused: bool | None = None) -> SWA:
     """Return the function ``averaged + (current - averaged) / (num_averaged + 1)``."""
-    return SWA()
+    return SWA(fused=fused)
 
 
-def get_ema_multi_avg_fn(decay: float = 0.999) -> LerpEMA:
+def get_ema_multi_avg_fn(decay: float = 0.999, *, fused: bool | None = None) -> LerpEMA:
     """Return the function that writes ``lerp(averaged, current, 1 - decay)``; ``decay`` must be in [0, 1]."""
-    return LerpEMA(decay)
+    return LerpEMA(decay, fused=fused)
 
 
-def get_swa_multi_avg_fn() -> LerpSWA:
+def get_swa_multi_avg_fn(*, fused: bool | None = None) -> LerpSWA:
     """Return the function that writes ``lerp(averaged, current, 1 / (num_averaged + 1))``."""
-    return LerpSWA()
+    return LerpSWA(fused=fused)
 
 
 class AveragedModel:
