@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from refoptim.arith import Array, arithmetic, epsilon
+from refoptim.engines.launches import CHUNK
 from refoptim.engines.machine import Machine
 
 from .sums import Along, Sums, total
-from .tables import CHUNK, Table
+from .tables import Table
 
 RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", "factored", "step_size")
 """The fields of the struct of that name in ``adafactor.cu``."""

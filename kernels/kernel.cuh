@@ -4,7 +4,7 @@
 
 #ifdef HOST
 #include "host/cuda.h"
-#else
+#elif !defined(KERNEL)
 #define KERNEL(NAME, ...) extern "C" __global__ void __launch_bounds__(THREADS, blocks(__VA_ARGS__)) NAME
 #define EXPORT(NAME)
 #endif

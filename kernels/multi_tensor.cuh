@@ -13,7 +13,7 @@ constexpr i64 CHUNK = 1 << 14;
 
 // What a launch works on. `tables` holds the size of each tensor; then for each array of a tensor (the parameter, the
 // gradient, the state arrays, the rounded copy of a master parameter) its address, 0 where there is none; then for each
-// chunk the number of its tensor, and where in it the chunk starts. `record` replaces the record that is passed by value,
+// chunk the number of its tensor, and which of its chunks it is. `record` replaces the record that is passed by value,
 // `grad_scale` divides gradients, `found_inf` other than 0 skips the step; each may be null.
 struct Bucket {
     const i64* tables;
@@ -63,7 +63,7 @@ template <class P, class G, int N> struct Chunk {
     __device__ Chunk(const Bucket& b, i64 chunk) {
         const i64* addresses = b.tables + b.tensors;
         const i64* numbers = addresses + (N + 3) * b.tensors;
-        i64 tensor = numbers[chunk], start = numbers[b.chunks + chunk];
+        i64 tensor = numbers[chunk], start = numbers[b.chunks + chunk] * CHUNK;
         i64 rest = b.tables[tensor] - start;
         size = rest < CHUNK ? rest : CHUNK;
         p = at<P>(addresses[tensor], start);

@@ -71,7 +71,8 @@ class Average(Rule):
 
     def write(self, pairs: Sequence[Pair], k: int) -> None:
         """Average the second array of each pair into the first; the pairs have been checked."""
-        pairs, buckets = _apart(pairs), {}
+        pairs = _apart(pairs)
+        buckets: dict[Any, Bucket] = {}
         for x, y in (pair for pair in pairs if place(pair[0])):
             bucket = buckets.setdefault((place(x), x.dtype), self._bucket(x, k))
             holder: Any = SimpleNamespace(data=x)

@@ -17,6 +17,7 @@ import pytest
 
 import refoptim
 from refoptim import arith
+from refoptim.engines import launches
 from refoptim.engines.kernel import kernel_of
 from refoptim.engines.pure import is_measured
 from refoptim.hyper import Flag, declared
@@ -24,7 +25,7 @@ from refoptim.rule import Rule, resolve
 
 KERNELS = files("refoptim.kernels")
 
-NO_ROOM = {"norm", "sums", "vector"}
+NO_ROOM = {"clip_grad", "sums", "vector"}
 """Kernel files without a room: gradient norms, and what several rules take sums and long vectors from."""
 
 GIVEN = {"sparse", "unmade", "complex"}
@@ -383,3 +384,11 @@ def test_differences_are_found(name: str, old: str, new: str, check: Callable[[K
     assert old in Kernel(ELEMENTWISE[name]).file
     with pytest.raises(AssertionError):
         check(Kernel(ELEMENTWISE[name], lambda text: text.replace(old, new)))
+
+
+@pytest.mark.parametrize(("file", "name"), [("multi_tensor.cuh", "CHUNK"), ("kernel.cuh", "THREADS")])
+def test_constants_of_the_engines_are_those_of_the_kernels(file: str, name: str) -> None:
+    said = re.search(rf"constexpr \w+ {name} = (.*?);", KERNELS.joinpath(file).read_text(encoding="utf-8"))
+    assert said
+    before, _, shift = said[1].partition(" << ")
+    assert getattr(launches, name) == int(before) << int(shift or 0)

@@ -16,7 +16,7 @@ from .machine import Machine
 CHUNK = 1 << 14
 """Elements that a block updates in one go, as in ``multi_tensor.cuh``; no result depends on it."""
 
-THREADS = 512
+THREADS = 256
 """Threads of a block on a GPU, as in ``kernel.cuh``; no result depends on it."""
 
 STEP = [("maximize", np.int64), ("record", np.uint64), ("grad_scale", np.uint64), ("found_inf", np.uint64)]
@@ -89,11 +89,16 @@ def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int
     """Return the tables of a launch, as ``Bucket`` in ``multi_tensor.cuh`` describes them, and the number of chunks."""
     sizes = np.array([reals(tensor.p) for tensor in tensors], np.int64)
     addresses = [[address_of(machine, x) for x in tensor.arrays()] for tensor in tensors]
-    counts = -(-sizes // CHUNK)
-    numbers = np.repeat(np.arange(len(tensors)), counts)
-    starts = (np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]) * CHUNK
     columns = np.array(addresses, np.uint64).T.view(np.int64)
-    return np.concatenate([sizes, columns.ravel(), numbers, starts], dtype=np.int64), len(numbers)
+    numbers, chunks = shared_out(-(-sizes // CHUNK))
+    return np.concatenate([sizes, columns.ravel(), numbers, chunks]), len(chunks)
+
+
+def shared_out(counts: Any) -> tuple[Array, Array]:
+    """Number the parts of things of which ``counts`` have that many: whose each part is, and which of its parts."""
+    counts = np.array(counts, np.int64)
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    return numbers, np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]
 
 
 def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) -> None:
