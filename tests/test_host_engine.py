@@ -459,7 +459,7 @@ def test_state_goes_to_and_fro_between_engines(name: str) -> None:
 
 
 FORK = """
-import os, sys
+import os, signal, sys
 import numpy as np
 import refoptim
 if len(sys.argv) > 1:
@@ -469,6 +469,8 @@ refoptim.set_num_threads(3)
 optimizer = refoptim.Adam([x], fused=True)
 optimizer.step(grads=[x[::-1].copy()])
 child = os.fork()
+if child == 0:
+    signal.alarm(30)
 optimizer.step(grads=[x[::-1].copy()])
 if child == 0:
     os._exit(hash(x.tobytes()) % 251)
