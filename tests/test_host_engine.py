@@ -150,11 +150,9 @@ def test_dense_and_sparse_gradients_take_turns() -> None:
         assert_same_runs(one, other, k)
 
 
-@pytest.mark.parametrize("variant", ["avx512", "avx2", "sse2", "baseline"])
+@pytest.mark.parametrize("variant", variants() or ["none"])
 @pytest.mark.parametrize("name", [*RULES, "SparseAdam"])
 def test_every_instruction_set_gives_the_same_bits(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if variant not in variants():
-        pytest.skip(f"the kernels were not built for {variant}, or this processor does not have it")
     chosen = Host(host.machine().library, variant)
     monkeypatch.setattr(host, "machine", lambda: chosen)
     for dtype in STORAGES[:4]:
