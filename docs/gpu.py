@@ -13,8 +13,9 @@ HEAD = """# On a GPU
 
 Kernels are tested without one: they are built for processors too, and a stand-in for CuPy shows what is launched,
 uploaded and waited for. What only a GPU can show is tested by `pytest -m gpu`: that it computes the reference's bits,
-for every rule, storage and setting, subnormal numbers and captured graphs included. `refoptim bench gpu` measures.
-Both leave a report in `docs/gpu.json`; this page is written by `python docs/gpu.py`.
+for every rule, storage and setting, subnormal numbers and captured graphs included. It leaves a report in
+`docs/gpu.json`, and so does `refoptim bench gpu --report docs/gpu.json`, which measures: [bench.md](bench.md) says
+what. This page is written by `python docs/gpu.py`.
 """
 
 NEVER = "Not yet run on a GPU."
@@ -47,8 +48,13 @@ def tests(found: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return measurements as a table, a row each."""
     names = list(rows[0]) if rows else []
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    lines = [names, ["---"] * len(names), *([cell(row[name]) for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else "Nothing was measured."
+
+
+def cell(x: Any) -> str:
+    """Return a figure, or whether a target holds, as text; what was not measured is a dash."""
+    return {None: "-", True: "yes", False: "no"}[x] if x is None or isinstance(x, bool) else str(x)
 
 
 def main() -> None:

@@ -1,47 +1,24 @@
-"""Measures steps against torch's, in turn and in the same process."""
+"""What benchmarks share: the steps to measure, the numbers they work on, their turns, the bytes they must move."""
 
 from __future__ import annotations
 
-import importlib
 import statistics
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from math import ceil
 from typing import Any
 
 import numpy as np
 
-import refoptim
+from .arith import Array
+from .conformance.gradients import np_dtype
+from .optimizer import Optimizer
 
 Step = Callable[[], Any]
 
-
-@dataclass(frozen=True)
-class Case:
-    """A step to measure: an optimizer, its settings, and how many tensors of how many float32 elements."""
-
-    name: str
-    optimizer: str
-    settings: dict[str, Any]
-    tensors: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """Median seconds of a step, ours and torch's (None where torch is not installed), and our extra memory in bytes."""
-
-    case: Case
-    ours: float
-    torch: float | None
-    extra_memory: int
-
-    @property
-    def ratio(self) -> float | None:
-        """Our time over torch's."""
-        return None if self.torch is None else self.ours / self.torch
-
+Clock = Callable[[Step, int], float]
+"""Takes a step so many times and returns the seconds that all of them took."""
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9},
@@ -54,74 +31,123 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Adagrad": {},
     "RMSprop": {},
     "Rprop": {},
-    "ASGD": {},
+    "ASGD": {"t0": 0.0},
 }
+"""The elementwise rules, with settings that make each use all its state: ASGD averages from the start."""
+
+FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+"""Those for which torch has fused kernels."""
+
+WARM_UP = 6
+"""Steps before any is timed: by then RAdam has left its first, shorter form."""
+
+TURN, MOST = 0.02, 50
+"""Seconds that a turn takes about, of one step at least and of so many at most."""
+
+PERIOD = 1 << 20
+"""Numbers that are drawn; larger arrays repeat them."""
 
 
-def cases(size: int, tensors: int, small: int) -> list[Case]:
-    """Return one large tensor and many small ones for each elementwise optimizer."""
-    large = [Case(f"{name}, 1 x {size:,}", name, settings, 1, size) for name, settings in OPTIMIZERS.items()]
-    many = [
-        Case(f"{name}, {tensors:,} x {small:,}", name, settings, tensors, small)
-        for name, settings in OPTIMIZERS.items()
-    ]
-    return large + many
+@dataclass(frozen=True)
+class Case:
+    """A step to measure: an optimizer, and so many tensors of so many elements."""
+
+    optimizer: str
+    dtype: str
+    tensors: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.optimizer}, {self.dtype}, {self.tensors:,} x {self.size:,}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the optimizer, torch's and ours."""
+        return OPTIMIZERS[self.optimizer]
+
+    @property
+    def torch_path(self) -> str:
+        """The fastest way that torch has for this optimizer."""
+        return "fused" if self.optimizer in FUSED else "foreach"
 
 
-def run(case: Case, threads: int, repeats: int) -> Result:
-    """Time a case: our step and torch's take turns, after one step each to warm up."""
-    refoptim.set_num_threads(threads)
-    arrays = [np.zeros(case.size, np.float32) for _ in range(case.tensors)]
-    ours = _our_step(case, arrays)
-    steps = [step for step in (ours, _torch_step(case, threads)) if step is not None]
-    times = [statistics.median(column) for column in zip(*_rounds(steps, repeats), strict=True)]
-    return Result(case, times[0], times[1] if len(times) > 1 else None, _extra_memory(ours))
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a case.
+
+    Attributes:
+        seconds: the median of each contender.
+        bytes: what a step must move: every array that it reads or writes, once for each.
+        extra: the bytes that a step of each of ours takes beyond parameters, gradients and state.
+    """
+
+    case: Case
+    seconds: dict[str, float]
+    bytes: int
+    extra: dict[str, int]
+
+    def ratio(self, ours: str, theirs: str) -> float | None:
+        """Return the time of one contender over that of another, None if one was not measured."""
+        return self.seconds[ours] / self.seconds[theirs] if {ours, theirs} <= self.seconds.keys() else None
+
+    def share(self, ours: str, copy: float) -> float | None:
+        """Return the bytes per second that must move over those that a copy moves, None if it was not measured."""
+        return self.bytes / self.seconds[ours] / copy if ours in self.seconds else None
 
 
-def _rounds(steps: list[Step], repeats: int) -> Iterator[list[float]]:
-    for step in steps:
-        step()
-    for _ in range(repeats):
-        yield [_seconds(step) for step in steps]
+def cases(pattern: str, shapes: Iterable[tuple[str, int, int]]) -> list[Case]:
+    """Return the cases of all elementwise rules whose names contain a pattern; a shape is dtype, tensors, elements."""
+    found = [Case(name, *shape) for shape in shapes for name in OPTIMIZERS]
+    chosen = [case for case in found if pattern.lower() in str(case).lower()]
+    if not chosen:
+        raise ValueError(f"no case matches {pattern!r}: they are named like {str(found[0])!r}")
+    return chosen
 
 
-def _seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def drawn(seed: int, size: int, dtype: str) -> Array:
+    """Draw numbers whose magnitudes lie between 1/2 and 2: neither they nor their squares' averages are subnormal."""
+    rng = np.random.default_rng(seed)
+    period = rng.uniform(0.5, 2, min(size, PERIOD)) * rng.choice([-1, 1], min(size, PERIOD))
+    return np.resize(period.astype(np_dtype(dtype)), size)
 
 
-def _gradients(case: Case) -> Iterator[Any]:
-    rng = np.random.default_rng(0)
-    return (rng.standard_normal(case.size, dtype=np.float32) for _ in range(case.tensors))
+def in_turn(steps: Mapping[str, Step], clock: Clock, repeats: int, sets: int = 1) -> dict[str, float]:
+    """Return the median seconds of each step; they take turns, in one order and then in the other.
+
+    A step that works on several sets of arrays, one after the other, is warmed up on each.
+    """
+    for step in steps.values():
+        clock(step, WARM_UP * sets)
+    counts = {name: min(MOST, max(1, ceil(TURN / max(clock(step, 1), 1e-9)))) for name, step in steps.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats):
+        for name in list(steps)[:: -1 if turn % 2 else 1]:
+            seconds[name].append(clock(steps[name], counts[name]) / counts[name])
+    return {name: statistics.median(x) for name, x in seconds.items()}
 
 
-def _our_step(case: Case, arrays: list[Any]) -> Step:
-    parameters = [refoptim.Parameter(x, grad) for x, grad in zip(arrays, _gradients(case), strict=True)]
-    foreach = True if case.tensors > 1 else None
-    optimizer: refoptim.Optimizer = getattr(refoptim, case.optimizer)(parameters, foreach=foreach, **case.settings)
-    return optimizer.step
+def bytes_moved(optimizer: Optimizer) -> int:
+    """Return the bytes that a step must move: parameters and state are read and written, gradients read."""
+    parameters = [p.data for group in optimizer.param_groups for p in group["params"]]
+    return 3 * size_of(parameters) + 2 * size_of(state_arrays(optimizer))
 
 
-def _torch_step(case: Case, threads: int) -> Step | None:
-    """Return torch's default step, its for-loop over tensors."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return None
-    torch.set_num_threads(threads)
-    parameters = [torch.zeros(case.size, requires_grad=True) for _ in range(case.tensors)]
-    for parameter, grad in zip(parameters, _gradients(case), strict=True):
-        parameter.grad = torch.from_numpy(grad)
-    step: Step = getattr(torch.optim, case.optimizer)(parameters, **case.settings).step
+def size_of(arrays: Iterable[Any], unit: int = 1) -> int:
+    """Return the bytes of arrays, those of each rounded up to a multiple of ``unit``."""
+    return sum(ceil(x.nbytes / unit) * unit for x in arrays)
+
+
+def state_arrays(optimizer: Optimizer) -> list[Any]:
+    """Return the arrays of the state that are as large as their parameters."""
+    pairs = [(p, x) for p, state in optimizer.state.items() for x in state.values()]
+    return [x for p, x in pairs if getattr(x, "shape", None) == p.shape]
+
+
+def torch_step(case: Case, parameters: Sequence[Any], grads: Sequence[Any], path: str = "") -> Step:
+    """Return a step of torch's, on tensors of torch's: its default path or the one that is named."""
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    chosen = {path: True} if path else {}
+    optimizer = getattr(import_module("torch").optim, case.optimizer)(parameters, **case.settings, **chosen)
+    step: Step = optimizer.step
     return step
-
-
-def _extra_memory(step: Step) -> int:
-    """Return the peak of what a step allocates, in bytes."""
-    tracemalloc.start()
-    try:
-        step()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ REPORT = ROOT / "docs" / "gpu.json"
 def write(kind: str, found: Any, path: Path = REPORT) -> None:
     """Put what was found into the file of reports, in the place of the last report of its kind."""
     reports = read(path) | {kind: {"where": surroundings(), "found": found}}
-    replace(path, (json.dumps(reports, indent=1, sort_keys=True) + "\n").encode())
+    replace(path, (json.dumps(reports, indent=1) + "\n").encode())
 
 
 def read(path: Path = REPORT) -> dict[str, Any]:
@@ -48,11 +48,20 @@ def surroundings(device: int = 0) -> dict[str, Any]:
         "NVRTC": ".".join(map(str, nvrtc.version(gpu.major))),
         "CuPy": cupy.__version__,
         "NumPy": np.__version__,
+        "torch": _installed("torch"),
         "Python": platform.python_version(),
         "refoptim": __version__,
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _installed(name: str) -> str | None:
+    """Return the version of a package, None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _version(number: int) -> str:
