@@ -1,0 +1,57 @@
+"""Builds the kernels for real threads, and runs them in place of the library for this computer."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from refoptim.engines import host
+
+COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), "")
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "kernels"
+FLAGS = ("-std=c++20", "-O0", "-ffp-contract=off", "-Wall", "-Werror", "-fPIC", "-shared", "-pthread")
+
+
+def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
+    """Build a library of kernels, and of the broken ones; CalledProcessError holds what the compiler says."""
+    files = [
+        HERE / "cuda.h",
+        *sorted(KERNELS.glob(kernels) if "/" not in kernels else [Path(kernels)]),
+        HERE / "broken.cu",
+    ]
+    source = library.with_suffix(".cpp")
+    source.write_text("".join(f'#include "{file}"\n' for file in files))
+    subprocess.run([COMPILER, *FLAGS, *flags, source, "-o", library], check=True, capture_output=True, text=True)
+    return library
+
+
+class Emulator(host.Host):
+    """A device that runs no more than ``blocks`` blocks, of ``size`` threads each."""
+
+    def __init__(self, library: Path, blocks: int, size: int) -> None:
+        super().__init__(ctypes.CDLL(str(library)), "emulator")
+        self.blocks, self.size, self.launched = blocks, size, set[str]()
+
+    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
+        """Run a kernel; see ``Machine``."""
+        self.launched.add(entry)
+        slots = [host._slot(x) for x in arguments]
+        addresses = (ctypes.c_void_p * len(slots))(*(x.ctypes.data for x in slots))
+        function = getattr(self.library, f"emulator_{entry}")
+        function(ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run kernels here that are meant for this computer."""
+        found = host._machine
+        host._machine = lambda path: self
+        try:
+            yield
+        finally:
+            host._machine = found
