@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+import refoptim
+
 from .arith import Array
 from .conformance.gradients import np_dtype
 from .optimizer import Optimizer
@@ -111,6 +113,30 @@ def drawn(seed: int, size: int, dtype: str) -> Array:
     return np.resize(period.astype(np_dtype(dtype)), size)
 
 
+def expected(case: Case, seeds: Iterable[tuple[int, int]]) -> list[Array]:
+    """Return the outcome of two steps of the reference, from parameters and gradients that are drawn, a period of each.
+
+    16-bit numbers are rounded as kernels round them.
+    """
+    pairs = [[drawn(seed, min(case.size, PERIOD), case.dtype) for seed in pair] for pair in seeds]
+    parameters, grads = ([*column] for column in zip(*pairs, strict=True))
+    optimizer = getattr(refoptim, case.optimizer)(parameters, **case.settings)
+    with refoptim.rounding("store"):
+        for _ in range(2):
+            optimizer.step(grads=grads)
+    return outcome(optimizer)
+
+
+def outcome(optimizer: Optimizer) -> list[Array]:
+    """Return each parameter, followed by its state."""
+    return [x for p in optimizer.param_groups[0]["params"] for x in (p.data, *state_arrays(optimizer, p))]
+
+
+def differs(case: Case) -> RuntimeError:
+    """Return the error that a step is not what it is measured as."""
+    return RuntimeError(f"{case}: a step of the kernels is not the reference's, so that its time would mean nothing")
+
+
 def in_turn(steps: Mapping[str, Step], clock: Clock, repeats: int, sets: int = 1) -> dict[str, float]:
     """Return the median seconds of each step; they take turns, in one order and then in the other.
 
@@ -128,8 +154,8 @@ def in_turn(steps: Mapping[str, Step], clock: Clock, repeats: int, sets: int = 1
 
 def bytes_moved(optimizer: Optimizer) -> int:
     """Return the bytes that a step must move: parameters and state are read and written, gradients read."""
-    parameters = [p.data for group in optimizer.param_groups for p in group["params"]]
-    return 3 * size_of(parameters) + 2 * size_of(state_arrays(optimizer))
+    parameters = [p.data for p in optimizer.param_groups[0]["params"]]
+    return 2 * size_of(outcome(optimizer)) + size_of(parameters)
 
 
 def size_of(arrays: Iterable[Any], unit: int = 1) -> int:
@@ -137,10 +163,9 @@ def size_of(arrays: Iterable[Any], unit: int = 1) -> int:
     return sum(ceil(x.nbytes / unit) * unit for x in arrays)
 
 
-def state_arrays(optimizer: Optimizer) -> list[Any]:
-    """Return the arrays of the state that are as large as their parameters."""
-    pairs = [(p, x) for p, state in optimizer.state.items() for x in state.values()]
-    return [x for p, x in pairs if getattr(x, "shape", None) == p.shape]
+def state_arrays(optimizer: Optimizer, parameter: Any) -> list[Any]:
+    """Return the arrays of the state of a parameter that are as large as itself."""
+    return [x for x in optimizer.state[parameter].values() if getattr(x, "shape", None) == parameter.shape]
 
 
 def torch_step(case: Case, parameters: Sequence[Any], grads: Sequence[Any], path: str = "") -> Step:

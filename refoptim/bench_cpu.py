@@ -17,7 +17,7 @@ import numpy as np
 import refoptim
 
 from .arith import Array
-from .bench import Case, Result, Step, bytes_moved, drawn, in_turn, torch_step
+from .bench import Case, Result, Step, bytes_moved, differs, drawn, expected, in_turn, outcome, torch_step
 from .engines import host, threads
 
 ENGINES: dict[str, dict[str, Any]] = {"reference": {"fused": None}, "host": {"fused": True}}
@@ -86,9 +86,11 @@ def seconds_of(step: Step, n: int) -> float:
 
 def run(case: Case, engines: list[str], repeats: int) -> Result:
     """Measure a case with the engines that are named, and with torch's default and fastest paths."""
-    seeds = range(case.tensors)
-    data = [(drawn(i, case.size, case.dtype), drawn(i + case.tensors, case.size, case.dtype)) for i in seeds]
+    seeds = [(i, i + case.tensors) for i in range(case.tensors)]
+    data = [(drawn(i, case.size, case.dtype), drawn(j, case.size, case.dtype)) for i, j in seeds]
     ours = {name: _our_optimizer(case, data, name) for name in engines}
+    if "host" in ours:
+        _check(case, ours["host"], expected(case, seeds))
     steps: dict[str, Step] = {name: optimizer.step for name, optimizer in ours.items()}
     if find_spec("torch"):
         steps["torch"] = _torch_step(case, data)
@@ -96,6 +98,15 @@ def run(case: Case, engines: list[str], repeats: int) -> Result:
     seconds = in_turn(steps, seconds_of, repeats)
     extra = {name: _extra_memory(optimizer.step) for name, optimizer in ours.items()}
     return Result(case, seconds, bytes_moved(next(iter(ours.values()))), extra)
+
+
+def _check(case: Case, optimizer: refoptim.Optimizer, wanted: list[Array]) -> None:
+    """Take two steps, and raise RuntimeError unless they have the outcome that is wanted."""
+    for _ in range(2):
+        optimizer.step()
+    for found, x in zip(outcome(optimizer), wanted, strict=True):
+        if not np.array_equal(found, np.resize(x, case.size)):
+            raise differs(case)
 
 
 def _our_optimizer(case: Case, data: list[tuple[Array, Array]], engine: str) -> refoptim.Optimizer:

@@ -16,7 +16,21 @@ import numpy as np
 import refoptim
 
 from .arith import Array
-from .bench import OPTIMIZERS, Case, Result, Step, bytes_moved, drawn, in_turn, size_of, state_arrays, torch_step
+from .bench import (
+    OPTIMIZERS,
+    Case,
+    Result,
+    Step,
+    bytes_moved,
+    differs,
+    drawn,
+    expected,
+    in_turn,
+    outcome,
+    size_of,
+    state_arrays,
+    torch_step,
+)
 from .engines import cuda
 
 LARGE = 1 << 28
@@ -103,6 +117,7 @@ def run(case: Case, repeats: int, *, with_torch: bool) -> Result:
 
 def _run(case: Case, repeats: int, with_torch: bool) -> Result:
     start, grad = (_placed(drawn(i, case.size, case.dtype)) for i in (0, 1))
+    _check(case, start, grad)
     moved, extra = _ours(case, start, [[grad] * case.tensors])[1:]
     sets = ceil(CACHES * _cache() / moved)
     grads = [[grad.copy() for _ in range(case.tensors)] for _ in range(sets)]
@@ -116,9 +131,26 @@ def _run(case: Case, repeats: int, with_torch: bool) -> Result:
 
 def _placed(x: Array) -> Array:
     """Copy an array to the GPU as bits, for CuPy does not know every dtype."""
-    bits = x.view(f"u{x.itemsize}")
-    placed: Array = import_module("cupy").asarray(bits).view(x.dtype)
+    placed: Array = import_module("cupy").asarray(_bits(x)).view(x.dtype)
     return placed
+
+
+def _check(case: Case, start: Array, grad: Array) -> None:
+    """Take two steps, and raise RuntimeError unless parameters and state are then as the reference has them."""
+    parameters = [start.copy() for _ in range(case.tensors)]
+    optimizer = getattr(refoptim, case.optimizer)(parameters, **case.settings)
+    for _ in range(2):
+        optimizer.step(grads=[grad] * case.tensors)
+    wanted = [_bits(_placed(x)) for x in expected(case, [(0, 1)])] * case.tensors
+    pairs = zip(map(_bits, outcome(optimizer)), wanted, strict=True)
+    pieces = [(x[i : i + len(y)], y) for x, y in pairs for i in range(0, len(x), len(y))]
+    if import_module("cupy").stack([(x != y[: len(x)]).any() for x, y in pieces]).any():
+        raise differs(case)
+
+
+def _bits(x: Array) -> Array:
+    bits: Array = x.view(f"u{x.itemsize}")
+    return bits
 
 
 def _cache() -> int:
@@ -135,8 +167,8 @@ def _ours(case: Case, start: Array, grads: Sets) -> tuple[Step, int, int]:
     optimizers: list[refoptim.Optimizer] = [cls(parameters, **case.settings) for parameters in sets]
     step = _rotating([partial(x.step, grads=grad) for x, grad in zip(optimizers, grads, strict=True)])
     seconds_of(step, 2 * len(grads))
-    state = [x for optimizer in optimizers for x in state_arrays(optimizer)]
-    extra = pool.total_bytes() - before - size_of(state, ALLOCATION)
+    state = [state_arrays(optimizer, p) for optimizer in optimizers for p in optimizer.state]
+    extra = pool.total_bytes() - before - sum(size_of(x, ALLOCATION) for x in state)
     return step, bytes_moved(optimizers[0]), extra
 
 

@@ -127,6 +127,31 @@ def test_torch_takes_the_same_steps(dtype: str, path: str) -> None:
             assert error <= {"float32": 1e-5, "float64": 1e-7, "bfloat16": 0.1}[dtype], name
 
 
+@pytest.mark.parametrize("where", ["reference", "host"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_wrong_steps_are_not_measured(monkeypatch: pytest.MonkeyPatch, dtype: str, where: str) -> None:
+    """Kernels that do not update the last number have steps whose time is not told; arrays repeat what was drawn."""
+    if where not in engines():
+        pytest.skip("the kernels were not built")
+    monkeypatch.setattr(bench, "PERIOD", 30)
+    dtype_of(dtype)
+    case = Case("Adam", dtype, 2, 70)
+    assert bench_cpu.run(case, [where], 1).seconds[where] > 0
+    step = refoptim.Optimizer.step
+
+    def wrong(self: Any, **options: Any) -> None:
+        step(self, **options)
+        if self.defaults["fused"]:
+            self.state[self.param_groups[0]["params"][1]]["exp_avg"][-1] = 0
+
+    monkeypatch.setattr(refoptim.Optimizer, "step", wrong)
+    if where == "reference":
+        bench_cpu.run(case, [where], 1)
+    else:
+        with pytest.raises(RuntimeError, match=r"^Adam, .*, 2 x 70: a step of the kernels is not the reference's"):
+            bench_cpu.run(case, [where], 1)
+
+
 def test_threads_are_set_and_put_back() -> None:
     before = refoptim.get_num_threads()
     with bench_cpu.using(before + 1) as number:
@@ -206,7 +231,7 @@ class Pool(SimpleNamespace):
 
 
 @pytest.fixture
-def gpu(idle: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def gpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return the stand-in with what benchmarks need beside: a clock by which any run of steps takes 2 ms, and more."""
     launched: list[tuple[Any, ...]] = []
     pool = Pool()
@@ -214,18 +239,18 @@ def gpu(idle: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def kernel(inputs: str, outputs: str, code: str, name: str) -> Callable[..., None]:
         return lambda *arguments: launched.append((name, arguments, len(f"{inputs},{outputs}".split(","))))
 
-    runtime = idle.cuda.runtime
+    runtime = gpu.cuda.runtime
     properties = {"name": b"Imaginary 9000", "totalGlobalMem": 5 << 29, "l2CacheSize": 1000}
     monkeypatch.setattr(runtime, "getDeviceProperties", lambda device: properties)
     monkeypatch.setattr(runtime, "driverGetVersion", lambda: 13010, raising=False)
-    monkeypatch.setattr(idle.cuda, "get_elapsed_time", lambda start, end: 2.0, raising=False)
-    monkeypatch.setattr(idle, "copyto", lambda target, source: target.__setitem__(..., source), raising=False)
-    monkeypatch.setattr(idle, "ElementwiseKernel", kernel, raising=False)
-    monkeypatch.setattr(idle, "get_default_memory_pool", lambda: pool, raising=False)
+    monkeypatch.setattr(gpu.cuda, "get_elapsed_time", lambda start, end: 2.0, raising=False)
+    monkeypatch.setattr(gpu, "copyto", lambda target, source: target.__setitem__(..., source), raising=False)
+    monkeypatch.setattr(gpu, "ElementwiseKernel", kernel, raising=False)
+    monkeypatch.setattr(gpu, "get_default_memory_pool", lambda: pool, raising=False)
     monkeypatch.setattr(bench_gpu, "gc", SimpleNamespace(collect=lambda: 0))
-    idle.launched, idle.pool = launched, pool
-    yield idle
-    del idle.launched, idle.pool
+    gpu.launched, gpu.pool = launched, pool
+    yield gpu
+    del gpu.launched, gpu.pool
 
 
 def measure(*arguments: object) -> Result:
@@ -279,6 +304,24 @@ def test_our_steps_are_launched_and_others_once_per_parameter(gpu: Any) -> None:
     assert sets == 2  # 8 x 1000 bytes of cache, and 3 x 50 x 28 bytes that a step moves
     assert used[:6] == used[6:12]
     assert len(set(used[:6])) == 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_wrong_steps_on_a_gpu_are_not_measured(gpu: Any, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(bench, "PERIOD", 30)
+    case = Case("Adam", dtype, 2, 70)
+    bench_gpu.run(case, 1, with_torch=False)
+    step = refoptim.Optimizer.step
+
+    def wrong(self: Any, **options: Any) -> None:
+        step(self, **options)
+        x = self.state[self.param_groups[0]["params"][-1]]["exp_avg"]
+        if hasattr(x, "get"):
+            x[-1:] = 0
+
+    monkeypatch.setattr(refoptim.Optimizer, "step", wrong)
+    with pytest.raises(RuntimeError, match=r"^Adam, .*, 2 x 70: a step of the kernels is not the reference's"):
+        bench_gpu.run(case, 1, with_torch=False)
 
 
 def test_extra_memory_is_what_is_neither_array_nor_state(gpu: Any) -> None:
