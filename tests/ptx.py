@@ -13,8 +13,8 @@ FORBIDDEN = {
     "an approximation": r"\.(?:approx|full)\b",
 }
 
-DOUBLE = r"float64|_scalars_|^adafactor_step_sizes_"
-"""Entries that compute in double by definition: those of float64, and what turns hyperparameters into scalars."""
+DOUBLE = r"float64|_scalars_|^adafactor_step_sizes_|^clip_grad_coefficient_"
+"""Entries that hold doubles by definition: those of float64, and those that make scalars for others."""
 
 
 class Entry(NamedTuple):
