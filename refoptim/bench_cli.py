@@ -13,10 +13,14 @@ from rich.progress import track
 from . import bench_cpu, bench_gpu, gpu_report
 from .bench import Case, Result, cases
 from .cli_output import print_json, print_table, refusing
+from .conformance.gradients import np_dtype
 from .engines import host
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+ARRAYS = 4
+"""Arrays that a step of Adam works on; the two of a copy are as large together, so that caches hold as much of them."""
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -90,7 +94,7 @@ def cpu(
     chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)])
     engines = _engines(engine)
     with bench_cpu.using(threads) as number:
-        copy = bench_cpu.copy_speed(repeats)
+        copy = bench_cpu.copy_speed(ARRAYS // 2 * size * np_dtype(dtype).itemsize, repeats)
         results = [bench_cpu.run(case, engines, repeats) for case in _shown(chosen)]
         where = bench_cpu.surroundings(number)
     if as_json:

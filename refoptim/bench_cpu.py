@@ -23,9 +23,6 @@ from .engines import host, threads
 ENGINES: dict[str, dict[str, Any]] = {"reference": {"fused": None}, "host": {"fused": True}}
 """Who runs our steps, and the setting that chooses it."""
 
-COPY = 1 << 28
-"""Bytes that are copied to see how fast memory is."""
-
 PIECE = 1 << 20
 """Bytes that a thread copies in one go."""
 
@@ -63,9 +60,9 @@ def surroundings(number: int) -> dict[str, Any]:
     }
 
 
-def copy_speed(repeats: int) -> float:
-    """Return the bytes per second, read and written, of ``np.copyto`` between large arrays, with all threads."""
-    source = drawn(0, COPY // 4, "float32")
+def copy_speed(nbytes: int, repeats: int) -> float:
+    """Return the bytes per second, read and written, of ``np.copyto`` between two arrays, with all threads."""
+    source = drawn(0, nbytes // 4, "float32")
     target = np.ones_like(source)
     piece = PIECE // 4
     pieces = [(target[i : i + piece], source[i : i + piece]) for i in range(0, len(source), piece)]

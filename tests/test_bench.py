@@ -37,8 +37,7 @@ BYTES = {
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy little, and take short turns."""
-    monkeypatch.setattr(bench_cpu, "COPY", 1 << 12)
+    """Take short turns."""
     monkeypatch.setattr(bench, "TURN", 0.0)
 
 
@@ -152,6 +151,21 @@ def test_wrong_steps_are_not_measured(monkeypatch: pytest.MonkeyPatch, dtype: st
             bench_cpu.run(case, [where], 1)
 
 
+def test_everything_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock says that a step takes a second, so that the speed is the number of bytes."""
+    copied: list[Any] = []
+
+    def clock(steps: dict[str, Any], *rest: object) -> dict[str, float]:
+        steps["copy"]()
+        return {"copy": 1.0}
+
+    monkeypatch.setattr(bench_cpu, "PIECE", 4000)
+    monkeypatch.setattr(bench_cpu, "in_turn", clock)
+    monkeypatch.setattr(np, "copyto", lambda target, source: copied.append((target, source)))
+    assert bench_cpu.copy_speed(10_000, 1) == 20_000
+    assert [len(target) for target, _ in copied] == [len(source) for _, source in copied] == [1000, 1000, 500]
+
+
 def test_threads_are_set_and_put_back() -> None:
     before = refoptim.get_num_threads()
     with bench_cpu.using(before + 1) as number:
@@ -198,7 +212,7 @@ def test_without_kernels_the_reference_is_measured(monkeypatch: pytest.MonkeyPat
     done = run("cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float32, 1 x", "--json")
     assert [x["engine"] for x in json.loads(done.stdout)["found"]] == ["reference"]
     assert done.stderr.startswith("only the reference is measured: the kernels were not built when refoptim")
-    monkeypatch.setattr(bench_cpu, "copy_speed", lambda repeats: 1 / 0)  # what cannot be measured is refused first
+    monkeypatch.setattr(bench_cpu, "copy_speed", lambda *arguments: 1 / 0)  # what cannot be measured is refused first
     asked = run("cpu", "--engine", "host")
     assert asked.exit_code == 2
     assert asked.stderr.startswith("Error: fused=True needs the compiled kernels, which were not built")
