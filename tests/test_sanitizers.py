@@ -14,6 +14,7 @@ from emulator.emulator import COMPILER, HERE, build
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
 THREAD = ("-fsanitize=thread", "-g1")
 BLOCKS = (*THREAD, "-DBLOCKS_AT_ONCE")
+HOST = (*ADDRESS, "-DHOST", "-DVARIANT=emulator", "-Wno-unknown-pragmas", "-Wno-psabi")
 
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",
@@ -55,11 +56,11 @@ def skip_without(flags: tuple[str, ...], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "blocks", "threads"),
-    [(ADDRESS, 2, 3), (THREAD, 2, 3), (BLOCKS, 3, 1)],
-    ids=["addresses and undefined behaviour", "races in a block", "races between blocks"],
+    [(ADDRESS, 2, 3), (THREAD, 2, 3), (BLOCKS, 3, 1), (HOST, 3, 1)],
+    ids=["addresses and undefined behaviour", "races in a block", "races between blocks", "host"],
 )
 def test_kernels_run_clean(flags: tuple[str, ...], blocks: int, threads: int, tmp_path: Path) -> None:
-    skip_without(flags, tmp_path)
+    skip_without(flags[:3], tmp_path)
     library = build(tmp_path / "emulator.so", *flags)
     found = run(flags, HERE / "work.py", library, blocks, threads)
     assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr[-4000:]

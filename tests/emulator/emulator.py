@@ -15,16 +15,17 @@ from refoptim.engines import host
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), "")
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels"
+HOST = KERNELS / "host" / "host.cpp"
 FLAGS = ("-std=c++20", "-O0", "-ffp-contract=off", "-Wall", "-Werror", "-fPIC", "-shared", "-pthread")
 
 
 def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
-    """Build a library of kernels, and of the broken ones; CalledProcessError holds what the compiler says."""
-    files = [
-        HERE / "cuda.h",
-        *sorted(KERNELS.glob(kernels) if "/" not in kernels else [Path(kernels)]),
-        HERE / "broken.cu",
-    ]
+    """Build a library of kernels, and of the broken ones; CalledProcessError holds what the compiler says.
+
+    With ``-DHOST -DVARIANT=emulator`` it is the library for this computer, under the names of the emulator.
+    """
+    chosen = [Path(kernels)] if "/" in kernels else sorted(KERNELS.glob(kernels))
+    files = [HOST] if "-DHOST" in flags else [HERE / "cuda.h", *chosen, HERE / "broken.cu"]
     source = library.with_suffix(".cpp")
     source.write_text("".join(f'#include "{file}"\n' for file in files))
     subprocess.run([COMPILER, *FLAGS, *flags, source, "-o", library], check=True, capture_output=True, text=True)
