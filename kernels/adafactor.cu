@@ -241,22 +241,22 @@ __device__ inline void update_all(Record<T> s, const Bucket& b, const T* step_si
 
 }  // namespace adafactor
 
-#define OF_GRADIENTS(NAME, G)                                                    \
-    KERNEL(adafactor_gradients_##NAME)(const float* grad_scale, Sums all) {      \
-        sum_all<G, 1>(all, adafactor::SquareOfGradient{grad_scale});             \
-    }                                                                            \
+#define OF_GRADIENTS(NAME, G)                                               \
+    KERNEL(adafactor_gradients_##NAME)(const float* grad_scale, Sums all) { \
+        sum_all<G, 1>(all, adafactor::SquareOfGradient{grad_scale});        \
+    }                                                                       \
     EXPORT(adafactor_gradients_##NAME)
 
-#define OF_STORAGE(NAME, P)                                                                                       \
-    OF_GRADIENTS(NAME, P)                                                                                         \
+#define OF_STORAGE(NAME, P)                                                                                          \
+    OF_GRADIENTS(NAME, P)                                                                                            \
     KERNEL(adafactor_averages_##NAME)(Adafactor::Record<Arithmetic<P>> s, Bucket b) { adafactor::average<P>(s, b); } \
     EXPORT(adafactor_averages_##NAME)
 
-#define OF_NUMBER(NAME, T)                                                                                           \
-    KERNEL(adafactor_step_sizes_##NAME)                                                                              \
-    (Adafactor::Record<double> s, i64 n, const double* root_sizes, const T* p, const T* u, T* step_sizes) {          \
-        adafactor::find_step_sizes(s, n, root_sizes, p, u, step_sizes);                                              \
-    }                                                                                                                \
+#define OF_NUMBER(NAME, T)                                                                                  \
+    KERNEL(adafactor_step_sizes_##NAME)                                                                     \
+    (Adafactor::Record<double> s, i64 n, const double* root_sizes, const T* p, const T* u, T* step_sizes) { \
+        adafactor::find_step_sizes(s, n, root_sizes, p, u, step_sizes);                                     \
+    }                                                                                                       \
     EXPORT(adafactor_step_sizes_##NAME)
 
 #define OF_TENSORS(NAME, P, G)                                                                                \

@@ -53,26 +53,30 @@ template <class S, class T = Arithmetic<S>> __device__ inline void scale_all(con
 
 namespace refoptim {
 
-#define OF_STORAGE(NAME, S)                                                                                   \
-    KERNEL(clip_grad_magnitudes_##NAME)(Sums all) { sum_all<S, 1>(all, clip_grad::Magnitude()); }                       \
-    EXPORT(clip_grad_magnitudes_##NAME)                                                                            \
-    KERNEL(clip_grad_largest_##NAME)(Sums all) { sum_all<S, 1>(all, clip_grad::Largest()); }                            \
-    EXPORT(clip_grad_largest_##NAME)                                                                               \
-    KERNEL(clip_grad_scale_##NAME)(Bucket b, const Arithmetic<S>* coefficient) { clip_grad::scale_all<S>(b, *coefficient); } \
+#define OF_STORAGE(NAME, S)                                                                       \
+    KERNEL(clip_grad_magnitudes_##NAME)(Sums all) { sum_all<S, 1>(all, clip_grad::Magnitude()); } \
+    EXPORT(clip_grad_magnitudes_##NAME)                                                           \
+    KERNEL(clip_grad_largest_##NAME)(Sums all) { sum_all<S, 1>(all, clip_grad::Largest()); }      \
+    EXPORT(clip_grad_largest_##NAME)                                                              \
+    KERNEL(clip_grad_scale_##NAME)(Bucket b, const Arithmetic<S>* coefficient) {                  \
+        clip_grad::scale_all<S>(b, *coefficient);                                                 \
+    }                                                                                             \
     EXPORT(clip_grad_scale_##NAME)
 
-#define OF_NUMBERS(NAME, T, N)                                                                             \
-    KERNEL(clip_grad_place_##NAME)(const T* sums, const i64* places, i64 n, i64 of_squares, N* norms) {         \
-        clip_grad::place(sums, places, n, of_squares, norms);                                                   \
-    }                                                                                                      \
+#define OF_NUMBERS(NAME, T, N)                                                                          \
+    KERNEL(clip_grad_place_##NAME)(const T* sums, const i64* places, i64 n, i64 of_squares, N* norms) { \
+        clip_grad::place(sums, places, n, of_squares, norms);                                           \
+    }                                                                                                   \
     EXPORT(clip_grad_place_##NAME)
 
-#define OF_NUMBER(NAME, T)                                                                            \
+#define OF_NUMBER(NAME, T)                                                                               \
     KERNEL(clip_grad_coefficient_##NAME)(const T* total_norm, T max_norm, double* wide, float* narrow) { \
-        T coefficient = clip_grad::coefficient(*total_norm, max_norm);                                  \
-        *wide = coefficient;                                                                            \
-        *narrow = coefficient;                                                                          \
-    }                                                                                                   \
+        if (blockIdx.x || threadIdx.x)                                                                   \
+            return;                                                                                      \
+        T coefficient = clip_grad::coefficient(*total_norm, max_norm);                                   \
+        *wide = coefficient;                                                                             \
+        *narrow = coefficient;                                                                           \
+    }                                                                                                    \
     EXPORT(clip_grad_coefficient_##NAME)
 
 OF_STORAGE(float64, double)

@@ -21,15 +21,15 @@ template <class T> struct Descend {
 
 }  // namespace conjugate_gradient
 
-#define CONJUGATE_GRADIENT(T, NAME)                                                                           \
-    KERNEL(conjugate_gradient_change_##NAME)(i64 n, T* sums, const T* x, const T* g, const T* prev_g) {       \
-        walk<0, 0>(conjugate_gradient::Change(), n, sums, x, g, prev_g);                                      \
-    }                                                                                                         \
-    EXPORT(conjugate_gradient_change_##NAME)                                                                  \
-    KERNEL(conjugate_gradient_descend_##NAME)                                                                 \
-    (i64 n, T* sums, T* d, const T* g, const T* prev_d, T coefficient) {                                      \
-        walk<1, 1>(conjugate_gradient::Descend<T>{coefficient}, n, sums, d, g, prev_d);                       \
-    }                                                                                                         \
+#define CONJUGATE_GRADIENT(T, NAME)                                                                     \
+    KERNEL(conjugate_gradient_change_##NAME)(i64 n, T* sums, const T* x, const T* g, const T* prev_g) { \
+        walk<0, 0>(conjugate_gradient::Change(), n, sums, x, g, prev_g);                                \
+    }                                                                                                   \
+    EXPORT(conjugate_gradient_change_##NAME)                                                            \
+    KERNEL(conjugate_gradient_descend_##NAME)                                                           \
+    (i64 n, T* sums, T* d, const T* g, const T* prev_d, T coefficient) {                                \
+        walk<1, 1>(conjugate_gradient::Descend<T>{coefficient}, n, sums, d, g, prev_d);                 \
+    }                                                                                                   \
     EXPORT(conjugate_gradient_descend_##NAME)
 
 CONJUGATE_GRADIENT(double, float64)

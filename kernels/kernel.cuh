@@ -9,6 +9,11 @@
 #define EXPORT(NAME)
 #endif
 
+// A host asks for the memory that a loop will read soon; a device has threads enough to wait.
+#ifndef FETCH_AHEAD
+#define FETCH_AHEAD(ADDRESS)
+#endif
+
 // What a compiler for CUDA may rely on.
 #ifdef __CUDACC__
 #define ASSUME(CONDITION) __builtin_assume(CONDITION)

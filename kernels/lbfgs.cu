@@ -70,33 +70,33 @@ template <class T> __device__ inline T keep(T* al, T product, T r) {
 
 }  // namespace lbfgs
 
-#define LBFGS(T, NAME)                                                                                        \
+#define LBFGS(T, NAME)                                                                                         \
     KERNEL(lbfgs_change_##NAME)(i64 n, T* sums, T* y, T* step, const T* g, const T* prev_g, const T* d, T t) { \
-        walk<2, 2>(lbfgs::Change<T>{t}, n, sums, y, step, g, prev_g, d);                                      \
-    }                                                                                                         \
-    EXPORT(lbfgs_change_##NAME)                                                                               \
-    KERNEL(lbfgs_begin_##NAME)(i64 n, T* sums, T* q, const T* g, const T* step) {                             \
-        walk<1, 1>(lbfgs::Begin(), n, sums, q, g, step);                                                      \
-    }                                                                                                         \
-    EXPORT(lbfgs_begin_##NAME)                                                                                \
-    KERNEL(lbfgs_back_##NAME)                                                                                 \
-    (i64 n, T* sums, T* q, const T* y, const T* step, T* al, const T* product, T r) {                         \
-        walk<1, 0>(lbfgs::Back<T>{lbfgs::keep(al, *product, r)}, n, sums, q, y, step);                        \
-    }                                                                                                         \
-    EXPORT(lbfgs_back_##NAME)                                                                                 \
-    KERNEL(lbfgs_turn_##NAME)                                                                                 \
-    (i64 n, T* sums, T* d, const T* y, const T* first, T* al, const T* product, T r, T H_diag) {              \
-        walk<1, 0>(lbfgs::Turn<T>{lbfgs::keep(al, *product, r), H_diag}, n, sums, d, y, first);               \
-    }                                                                                                         \
-    EXPORT(lbfgs_turn_##NAME)                                                                                 \
-    KERNEL(lbfgs_forth_##NAME)                                                                                \
-    (i64 n, T* sums, T* d, const T* step, const T* y, const T* al, const T* product, T r) {                   \
-        walk<1, 0>(lbfgs::Forth<T>{sub(*al, mul(*product, r))}, n, sums, d, step, y);                         \
-    }                                                                                                         \
-    EXPORT(lbfgs_forth_##NAME)                                                                                \
-    KERNEL(lbfgs_alone_##NAME)(i64 n, T* sums, T* d, const T* g, T H_diag) {                                  \
-        walk<1, 1>(lbfgs::Alone<T>{H_diag}, n, sums, d, g);                                                   \
-    }                                                                                                         \
+        walk<2, 2>(lbfgs::Change<T>{t}, n, sums, y, step, g, prev_g, d);                                       \
+    }                                                                                                          \
+    EXPORT(lbfgs_change_##NAME)                                                                                \
+    KERNEL(lbfgs_begin_##NAME)(i64 n, T* sums, T* q, const T* g, const T* step) {                              \
+        walk<1, 1>(lbfgs::Begin(), n, sums, q, g, step);                                                       \
+    }                                                                                                          \
+    EXPORT(lbfgs_begin_##NAME)                                                                                 \
+    KERNEL(lbfgs_back_##NAME)                                                                                  \
+    (i64 n, T* sums, T* q, const T* y, const T* step, T* al, const T* product, T r) {                          \
+        walk<1, 0>(lbfgs::Back<T>{lbfgs::keep(al, *product, r)}, n, sums, q, y, step);                         \
+    }                                                                                                          \
+    EXPORT(lbfgs_back_##NAME)                                                                                  \
+    KERNEL(lbfgs_turn_##NAME)                                                                                  \
+    (i64 n, T* sums, T* d, const T* y, const T* first, T* al, const T* product, T r, T H_diag) {               \
+        walk<1, 0>(lbfgs::Turn<T>{lbfgs::keep(al, *product, r), H_diag}, n, sums, d, y, first);                \
+    }                                                                                                          \
+    EXPORT(lbfgs_turn_##NAME)                                                                                  \
+    KERNEL(lbfgs_forth_##NAME)                                                                                 \
+    (i64 n, T* sums, T* d, const T* step, const T* y, const T* al, const T* product, T r) {                    \
+        walk<1, 0>(lbfgs::Forth<T>{sub(*al, mul(*product, r))}, n, sums, d, step, y);                          \
+    }                                                                                                          \
+    EXPORT(lbfgs_forth_##NAME)                                                                                 \
+    KERNEL(lbfgs_alone_##NAME)(i64 n, T* sums, T* d, const T* g, T H_diag) {                                   \
+        walk<1, 1>(lbfgs::Alone<T>{H_diag}, n, sums, d, g);                                                    \
+    }                                                                                                          \
     EXPORT(lbfgs_alone_##NAME)
 
 LBFGS(double, float64)

@@ -95,7 +95,11 @@ template <class P, class G, int N> struct Chunk {
 };
 
 template <int V, class S> __device__ inline Vector<S, V> load(const S* x, i64 i) {
-    return x ? ((const Vector<S, V>*)x)[i] : Vector<S, V>{};
+    if (!x)
+        return {};
+    const Vector<S, V>* from = (const Vector<S, V>*)x + i;
+    FETCH_AHEAD(from);
+    return *from;
 }
 
 template <class S, int V> __device__ inline void store(S* x, i64 i, const Vector<S, V>& value) {
@@ -155,7 +159,7 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     }
 }
 
-#define ENTRY(NAME, RULE, N, P, G)                                             \
+#define ENTRY(NAME, RULE, N, P, G)                                                         \
     KERNEL(NAME, 4)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
     EXPORT(NAME)
 

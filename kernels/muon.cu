@@ -226,33 +226,33 @@ template <class N> struct Product {
 
 }  // namespace newton_schulz
 
-#define STEP_ENTRIES(NAME, P, G, N)                                                                                  \
-    KERNEL(muon_ahead_##NAME)                                                                                        \
-    (Muon::Record<Arithmetic<P>> s, newton_schulz::Matrix m, const G* g, const P* momentum, N* x) {                  \
-        newton_schulz::look_ahead(s, m, g, momentum, x);                                                             \
-    }                                                                                                                \
-    EXPORT(muon_ahead_##NAME)                                                                                        \
-    KERNEL(muon_##NAME)                                                                                              \
-    (Muon::Record<Arithmetic<P>> s, newton_schulz::Matrix m, P* p, const G* g, P* momentum, const N* x, G* copy) {   \
-        newton_schulz::move(s, m, p, g, momentum, x, copy);                                                          \
-    }                                                                                                                \
+#define STEP_ENTRIES(NAME, P, G, N)                                                                                \
+    KERNEL(muon_ahead_##NAME)                                                                                      \
+    (Muon::Record<Arithmetic<P>> s, newton_schulz::Matrix m, const G* g, const P* momentum, N* x) {                \
+        newton_schulz::look_ahead(s, m, g, momentum, x);                                                           \
+    }                                                                                                              \
+    EXPORT(muon_ahead_##NAME)                                                                                      \
+    KERNEL(muon_##NAME)                                                                                            \
+    (Muon::Record<Arithmetic<P>> s, newton_schulz::Matrix m, P* p, const G* g, P* momentum, const N* x, G* copy) { \
+        newton_schulz::move(s, m, p, g, momentum, x, copy);                                                        \
+    }                                                                                                              \
     EXPORT(muon_##NAME)
 
-#define ITERATION_ENTRIES(NAME, N)                                                                                   \
-    STEP_ENTRIES(float64_##NAME, double, double, N)                                                                  \
-    STEP_ENTRIES(float32_##NAME, float, float, N)                                                                    \
-    STEP_ENTRIES(float16_##NAME, float16, float16, N)                                                                \
-    STEP_ENTRIES(bfloat16_##NAME, bfloat16, bfloat16, N)                                                             \
-    STEP_ENTRIES(float16_master_##NAME, float, float16, N)                                                           \
-    STEP_ENTRIES(bfloat16_master_##NAME, float, bfloat16, N)                                                         \
-    KERNEL(muon_normalize_##NAME)(N* x, i64 n, const N* square, N eps, i64 to_16_bits) {                             \
-        newton_schulz::normalize(x, n, square, eps, to_16_bits);                                                     \
-    }                                                                                                                \
-    EXPORT(muon_normalize_##NAME)                                                                                    \
-    KERNEL(muon_product_##NAME)(newton_schulz::Product<N> product) {                                                 \
-        __shared__ newton_schulz::Tiles<N> tiles;                                                                    \
-        product.compute(tiles);                                                                                      \
-    }                                                                                                                \
+#define ITERATION_ENTRIES(NAME, N)                                                       \
+    STEP_ENTRIES(float64_##NAME, double, double, N)                                      \
+    STEP_ENTRIES(float32_##NAME, float, float, N)                                        \
+    STEP_ENTRIES(float16_##NAME, float16, float16, N)                                    \
+    STEP_ENTRIES(bfloat16_##NAME, bfloat16, bfloat16, N)                                 \
+    STEP_ENTRIES(float16_master_##NAME, float, float16, N)                               \
+    STEP_ENTRIES(bfloat16_master_##NAME, float, bfloat16, N)                             \
+    KERNEL(muon_normalize_##NAME)(N* x, i64 n, const N* square, N eps, i64 to_16_bits) { \
+        newton_schulz::normalize(x, n, square, eps, to_16_bits);                         \
+    }                                                                                    \
+    EXPORT(muon_normalize_##NAME)                                                        \
+    KERNEL(muon_product_##NAME)(newton_schulz::Product<N> product) {                     \
+        __shared__ newton_schulz::Tiles<N> tiles;                                        \
+        product.compute(tiles);                                                          \
+    }                                                                                    \
     EXPORT(muon_product_##NAME)
 
 ITERATION_ENTRIES(float32, float)

@@ -47,17 +47,17 @@ __device__ inline void advance_scalars(
     counter[0] = k;
 }
 
-#define SCALARS_ENTRY(NAME, RULE, T, R)                                                                         \
-    KERNEL(NAME)                                                                                                \
-    (RULE::Hypers h, const double* lr, double* counter, RULE::Record<T>* record, const float* found_inf) {      \
-        advance_scalars<RULE, T, R>(h, lr, counter, record, found_inf);                                         \
-    }                                                                                                           \
+#define SCALARS_ENTRY(NAME, RULE, T, R)                                                                    \
+    KERNEL(NAME)                                                                                           \
+    (RULE::Hypers h, const double* lr, double* counter, RULE::Record<T>* record, const float* found_inf) { \
+        advance_scalars<RULE, T, R>(h, lr, counter, record, found_inf);                                    \
+    }                                                                                                      \
     EXPORT(NAME)
 
-#define SCALARS(NAME, RULE)                                              \
-    SCALARS_ENTRY(NAME##_scalars_float64_float64, RULE, double, double)  \
-    SCALARS_ENTRY(NAME##_scalars_float64_float32, RULE, double, float)   \
-    SCALARS_ENTRY(NAME##_scalars_float32_float64, RULE, float, double)   \
+#define SCALARS(NAME, RULE)                                             \
+    SCALARS_ENTRY(NAME##_scalars_float64_float64, RULE, double, double) \
+    SCALARS_ENTRY(NAME##_scalars_float64_float32, RULE, double, float)  \
+    SCALARS_ENTRY(NAME##_scalars_float32_float64, RULE, float, double)  \
     SCALARS_ENTRY(NAME##_scalars_float32_float32, RULE, float, float)
 
 }  // namespace refoptim

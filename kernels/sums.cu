@@ -3,14 +3,14 @@
 
 namespace refoptim {
 
-#define SUMS(NAME, STORAGE, FUNCTION, N, S)                                    \
+#define SUMS(NAME, STORAGE, FUNCTION, N, S)                                \
     KERNEL(NAME##_##STORAGE)(Sums all) { sum_all<S, N>(all, FUNCTION()); } \
     EXPORT(NAME##_##STORAGE)
 
-#define SUMS_OF(NAME, FUNCTION, N)                \
-    SUMS(NAME, float64, FUNCTION, N, double)      \
-    SUMS(NAME, float32, FUNCTION, N, float)       \
-    SUMS(NAME, float16, FUNCTION, N, float16)     \
+#define SUMS_OF(NAME, FUNCTION, N)            \
+    SUMS(NAME, float64, FUNCTION, N, double)  \
+    SUMS(NAME, float32, FUNCTION, N, float)   \
+    SUMS(NAME, float16, FUNCTION, N, float16) \
     SUMS(NAME, bfloat16, FUNCTION, N, bfloat16)
 
 SUMS_OF(sums, Itself, 1)

@@ -18,7 +18,6 @@ HOST = (*ADDRESS, "-DHOST", "-DVARIANT=emulator", "-Wno-unknown-pragmas", "-Wno-
 
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",
-    "TSAN_OPTIONS": f"suppressions={HERE / 'races.txt'}",
     "PYTHONMALLOC": "malloc",
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),

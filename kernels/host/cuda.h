@@ -8,6 +8,9 @@
 #define __shared__
 #define __syncthreads()
 
+// What a loop that is at an address will read soon may lie past the end of an array: nothing happens then.
+#define FETCH_AHEAD(ADDRESS) __builtin_prefetch((const char*)(ADDRESS) + 2048)
+
 struct Index {
     long long x;
 };
@@ -56,7 +59,7 @@ template <class... A> static void launch(void (*kernel)(A...), long long blocks,
 #define KERNEL(NAME, ...) static void NAME
 #define JOINED(A, B) A##_##B
 #define JOIN(A, B) JOINED(A, B)
-#define EXPORT(NAME)                                                                            \
-    extern "C" void JOIN(VARIANT, NAME)(long long blocks, int threads, void** arguments) {      \
-        launch(NAME, blocks, threads, arguments);                                               \
+#define EXPORT(NAME)                                                                       \
+    extern "C" void JOIN(VARIANT, NAME)(long long blocks, int threads, void** arguments) { \
+        launch(NAME, blocks, threads, arguments);                                          \
     }
