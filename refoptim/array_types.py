@@ -6,6 +6,7 @@ Nothing is imported to find out: an array tells by its type, and there is no arr
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -118,6 +119,18 @@ def share_memory(x: Array, y: Array) -> bool:
         return np.shares_memory(x, y, max_work=1 << 20)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return False
+
+
+def sharing(arrays: Sequence[Array]) -> tuple[int, int] | None:
+    """Return the numbers of two arrays that share memory, if there are such."""
+    reaching: list[tuple[int, int]] = []
+    for low, high, i in sorted((*bounds(x), i) for i, x in enumerate(arrays) if x.size):
+        reaching = [(end, j) for end, j in reaching if end > low]
+        for _, j in reaching:
+            if share_memory(arrays[j], arrays[i]):
+                return j, i
+        reaching.append((high, i))
+    return None
 
 
 def plain(x: Array) -> Array:

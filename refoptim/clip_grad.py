@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from reprlib import repr as short
 from typing import Any
 
@@ -28,7 +27,7 @@ import numpy as np
 from . import hyper as hp
 from . import tree
 from .arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
-from .array_types import HOST, at, bounds, is_writable, place, plain, share_memory
+from .array_types import HOST, at, is_writable, place, plain, sharing
 from .engines import cuda, host
 from .engines.machine import Machine
 from .engines.twins import kernels_on, twinned
@@ -173,10 +172,8 @@ def _gradient(name: str, p: Parameter) -> Any:
 
 def _check_apart(gradients: Sequence[Array]) -> None:
     """Raise ValueError if two gradients share memory: it would be multiplied twice."""
-    spans = sorted(((*bounds(x), i) for i, x in enumerate(gradients) if x.size))
-    for (_, high, i), (low, _, j) in pairwise(spans):
-        if low < high and share_memory(gradients[i], gradients[j]):
-            raise ValueError("gradients must not share memory: one would be multiplied more than once")
+    if sharing(gradients):
+        raise ValueError("gradients must not share memory: one would be multiplied more than once")
 
 
 def _machine(arrays: Sequence[Array], foreach: Any, fused: Any) -> Machine | None:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from . import array_types as types
 from .arith import Array
-from .array_types import bounds, is_its_own, owner, share_memory
+from .array_types import is_its_own, owner
 from .parameter import Parameter, as_parameter, is_one_array
 
 Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
@@ -122,14 +123,9 @@ def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
     for i, p in enumerate(params):
         if first.setdefault(id(p), i) != i:
             return first[id(p)], i
-    reaching: list[tuple[int, int]] = []
-    for low, high, i in sorted((*bounds(params[i].data), i) for i in _suspects(params)):
-        reaching = [(end, j) for end, j in reaching if end > low]
-        for _, j in reaching:
-            if share_memory(params[j].data, params[i].data):
-                return j, i
-        reaching.append((high, i))
-    return None
+    suspects = _suspects(params)
+    pair = types.sharing([params[i].data for i in suspects])
+    return pair and (suspects[pair[0]], suspects[pair[1]])
 
 
 def _suspects(params: Sequence[Parameter]) -> list[int]:

@@ -198,6 +198,13 @@ def test_wrong_gradients_change_nothing(what: str) -> None:
     assert first.grad.tolist() == [3.0, 4.0]
 
 
+def test_gradients_that_share_memory_across_another_one() -> None:
+    x = np.ones(9)
+    with pytest.raises(ValueError, match="must not share memory"):
+        clip_grad_norm_([Parameter(np.zeros_like(g), grad=g) for g in (x[::2], x[1:2], x[4:5])], 1.0)
+    assert x.tolist() == [1.0] * 9
+
+
 def test_parameters_without_gradient_are_passed_over() -> None:
     p, q = Parameter(np.zeros(2)), Parameter(np.zeros(2), grad=np.array([3.0, 4.0]))
     assert clip_grad_norm_([p, q], 10) == 5
