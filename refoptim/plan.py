@@ -171,12 +171,20 @@ class Memory:
         return [low for low, _ in spans], list(accumulate((high for _, high in spans), max))
 
 
+def settled(rule: type[Rule], group: Group, terms: Terms) -> Hypers:
+    """Return the resolved hyperparameters of a group, or raise; a learning rate that only a GPU needs is not read."""
+    unneeded = types.on_gpu(group.get("lr")) and all(
+        p in terms.counters and terms.on_gpu(group, place(p.data) or HOST) for p in group["params"]
+    )
+    return resolve(rule, unread(group) if unneeded else group)
+
+
 class _GroupPlan:
     """The buckets of one group, filled parameter by parameter."""
 
     def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory, terms: Terms) -> None:
         self.rule, self.number, self.group, self.memory, self.terms = rule, number, group, memory, terms
-        self.h = resolve(rule, unread(group) if all(p in terms.counters for p in group["params"]) else group)
+        self.h = settled(rule, group, terms)
         self.first = rule.registers(self.h)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
@@ -211,7 +219,7 @@ class _GroupPlan:
         where = place(p.data) or HOST
         kind = (where, p.data.dtype, p.master, unmade, sparse)
         if self.terms.on_gpu(self.group, where):
-            return self._counted(p, state, kind)
+            return self._counted(p, state, unmade, kind)
         k = step_count(state.get("step", 0), "the state step") + 1
         registers = first_registers(self.first, state)
         key = (*kind, k, *registers.values())
@@ -226,10 +234,10 @@ class _GroupPlan:
         where, _, _, unmade, sparse = kind
         return Bucket(self.rule, self.group, self.h, s, k, registers, unmade, sparse, where, self.terms.scaling)
 
-    def _counted(self, p: Parameter, state: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
+    def _counted(self, p: Parameter, state: dict[str, Any], unmade: bool, kind: tuple[Any, ...]) -> Bucket:
         """Return the bucket of a parameter whose steps the GPU counts: from now on, or by the counter it has."""
         counter = self.terms.counters.get(p)
-        if counter and not counter.stands_in(state, self.rule.counts_steps):
+        if counter and (unmade or not counter.stands_in(state, self.rule.counts_steps)):
             counter = None
         k, registers = (0, {}) if counter else self._so_far(state)
         key = (*kind, id(counter), k, *registers.values())

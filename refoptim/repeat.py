@@ -17,7 +17,7 @@ import numpy as np
 from .engines import steps
 from .engines.launches import Launch, Step
 from .groups import Group
-from .plan import Bucket, Memory, Terms, checked_gradient
+from .plan import Bucket, Memory, Terms, checked_gradient, settled
 from .rule import next_registers, record, resolve, step_scalars, unread
 from .scaling import Scaling
 
@@ -42,6 +42,7 @@ class Repeat:
         plan: Sequence[Bucket],
         launches: Sequence[Launch | None],
     ) -> None:
+        self.rule, self.groups, self.sizes = plan[0].rule, list(groups), _sizes(groups)
         self.members = _members(groups)
         self.data = [p.data for p in self.members]
         self.masters = [p.master for p in self.members]
@@ -49,6 +50,8 @@ class Repeat:
         self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
         kept = [x for part in self.parts for column in part.arrays.values() for x in column]
         self.writable = [x for x in self.data + kept if hasattr(x.flags, "writeable")]
+        self.pins = list(map(ref, self.writable))  # NumPy resizes no array that has a weak reference
+        self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
         self.missing = self.numbers.count(None)
@@ -62,9 +65,13 @@ class Repeat:
             return False  # the plan says what is wrong
 
     def _same(self, groups: Sequence[Group], state: Mapping[Any, Any], terms: Terms) -> bool:
+        if len(groups) != len(self.groups) or not all(map(is_, groups, self.groups)):
+            return False
+        for group in self.idle:
+            settled(self.rule, group, terms)
         members = _members(groups)
         return (
-            len(members) == len(self.members)
+            _sizes(groups) == self.sizes
             and all(map(is_, members, self.members))
             and all(map(is_, map(attrgetter("data"), members), self.data))
             and list(map(attrgetter("master"), members)) == self.masters
@@ -172,6 +179,11 @@ class _Part:
 
 def _members(groups: Iterable[Group]) -> list[Any]:
     return list(chain.from_iterable(map(itemgetter("params"), groups)))
+
+
+def _sizes(groups: Iterable[Group]) -> list[tuple[type, int]]:
+    """Return how many parameters each group has, and the type of what holds them."""
+    return [(type(group["params"]), len(group["params"])) for group in groups]
 
 
 def _nothing() -> None:

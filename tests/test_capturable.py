@@ -168,3 +168,57 @@ def test_numbers_on_a_gpu_are_float32(gpu: Any, given: str) -> None:
     wrong: dict[str, Any] = {given: gpu.asarray(np.float64(1))}
     with pytest.raises(TypeError, match=f"{given} on a GPU must be a float32 array of one element"):
         optimizer.step(grads=[gpu.asarray(g) for g in drawn(1)], **wrong)
+
+
+@pytest.mark.parametrize("found_inf", [1e-60, pytest.param(10**400, id="huge"), np.array([1.0]), np.array([[0.0]]), np.True_, np.nan])
+@pytest.mark.filterwarnings("error")
+def test_a_number_of_the_host_means_what_it_means_there(gpu: Any, found_inf: Any) -> None:
+    ours = refoptim.Adam([gpu.asarray(x) for x in drawn(0)], capturable=True)
+    theirs = refoptim.Adam(drawn(0))
+    for step in range(3):
+        scaling = {"found_inf": found_inf, "grad_scale": np.array([3.3])} if step == 1 else {}
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)], **scaling)
+        theirs.step(grads=drawn(step + 1), **scaling)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_buffer_that_is_yet_to_be_made_begins_with_the_gradient(gpu: Any, clear: bool) -> None:
+    options: dict[str, Any] = {"momentum": 0.9 if clear else 0.0, "dampening": 0.5}
+    ours = refoptim.SGD([gpu.asarray(x) for x in drawn(0)], capturable=True, **options)
+    theirs = refoptim.SGD(drawn(0), **options)
+    for step in range(4):
+        for optimizer in (ours, theirs) if step == 2 else ():
+            optimizer.state.clear()
+            optimizer.param_groups[0]["momentum"] = 0.9
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)])
+        theirs.step(grads=drawn(step + 1))
+    assert_same(ours, theirs)
+
+
+def test_a_learning_rate_on_the_gpu_is_read_again_once_the_host_counts(gpu: Any) -> None:
+    lr, found_inf = gpu.asarray(np.float64(0.1)), gpu.asarray(np.float32(0))
+    ours, theirs = refoptim.Adam([gpu.asarray(x) for x in drawn(0)], lr=lr), refoptim.Adam(drawn(0), lr=0.1)
+    for step in range(4):
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)], found_inf=found_inf if step < 2 else None)
+        theirs.step(grads=drawn(step + 1))
+    assert_same(ours, theirs)
+
+
+class HalfAdam(refoptim.Adam):
+    @classmethod
+    def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+        scalars = super().scalars(h, k, registers)
+        return {**scalars, "step_size": scalars["step_size"] / 2}
+
+
+def test_scalars_of_others_are_computed_by_the_host(gpu: Any) -> None:
+    ours, theirs = HalfAdam([gpu.asarray(x) for x in drawn(0)]), HalfAdam(drawn(0))
+    for step in range(2):
+        found_inf = gpu.asarray(np.float32(0))
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)], found_inf=found_inf)
+        theirs.step(grads=drawn(step + 1))
+    assert_same(ours, theirs)
+    ours.param_groups[0]["capturable"] = True
+    with pytest.raises(RuntimeError, match="override no scalars"):
+        ours.step(grads=[gpu.asarray(g) for g in drawn(1)])

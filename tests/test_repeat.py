@@ -122,8 +122,12 @@ def parameter(optimizer: Any) -> None:
     members[0] = refoptim.Parameter(members[0].data)
 
 
+def groups(optimizer: Any) -> None:
+    optimizer.param_groups = [{**group, "lr": 0.7} for group in optimizer.param_groups]
+
+
 CHANGES: list[Callable[[Any], None]] = [
-    *(parameter, data, state_array, state_count, state_gone, state_new, loaded, amsgrad, unfused),
+    *(parameter, data, state_array, state_count, state_gone, state_new, loaded, amsgrad, unfused, groups),
 ]
 
 
@@ -145,6 +149,37 @@ def test_parameters_that_change_places_take_their_gradients_along() -> None:
     swapped(theirs)
     step(ours, theirs, [arrays(3)[i] for i in (1, 0, 2)])
     assert_equal_runs(ours, theirs)
+
+
+def two_groups(fused: bool | None) -> Any:
+    first, *others = arrays(0)
+    return refoptim.Adam([{"params": [first]}, {"params": others, "lr": 0.3}], fused=fused)
+
+
+def test_a_parameter_that_changes_groups_follows_its_new_group() -> None:
+    ours, theirs = two_groups(True), two_groups(None)
+    for seed in (1, 2, 3):
+        step(ours, theirs, arrays(seed))
+        for optimizer in (ours, theirs) if seed == 2 else ():
+            first, second = (group["params"] for group in optimizer.param_groups)
+            first.append(second.pop(0))
+    assert_equal_runs(ours, theirs)
+
+
+def test_a_wrong_setting_of_a_group_without_gradients_is_refused() -> None:
+    ours, grads = two_groups(True), [arrays(1)[0], None, None]
+    for _ in range(2):
+        ours.step(grads=grads)
+    ours.param_groups[1]["lr"] = -1
+    refused(ours, ValueError, grads, "Invalid learning rate")
+
+
+def test_arrays_whose_addresses_are_kept_cannot_be_resized() -> None:
+    ours, _ = pair("Adam")
+    p = ours.param_groups[0]["params"][1]
+    for array in (p.data, ours.state[p]["exp_avg"]):
+        with pytest.raises(ValueError, match="cannot resize"):
+            array.resize(100_000, refcheck=False)
 
 
 def test_a_group_that_is_added_is_updated() -> None:

@@ -18,7 +18,7 @@ from ..plan import Bucket, Task
 from ..rule import Rule
 from ..scaling import Scaling
 from . import cuda, fused, host, pure, reference, steps, whole
-from .kernel import Kernel, kernel_of
+from .kernel import Kernel, counts, kernel_of
 from .launches import Launch
 from .machine import Machine
 
@@ -52,9 +52,13 @@ def counts_on_gpu(rule: type[Rule], scaling: Scaling, group: Group, where: Place
     if where.device is None:
         return False
     kernel, capturable = kernel_of(rule), bool(group.get("capturable"))
-    if group.get("fused") is False or group.get("differentiable") or kernel is None or not kernel.hypers:
+    counting = kernel is not None and kernel.hypers and counts(rule)
+    if group.get("fused") is False or group.get("differentiable") or not counting:
         if capturable:
-            raise RuntimeError("capturable=True on a GPU needs the kernels: leave fused=None and differentiable=False")
+            raise RuntimeError(
+                "capturable=True on a GPU needs the kernels: leave fused=None and differentiable=False, and override "
+                "no scalars"
+            )
         return False
     return capturable or on_gpu(scaling.found_inf) or on_gpu(scaling.grad_scale)
 

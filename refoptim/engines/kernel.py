@@ -34,9 +34,18 @@ def kernel_of(rule: type[Rule]) -> Kernel | None:
     update = rule.update.__func__  # type: ignore[attr-defined]
     owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
     package, _, stem = owner.__module__.rpartition(".")
-    if not package.startswith(__package__.partition(".")[0]):
+    if not (_is_ours(package) and _is_ours(rule.measure.__module__)):
         return None
     return _read(stem, owner.__qualname__.partition(".")[0])
+
+
+def counts(rule: type[Rule]) -> bool:
+    """Tell whether the kernels of a rule, if there are some, can compute the scalars of its steps."""
+    return all(_is_ours(f.__module__) for f in (rule.scalars, rule.advance, rule.registers))
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __package__.partition(".")[0]
 
 
 @cache

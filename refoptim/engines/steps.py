@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,13 @@ def counted(machine: Machine, kernel: Kernel, bucket: Bucket, scaling: Scaling, 
     with at(bucket.place):
         if counter.record is None:
             counter.record = machine.empty((len(kernel.record),), dtype)
-        found_inf, lr = _number(machine, bucket, scaling.found_inf), bucket.group.get("lr")
+        found_inf, lr = _number(machine, bucket, scaling.found_inf, scaling.skips), bucket.group.get("lr")
         entry = f"{kernel.name}_scalars_{dtype.name}_{get_default_dtype().name}"
         arguments = (hypers(kernel, bucket), lr if on_gpu(lr) else None, counter.values, counter.record, found_inf)
         machine.launch(kernel.stem, entry, 1, *arguments)
         s = record({"maximize": bucket.h.maximize}, dtype)
-        return Step(s, False, counter.record, _number(machine, bucket, scaling.grad_scale), found_inf)
+        grad_scale = _number(machine, bucket, scaling.grad_scale, scaling.scale)
+        return Step(s, False, counter.record, grad_scale, found_inf)
 
 
 def hypers(kernel: Kernel, bucket: Bucket) -> Any:
@@ -45,11 +47,11 @@ def hypers(kernel: Kernel, bucket: Bucket) -> Any:
     return scalar(struct, tuple(getattr(bucket.h, name) for name, _ in kernel.hypers))
 
 
-def _number(machine: Machine, bucket: Bucket, x: Any) -> Array | None:
-    """Return a number as a float32 array where the bucket lies, None for None."""
+def _number(machine: Machine, bucket: Bucket, x: Any, read: Callable[[], Any]) -> Array | None:
+    """Return a number as a float32 array where the bucket lies, None for None; ``read`` says what it is on the host."""
     if x is None or (on_gpu(x) and place_of(x) == bucket.place):
         return x
-    return moved(x, bucket.place) if on_gpu(x) else machine.upload(np.array([float(x)], np.float32))
+    return moved(x, bucket.place) if on_gpu(x) else machine.upload(np.array([read()], np.float32))
 
 
 def ready(bucket: Bucket) -> None:
