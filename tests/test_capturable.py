@@ -170,7 +170,9 @@ def test_numbers_on_a_gpu_are_float32(gpu: Any, given: str) -> None:
         optimizer.step(grads=[gpu.asarray(g) for g in drawn(1)], **wrong)
 
 
-@pytest.mark.parametrize("found_inf", [1e-60, pytest.param(10**400, id="huge"), np.array([1.0]), np.array([[0.0]]), np.True_, np.nan])
+@pytest.mark.parametrize(
+    "found_inf", [1e-60, pytest.param(10**400, id="huge"), np.array([1.0]), np.array([[0.0]]), np.True_, np.nan]
+)
 @pytest.mark.filterwarnings("error")
 def test_a_number_of_the_host_means_what_it_means_there(gpu: Any, found_inf: Any) -> None:
     ours = refoptim.Adam([gpu.asarray(x) for x in drawn(0)], capturable=True)
