@@ -12,10 +12,6 @@
 namespace refoptim {
 
 struct Muon {
-    struct Hypers {
-        double lr, weight_decay, momentum, nesterov, ns_coefficients[3], eps, ns_steps;
-    };
-
     template <class T> struct Record {
         T one_minus_momentum, momentum, nesterov, shrink, step_size;
     };

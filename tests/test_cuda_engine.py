@@ -482,3 +482,23 @@ def test_a_process_keeps_nothing_beside_the_cache(idle: Any, tmp_path: Path) -> 
     step_once(idle)
     assert {path.name.partition("-")[0] for path in binaries(tmp_path)} == {"sgd"}
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in binaries(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+def test_programs_read_what_skips_a_step(gpu: Any, name: str) -> None:
+    """They have no scalars on a GPU, which therefore cannot count their steps."""
+    cupy, start = gpu, normal(0, 6, 5)
+    ours, theirs = make(name, [cupy.asarray(start)]), make(name, [start.copy()])
+    for k in range(3):
+        g, found_inf = normal(1 + k, 6, 5), np.float32(k == 1)
+        ours.step(grads=[cupy.asarray(g)], found_inf=cupy.asarray(found_inf), grad_scale=cupy.asarray(np.float32(8)))
+        theirs.step(grads=[g], found_inf=found_inf, grad_scale=8.0)
+    assert_equal_bits(members(ours)[0].data.get(), members(theirs)[0].data)
+    assert ours.state_dict()["state"][0].get("step") == theirs.state_dict()["state"][0].get("step")
+
+
+def test_a_program_is_not_captured(gpu: Any) -> None:
+    optimizer = make("Muon", [gpu.asarray(normal(0, 6, 5))])
+    optimizer.param_groups[0]["capturable"] = True
+    with pytest.raises(RuntimeError, match="capturable=True on a GPU needs the kernels"):
+        optimizer.step(grads=[gpu.asarray(normal(1, 6, 5))])
