@@ -186,7 +186,7 @@ def gpu(
     per second, over what a copy on the same GPU moves. torch runs fused where it can, else foreach; "CuPy" is an
     elementwise kernel for each parameter. Times are medians of turns between events on the GPU; a ratio below 1 means
     that refoptim is faster. The GPU is the first that CUDA_VISIBLE_DEVICES names. What has not memory enough stays
-    empty: choose a smaller --size.
+    empty: choose a smaller --size. So does what fails, which is told at the end.
 
     \b
     refoptim bench gpu
@@ -200,14 +200,22 @@ def gpu(
         click.echo(f"torch is not measured: {missing}", err=True)
     copies = bench_gpu.copies(size, repeats)
     copy = max(x.bytes / x.seconds["refoptim"] for x in copies)
-    results = [bench_gpu.run(case, repeats, with_torch=not missing) for case in _shown(chosen)]
-    rows = [bench_gpu.row(result, copy) for result in (*copies, *results)]
-    if report:
-        gpu_report.write("bench", rows, report)
+    rows, where, failed = [bench_gpu.row(result, copy) for result in copies], gpu_report.surroundings(), []
+    for case in _shown(chosen):
+        try:
+            result = bench_gpu.run(case, repeats, with_torch=not missing)
+        except RuntimeError as error:
+            failed.append(f"{case}: {error}")
+            result = Result(case, {}, 0, {})
+        rows.append(bench_gpu.row(result, copy))
+        if report:
+            gpu_report.write("bench", rows, report, where)  # each time, so that a run that is cut short leaves one
     if as_json:
-        print_json({"where": gpu_report.surroundings(), "found": rows})
+        print_json({"where": where, "found": rows})
     else:
         print_table(tuple(rows[0]), [tuple("-" if x is None else str(x) for x in row.values()) for row in rows])
+    if failed:
+        raise RuntimeError(f"{len(failed)} cases failed: {'; '.join(failed)}")
 
 
 def _shown(chosen: Sequence[Case]) -> Iterable[Case]:

@@ -22,9 +22,9 @@ REPORT = ROOT / "docs" / "gpu.json"
 """The last reports of each kind."""
 
 
-def write(kind: str, found: Any, path: Path = REPORT) -> None:
+def write(kind: str, found: Any, path: Path = REPORT, where: dict[str, Any] | None = None) -> None:
     """Put what was found into the file of reports, in the place of the last report of its kind."""
-    reports = read(path) | {kind: {"where": surroundings(), "found": found}}
+    reports = read(path) | {kind: {"where": where or surroundings(), "found": found}}
     replace(path, (json.dumps(reports, indent=1) + "\n").encode())
 
 
@@ -37,11 +37,8 @@ def surroundings(device: int = 0) -> dict[str, Any]:
     """Return the GPU, the versions of all that takes part, the date, and the commit (None outside of a checkout)."""
     gpu = cuda.machine(device)
     cupy: Any = import_module("cupy")
-    properties = cupy.cuda.runtime.getDeviceProperties(device)
     return {
-        "device": properties["name"].decode(),
-        "compute capability": gpu.capability / 10,
-        "memory in GiB": round(properties["totalGlobalMem"] / 2**30, 1),
+        **_properties(gpu, cupy.cuda.runtime, device),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "CUDA of the driver": _version(cupy.cuda.runtime.driverGetVersion()),
         "CUDA of CuPy": _version(cupy.cuda.runtime.runtimeGetVersion()),
@@ -53,6 +50,19 @@ def surroundings(device: int = 0) -> dict[str, Any]:
         "refoptim": __version__,
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _properties(gpu: cuda.Cuda, runtime: Any, device: int) -> dict[str, Any]:
+    """Return what a GPU tells of itself; after a kernel went astray it tells nothing, and that is reported."""
+    try:
+        properties = runtime.getDeviceProperties(device)
+    except RuntimeError as error:
+        return {"device": f"does not answer: {error}"}
+    return {
+        "device": properties["name"].decode(),
+        "compute capability": gpu.capability / 10,
+        "memory in GiB": round(properties["totalGlobalMem"] / 2**30, 1),
     }
 
 

@@ -320,6 +320,24 @@ def test_our_steps_are_launched_and_others_once_per_parameter(gpu: Any) -> None:
     assert len(set(used[:6])) == 6
 
 
+def test_a_case_that_fails_loses_no_other(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bench_gpu.run
+
+    def run_all_but_adam(case: Case, repeats: int, **options: Any) -> Any:
+        if case.optimizer == "Adam":
+            raise RuntimeError("it went astray")
+        return whole(case, repeats, **options)
+
+    monkeypatch.setattr(bench_gpu, "run", run_all_but_adam)
+    path = tmp_path / "gpu.json"
+    done = measure("--dtype", "float32", "--report", path)
+    assert done.exit_code == 2
+    assert done.stderr.count("it went astray") == 2
+    rows = gpu_report.read(path)["bench"]["found"][2:]
+    assert {row["rule"] for row in rows if row["ms"] is None} == {"Adam"}
+    assert len(rows) == 2 * len(bench.OPTIMIZERS)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_wrong_steps_on_a_gpu_are_not_measured(gpu: Any, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     monkeypatch.setattr(bench, "PERIOD", 30)

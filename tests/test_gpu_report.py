@@ -72,6 +72,20 @@ def test_a_report_names_the_gpu_and_the_versions(gpu: Any, tmp_path: Path) -> No
     assert page({"tests": reports["tests"]}).endswith("## Speed\n\nNot yet run on a GPU.\n")
 
 
+def test_a_gpu_that_no_longer_answers_loses_no_report(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: int) -> Any:
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setattr(gpu.cuda.runtime, "getDeviceProperties", fail)
+    path = tmp_path / "gpu.json"
+    gpu_report.write("tests", {"passed": 3, "skipped": 1, "failed": ["test_a[x]"]}, path)
+    report = gpu_report.read(path)["tests"]
+    assert report["where"]["device"] == "does not answer: cudaErrorIllegalAddress"
+    assert report["found"]["failed"] == ["test_a[x]"]
+
+
 def test_failures_are_named() -> None:
     report = {"where": {"device": "Imaginary 9000"}, "found": {"passed": 2, "skipped": 0, "failed": ["test_a[x]"]}}
     assert "2 passed, 1 failed, 0 were skipped.\n\n- `test_a[x]` failed\n" in page({"tests": report})
