@@ -50,6 +50,10 @@ class Counter:
         names = (*(["step"] if counts_steps else []), *self.names)
         return all(state.get(name) is self.views[name] for name in names)
 
+    def is_ahead_of(self, state: Mapping[str, Any], counts_steps: bool) -> bool:
+        """Tell whether a GPU has skipped all steps of a rule that counts none, whose state says that there was one."""
+        return not counts_steps and self.stands_in(state, counts_steps) and not self.read()["step"]
+
 
 def count_by(counters: MutableMapping[Any, Counter], parameter: Any, counter: Counter | None) -> None:
     """Let the steps of a parameter be counted by a counter from now on, or by none."""

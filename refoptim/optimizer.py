@@ -209,6 +209,8 @@ class Optimizer(Rule):
     def _on_host(self, key: Any, values: Any) -> Any:
         """Return the state of a parameter with the step count and registers that a GPU keeps read from there."""
         counter = self._counters.get(key) if isinstance(key, Parameter) else None
+        if counter and counter.is_ahead_of(values, self.counts_steps):
+            return {}
         read = counter.read() if counter and counter.stands_in(values, self.counts_steps) else {}
         return {**values, **{name: x for name, x in read.items() if name in values}} if read else values
 

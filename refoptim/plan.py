@@ -185,9 +185,14 @@ class _GroupPlan:
     def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory, terms: Terms) -> None:
         self.rule, self.number, self.group, self.memory, self.terms = rule, number, group, memory, terms
         self.h = settled(rule, group, terms)
-        self.first = rule.registers(self.h)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
+
+    @cached_property
+    def first(self) -> dict[str, float]:
+        """The first values of the registers; a learning rate that has not been read is read for them."""
+        h = resolve(self.rule, self.group) if types.on_gpu(self.group.get("lr")) else self.h
+        return self.rule.registers(h)
 
     def add(self, index: int, p: Parameter, grad: Any, state: Any) -> None:
         """Check one parameter and put it into the bucket it belongs to."""
@@ -199,11 +204,19 @@ class _GroupPlan:
                 raise RuntimeError("`differentiable` replaces parameters, and a master copy is updated in place")
             master = master_copy(p, state)
             updated = p.data if master is None else master
+            state = {} if self._is_skipped(p, state) else state
             arrays, unmade = state_arrays(self._layout(updated), updated, state)
             self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays, master))
         except (TypeError, ValueError, RuntimeError) as error:
             where = label(self.number, index, p, self.group.get("param_names", ()))
             raise type(error)(f"{where}: {error}") from None
+
+    def _is_skipped(self, p: Parameter, state: dict[str, Any]) -> bool:
+        """Tell whether the host is to count from now on, and the state is one whose making a GPU has skipped."""
+        counter = self.terms.counters.get(p)
+        if counter is None or self.terms.on_gpu(self.group, place(p.data) or HOST):
+            return False
+        return counter.is_ahead_of(state, self.rule.counts_steps)
 
     def _layout(self, data: Array) -> Layout:
         """Return the state arrays of a parameter, checked once per shape and dtype."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .arith import Array, DType
-from .array_types import is_array, moved, place
+from .array_types import is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names
 from .hyper import is_number
 from .parameter import Parameter
@@ -210,8 +210,12 @@ def step_count(value: Any, where: str) -> int:
 
 
 def register(value: Any, where: str) -> Any:
-    """Return a number kept per parameter as a NumPy scalar of its own dtype, or of the default one."""
-    dtype = str(getattr(value, "dtype", get_default_dtype())).removeprefix("torch.")
+    """Return a number kept per parameter as a NumPy scalar of its own dtype, or of the default one.
+
+    On a GPU, where numbers of the default dtype lie in float64 arrays, the dtype of an array says nothing.
+    """
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    dtype = str(get_default_dtype()) if not dtype or on_gpu(value) else dtype
     x = _element(value)
     try:
         x = float(x) if is_number(x, Real) else math.nan

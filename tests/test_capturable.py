@@ -224,3 +224,36 @@ def test_scalars_of_others_are_computed_by_the_host(gpu: Any) -> None:
     ours.param_groups[0]["capturable"] = True
     with pytest.raises(RuntimeError, match="override no scalars"):
         ours.step(grads=[gpu.asarray(g) for g in drawn(1)])
+
+
+@pytest.mark.parametrize("load", [True, False])
+def test_a_buffer_that_the_gpu_did_not_make_is_made_by_the_host(gpu: Any, load: bool) -> None:
+    options: dict[str, Any] = {"momentum": 0.9, "dampening": 0.5}
+    ours, theirs = refoptim.SGD([gpu.asarray(x) for x in drawn(0)], **options), refoptim.SGD(drawn(0), **options)
+    ours.step(grads=[gpu.asarray(g) for g in drawn(1)], found_inf=gpu.asarray(np.float32(1)))
+    if load:
+        ours.load_state_dict(ours.state_dict())
+    ours.step(grads=[gpu.asarray(g) for g in drawn(2)])
+    theirs.step(grads=drawn(2))
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["NAdam", "ASGD"])
+def test_registers_that_the_host_takes_over_have_the_default_dtype(gpu: Any, name: str) -> None:
+    ours = getattr(refoptim, name)([gpu.asarray(x) for x in drawn(0)], lr=0.1, capturable=True, **OPTIONS[name])
+    for step, lr in enumerate(LRS):
+        ours.param_groups[0].update(lr=lr, capturable=step < 3)
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)])
+    assert_same(ours, expected(name, LRS))
+
+
+def test_a_new_register_begins_with_the_learning_rate_on_the_gpu(gpu: Any) -> None:
+    lr = gpu.asarray(np.float64(0.1))
+    ours = refoptim.ASGD([gpu.asarray(x) for x in drawn(0)], lr=lr, capturable=True)
+    theirs = refoptim.ASGD(drawn(0), lr=0.1)
+    for step in range(3):
+        for optimizer in (ours, theirs) if step == 2 else ():
+            optimizer.state.clear()
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)])
+        theirs.step(grads=drawn(step + 1))
+    assert_same(ours, theirs)
