@@ -149,6 +149,8 @@ def moved(x: Array, where: Place | None) -> Array:
     if where is None or where is HOST:
         return np.array(x, copy=True, order="K") if isinstance(x, np.ndarray) else x.get()
     with at(where):
+        if x.ndim == 0:  # CuPy makes 0 of an array without axes that holds -0
+            return loaded_cupy().array(x.reshape(1), copy=True).reshape(())
         return loaded_cupy().array(x, copy=True, order="K")
 
 

@@ -16,7 +16,7 @@ import pytest
 from rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
 
 import refoptim
-from refoptim import Parameter, SparseGrad, swap_in_optimizer_params_and_state
+from refoptim import Parameter, SparseGrad, array_types, swap_in_optimizer_params_and_state
 from refoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 STEPS = 3
@@ -463,3 +463,12 @@ def test_the_stand_in_is_no_numpy(fake_cupy: Any) -> None:
             wrong(x)  # type: ignore[operator]
     with pytest.raises(ValueError, match="different from the current device"), fake_cupy.cuda.Device(1):
         x + 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_a_zero_without_axes_keeps_its_sign(gpu: Any, dtype: str) -> None:
+    x = np.array(-0.0, dtype)
+    y = array_types.moved(x, array_types.gpu(0))
+    assert y.shape == ()
+    assert_equal_bits(y.get(), x)
+    assert not np.signbit(gpu.asarray(x).get().real)

@@ -44,7 +44,7 @@ def on(cupy: Any, x: Any) -> Any:
         return SparseGrad(cupy.asarray(x.indices), on(cupy, x.values), x.shape)
     x = np.asarray(x)
     if x.dtype.kind == "c":
-        return cupy.asarray(x)
+        return cupy.asarray(np.atleast_1d(x)).reshape(x.shape)  # CuPy makes 0 of an array without axes that holds -0
     return _laid_out(cupy, x.view(BITS[x.itemsize])).view(x.dtype)
 
 

@@ -77,6 +77,8 @@ class ndarray:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         key, _ = unwrapped_key(key)
+        if key is ... and not isinstance(value, ndarray) and value == 0 and self._x.flags.c_contiguous:
+            value = 0  # CuPy fills it with zero bytes: -0 is 0 then
         value = operand(value)
         check_current(self)
 
@@ -313,7 +315,10 @@ def array(obj: Any, dtype: Any = None, copy: Any = True, order: str = "K") -> nd
         begin_kernel("array")
         return wrapped(np.array(obj._x, dtype, order=order), world.current, None)  # type: ignore[call-overload]
     begin_upload()
-    return wrapped(np.array(obj, dtype, order=order), world.current, None)  # type: ignore[call-overload]
+    x = np.array(obj, dtype, order=order)  # type: ignore[call-overload]
+    if x.ndim == 0 and x == 0:
+        x[...] = 0  # CuPy fills it with zero bytes: -0 is 0 then
+    return wrapped(x, world.current, None)
 
 
 def asarray(a: Any, dtype: Any = None) -> ndarray:
