@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from refoptim.arith import Array, DType, arithmetic, storage
+from refoptim.engines.fused import in_line
 from refoptim.engines.machine import Machine
 
 from .sums import Sums, total
@@ -23,17 +24,12 @@ FIRST = {
 
 def norm_of_norms(machine: Machine, arrays: Sequence[Array], order: float, number: DType) -> Any:
     """Return the norm of the norms of real arrays, of dtype ``number``."""
-    arrays, norms = [*map(_line, arrays)], machine.empty((len(arrays),), number)
+    arrays, norms = [in_line(machine, x) for x in arrays], machine.empty((len(arrays),), number)
     for dtype, places in _groups(arrays).items():
         _norms(machine, [arrays[i] for i in places], dtype, order, norms, places)
     norm = machine.empty((1,), number)
     _norms(machine, [norms], number, order, norm, [0])
     return norm.reshape(())[()]
-
-
-def _line(x: Array) -> Array:
-    """Return an array that is one piece of memory in C order, a copy if need be."""
-    return x if x.flags.c_contiguous and getattr(x.flags, "aligned", True) else x.copy(order="C")
 
 
 def _groups(arrays: Sequence[Array]) -> dict[DType, list[int]]:
@@ -59,7 +55,7 @@ def _norms(
 
 def scale(machine: Machine, gradients: Sequence[Array], total_norm: Any, max_norm: float) -> None:
     """Multiply real gradients in place by the coefficient of a total norm."""
-    number, lines = total_norm.dtype, [*map(_line, gradients)]
+    number, lines = total_norm.dtype, [in_line(machine, x) for x in gradients]
     norm = machine.upload(np.array([total_norm])) if isinstance(total_norm, np.generic) else total_norm
     coefficients = [machine.empty((1,), np.dtype(name)) for name in ("float64", "float32")]
     entry = f"clip_grad_coefficient_{number.name}"

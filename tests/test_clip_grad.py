@@ -13,7 +13,7 @@ from rooms import assert_equal_bits, normal
 import refoptim
 from refoptim import Parameter, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
-from refoptim.engines import host
+from refoptim.engines import cuda, host
 
 SHAPES = [(), (1,), (0,), (7,), (1025,), (40, 60), (3, 1, 5), (20_000,)]
 
@@ -255,3 +255,22 @@ def test_on_a_gpu_the_norm_stays_there(fake_cupy: Any) -> None:
         assert_equal_bits(p.grad.get(), q.grad)
     with pytest.raises(RuntimeError, match="one place"):
         clip_grad_norm_([ours[0], theirs[1]], 1.0)
+
+
+def test_clipping_can_be_captured(gpu: Any) -> None:
+    """A gradient in no order is copied for the kernels, to where the graph finds it each time it is replayed."""
+    g = arrays("float32")[5]
+    wide = gpu.asarray(np.zeros((*g.shape, 2), np.float32))
+    ours = Parameter(gpu.asarray(np.zeros_like(g)), grad=wide[..., 0])
+    machine = cuda.machine(0)
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        clip_grad_norm_([ours], 1.3)
+        stream.begin_capture()
+        clip_grad_norm_([ours], 1.3)
+        graph = stream.end_capture()
+        assert [x.shape for x in machine.captured].count(g.shape) == 2, "one for the norm, one for the product"
+        ours.grad[...] = gpu.asarray(g)
+        graph.launch()
+    theirs = Parameter(np.zeros_like(g), grad=g.copy())
+    clip_grad_norm_([theirs], 1.3)
+    assert_equal_bits(ours.grad.get(), theirs.grad)

@@ -23,7 +23,7 @@ def run(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
     given = [_tensor(kernel, task) for task in bucket.tasks]
     program = program_of(kernel.stem)
     whole = not (bucket.sparse or program)
-    tensors = [_in_line(machine, tensor, any_order=whole) for tensor in given]
+    tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
     if bucket.counted:
         step = steps.counted(machine, kernel, bucket, bucket.scaling, tensors[0].p.dtype)
     else:
@@ -48,14 +48,14 @@ def _tensor(kernel: Kernel, task: Task) -> Tensor:
     return Tensor(data, task.grad, state, None) if master is None else Tensor(master, task.grad, state, data)
 
 
-def _in_line(machine: Machine, tensor: Tensor, any_order: bool) -> Tensor:
+def _tensor_in_line(machine: Machine, tensor: Tensor, any_order: bool) -> Tensor:
     """Return a tensor whose arrays are one piece of memory each, in C order, or all in Fortran's if that will do."""
     arrays = [x for x in tensor.arrays() if hasattr(x, "flags")]
     if all(x.flags.c_contiguous and _is_aligned(x) for x in arrays):
         return tensor
     if any_order and all(x.flags.f_contiguous and _is_aligned(x) for x in arrays):
         return tensor
-    p, g, *state, copy = (_line(machine, x) if hasattr(x, "flags") else x for x in tensor.arrays())
+    p, g, *state, copy = (in_line(machine, x) if hasattr(x, "flags") else x for x in tensor.arrays())
     return Tensor(p, g, tuple(state), copy)
 
 
@@ -63,7 +63,8 @@ def _is_aligned(x: Array) -> bool:
     return bool(getattr(x.flags, "aligned", True))
 
 
-def _line(machine: Machine, x: Array) -> Array:
+def in_line(machine: Machine, x: Array) -> Array:
+    """Return an array that is one piece of memory in C order, a copy if need be."""
     if x.flags.c_contiguous and _is_aligned(x):
         return x
     line = machine.empty(x.shape, x.dtype)  # not x.copy: what a graph captures must last as long as the machine
