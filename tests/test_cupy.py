@@ -142,11 +142,12 @@ def test_memory_on_a_gpu_is_taken_by_dlpack(fake_cupy: Any) -> None:
     assert_equal_bits(off(x), before - np.float32(0.5) * off(g))
 
 
-def test_memory_on_a_gpu_needs_cupy(monkeypatch: pytest.MonkeyPatch, fake_cupy: Any) -> None:
+def test_memory_on_a_gpu_needs_cupy(fake_cupy: Any) -> None:
     x = Elsewhere(on(fake_cupy, normal(1, 5)))
-    monkeypatch.delitem(sys.modules, "cupy")
-    with pytest.raises(TypeError, match="Elsewhere lies on a GPU, and CuPy is to take it: import cupy first"):
-        Parameter(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "cupy")
+        with pytest.raises(TypeError, match="Elsewhere lies on a GPU, and CuPy is to take it: import cupy first"):
+            Parameter(x)
 
 
 HOST_GRAD = (
