@@ -501,3 +501,18 @@ def test_what_has_no_kernels_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert host.missing()
     finally:
         host._machine.cache_clear()
+
+
+def test_memory_that_is_not_there_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second bucket needs a copy, which cannot be made: the first one has not been updated then."""
+    first, second = np.ones(3, np.float32), np.ones(6)[::2]
+    optimizer = refoptim.Adam([first, second], lr=0.5, fused=True)
+
+    def empty(self: Any, shape: Any, dtype: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(host.Host, "empty", empty)
+    with pytest.raises(MemoryError):
+        optimizer.step(grads=[np.ones(3, np.float32), np.ones(3)])
+    assert first.tolist() == second.tolist() == [1, 1, 1]
+    assert not optimizer.state

@@ -31,7 +31,7 @@ def prepare(bucket: Bucket) -> Callable[[], Launch | None]:
     chosen = _fused(bucket.rule, bucket.group, bucket.place)
     if bucket.counted:
         steps.ready(bucket)
-    return partial(_run_fused, *chosen, bucket) if chosen else partial(_run, bucket)
+    return fused.prepare(*chosen, bucket) if chosen else partial(_run, bucket)
 
 
 def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
@@ -81,11 +81,6 @@ def _machine(where: Place | None, kernel: Kernel) -> Machine:
     gpu = cuda.machine(where.device)
     gpu.load(kernel.stem)
     return gpu
-
-
-def _run_fused(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
-    with at(bucket.place):
-        return fused.run(machine, kernel, bucket)
 
 
 @np.errstate(all="ignore")

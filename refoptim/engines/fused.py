@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 
 from ..arith import Array
+from ..array_types import at
 from ..plan import Bucket, Task
 from . import steps
 from .kernel import Kernel
@@ -15,30 +16,42 @@ from .launches import Launch, Tensor, update_rows
 from .machine import Machine
 
 
-def run(machine: Machine, kernel: Kernel, bucket: Bucket) -> Launch | None:
-    """Update the arrays of a bucket, with copies of those that are no piece of memory.
+def prepare(machine: Machine, kernel: Kernel, bucket: Bucket) -> Callable[[], Launch | None]:
+    """Return what updates the arrays of a bucket, by copies of those that are no piece of memory; these are made now.
 
-    Returns the launch, if it can be repeated while the arrays stay where they are.
+    It returns the launch, if that can be repeated while the arrays stay where they are.
     """
     given = [_tensor(kernel, task) for task in bucket.tasks]
-    program = program_of(kernel.stem)
-    whole = not (bucket.sparse or program)
-    tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
-    if bucket.counted:
-        step = steps.counted(machine, kernel, bucket, bucket.scaling, tensors[0].p.dtype)
-    else:
-        step = steps.given(machine, bucket.s, bucket.unmade)
-    launch = Launch(machine, kernel, tensors) if whole else None
-    if launch:
-        launch.run(step)
-    elif program:
-        program(machine, step, tensors)
-    else:
-        for tensor in tensors:
-            update_rows(machine, kernel, tensor, step)
-    copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
-    for old, new in copied:
-        _write_back(old, new)
+    whole = not (bucket.sparse or program_of(kernel.stem))
+    with at(bucket.place):
+        tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
+        launch = Launch(machine, kernel, tensors) if whole else None
+    return partial(_run, machine, kernel, bucket, given, tensors, launch)
+
+
+def _run(
+    machine: Machine,
+    kernel: Kernel,
+    bucket: Bucket,
+    given: list[Tensor],
+    tensors: list[Tensor],
+    launch: Launch | None,
+) -> Launch | None:
+    with at(bucket.place):
+        if bucket.counted:
+            step = steps.counted(machine, kernel, bucket, bucket.scaling, tensors[0].p.dtype)
+        else:
+            step = steps.given(machine, bucket.s, bucket.unmade)
+        if launch:
+            launch.run(step)
+        elif program := program_of(kernel.stem):
+            program(machine, step, tensors)
+        else:
+            for tensor in tensors:
+                update_rows(machine, kernel, tensor, step)
+        copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
+        for old, new in copied:
+            _write_back(old, new)
     return None if copied else launch
 
 
