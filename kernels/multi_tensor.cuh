@@ -163,12 +163,14 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     KERNEL(NAME, 4)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
     EXPORT(NAME)
 
-#define ENTRIES(NAME, RULE, N)                            \
+#define EACH_STORAGE(ENTRY, NAME, RULE, N)                \
     ENTRY(NAME##_float64, RULE, N, double, double)        \
     ENTRY(NAME##_float32, RULE, N, float, float)          \
     ENTRY(NAME##_float16, RULE, N, float16, float16)      \
     ENTRY(NAME##_bfloat16, RULE, N, bfloat16, bfloat16)   \
     ENTRY(NAME##_float16_master, RULE, N, float, float16) \
     ENTRY(NAME##_bfloat16_master, RULE, N, float, bfloat16)
+
+#define ENTRIES(NAME, RULE, N) EACH_STORAGE(ENTRY, NAME, RULE, N)
 
 }  // namespace refoptim

@@ -57,12 +57,6 @@ __device__ inline void run_rows(const typename Rule::template Record<T>& by_valu
     KERNEL(NAME)(RULE::Record<Arithmetic<P>> s, Rows<P, G, N> b) { run_rows<RULE, P, G, N>(s, b); } \
     EXPORT(NAME)
 
-#define ROWS_ENTRIES(NAME, RULE, N)                                 \
-    ROWS_ENTRY(NAME##_rows_float64, RULE, N, double, double)        \
-    ROWS_ENTRY(NAME##_rows_float32, RULE, N, float, float)          \
-    ROWS_ENTRY(NAME##_rows_float16, RULE, N, float16, float16)      \
-    ROWS_ENTRY(NAME##_rows_bfloat16, RULE, N, bfloat16, bfloat16)   \
-    ROWS_ENTRY(NAME##_rows_float16_master, RULE, N, float, float16) \
-    ROWS_ENTRY(NAME##_rows_bfloat16_master, RULE, N, float, bfloat16)
+#define ROWS_ENTRIES(NAME, RULE, N) EACH_STORAGE(ROWS_ENTRY, NAME##_rows, RULE, N)
 
 }  // namespace refoptim
