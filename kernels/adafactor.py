@@ -19,11 +19,12 @@ RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", 
 """The fields of the struct of that name in ``adafactor.cu``."""
 
 
-def update(machine: Machine, step: Any, tensors: Sequence[Any]) -> None:
+def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> None:
     """Update parameters of one storage, their state and their rounded copies, all in C order.
 
     Args:
         machine: where the arrays are.
+        rule: not needed here.
         step: what differs from step to step: the scalars ``s``, and float32 arrays of one element or None:
             ``grad_scale`` divides the gradients, and ``found_inf`` other than 0 skips the step.
         tensors: the arrays of each: ``p``, ``g``, ``state`` (``row_var`` and ``col_var``, or ``variance``; None for

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from refoptim.arith import Array, DType, arithmetic
+from refoptim.engines.launches import scalar
 from refoptim.engines.machine import Machine
 
 from .sums import Sums, total
@@ -29,20 +29,21 @@ TILE = 64
 """Rows and columns of a product that a block computes, as in ``muon.cu``; no result depends on it."""
 
 
-def update(machine: Machine, step: Any, tensors: Sequence[Any]) -> None:
+def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> None:
     """Update parameters, their momentum and their rounded copies, all in C order.
 
     Args:
         machine: where the arrays are.
+        rule: says how large a step is for a matrix of a shape.
         step: what differs from step to step: the scalars ``s``, and float32 arrays of one element or None:
             ``grad_scale`` divides the gradient, and ``found_inf`` other than 0 skips the step.
         tensors: the arrays of each: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
     """
     for tensor in tensors:
-        _update(machine, step, tensor)
+        _update(machine, rule, step, tensor)
 
 
-def _update(machine: Machine, step: Any, tensor: Any) -> None:
+def _update(machine: Machine, rule: Any, step: Any, tensor: Any) -> None:
     s, p, g, momentum = step.s, tensor.p, tensor.g, tensor.state[0]
     if not p.size:
         return
@@ -50,7 +51,7 @@ def _update(machine: Machine, step: Any, tensor: Any) -> None:
     turned = p.shape[0] > p.shape[1]
     scaling = (0 if x is None else machine.address(x) for x in (step.grad_scale, step.found_inf))
     fields = (*p.shape, turned, s.ns_dtype == "bfloat16", s.maximize, *scaling)
-    matrix, record = np.array(fields, MATRIX)[()], _record(s, p)
+    matrix, record = scalar(MATRIX, fields), _record(rule, s, p)
     x = machine.empty((min(p.shape), max(p.shape)), number)
     entry = f"{_storage(tensor)}_{number.name}"
     machine.launch("muon", f"muon_ahead_{entry}", blocks(p.size), record, matrix, g, momentum, x)
@@ -62,19 +63,12 @@ def _storage(tensor: Any) -> str:
     return str(tensor.p.dtype.name if tensor.copy is None else f"{tensor.copy.dtype.name}_master")
 
 
-def _record(s: Any, p: Array) -> Any:
+def _record(rule: Any, s: Any, p: Array) -> Any:
     """Return the scalars of the step, with the size of a step, which depends on the shape."""
-    values = {**vars(s), "step_size": -s.exact.lr * ratio(s.adjust_lr_fn, *p.shape)}
+    values = {**vars(s), "step_size": rule.step_size(s, p.shape)}
     number = arithmetic(p.dtype)
     struct = np.dtype([(name, number) for name in RECORD])
-    return np.array(tuple(number.type(values[name]) for name in RECORD), struct)[()]
-
-
-def ratio(adjust_lr_fn: str | None, rows: int, columns: int) -> float:
-    """Return the factor of the learning rate for a matrix of a shape."""
-    if adjust_lr_fn == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
-    return math.sqrt(max(1, rows / max(1, columns)))
+    return scalar(struct, tuple(number.type(values[name]) for name in RECORD))
 
 
 def orthogonalized(machine: Machine, s: Any, x: Array) -> Array:

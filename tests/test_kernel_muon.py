@@ -30,7 +30,7 @@ SHAPES = [(0, 3), (3, 0), (1, 1), (1, 1500), (1500, 1), (5, 7), (7, 5), (64, 64)
 def machines() -> list[Host]:
     """Return the host once for each instruction set that this processor has."""
     machine = host.machine()
-    return [Host(machine.library, variant) for variant in host.variants(machine.library)]
+    return [Host(machine.kernels, variant) for variant in host.variants(machine.kernels)]
 
 
 def array(seed: int, shape: tuple[int, ...], dtype: str) -> Any:
@@ -105,7 +105,7 @@ def test_products_add_in_order_for_every_instruction_set(dtype: str, shape: tupl
 
 def test_no_result_depends_on_blocks_or_threads() -> None:
     a = array(1, (200, 90), "float32")
-    machine = host.Host(host.machine().library, host.machine().variant)
+    machine = host.Host(host.machine().kernels, host.machine().variant)
     expected = tree.matmul(a, a.T)
     for blocks, threads in [(1, 1), (3, 2), (40, 5)]:
         machine.threads = lambda n=threads: n  # type: ignore[misc]
@@ -117,7 +117,7 @@ def test_no_result_depends_on_blocks_or_threads() -> None:
 def master(p: Any, half: Any, g: Any, momentum: Any, **more: Any) -> None:
     h = resolve(refoptim.Muon, refoptim.Muon([p.copy()], **SETTINGS).param_groups[0])
     s = record(step_scalars(refoptim.Muon, h, 1, {}), p.dtype)
-    muon.update(host.machine(), Step(s, False, **more), [Tensor(p, g, (momentum,), half)])
+    muon.update(host.machine(), refoptim.Muon, Step(s, False, **more), [Tensor(p, g, (momentum,), half)])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

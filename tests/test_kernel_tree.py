@@ -41,7 +41,7 @@ SHAPES = [
 @pytest.fixture(params=["first", "last"])
 def machine(request: pytest.FixtureRequest) -> Host:
     """Return this computer with the best and with the plainest instruction set it has."""
-    library = host.machine().library
+    library = host.machine().kernels
     variants = host.variants(library)
     return Host(library, variants[0] if request.param == "first" else variants[-1])
 
@@ -189,9 +189,9 @@ class Adafactors:
         one = [None if x is None else np.array([x], np.float32) for x in (scale, float(skip))]
         step = SimpleNamespace(s=s, grad_scale=one[0], found_inf=one[1])
         with np.errstate(all="ignore"):
-            adafactor.update(machine, step, self.tensors[::2])
+            adafactor.update(machine, refoptim.Adafactor, step, self.tensors[::2])
             for tensor in self.tensors[1::2]:
-                adafactor.update(machine, step, [tensor])
+                adafactor.update(machine, refoptim.Adafactor, step, [tensor])
 
     def assert_equal(self) -> None:
         for p, tensor in zip(self.members, self.tensors, strict=True):

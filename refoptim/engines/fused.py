@@ -45,7 +45,7 @@ def _run(
         if launch:
             launch.run(step)
         elif program := program_of(kernel.stem):
-            program(machine, step, tensors)
+            program(machine, bucket.rule, step, tensors)
         else:
             for tensor in tensors:
                 update_rows(machine, kernel, tensor, step)

@@ -128,8 +128,14 @@ class Muon(Optimizer):
         u = lerp(g, buf, s.momentum) if s.nesterov else buf
         return {
             "orthogonal": orthogonalized(s, u).astype(u.dtype),
-            "step_size": -s.exact.lr * ratio(s.adjust_lr_fn, *p.shape),
+            "step_size": cls.step_size(s, p.shape),
         }
+
+    @classmethod
+    def step_size(cls, s: Record, shape: tuple[int, ...]) -> float:
+        """Return what an orthogonal matrix of a shape is multiplied by."""
+        size: float = -s.exact.lr * ratio(s.adjust_lr_fn, *shape)
+        return size
 
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
