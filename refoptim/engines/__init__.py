@@ -1,7 +1,8 @@
 """Engines run the array half of rules, bucket by bucket.
 
-``reference`` does it in place on NumPy arrays, ``whole`` on those of CuPy; ``pure`` makes new arrays, of any type;
-``fused`` runs compiled kernels, on the processors of this computer (``host``) or on a GPU (``cuda``).
+``reference`` does it in place on NumPy arrays, ``whole`` on rows of them and on those of CuPy; ``pure`` makes new
+arrays, of any type; ``fused`` runs compiled kernels, on the processors of this computer (``host``) or on a GPU
+(``cuda``).
 """
 
 from __future__ import annotations
@@ -88,11 +89,8 @@ def _run(bucket: Bucket) -> None:
     if bucket.group.get("differentiable"):
         for task in bucket.tasks:
             _replace(bucket, task)
-    elif bucket.place != HOST:
+    elif bucket.sparse or bucket.place != HOST:
         whole.run(bucket)
-    elif bucket.sparse:
-        for task in bucket.tasks:
-            _update_rows(bucket, task)
     else:
         jobs = [reference.Job(task.updated, task.grad, task.arrays) for task in bucket.tasks]
         pack = bucket.group.get("foreach") is not False
@@ -109,17 +107,3 @@ def _replace(bucket: Bucket, task: Task) -> None:
     with at(bucket.place):
         task.parameter.data, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
     task.arrays.update(state)
-
-
-def _update_rows(bucket: Bucket, task: Task) -> None:
-    """Update the rows that a sparse gradient touches: gathered, updated, and put back."""
-    rows, values = task.grad.coalesce()
-    at = np.unravel_index(rows, task.grad.shape[: len(task.grad.indices)])
-    data, arrays = np.asarray(task.updated), {name: np.asarray(x) for name, x in task.arrays.items()}
-    gathered = reference.Job(data[at], values, {name: x[at] for name, x in arrays.items()})
-    reference.run(bucket.rule, bucket.s, [gathered], unmade=bucket.unmade, pack=True)
-    data[at] = gathered.p
-    if task.master is not None:
-        np.asarray(task.parameter.data)[at] = gathered.p
-    for name, x in gathered.state.items():
-        arrays[name][at] = x

@@ -1,4 +1,4 @@
-"""Runs rules on whole arrays of any library: the new values first, then each is written in its place."""
+"""Runs rules on whole arrays of any library, or on rows: the new values first, then each is written in its place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..array_types import at
+from ..array_types import at, plain
 from ..plan import Bucket, Task
 from . import pure, reference
 
@@ -24,11 +24,12 @@ def _update(bucket: Bucket, task: Task) -> None:
     if bucket.sparse:
         rows, g = task.grad.coalesce()
     where = ... if rows is None else np.unravel_index(rows, task.grad.shape[: len(task.grad.indices)])
-    old: dict[str, Any] = {name: None if bucket.unmade else x[where] for name, x in task.arrays.items()}
+    p, arrays = plain(task.updated), {name: plain(x) for name, x in task.arrays.items()}
+    old: dict[str, Any] = {name: None if bucket.unmade else x[where] for name, x in arrays.items()}
     rounding = reference.get_rounding() if task.master is None else "store"
-    new, state = pure.run(bucket.rule, bucket.s, task.updated[where], g, old, rounding)
-    task.updated[where] = new
+    new, state = pure.run(bucket.rule, bucket.s, p[where], g, old, rounding)
+    p[where] = new
     if task.master is not None:
-        task.parameter.data[where] = new.astype(task.parameter.dtype)
+        plain(task.parameter.data)[where] = new.astype(task.parameter.dtype)
     for name, x in state.items():
-        task.arrays[name][where] = x
+        arrays[name][where] = x
