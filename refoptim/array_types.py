@@ -23,11 +23,11 @@ GPU = (2, 10)
 class Place(NamedTuple):
     """The library of an array and the number of the GPU on which it lies, None for the memory of the computer."""
 
-    library: str
+    package: str
     device: int | None
 
     def __str__(self) -> str:
-        return self.library if self.device is None else f"{self.library} on cuda:{self.device}"
+        return self.package if self.device is None else f"{self.package} on cuda:{self.device}"
 
 
 HOST = Place("NumPy", None)
@@ -189,11 +189,11 @@ def check_together(name: str, x: Array, other: str, y: Array) -> None:
     here, there = place(x), place(y)
     if here == there:
         return
-    if here is not None and there is not None and here.library == there.library:
+    if here is not None and there is not None and here.package == there.package:
         raise RuntimeError(
             f"{name} has data located on a different device: {other} is on cuda:{there.device}, "
             f"{name} is on cuda:{here.device}"
         )
-    advice = {"NumPy": "cupy.asnumpy", "CuPy": "cupy.asarray"}.get(there.library if there else "")
+    advice = {"NumPy": "cupy.asnumpy", "CuPy": "cupy.asarray"}.get(there.package if there else "")
     hint = f": move it there with {advice}" if advice else ""
     raise TypeError(f"{name} must be {described(y)}, as {other} is, got {described(x)}{hint}")

@@ -80,9 +80,9 @@ def _host() -> Finding:
     if missing:
         return Finding("engine host", f"kernels {missing}", False if host.LIBRARY.exists() else None)
     machine = host.machine()
-    compiler, threads = machine.library.refoptim_compiler, machine.library.refoptim_has_threads()
+    compiler, threads = machine.kernels.refoptim_compiler, machine.kernels.refoptim_has_threads()
     compiler.restype = ctypes.c_char_p
-    built = f"{machine.variant} of {', '.join(host.variants(machine.library))}, built by {compiler().decode()}"
+    built = f"{machine.variant} of {', '.join(host.variants(machine.kernels))}, built by {compiler().decode()}"
     return Finding("engine host", built + ("" if threads else " without OpenMP: one thread"), True)
 
 

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 
 def variants() -> list[str]:
     """Return the instruction sets that this processor has and the library was built for."""
-    return [] if host.missing() else host.variants(host.machine().library)
+    return [] if host.missing() else host.variants(host.machine().kernels)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_dense_and_sparse_gradients_take_turns() -> None:
 @pytest.mark.parametrize("variant", variants() or ["none"])
 @pytest.mark.parametrize("name", [*RULES, "SparseAdam"])
 def test_every_instruction_set_gives_the_same_bits(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = Host(host.machine().library, variant)
+    chosen = Host(host.machine().kernels, variant)
     monkeypatch.setattr(host, "machine", lambda: chosen)
     for dtype in STORAGES[:4]:
         rng = np.random.default_rng(2)

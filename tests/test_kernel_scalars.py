@@ -120,7 +120,7 @@ def exactly(h: Any) -> Any:
 
 def machine(variant: str = "") -> Host:
     found = host.machine()
-    return Host(found.library, variant or found.variant)
+    return Host(found.kernels, variant or found.variant)
 
 
 @pytest.mark.parametrize("default", TYPES)
@@ -187,7 +187,7 @@ def test_steps_follow_one_another(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_instruction_sets_agree(name: str) -> None:
-    variants = host.variants(host.machine().library)
+    variants = host.variants(host.machine().kernels)
     for k in STEPS:
         every = [Steps(name, "float64", "float32", SETTINGS[name]) for _ in variants]
         for steps, variant in zip(every, variants, strict=True):

@@ -28,7 +28,7 @@ SIZES = [0, 1, 7, 1023, 1024, 1025, 3000, 20_000, 1_100_000]
 def machines() -> list[Host]:
     """Return the host once for each instruction set that this processor has."""
     machine = host.machine()
-    return [Host(machine.library, variant) for variant in host.variants(machine.library)]
+    return [Host(machine.kernels, variant) for variant in host.variants(machine.kernels)]
 
 
 def special(seed: int, n: int, dtype: str) -> Any:

@@ -25,13 +25,13 @@ class Host:
     """The processors of this computer."""
 
     def __init__(self, library: ctypes.CDLL, variant: str) -> None:
-        self.library, self.variant, self.process = library, variant, os.getpid()
+        self.kernels, self.variant, self.process = library, variant, os.getpid()
         self.entries: dict[str, Any] = {}
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
         """Run a kernel; see ``Machine``."""
         if entry not in self.entries:
-            self.entries[entry] = getattr(self.library, f"{self.variant}_{entry}")
+            self.entries[entry] = getattr(self.kernels, f"{self.variant}_{entry}")
         slots = [_slot(x) for x in arguments]
         addresses = np.array([x.ctypes.data for x in slots], np.uintp)
         threads = min(self.threads(), blocks, 1 + (FEW * blocks if elements is None else elements) // FEW)

@@ -44,7 +44,7 @@ class Emulator(host.Host):
         self.launched.add(entry)
         slots = [host._slot(x) for x in arguments]
         addresses = (ctypes.c_void_p * len(slots))(*(x.ctypes.data for x in slots))
-        function = getattr(self.library, f"emulator_{entry}")
+        function = getattr(self.kernels, f"emulator_{entry}")
         function(ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
 
     @contextmanager

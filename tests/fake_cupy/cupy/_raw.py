@@ -50,7 +50,7 @@ class RawKernel:
         self.name = name
         if world.runs:
             machine = host.machine()
-            self.entry = getattr(machine.library, f"{machine.variant}_{name}")
+            self.entry = getattr(machine.kernels, f"{machine.variant}_{name}")
 
     @property
     def max_threads_per_block(self) -> int:
