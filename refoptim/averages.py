@@ -9,7 +9,6 @@ they run kernels if ``fused`` is True, and on CuPy arrays unless it is False.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from . import hyper as hp
 from .arith import Array, DType, add, div, lerp, mul, storage, sub
 from .array_types import at, check_together, copied, is_writable, on_gpu, place
 from .engines import pure, reference
-from .parameter import as_array
+from .parameter import Parameter, as_array
 from .plan import Bucket, Memory, Task
 from .rule import Hypers, Record, Registers, Rule, get_default_dtype, record, resolve, step_scalars
 from .scaling import Scaling
@@ -74,9 +73,10 @@ class Average(Rule):
         pairs = _apart(pairs)
         buckets: dict[Any, Bucket] = {}
         for x, y in (pair for pair in pairs if place(pair[0])):
-            bucket = buckets.setdefault((place(x), x.dtype), self._bucket(x, k))
-            holder: Any = SimpleNamespace(data=x)
-            bucket.tasks.append(Task(holder, y, {}))
+            key = place(x), x.dtype
+            if key not in buckets:
+                buckets[key] = self._bucket(x, k)
+            buckets[key].tasks.append(Task(Parameter(x), y, {}))
         for update in [engines.prepare(bucket) for bucket in buckets.values()]:
             update()
         for x, y in (pair for pair in pairs if not place(pair[0])):

@@ -28,7 +28,7 @@ from . import hyper as hp
 from . import tree
 from .arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
 from .array_types import HOST, at, is_writable, place, plain, sharing
-from .engines import cuda, host
+from .engines import machine_at
 from .engines.machine import Machine
 from .engines.twins import kernels_on, twinned
 from .parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
@@ -186,10 +186,9 @@ def _machine(arrays: Sequence[Array], foreach: Any, fused: Any) -> Machine | Non
     places = {place(x) for x in arrays} or {HOST}
     if len(places) > 1:
         raise RuntimeError(f"the arrays must lie in one place, got {', '.join(sorted(map(str, places)))}")
-    device = getattr(places.pop(), "device", None)
-    if device is None:
-        return host.machine() if fused else None
-    return None if fused is False else cuda.machine(device)
+    where = places.pop()
+    wanted = fused or (fused is None and where is not None and where.device is not None)
+    return machine_at(where) if wanted else None
 
 
 @np.errstate(all="ignore")

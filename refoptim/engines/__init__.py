@@ -48,6 +48,11 @@ def machine(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) 
     return chosen[0] if chosen else None
 
 
+def machine_at(where: Place | None) -> Machine:
+    """Return what runs kernels at a place, the memory of the computer if none is given; RuntimeError if nothing can."""
+    return host.machine() if where is None or where.device is None else cuda.machine(where.device)
+
+
 def counts_on_gpu(rule: type[Rule], scaling: Scaling, group: Group, where: Place) -> bool:
     """Tell whether a GPU is to count the steps of a group at a place; raise RuntimeError if it should but cannot."""
     if where.device is None:
@@ -77,11 +82,10 @@ def _fused(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -
 
 def _machine(where: Place | None, kernel: Kernel) -> Machine:
     """Return what runs kernels on arrays at a place, with those of a rule loaded."""
-    if where is None or where.device is None:
-        return host.machine()
-    gpu = cuda.machine(where.device)
-    gpu.load(kernel.stem)
-    return gpu
+    found = machine_at(where)
+    if isinstance(found, cuda.Cuda):
+        found.load(kernel.stem)
+    return found
 
 
 @np.errstate(all="ignore")
