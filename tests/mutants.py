@@ -496,6 +496,17 @@ def measuring(**names: Any) -> Callable[[Room], Room]:
     return make
 
 
+def unsized(room: Room) -> Room:
+    """Make a mutant whose steps have the learning rate alone for their size."""
+
+    class Mutant(room):
+        @classmethod
+        def step_size(cls, s: Any, shape: tuple[int, ...]) -> Any:
+            return -s.exact.lr
+
+    return Mutant
+
+
 def factored_with_eps(s: Any, eps1: float, g: Any, *averages: Any) -> Any:
     def mean_square(g: Any, axis: int) -> Any:
         square = adafactor.mean_square(g, axis)
@@ -534,7 +545,7 @@ register("StepNotRelative", [Adafactor], not_relative)
 by_scalars("UpdateUnclipped", [Adafactor], lambda h, k, s: {"d": inf})
 by_scalars("LrUnbounded", [Adafactor], lambda h, k, s: {"rho": h.lr})
 by_scalars("IterationUnrounded", [Muon], lambda h, k, s: {"ns_dtype": "float32"})
-register("RatioIgnored", [Muon], measuring(ratio=lambda *settings: 1.0))
+register("RatioIgnored", [Muon], unsized)
 register("EpsAddedToNorm", [Muon], measuring(orthogonalized=rebuilt(muon.orthogonalized, maximum=np.add)))
 register("TransposeMissing", [Muon], measuring(orthogonalized=rebuilt(muon.orthogonalized, len=lambda u: 0)))
 
