@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -51,10 +51,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=[
-        "refoptim",
-        "refoptim.optimizers",
-        "refoptim.engines",
-        "refoptim.lr_scheduler",
+        *find_packages(include=["refoptim", "refoptim.*"]),
         "refoptim.kernels",
         "refoptim.conformance",
         "refoptim.conformance.adapters",
@@ -99,5 +96,8 @@ setup(
             "setuptools>=77",
         ],
     },
-    entry_points={"console_scripts": ["refoptim = refoptim.cli:main"], "pytest11": ["refoptim = refoptim_pytest"]},
+    entry_points={
+        "console_scripts": ["refoptim = refoptim.commands.main:main"],
+        "pytest11": ["refoptim = refoptim_pytest"],
+    },
 )

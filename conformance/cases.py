@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import refoptim
-from refoptim.arith import COMPLEX, FLOATS
-from refoptim.hyper import Choice, Flag, declared
+from refoptim.numerics.arith import COMPLEX, FLOATS
+from refoptim.step.hyper import Choice, Flag, declared
 
 from .gradients import KINDS, SOURCES, Problem, Source
 

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 TABLE = """
 0 005d910000dfaf5003f20b8004c008800580098004b01c7002e5ac00006da000

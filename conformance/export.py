@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refoptim.arith import Array
-from refoptim.files import replace
+from refoptim.formats.files import replace
+from refoptim.numerics.arith import Array
 
 from . import cases, generate, tasks
 from .cases import Case

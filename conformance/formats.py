@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refoptim.arith import Array
-from refoptim.files import replace
+from refoptim.formats.files import replace
+from refoptim.numerics.arith import Array
 
 from . import npz, safetensors, text
 from .strict import MAX_TENSORS, MAX_TEXT, GoldenError, layout, parse, read_bytes, require, shown

@@ -22,8 +22,8 @@ import numpy as np
 
 import refoptim
 from refoptim import SparseGrad
-from refoptim.arith import Array, as_reals
-from refoptim.closure import ClosureOptimizer, count
+from refoptim.numerics.arith import Array, as_reals
+from refoptim.optimizers.closure import ClosureOptimizer, count
 
 from .cases import Case
 from .gradients import Quadratic, make_source

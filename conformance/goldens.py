@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from refoptim.files import replace
+from refoptim.formats.files import replace
 
 from .cases import SCHEMA as SCHEMA
 from .strict import MAX_TEXT, parse, read_bytes, shown

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from refoptim import SparseGrad
-from refoptim.arith import Array, DType, as_reals, from_reals, round_to, storage, widen
+from refoptim.numerics.arith import Array, DType, as_reals, from_reals, round_to, storage, widen
 
 from . import digits
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from refoptim.lr_scheduler.spec import SCHEDULERS, parse, setting
+from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
 EPOCHS = 300
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 from .strict import MAX_BYTES, MAX_HEADER, MAX_TENSORS, GoldenError, Layout, check_size, layout, parse, require, shown
 from .words import from_bytes, to_words

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refoptim import SparseGrad
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 from .gradients import np_dtype
 from .trajectory import State

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import refoptim
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 from . import goldens, record
 from .lr_cases import CYCLERS, DRAWS, EPOCHS, LRS, Case, draw, make_optimizer, trace

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import refoptim
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 from .trajectory import State
 

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
-from refoptim.files import replace
+from refoptim.formats.files import replace
 
 from .cases import flags
 from .run import DEVIATES, ERROR, FAILS, HOLDS, MEASURED, NOT_RUN, PASSES, Result, in_ulps

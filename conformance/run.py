@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refoptim
-from refoptim.arith import Array, as_reals, storage
+from refoptim.numerics.arith import Array, as_reals, storage
 
 from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
 from .cases import Case

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 from .strict import MAX_BYTES, MAX_HEADER, MAX_TENSORS, check_size, layout, parse, require, shown
 from .words import from_bytes, layout_of, to_words

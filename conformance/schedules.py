@@ -1,6 +1,6 @@
 """Curves of schedulers: the learning rate, and where it is cycled the momentum, epoch by epoch.
 
-A task names the scheduler as ``refoptim.lr_scheduler.spec`` reads it, ``StepLR(step_size=3)``; it works on SGD with
+A task names the scheduler as ``refoptim.conformance.spec`` reads it, ``StepLR(step_size=3)``; it works on SGD with
 the given ``lr`` and ``momentum``. The arrays are ``lr`` and ``momentum`` at epoch 0, 1, 2 …, in float64, and for
 ReduceLROnPlateau ``metric``, which is what it is told at the end of epoch 0, 1, 2 …: draw ``n`` of the seed as a number
 of the kind ``normal``, in float64 (``docs/goldens.md``).
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from refoptim.conformance.spec import parse
 
 import refoptim
-from refoptim.arith import Array
-from refoptim.hyper import is_number
-from refoptim.lr_scheduler.spec import parse
+from refoptim.numerics.arith import Array
+from refoptim.step.hyper import is_number
 
 from .gradients import draws, values
 from .record import provenance

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refoptim.arith import COMPLEX, FLOATS
+from refoptim.numerics.arith import COMPLEX, FLOATS
 
 MAX_BYTES = 1 << 28
 """The largest file, and the largest sum of what its arrays hold."""

@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 
 import refoptim
-from refoptim.closure import ClosureOptimizer
-from refoptim.hyper import Count, Hyper, declared
+from refoptim.optimizers.closure import ClosureOptimizer
+from refoptim.step.hyper import Count, Hyper, declared
 
 from .cases import Case
 from .gradients import KINDS, SOURCES, Problem, np_dtype

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from refoptim.arith import Array, as_reals
+from refoptim.numerics.arith import Array, as_reals
 
 from .strict import (
     MAX_BYTES,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from refoptim.arith import Array, as_reals, from_reals, storage
+from refoptim.numerics.arith import Array, as_reals, from_reals, storage
 
 from .cases import Case
 from .gradients import make_source, np_dtype

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array, as_reals
+from refoptim.numerics.arith import Array, as_reals
 
 from . import cases, formats, generate, goldens, lr_cases, record_lr, schedules, tasks
 from .generate import Watch

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array, from_reals, storage
+from refoptim.numerics.arith import Array, from_reals, storage
 
 from .gradients import np_dtype
 from .strict import WORD, GoldenError, Layout, require

@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from refoptim.hyper import declared
-from refoptim.lr_scheduler.spec import SCHEDULERS
-from refoptim.plot_cli import plot
+from refoptim.conformance.spec import SCHEDULERS
+
+from refoptim.commands.plot import plot
+from refoptim.step.hyper import declared
 
 HERE = Path(__file__).parent
 

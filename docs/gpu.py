@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from refoptim import gpu_report
+from refoptim.commands import gpu_report
 
 HERE = Path(__file__).parent
 

@@ -9,7 +9,7 @@ import inspect
 from pathlib import Path
 
 from refoptim import Optimizer
-from refoptim.describe import arguments, optimizers, stem, summary
+from refoptim.commands.describe import arguments, optimizers, stem, summary
 
 HERE = Path(__file__).parent / "optimizers"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array, arithmetic, epsilon
 from refoptim.engines.launches import CHUNK
 from refoptim.engines.machine import Machine
+from refoptim.numerics.arith import Array, arithmetic, epsilon
 
 from .sums import Along, Sums, total
 from .tables import Table

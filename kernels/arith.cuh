@@ -1,4 +1,4 @@
-// The words every update rule is written in: the twin of refoptim/arith.py.
+// The words every update rule is written in: the twin of refoptim/numerics/arith.py.
 //
 // X is a number of the arithmetic type, float or double; C is a scalar of that type, or an X as well. On a host an X may
 // be several numbers side by side (host/pack.h). Each operation is one IEEE-754 operation rounded to nearest even: compile

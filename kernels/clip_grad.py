@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array, DType, arithmetic, storage
 from refoptim.engines.fused import in_line
 from refoptim.engines.machine import Machine
+from refoptim.numerics.arith import Array, DType, arithmetic, storage
 
 from .sums import Sums, total
 from .tables import Table

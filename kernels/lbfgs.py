@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from refoptim.arith import Array
 from refoptim.engines.machine import Machine
+from refoptim.numerics.arith import Array
 
 from .vector import Walks
 

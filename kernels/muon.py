@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array, DType, arithmetic
 from refoptim.engines.launches import scalar
 from refoptim.engines.machine import Machine
+from refoptim.numerics.arith import Array, DType, arithmetic
 
 from .sums import Sums, total
 from .vector import blocks

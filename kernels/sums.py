@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refoptim.arith import Array, DType
 from refoptim.engines.launches import shared_out
 from refoptim.engines.machine import Machine
-from refoptim.tree import WIDTH
+from refoptim.numerics.arith import Array, DType
+from refoptim.numerics.tree import WIDTH
 
 RUNS = 16
 """Runs that a block folds at once, as in ``tree.cuh``; no result depends on it."""

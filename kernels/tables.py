@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array
 from refoptim.engines.launches import BUCKET, CHUNK, scalar, shared_out
 from refoptim.engines.machine import Machine
+from refoptim.numerics.arith import Array
 
 
 class Table:

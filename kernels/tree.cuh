@@ -1,4 +1,4 @@
-// The one order of summation: the twin of refoptim/tree.py.
+// The one order of summation: the twin of refoptim/numerics/tree.py.
 //
 // A run of WIDTH values is folded in halves: value i with value i + WIDTH / 2, down to one. That is a tree whose last
 // addition joins the values at even places with those at odd ones, so it can be walked from there: a thread folds values

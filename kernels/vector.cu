@@ -1,4 +1,4 @@
-// Whole vectors: the twin of refoptim/vector.py. Sums come run by run; `vector_fold` sums the sums of runs.
+// Whole vectors: the twin of refoptim/optimizers/vector.py. Sums come run by run; `vector_fold` sums the sums of runs.
 #include "vector.cuh"
 
 namespace refoptim {

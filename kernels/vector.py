@@ -1,4 +1,4 @@
-"""Vectors on a machine: the twins of ``refoptim/vector.py``, and what launches over whole vectors have in common."""
+"""Vectors on a machine: twins of ``refoptim/optimizers/vector.py``, and what launches over whole vectors share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array, DType
-from refoptim.array_types import HOST, moved
 from refoptim.engines.machine import Machine
-from refoptim.tree import WIDTH
+from refoptim.numerics.arith import Array, DType
+from refoptim.numerics.array_types import HOST, moved
+from refoptim.numerics.tree import WIDTH
 
 from .sums import RUNS
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from . import clip_grad, functional, lr_scheduler, swa_utils
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
-from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from .optimizer import Optimizer
 from .optimizers.adadelta import Adadelta
 from .optimizers.adafactor import Adafactor
 from .optimizers.adagrad import Adagrad
@@ -14,6 +12,7 @@ from .optimizers.adam import Adam
 from .optimizers.adamax import Adamax
 from .optimizers.adamw import AdamW
 from .optimizers.asgd import ASGD
+from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import ConjugateGradient
 from .optimizers.lbfgs import LBFGS
 from .optimizers.muon import Muon
@@ -23,10 +22,11 @@ from .optimizers.rmsprop import RMSprop
 from .optimizers.rprop import Rprop
 from .optimizers.sgd import SGD
 from .optimizers.sparse_adam import SparseAdam
-from .parameter import Parameter
-from .rule import get_default_dtype, set_default_dtype
-from .sparse import SparseGrad
-from .swap import swap_in_optimizer_params_and_state
+from .optimizers.swap import swap_in_optimizer_params_and_state
+from .step.hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from .step.parameter import Parameter
+from .step.rule import get_default_dtype, set_default_dtype
+from .step.sparse import SparseGrad
 
 __version__ = "0.1.0"
 

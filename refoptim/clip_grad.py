@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from . import hyper as hp
-from . import tree
-from .arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
-from .array_types import HOST, at, is_writable, place, plain, sharing
 from .engines import machine_at
 from .engines.machine import Machine
 from .engines.twins import kernels_on, twinned
-from .parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
-from .sparse import SparseGrad
+from .numerics import tree
+from .numerics.arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
+from .numerics.array_types import HOST, at, is_writable, place, plain, sharing
+from .step import hyper as hp
+from .step.parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
+from .step.sparse import SparseGrad
 
 __all__ = ["clip_grad_norm_", "clip_grads_with_norm_", "get_total_norm"]
 

@@ -34,10 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from .arith import Array, DType, storage
 from .engines import pure
-from .hyper import is_number
-from .optimizer import Optimizer
+from .numerics.arith import Array, DType, storage
 from .optimizers import adadelta as _adadelta
 from .optimizers import adafactor as _adafactor
 from .optimizers import adagrad as _adagrad
@@ -52,11 +50,13 @@ from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
 from .optimizers import sgd as _sgd
 from .optimizers import sparse_adam as _sparse_adam
+from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
-from .plan import Layout, filled, first_registers, layout
-from .rule import Hypers, Rule, next_registers, record, resolve, step_scalars
-from .sparse import SparseGrad, as_sparse
+from .step.hyper import is_number
+from .step.plan import Layout, filled, first_registers, layout
+from .step.rule import Hypers, Rule, next_registers, record, resolve, step_scalars
+from .step.sparse import SparseGrad, as_sparse
 
 State = dict[str, Any]
 Step = Callable[..., tuple[list[Array], list[State]]]

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from refoptim import gpu_report
+from refoptim.commands import gpu_report
 
 _found: dict[str, str] = {}
 

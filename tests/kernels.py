@@ -12,9 +12,9 @@ from rooms import members
 
 import refoptim
 from refoptim import Optimizer
-from refoptim.arith import as_reals
 from refoptim.engines import host
-from refoptim.hyper import declared
+from refoptim.numerics.arith import as_reals
+from refoptim.step.hyper import declared
 
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 

@@ -32,8 +32,8 @@ from refoptim import (
     SparseAdam,
     SparseGrad,
 )
-from refoptim.arith import add, addcdiv, addcmul, axpy, div, lerp, maximum, mul, neg, sqrt, sub
-from refoptim.arith import sign as sign_of
+from refoptim.numerics.arith import add, addcdiv, addcmul, axpy, div, lerp, maximum, mul, neg, sqrt, sub
+from refoptim.numerics.arith import sign as sign_of
 from refoptim.optimizers import adafactor, muon, radam
 
 Room = Any

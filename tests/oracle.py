@@ -14,7 +14,7 @@ from refoptim.conformance.trajectory import bits
 
 import refoptim
 from refoptim import SparseGrad
-from refoptim.arith import as_reals
+from refoptim.numerics.arith import as_reals
 
 Hyper = dict[str, Any]
 Uniform = Callable[[float, float], float]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from exact import FORMATS, Format, sign
 
-from refoptim import arith
-from refoptim.rule import record
+from refoptim.numerics import arith
+from refoptim.step.rule import record
 
 nan, inf = math.nan, math.inf
 NARROW = ("float16", "bfloat16")

@@ -12,7 +12,8 @@ from pictures import picture
 from rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 
 import refoptim
-from refoptim import SparseGrad, plan
+from refoptim import SparseGrad
+from refoptim.step import plan
 
 DIFFERENTIABLE = [name for name in DENSE if name not in ("Adafactor", "Muon")]
 SHAPES = [(4, 3), (2, 5), (6, 2), (3, 3)]

@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 
 import refoptim
 from kernels import NEEDS_KERNELS, dtype_of
-from refoptim import bench, bench_cpu, bench_gpu, gpu_report
-from refoptim.bench import Case
-from refoptim.cli import main
+from refoptim.commands import bench_cpu, bench_gpu, gpu_report
+from refoptim.commands import measure as bench
+from refoptim.commands.main import main
+from refoptim.commands.measure import Case
 from refoptim.engines import host
 
 BYTES = {

@@ -470,7 +470,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.fixture
 def command() -> Callable[..., Any]:
     testing = pytest.importorskip("click.testing", reason="the command line needs click and rich")
-    from refoptim.cli import main
+    from refoptim.commands.main import main
 
     return lambda *arguments: testing.CliRunner().invoke(main, ["conformance", *arguments])
 

@@ -216,7 +216,7 @@ def test_tables_of_other_kinds_are_others(gpu: Any) -> None:
 def test_a_captured_step_is_replayed(gpu: Any, name: str) -> None:
     """With the bits of steps that are not captured, while gradients change in place."""
     start, shapes = arrays(1), ((5, 3), (2, 4))
-    options = {"capturable": True} if "capturable" in refoptim.hyper.declared(getattr(refoptim, name)) else {}
+    options = {"capturable": True} if "capturable" in refoptim.step.hyper.declared(getattr(refoptim, name)) else {}
     if not options:
         pytest.skip(f"{name} has no capturable")
     theirs, ours = make(name, [x.copy() for x in start]), make(name, [on(gpu, x) for x in start], **options)

@@ -16,7 +16,8 @@ import pytest
 from rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
 
 import refoptim
-from refoptim import Parameter, SparseGrad, array_types, swap_in_optimizer_params_and_state
+from refoptim import Parameter, SparseGrad, swap_in_optimizer_params_and_state
+from refoptim.numerics import array_types
 from refoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 STEPS = 3

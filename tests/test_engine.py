@@ -17,9 +17,9 @@ from oracle import DENSE, Hyper, assert_same_bits, draw, gradient, normals, stor
 from refoptim.conformance.gradients import np_dtype
 
 import refoptim
-from refoptim import arith
 from refoptim.engines import blocks, reference, threads
 from refoptim.engines.program import trace
+from refoptim.numerics import arith
 
 STEPS = 12
 NEEDS_ML_DTYPES = pytest.mark.skipif(not find_spec("ml_dtypes"), reason="bfloat16 arrays need ml_dtypes")

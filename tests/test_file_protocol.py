@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from refoptim.cli import main
+from refoptim.commands.main import main
 
 SOURCE = Path(__file__).with_name("suite_program.c")
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

@@ -14,7 +14,7 @@ from oracle import DENSE, Hyper, assert_same_bits, draw, gradient, sparse_gradie
 
 import refoptim
 from refoptim import SparseGrad
-from refoptim.arith import as_reals
+from refoptim.numerics.arith import as_reals
 
 STEPS = 8
 MEASURED: dict[str, Hyper] = {

@@ -27,8 +27,8 @@ from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.verify import ulps
 
 import refoptim
-from refoptim import describe, doctor
-from refoptim.cli import main
+from refoptim.commands import describe, doctor
+from refoptim.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "golden_cli.md").read_text(encoding="utf-8")
@@ -182,7 +182,7 @@ def test_the_c_header_compiles_and_holds_the_words(tmp_path: Path, language: str
 @pytest.mark.parametrize("suffix", [".npz", ".json", ".safetensors", ".csv", ".h"])
 def test_the_same_command_makes_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     code = (
-        "import sys, refoptim; refoptim.__path__.append(sys.argv.pop(1)); from refoptim.cli import main; "
+        "import sys, refoptim; refoptim.__path__.append(sys.argv.pop(1)); from refoptim.commands.main import main; "
         "main(['golden', 'generate', *sys.argv[1:]])"
     )
     arguments = ["adamw", "--dtype", "complex64", "--shape", "5", "-o"]
@@ -563,7 +563,7 @@ def test_doctor_names_a_few_of_many(copied: Path) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, refoptim; refoptim.__path__.append(sys.argv[1]); from refoptim.cli import main; "
+        "import sys, refoptim; refoptim.__path__.append(sys.argv[1]); from refoptim.commands.main import main; "
         "main(['doctor'], standalone_mode=False); "
         "print(sorted({'torch', 'cupy', 'scipy', 'sklearn', 'jax', 'matplotlib'} & sys.modules.keys()))"
     )

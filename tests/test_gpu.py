@@ -115,7 +115,7 @@ def test_subnormal_numbers_survive(cupy: Any, name: str, dtype: str) -> None:
     def small() -> Any:
         return (rng.integers(-2000, 2000, 5000) * tiny).astype(dtype)
 
-    chosen = {"lr": 0.5, "eps": 1.0} if "eps" in refoptim.hyper.declared(getattr(refoptim, name)) else {"lr": 0.5}
+    chosen = {"lr": 0.5, "eps": 1.0} if "eps" in refoptim.step.hyper.declared(getattr(refoptim, name)) else {"lr": 0.5}
     start = small()
     ours, theirs = pair(cupy, name, [start], **chosen)
     for k in range(3):

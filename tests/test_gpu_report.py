@@ -10,7 +10,7 @@ from typing import Any
 import gpu_report as hooks
 import pytest
 
-from refoptim import gpu_report
+from refoptim.commands import gpu_report
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from refoptim.conformance import export, formats, goldens, text, words
 from refoptim.conformance.strict import Layout
 
-from refoptim.cli import main
+from refoptim.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 FORMATS = (".npz", ".json", ".safetensors", ".csv")
@@ -483,7 +483,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 import refoptim
 refoptim.__path__.append(sys.argv[1])
-from refoptim.cli import main
+from refoptim.commands.main import main
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (500 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

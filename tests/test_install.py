@@ -17,7 +17,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from refoptim import doctor
+from refoptim.commands import doctor
 from refoptim.engines import host, nvrtc
 
 ROOT = Path(__file__).parents[1]

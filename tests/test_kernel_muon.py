@@ -14,11 +14,11 @@ from rooms import assert_equal_runs, normal
 
 import refoptim
 from kernels import NEEDS_KERNELS, dtype_of
-from refoptim import tree
 from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.launches import Step, Tensor
-from refoptim.rule import record, resolve, step_scalars
+from refoptim.numerics import tree
+from refoptim.step.rule import record, resolve, step_scalars
 
 pytestmark = NEEDS_KERNELS
 

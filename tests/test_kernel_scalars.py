@@ -20,7 +20,7 @@ from kernels import NEEDS_KERNELS
 from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.kernel import Kernel, kernel_of
-from refoptim.rule import Rule, resolve
+from refoptim.step.rule import Rule, resolve
 
 pytestmark = NEEDS_KERNELS
 

@@ -11,9 +11,9 @@ import pytest
 from rooms import assert_equal_bits
 
 import refoptim
-from refoptim import arith, tree
 from refoptim.engines import host
 from refoptim.engines.host import Host
+from refoptim.numerics import arith, tree
 
 pytestmark = pytest.mark.skipif(bool(host.missing()), reason=f"no kernels for this computer: {host.missing()}")
 
@@ -181,9 +181,9 @@ class Adafactors:
         return SimpleNamespace(p=p, g=None, state=(*state, np.zeros_like(p) if p.ndim < 2 else None), copy=copy)
 
     def step(self, machine: Host, gradients: list[Any], k: int, scale: float | None = None, skip: bool = False) -> None:
-        rule = refoptim.rule.resolve(refoptim.Adafactor, self.room.param_groups[0])
-        scalars = refoptim.rule.step_scalars(refoptim.Adafactor, rule, k, {})
-        s = refoptim.rule.record(scalars, dtype_of(self.p))
+        rule = refoptim.step.rule.resolve(refoptim.Adafactor, self.room.param_groups[0])
+        scalars = refoptim.step.rule.step_scalars(refoptim.Adafactor, rule, k, {})
+        s = refoptim.step.rule.record(scalars, dtype_of(self.p))
         for tensor, g in zip(self.tensors, gradients, strict=True):
             tensor.g = g
         one = [None if x is None else np.array([x], np.float32) for x in (scale, float(skip))]

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import refoptim
-from refoptim import arith
 from refoptim.engines import launches
 from refoptim.engines.kernel import kernel_of
 from refoptim.engines.pure import is_measured
-from refoptim.hyper import Flag, declared
-from refoptim.rule import Rule, resolve
+from refoptim.numerics import arith
+from refoptim.step.hyper import Flag, declared
+from refoptim.step.rule import Rule, resolve
 
 KERNELS = files("refoptim.kernels")
 
@@ -39,7 +39,7 @@ def rooms() -> dict[str, list[type[Rule]]]:
     """Return the rules that each file defines; a preset of another rule is none."""
     package = importlib.import_module("refoptim.optimizers")
     names = [f"refoptim.optimizers.{room.name}" for room in pkgutil.iter_modules(package.__path__)]
-    found = {name: rules_of(name) for name in [*names, "refoptim.averages"]}
+    found = {name: rules_of(name) for name in [*names, "refoptim.swa_utils.averages"]}
     return {name.rpartition(".")[2]: rules for name, rules in found.items() if rules}
 
 

@@ -13,11 +13,10 @@ from rooms import assert_equal_bits, normal
 
 import refoptim
 from kernels import NEEDS_KERNELS
-from refoptim import vector
 from refoptim.engines import host, nvrtc
 from refoptim.engines.host import Host
 from refoptim.engines.twins import kernels_on, twinned
-from refoptim.optimizers import conjugate_gradient, lbfgs
+from refoptim.optimizers import conjugate_gradient, lbfgs, vector
 
 pytestmark = NEEDS_KERNELS
 

@@ -18,9 +18,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import rosen, rosen_der
 
-from refoptim import Parameter, SparseGrad, tree
-from refoptim.line_search import Point, cubic, strong_wolfe
+from refoptim import Parameter, SparseGrad
+from refoptim.numerics import tree
 from refoptim.optimizers.lbfgs import LBFGS, lbfgs_direction
+from refoptim.optimizers.line_search import Point, cubic, strong_wolfe
 
 STATE = {"func_evals", "n_iter", "d", "t", "old_dirs", "old_stps", "ro", "H_diag", "prev_flat_grad", "prev_loss", "al"}
 

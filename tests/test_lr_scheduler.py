@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner
 from refoptim.conformance import goldens, lr_cases, record_lr
 from refoptim.conformance.lr_cases import DRAWS, Case, draw
+from refoptim.conformance.spec import SCHEDULERS, parse
 
 import refoptim
 from refoptim import lr_scheduler
-from refoptim.cli import main
-from refoptim.lr_scheduler.spec import SCHEDULERS, parse
+from refoptim.commands.main import main
 
 GOLDENS = sorted(record_lr.folder().glob("*.json"))
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refoptim.conformance.spec import parse
 
 import refoptim
 from refoptim import lr_scheduler as lrs
-from refoptim.lr_scheduler.spec import parse
 
 NAN = math.nan
 

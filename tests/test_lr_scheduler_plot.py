@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
+from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
-from refoptim.lr_scheduler.spec import SCHEDULERS, parse, setting
-from refoptim.plot_cli import plot
+from refoptim.commands.plot import plot
 
 DOCS = Path(__file__).parents[1] / "docs"
 

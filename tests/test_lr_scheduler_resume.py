@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from refoptim.conformance.lr_cases import DRAWS, Draw, metrics, nested
+from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
 import refoptim
 from refoptim import lr_scheduler
 from refoptim.lr_scheduler import LRScheduler
-from refoptim.lr_scheduler.spec import SCHEDULERS, parse, setting
 
 SEEDS = 4
 AFTER = 25

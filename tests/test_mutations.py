@@ -15,7 +15,7 @@ from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.trajectory import Digest, bits, run
 
 import refoptim
-from refoptim.arith import as_reals
+from refoptim.numerics.arith import as_reals
 
 WITNESS = {"Adafactor": "reference"}
 """Optimizers whose sums torch adds in another order, so that they are bit for bit their own recording only."""

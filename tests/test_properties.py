@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from oracle import DENSE, Hyper, assert_same_bits, draw, gradient
 
 import refoptim
-from refoptim import SparseGrad, tree
-from refoptim.arith import as_reals
+from refoptim import SparseGrad
 from refoptim.engines import blocks, threads
+from refoptim.numerics import tree
+from refoptim.numerics.arith import as_reals
 
 STEPS = 5
 ELEMENTWISE = [*DENSE, "SparseAdam"]

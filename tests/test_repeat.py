@@ -13,7 +13,7 @@ from rooms import assert_equal_runs, make, normal
 
 import refoptim
 from kernels import NEEDS_KERNELS
-from refoptim import optimizer as module
+from refoptim.optimizers import base as module
 
 pytestmark = NEEDS_KERNELS
 

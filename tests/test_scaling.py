@@ -12,7 +12,7 @@ from rooms import DENSE, NAMES, gradient, make, members, normal
 import refoptim
 from kernels import NEEDS_KERNELS, assert_same_bits, assert_same_runs, dtype_of
 from refoptim import Parameter, SparseGrad
-from refoptim.arith import as_reals
+from refoptim.numerics.arith import as_reals
 
 ENGINES = [pytest.param(None, id="reference"), pytest.param(True, id="kernels", marks=NEEDS_KERNELS)]
 

@@ -14,7 +14,7 @@ import pytest
 from exact import FORMATS
 from rooms import assert_equal_bits
 
-from refoptim import arith, tree
+from refoptim.numerics import arith, tree
 
 RUN = 1024
 """Elements of a run, by definition."""

@@ -29,8 +29,8 @@ from inspect import signature
 from typing import Any
 
 import refoptim
-from refoptim.arith import Array
 from refoptim.engines import cuda, host
+from refoptim.numerics.arith import Array
 
 from ..cases import Case
 from ..trajectory import Implementation, State

@@ -11,8 +11,8 @@ import numpy as np
 
 import refoptim
 from refoptim import SparseGrad
-from refoptim.arith import Array
 from refoptim.engines import cuda, host, nvrtc
+from refoptim.numerics.arith import Array
 
 from ..trajectory import State
 from .numpy import NumPy

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import COMPLEX, Array
+from refoptim.numerics.arith import COMPLEX, Array
 
 from ..cases import Case
 from . import Adapter, NotAvailable, all_hyper, installed

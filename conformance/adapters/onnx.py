@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import Array
+from refoptim.numerics.arith import Array
 
 from ..cases import Case
 from ..trajectory import State

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import COMPLEX, Array
+from refoptim.numerics.arith import COMPLEX, Array
 
 from ..cases import Case
 from . import Adapter, all_hyper, installed, turned

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.arith import COMPLEX, Array
+from refoptim.numerics.arith import COMPLEX, Array
 
 from .. import oracle
 from ..cases import Case

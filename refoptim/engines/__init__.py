@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..array_types import HOST, Place, at, on_gpu, place, plain
-from ..groups import Group
-from ..plan import Bucket, Task
-from ..rule import Rule
-from ..scaling import Scaling
+from ..numerics.array_types import HOST, Place, at, on_gpu, place, plain
+from ..step.groups import Group
+from ..step.plan import Bucket, Task
+from ..step.rule import Rule
+from ..step.scaling import Scaling
 from . import cuda, fused, host, pure, reference, steps, whole
 from .kernel import Kernel, counts, kernel_of
 from .launches import Launch

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arith import Array, as_reals
+from ..numerics.arith import Array, as_reals
 
 CHUNK = 24 << 10
 """Elements of a block at most; with its temporaries it fits the second-level cache. No result depends on it."""

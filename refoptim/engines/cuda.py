@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, DType
-from ..files import replace
+from ..formats.files import replace
+from ..numerics.arith import Array, DType
 from . import nvrtc
 
 GRID = (1 << 31) - 1

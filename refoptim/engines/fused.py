@@ -7,9 +7,9 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 
-from ..arith import Array
-from ..array_types import at
-from ..plan import Bucket, Task
+from ..numerics.arith import Array
+from ..numerics.array_types import at
+from ..step.plan import Bucket, Task
 from . import steps
 from .kernel import Kernel
 from .launches import Launch, Tensor, update_rows

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, DType
+from ..numerics.arith import Array, DType
 from .threads import get_num_threads
 
 LIBRARY = Path(__file__).with_name("_host.so")

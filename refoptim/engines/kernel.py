@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from ..rule import Rule
+from ..step.rule import Rule
 
 
 @dataclass(frozen=True)

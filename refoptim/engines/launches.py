@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arith import Array, DType, arithmetic, storage
-from ..array_types import at, place
-from ..rule import Record
+from ..numerics.arith import Array, DType, arithmetic, storage
+from ..numerics.array_types import at, place
+from ..step.rule import Record
 from .kernel import Kernel
 from .machine import Machine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..arith import Array, DType
+from ..numerics.arith import Array, DType
 
 
 class Machine(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arith import Array, DType
+from ..numerics.arith import Array, DType
 
 Function = Callable[..., Any]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, as_reals, from_reals, round_to, widen
-from ..array_types import place
-from ..rule import Record, Rule, apply, extended, unscaled
-from ..sparse import SparseGrad
+from ..numerics.arith import Array, as_reals, from_reals, round_to, widen
+from ..numerics.array_types import place
+from ..step.rule import Record, Rule, apply, extended, unscaled
+from ..step.sparse import SparseGrad
 
 State = dict[str, Any]
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import tree
-from ..arith import Array, widen
-from ..rule import Record, Rule, apply, extended, unscaled
+from ..numerics import tree
+from ..numerics.arith import Array, widen
+from ..step.rule import Record, Rule, apply, extended, unscaled
 from . import blocks
 from .program import trace
 from .pure import is_measured

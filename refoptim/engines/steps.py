@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arith import Array, DType, arithmetic
-from ..array_types import at, moved, on_gpu
-from ..array_types import place as place_of
-from ..counter import Counter
-from ..plan import Bucket
-from ..rule import Record, get_default_dtype, record
-from ..scaling import Scaling
+from ..numerics.arith import Array, DType, arithmetic
+from ..numerics.array_types import at, moved, on_gpu
+from ..numerics.array_types import place as place_of
+from ..step.counter import Counter
+from ..step.plan import Bucket
+from ..step.rule import Record, get_default_dtype, record
+from ..step.scaling import Scaling
 from .kernel import Kernel
 from .launches import Step, scalar
 from .machine import Machine

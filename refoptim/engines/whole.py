@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..array_types import at, plain
-from ..plan import Bucket, Task
+from ..numerics.array_types import at, plain
+from ..step.plan import Bucket, Task
 from . import pure, reference
 
 

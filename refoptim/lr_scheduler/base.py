@@ -22,11 +22,11 @@ from weakref import ref
 
 import numpy as np
 
-from ..arith import Array
-from ..groups import Group
-from ..hyper import Count, Hyper, Interval, Real, declared, is_number, number
-from ..optimizer import Optimizer
-from ..rule import resolve
+from ..numerics.arith import Array
+from ..optimizers.base import Optimizer
+from ..step.groups import Group
+from ..step.hyper import Count, Hyper, Interval, Real, declared, is_number, number
+from ..step.rule import resolve
 from .plain import as_number, like, memory, plain, recall, remembered, without_functions
 
 S = TypeVar("S", bound="LRScheduler")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
 from .base import LRScheduler, write_lr
 from .composite import Composite, members
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..hyper import Interval, Real
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.hyper import Interval, Real
 from .base import LR, Iterations, LastEpoch, LRScheduler, check
 
 

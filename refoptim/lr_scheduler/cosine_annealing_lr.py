@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from ..hyper import Count, Interval
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.hyper import Count, Interval
 from .base import LR, LastEpoch, LowestRate, LRScheduler, check
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from ..hyper import Interval, Real
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.hyper import Interval, Real
 from .base import LR, LastEpoch, LowestRate, LRScheduler, Whole, check
 
 Epoch = Real("", stem="Expected non-negative epoch, but got {value}")

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from ..groups import Group
-from ..hyper import Choice, Flag, Hyper, Interval, Real
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.groups import Group
+from ..step.hyper import Choice, Flag, Hyper, Interval, Real
 from .base import LR, LastEpoch, check, write_lr
 from .momentum_cycler import MomentumCycler
 from .per_group import Function, PerGroup, Rates, spread

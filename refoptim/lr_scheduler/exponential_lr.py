@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
 from .base import LR, Gamma, LastEpoch, LRScheduler, check
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..groups import Group
+from ..step.groups import Group
 from .base import LR, LRScheduler
 from .per_group import extended
 

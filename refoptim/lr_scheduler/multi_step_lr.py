@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ..hyper import Hyper
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.hyper import Hyper
 from .base import EPOCHS, LR, Gamma, LastEpoch, LRScheduler, check
 
 

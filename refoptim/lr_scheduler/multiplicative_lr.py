@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..groups import Group
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.groups import Group
 from .base import LR, LastEpoch, LRScheduler, check
 from .per_group import Functions, Schedule, extended, spread
 

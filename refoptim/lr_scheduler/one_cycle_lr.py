@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar
 
-from ..groups import Group
-from ..hyper import Choice, Flag, Interval, Real
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.groups import Group
+from ..step.hyper import Choice, Flag, Interval, Real
 from .base import LR, LastEpoch, Whole, check
 from .momentum_cycler import MomentumCycler
 from .per_group import PerGroup, Rates, check_optimizer, extended, spread

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from ..hyper import Hyper, Real, Scalar
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.hyper import Hyper, Real, Scalar
 
 Schedule: TypeAlias = Callable[[int], float]
 

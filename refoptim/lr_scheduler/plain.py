@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..hyper import number
+from ..step.hyper import number
 
 NON_FINITE = ("inf", "-inf", "nan")
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, SupportsFloat
 
 import numpy as np
 
-from ..arith import Array
-from ..hyper import Choice, Count, Flag, Interval, Real
-from ..optimizer import Optimizer
+from ..numerics.arith import Array
+from ..optimizers.base import Optimizer
+from ..step.hyper import Choice, Count, Flag, Interval, Real
 from .base import EPOCH_DEPRECATED, EPOCHS, LRScheduler, check, check_lr, read_lr, write_lr
 from .per_group import PerGroup, Rates, spread
 

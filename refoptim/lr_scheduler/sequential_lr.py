@@ -6,9 +6,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from ..groups import Group
-from ..hyper import Hyper
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.groups import Group
+from ..step.hyper import Hyper
 from .base import EPOCHS, LR, LastEpoch, LRScheduler
 from .composite import Composite, members
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..hyper import Count, Interval
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
+from ..step.hyper import Count, Interval
 from .base import LR, Gamma, LastEpoch, LRScheduler, check
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from .. import hyper as hp
-from .. import tree
-from ..arith import Array, DType, arithmetic, axpy, div, epsilon, lerp, maximum, mul, rsqrt, sqrt, widen
-from ..groups import Params
-from ..optimizer import Optimizer
-from ..rule import Hypers, Record, Registers
+from ..numerics import tree
+from ..numerics.arith import Array, DType, arithmetic, axpy, div, epsilon, lerp, maximum, mul, rsqrt, sqrt, widen
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.rule import Hypers, Record, Registers
+from .base import Optimizer
 
 
 class Adafactor(Optimizer):

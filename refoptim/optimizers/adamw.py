@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import hyper as hp
-from ..groups import Params
-from ..rule import Hypers
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.rule import Hypers
 from .adam import Adam
 
 

@@ -8,9 +8,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from .. import hyper as hp
-from ..arith import Array, axpy, neg, sub
-from ..closure import (
+from ..engines.twins import twinned
+from ..numerics.arith import Array, axpy, neg, sub
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.rule import Hypers
+from .closure import (
     ClosureOptimizer,
     LineSearch,
     MaxIter,
@@ -21,11 +24,8 @@ from ..closure import (
     first_length,
     real,
 )
-from ..engines.twins import twinned
-from ..groups import Params
-from ..line_search import Point
-from ..rule import Hypers
-from ..vector import Number, dot, downhill
+from .line_search import Point
+from .vector import Number, dot, downhill
 
 BETAS = ("PR+", "FR", "HS", "DY")
 

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from .. import hyper as hp
-from ..arith import Array, axpy, mul, neg, sub
-from ..closure import (
+from ..engines.twins import twinned
+from ..numerics.arith import Array, axpy, mul, neg, sub
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.hyper import Scalar
+from ..step.rule import Hypers
+from .closure import (
     ClosureOptimizer,
     Extent,
     LineSearch,
@@ -21,12 +25,8 @@ from ..closure import (
     several,
     vector,
 )
-from ..engines.twins import twinned
-from ..groups import Params
-from ..hyper import Scalar
-from ..line_search import Point
-from ..rule import Hypers
-from ..vector import Number, dot, downhill
+from .line_search import Point
+from .vector import Number, dot, downhill
 
 MIN_CURVATURE = 1e-10
 """A pair whose product y . s is not larger than this is not kept."""

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from .. import hyper as hp
-from .. import tree
-from ..arith import Array, DType, axpy, div, lerp, maximum, mul, to_bfloat16, widen
-from ..array_types import plain
-from ..groups import Params
-from ..optimizer import Optimizer
-from ..rule import Hypers, Record, Registers, ascent
+from ..numerics import tree
+from ..numerics.arith import Array, DType, axpy, div, lerp, maximum, mul, to_bfloat16, widen
+from ..numerics.array_types import plain
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.rule import Hypers, Record, Registers, ascent
+from .base import Optimizer
 
 COEFFICIENT = hp.Real("", interval=hp.Interval("(-inf, inf)"))
 

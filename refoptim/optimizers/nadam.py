@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from .. import hyper as hp
-from ..arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul, sqrt
-from ..groups import Params
-from ..optimizer import Optimizer
-from ..rule import Hypers, Record, Registers
+from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul, sqrt
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.rule import Hypers, Record, Registers
+from .base import Optimizer
 
 
 class NAdam(Optimizer):

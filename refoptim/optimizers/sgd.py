@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from .. import hyper as hp
-from ..arith import Array, axpy, mul
-from ..groups import Params
-from ..optimizer import Optimizer
-from ..rule import Hypers, Record, Registers
-from ..sparse import SparseGrad
+from ..numerics.arith import Array, axpy, mul
+from ..step import hyper as hp
+from ..step.groups import Params
+from ..step.rule import Hypers, Record, Registers
+from ..step.sparse import SparseGrad
+from .base import Optimizer
 
 
 class SGD(Optimizer):

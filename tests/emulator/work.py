@@ -27,14 +27,16 @@ from test_kernel_vectors import SETTINGS as MINIMIZERS
 import refoptim
 from emulator.emulator import Emulator
 from kernels import RULES, assert_same_bits, assert_same_runs, misaligned, numbers, strange
-from refoptim import Optimizer, Parameter, SparseAdam, SparseGrad, averages, tree
+from refoptim import Optimizer, Parameter, SparseAdam, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_
 from refoptim.engines import host, pure
 from refoptim.engines.kernel import kernel_of
 from refoptim.engines.launches import Launch, Step, Tensor
 from refoptim.engines.twins import kernels_on
+from refoptim.numerics import tree
 from refoptim.optimizers import lbfgs
-from refoptim.rule import record, resolve, step_scalars
+from refoptim.step.rule import record, resolve, step_scalars
+from refoptim.swa_utils import averages
 
 STORAGES = ["float64", "float32", "float16", *(["bfloat16"] if find_spec("ml_dtypes") else []), "complex64"]
 

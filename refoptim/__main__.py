@@ -1,0 +1,5 @@
+"""``python -m refoptim`` is the command ``refoptim``."""
+
+from .commands.main import main
+
+main(prog_name="refoptim")

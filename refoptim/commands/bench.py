@@ -1,0 +1,224 @@
+"""The commands that measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+from ..conformance.gradients import np_dtype
+from ..engines import host
+from . import bench_cpu, bench_gpu, gpu_report
+from .measure import Case, Result, cases
+from .output import print_json, print_table, refusing
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+ARRAYS = 4
+"""Arrays that a step of Adam works on; the two of a copy are as large together, so that caches hold as much of them."""
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+@click.group(name="bench")
+def bench() -> None:
+    """Measure how fast steps are, as ratios against peers and memory measured in the same run."""
+
+
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+_shared = _options(
+    click.option("--pattern", default="", metavar="TEXT", help="Only cases whose name contains TEXT, in any case."),
+    click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Turns; the median counts."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."),
+)
+
+
+def _sizes(size: int, small: int) -> Callable[[F], F]:
+    count = click.IntRange(1)
+    return _options(
+        click.option("--size", default=size, show_default=True, type=count, help="Elements of the large tensor."),
+        click.option("--tensors", default=1000, show_default=True, type=count, help="How many small tensors."),
+        click.option("--small", default=small, show_default=True, type=count, help="Elements of a small tensor."),
+    )
+
+
+@bench.command()
+@_sizes(10_000_000, 100)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(0), help="Ours and torch's; 0 for all.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(DTYPES), help="Type of all arrays.")
+@click.option(
+    "--engine",
+    default="all",
+    show_default=True,
+    type=click.Choice([*bench_cpu.ENGINES, "all"]),
+    help="Who runs our steps: the NumPy reference, the compiled kernels (fused=True), or all there are, in turn.",
+)
+@_shared
+@refusing
+def cpu(
+    pattern: str,
+    size: int,
+    tensors: int,
+    small: int,
+    threads: int,
+    dtype: str,
+    engine: str,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Steps on NumPy arrays, against torch's.
+
+    The NumPy reference and the compiled kernels take turns with torch's default path and with its fastest: fused where
+    torch has that, else foreach. Times are medians; a ratio below 1 means that refoptim is faster. "Of copy" is the
+    bytes that a step must move per second, over what np.copyto moves with as many threads: near 100 % memory is the
+    limit. "Extra" is the most that a step allocates beyond parameters and state. Without torch, times stand alone.
+
+    \b
+    refoptim bench cpu
+    refoptim bench cpu --pattern adamw --threads 2
+    refoptim bench cpu --engine host --dtype float64 --json
+    """
+    chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)])
+    engines = _engines(engine)
+    with bench_cpu.using(threads) as number:
+        copy = bench_cpu.copy_speed(ARRAYS // 2 * size * np_dtype(dtype).itemsize, repeats)
+        results = [bench_cpu.run(case, engines, repeats) for case in _shown(chosen)]
+        where = bench_cpu.surroundings(number)
+    if as_json:
+        found = [_cpu_document(result, name, copy) for result in results for name in engines]
+        print_json({"where": where, "copy GB/s": copy / 1e9, "found": found})
+        return
+    click.echo(f"np.copyto moves {copy / 1e9:.1f} GB/s, read and written, with {number} thread{'s'[: number > 1]}")
+    columns = ("case", "engine", "ms", "torch ms", "ratio", "torch's best ms", "ratio", "bytes/el.", "of copy", "extra")
+    print_table(columns, [_cpu_row(result, name, copy) for result in results for name in engines])
+
+
+def _engines(engine: str) -> list[str]:
+    """Return the engines to measure; RuntimeError says that the one that is asked for is not there."""
+    if engine == "reference":
+        return [engine]
+    if engine == "host":
+        host.machine()
+        return [engine]
+    if missing := host.missing():
+        click.echo(f"only the reference is measured: the kernels {missing.removeprefix('which ')}", err=True)
+        return ["reference"]
+    return list(bench_cpu.ENGINES)
+
+
+def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
+    case, best = result.case, f"torch {result.case.torch_path}"
+    return {
+        "rule": case.optimizer,
+        "dtype": case.dtype,
+        "tensors": case.tensors,
+        "elements": case.size,
+        "engine": engine,
+        "seconds": result.seconds[engine],
+        "torch seconds": result.seconds.get("torch"),
+        "ratio to torch": result.ratio(engine, "torch"),
+        f"{best} seconds": result.seconds.get(best),
+        f"ratio to {best}": result.ratio(engine, best),
+        "bytes": result.bytes,
+        "share of copy": result.share(engine, copy),
+        "extra bytes": result.extra[engine],
+    }
+
+
+def _cpu_row(result: Result, engine: str, copy: float) -> tuple[str, ...]:
+    case, best = result.case, f"torch {result.case.torch_path}"
+    return (
+        str(case),
+        engine,
+        _number(result.seconds[engine], ".3f", 1e3),
+        _number(result.seconds.get("torch"), ".3f", 1e3),
+        _number(result.ratio(engine, "torch"), ".2f"),
+        f"{_number(result.seconds.get(best), '.3f', 1e3)} {case.torch_path}",
+        _number(result.ratio(engine, best), ".2f"),
+        str(result.bytes // (case.tensors * case.size)),
+        _number(result.share(engine, copy), ".0%"),
+        f"{result.extra[engine] / 2**20:.2f} MiB",
+    )
+
+
+def _number(x: float | None, form: str, unit: float = 1) -> str:
+    return "-" if x is None else format(x * unit, form)
+
+
+@bench.command()
+@_sizes(bench_gpu.LARGE, 10_000)
+@click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Type of the large tensor; all, if not given."
+)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Put the figures, the GPU and the versions into this file of reports, in the place of the last ones there.",
+)
+@_shared
+@refusing
+def gpu(
+    pattern: str,
+    size: int,
+    tensors: int,
+    small: int,
+    dtypes: tuple[str, ...],
+    report: Path | None,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Steps on a GPU, against its copy bandwidth, torch's steps, and kernels written with CuPy.
+
+    One large tensor of each type, and many small ones in float32. "Share of copy" is the bytes that a step must move
+    per second, over what a copy on the same GPU moves. torch runs fused where it can, else foreach; "CuPy" is an
+    elementwise kernel for each parameter. Times are medians of turns between events on the GPU; a ratio below 1 means
+    that refoptim is faster. The GPU is the first that CUDA_VISIBLE_DEVICES names. What has not memory enough stays
+    empty: choose a smaller --size. So does what fails, which is told at the end.
+
+    \b
+    refoptim bench gpu
+    refoptim bench gpu --pattern adamw --dtype float32
+    refoptim bench gpu --report docs/gpu.json
+    """
+    large = [(dtype, 1, size) for dtype in dtypes or DTYPES]
+    chosen = cases(pattern, [*large, ("float32", tensors, small)])
+    bench_gpu.check()
+    if missing := bench_gpu.torch_is_missing():
+        click.echo(f"torch is not measured: {missing}", err=True)
+    copies = bench_gpu.copies(size, repeats)
+    copy = max(x.bytes / x.seconds["refoptim"] for x in copies)
+    rows, where, failed = [bench_gpu.row(result, copy) for result in copies], gpu_report.surroundings(), []
+    for case in _shown(chosen):
+        try:
+            result = bench_gpu.run(case, repeats, with_torch=not missing)
+        except RuntimeError as error:
+            failed.append(f"{case}: {error}")
+            result = Result(case, {}, 0, {})
+        rows.append(bench_gpu.row(result, copy))
+        if report:
+            gpu_report.write("bench", rows, report, where)  # each time, so that a run that is cut short leaves one
+    if as_json:
+        print_json({"where": where, "found": rows})
+    else:
+        print_table(tuple(rows[0]), [tuple("-" if x is None else str(x) for x in row.values()) for row in rows])
+    if failed:
+        raise RuntimeError(f"{len(failed)} cases failed: {'; '.join(failed)}")
+
+
+def _shown(chosen: Sequence[Case]) -> Iterable[Case]:
+    """Show how far a run is, in a terminal."""
+    console = Console(stderr=True)
+    return track(chosen, "measuring", console=console, disable=not console.is_terminal)

@@ -1,0 +1,138 @@
+"""Measures steps on NumPy arrays, the reference's and the kernels', against torch's, in turn and in one process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+import refoptim
+
+from ..engines import host, threads
+from ..numerics.arith import Array
+from .measure import Case, Result, Step, bytes_moved, differs, drawn, expected, in_turn, outcome, torch_step
+
+ENGINES: dict[str, dict[str, Any]] = {"reference": {"fused": None}, "host": {"fused": True}}
+"""Who runs our steps, and the setting that chooses it."""
+
+PIECE = 1 << 20
+"""Bytes that a thread copies in one go."""
+
+
+@contextmanager
+def using(number: int) -> Iterator[int]:
+    """Let refoptim and torch use a number of threads inside a ``with`` block, 0 for all; yield the number."""
+    before = threads.get_num_threads()
+    refoptim.set_num_threads(number)
+    number = refoptim.get_num_threads()
+    torch: Any = import_module("torch") if find_spec("torch") else None
+    torch_before = torch.get_num_threads() if torch else 0
+    try:
+        if torch:
+            torch.set_num_threads(number)
+        yield number
+    finally:
+        refoptim.set_num_threads(before)
+        if torch:
+            torch.set_num_threads(torch_before)
+
+
+def surroundings(number: int) -> dict[str, Any]:
+    """Return the computer and the versions of what takes part."""
+    variant = "" if host.missing() else host.machine().variant
+    torch = import_module("torch").__version__ if find_spec("torch") else None
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": number,
+        "kernels": variant or None,
+        "refoptim": refoptim.__version__,
+        "NumPy": np.__version__,
+        "torch": torch,
+    }
+
+
+def copy_speed(nbytes: int, repeats: int) -> float:
+    """Return the bytes per second, read and written, of ``np.copyto`` between two arrays, with all threads."""
+    source = drawn(0, nbytes // 4, "float32")
+    target = np.ones_like(source)
+    piece = PIECE // 4
+    pieces = [(target[i : i + piece], source[i : i + piece]) for i in range(0, len(source), piece)]
+
+    def step() -> None:
+        threads.for_each(lambda: lambda pair: np.copyto(*pair), pieces)
+
+    return 2 * int(source.nbytes) / in_turn({"copy": step}, seconds_of, repeats)["copy"]
+
+
+def seconds_of(step: Step, n: int) -> float:
+    """Take a step so many times and return the seconds that all of them took."""
+    start = time.perf_counter()
+    for _ in range(n):
+        step()
+    return time.perf_counter() - start
+
+
+def run(case: Case, engines: list[str], repeats: int) -> Result:
+    """Measure a case with the engines that are named, and with torch's default and fastest paths."""
+    seeds = [(i, i + case.tensors) for i in range(case.tensors)]
+    data = [(drawn(i, case.size, case.dtype), drawn(j, case.size, case.dtype)) for i, j in seeds]
+    ours = {name: _our_optimizer(case, data, name) for name in engines}
+    if "host" in ours:
+        _check(case, ours["host"], expected(case, seeds))
+    steps: dict[str, Step] = {name: optimizer.step for name, optimizer in ours.items()}
+    if find_spec("torch"):
+        steps["torch"] = _torch_step(case, data)
+        steps[f"torch {case.torch_path}"] = _torch_step(case, data, case.torch_path)
+    seconds = in_turn(steps, seconds_of, repeats)
+    extra = {name: _extra_memory(optimizer.step) for name, optimizer in ours.items()}
+    return Result(case, seconds, bytes_moved(next(iter(ours.values()))), extra)
+
+
+def _check(case: Case, optimizer: refoptim.Optimizer, wanted: list[Array]) -> None:
+    """Take two steps, and raise RuntimeError unless they have the outcome that is wanted."""
+    for _ in range(2):
+        optimizer.step()
+    for found, x in zip(outcome(optimizer), wanted, strict=True):
+        if not np.array_equal(found, np.resize(x, case.size)):
+            raise differs(case)
+
+
+def _our_optimizer(case: Case, data: list[tuple[Array, Array]], engine: str) -> refoptim.Optimizer:
+    parameters = [refoptim.Parameter(x.copy(), grad) for x, grad in data]
+    optimizer: refoptim.Optimizer = getattr(refoptim, case.optimizer)(parameters, **case.settings, **ENGINES[engine])
+    return optimizer
+
+
+def _torch_step(case: Case, data: list[tuple[Array, Array]], path: str = "") -> Step:
+    """Return torch's step on the same numbers; its default is a for-loop over tensors."""
+    parameters, grads = ([_tensor(x) for x in column] for column in zip(*data, strict=True))
+    for parameter in parameters:
+        parameter.requires_grad_()
+    return torch_step(case, parameters, grads, path)
+
+
+def _tensor(x: Array) -> Any:
+    """Copy an array to memory of torch's."""
+    torch: Any = import_module("torch")
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16).clone()
+    return torch.from_numpy(x).clone()
+
+
+def _extra_memory(step: Step) -> int:
+    """Return the peak of what a step allocates, in bytes."""
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,140 @@
+"""The command ``refoptim conformance``: every engine, or anyone's implementation, against every golden."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+from ..conformance import adapters, report, run
+from ..conformance.adapters import ENGINES, NotAvailable
+from ..numerics.arith import COMPLEX, FLOATS
+from .output import Refused, print_json, print_table
+
+OTHERS = ", ".join(x for x in adapters.BUILT_IN if x not in ENGINES)
+
+STYLES = {run.FAILS: "red", run.ERROR: "red", run.DEVIATES: "yellow", run.PASSES: "yellow", run.HOLDS: "green"}
+
+
+def _named(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if ":" in name and not all(name.split(":", 1)):
+            raise click.BadParameter(f"expected package.module:Class, got {name!r}")
+    return names
+
+
+@click.command()
+@click.option(
+    "--engine", "engines", multiple=True, type=click.Choice([*ENGINES]), help="An engine; [default: all here]."
+)
+@click.option(
+    "--impl",
+    "implementations",
+    multiple=True,
+    callback=_named,
+    metavar="NAME",
+    help=f"Another implementation: {OTHERS}, or package.module:Class.",
+)
+@click.option("--pattern", default="", metavar="TEXT", help="Only cases and optimizers whose name contains TEXT.")
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Only this storage.")
+@click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def conformance(
+    engines: Sequence[str],
+    implementations: Sequence[str],
+    pattern: str,
+    dtypes: tuple[str, ...],
+    page: Path | None,
+    junit: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Run the cases and compare every bit with the goldens.
+
+    Without options all engines of this machine run against all goldens, optimizers and schedulers. An implementation
+    named by --impl, found as Python finds modules or in this folder, runs against the goldens of refoptim. The exit
+    code is 0 if all promises hold, 1 if one is broken, and 2 if something cannot be run.
+
+    \b
+    refoptim conformance
+    refoptim conformance --pattern adamw --dtype float32 --report report.html
+    refoptim conformance --impl optax --impl torch-fused
+    refoptim conformance --impl mypackage.adapter:Mine
+    """
+    names = [*engines, *implementations] or available()
+    if any(":" in name for name in names) and "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        run.check_arithmetic()
+        versions = {name: run.versions(name) for name in names}
+        results = list(perform(names, pattern, dtypes))
+    except (NotAvailable, OSError, RuntimeError, ValueError) as error:
+        raise Refused(str(error)) from error
+    if not results:
+        raise Refused(f"no case matches {pattern!r} in {', '.join(dtypes) or 'any storage type'}")
+    if all(r.outcome == run.NOT_RUN for r in results):
+        raise Refused(f"nothing could be run: {'; '.join(sorted({r.reason for r in results}))}")
+    _write(results, versions, page, junit)
+    if as_json:
+        ok = all(r.ok for r in results)
+        print_json({"ok": ok, "versions": versions, "results": [r.as_dict() for r in results]})
+    else:
+        _show(results, versions)
+    sys.exit(not all(r.ok for r in results))
+
+
+def available() -> list[str]:
+    """Return the engines that this machine has."""
+    found = []
+    for name in ENGINES:
+        try:
+            adapters.find(name)
+        except NotAvailable:
+            continue
+        found.append(name)
+    return found
+
+
+def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iterator[run.Result]:
+    """Run all there is to run, with a progress bar in a terminal."""
+    jobs = [job for name in names for job in run.jobs(name, pattern, dtypes)]
+    wanted = "numpy" in names and (not dtypes or "float64" in dtypes)
+    schedules = run.schedules(pattern) if wanted else []
+    console = Console(stderr=True)
+    work: list[Callable[[], list[run.Result]]] = [*(partial(run.perform, job) for job in jobs), *schedules]
+    for perform_one in track(work, "running cases", console=console, disable=not console.is_terminal):
+        yield from perform_one()
+
+
+def _write(results: Sequence[run.Result], versions: report.Versions, page: Path | None, junit: Path | None) -> None:
+    try:
+        if page:
+            report.write(page, report.page(results, versions, " ".join(["refoptim", *sys.argv[1:]])))
+        if junit:
+            report.write(junit, report.junit(results))
+    except OSError as error:
+        raise Refused(f"cannot write the report: {error}") from error
+
+
+def _show(results: Sequence[run.Result], versions: report.Versions) -> None:
+    """Print the table, what is broken or new, and a summary."""
+    columns, rows = report.matrix(results)
+    cells = [(*key, *(row[name].text if name in row else "" for name in columns)) for key, row in rows.items()]
+    worst = [next((s for s in STYLES if any(c.outcome == s for c in row.values())), "") for row in rows.values()]
+    titles = ("optimizer", "storage", *columns)
+    piped = not Console().is_terminal
+    print_table(titles, [titles, *cells] if piped else cells, [STYLES.get(outcome, "") for outcome in worst])
+    for r in results:
+        if not r.ok or r.outcome == run.PASSES:
+            where = f"{r.outcome}: {r.case} {r.dtype}, {report.column(r)}, promised {r.promise or 'nothing'}"
+            click.echo(f"{where}: {r.first or r.reason}" + (f" ({r.reason})" if r.first and r.reason else ""))
+    for name, found in versions.items():
+        click.echo(f"{name}: {', '.join(f'{key} {x}' for key, x in found.items()) or 'version unknown'}")
+    counts = Counter(r.outcome for r in results)
+    click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))

@@ -1,0 +1,128 @@
+"""What optimizers and schedulers say about themselves, for the docs and the command line.
+
+Formula, state and sources stand in the docstring of a class, hyperparameters in the declarations of its constructor.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import textwrap
+from typing import Any, NamedTuple
+
+import refoptim
+
+from .. import lr_scheduler
+from ..step.hyper import Hyper, Several, declared
+from ..step.rule import Rule
+
+
+class Argument(NamedTuple):
+    """A hyperparameter: its name, default, allowed values, and what it means."""
+
+    name: str
+    default: Any
+    allowed: str
+    meaning: str
+
+
+def optimizers() -> list[type[refoptim.Optimizer]]:
+    """Return the public optimizers by name."""
+    found = [getattr(refoptim, name) for name in refoptim.__all__]
+    classes = [x for x in found if inspect.isclass(x) and issubclass(x, refoptim.Optimizer)]
+    return sorted((x for x in classes if x is not refoptim.Optimizer), key=lambda x: x.__name__.lower())
+
+
+def schedulers() -> list[type[lr_scheduler.LRScheduler]]:
+    """Return the public schedulers by name."""
+    found = [getattr(lr_scheduler, name) for name in lr_scheduler.__all__ if name != "LRScheduler"]
+    return sorted(found, key=lambda x: x.__name__.lower())
+
+
+def find(name: str) -> type:
+    """Return an optimizer or scheduler by its name, in any case, or by the stem of its file.
+
+    Raises:
+        ValueError: there is none; the message suggests names that are near.
+    """
+    classes: list[type] = [*optimizers(), *schedulers()]
+    known = {_plain(key): x for x in classes for key in (stem(x), x.__name__)}
+    if _plain(name) in known:
+        return known[_plain(name)]
+    near = {known[key].__name__: None for key in difflib.get_close_matches(_plain(name), known, cutoff=0.5)}
+    hint = f"did you mean {' or '.join(near)}?" if near else "'refoptim list' shows them all"
+    raise ValueError(f"there is no optimizer or scheduler {name!r}: {hint}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def stem(cls: type) -> str:
+    """Return the name of the file that defines a class."""
+    return cls.__module__.rpartition(".")[2]
+
+
+def summary(cls: type) -> str:
+    """Return the first line of a class's docstring."""
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def arguments(cls: type) -> list[Argument]:
+    """Return the hyperparameters of a class in the order of its constructor."""
+    hypers = declared(cls)
+    return [
+        Argument(name, argument.default, allowed(hypers[name]), hypers[name].doc)
+        for name, argument in inspect.signature(cls).parameters.items()
+        if name in hypers
+    ]
+
+
+def allowed(hyper: Hyper) -> str:
+    """Return the allowed values of a hyperparameter, a tuple's one by one."""
+    if isinstance(hyper, Several):
+        return ", ".join(item.range for item in hyper.items)
+    return hyper.range
+
+
+class Text(NamedTuple):
+    """The docstring of a class, taken apart: paragraphs, formulas among them, state, and sources."""
+
+    paragraphs: list[str]
+    formula: str
+    state: str
+    sources: str
+
+
+def text(cls: type) -> Text:
+    """Take the docstring of a class apart; what it does not say itself is taken from the class it derives from."""
+    found = _text(inspect.getdoc(cls) or "")
+    base = cls.__base__
+    if base is None or not (found.formula == "" and _text(inspect.getdoc(base) or "").formula):
+        return found
+    above = text(base)
+    return found._replace(formula=above.formula, state=found.state or above.state)
+
+
+def _text(docstring: str) -> Text:
+    parts = re.split(r"\n\n(?=\S)", docstring.replace("``", "`"))
+    formulas = [_formula(part) for part in parts if part.startswith(".. code-block::")]
+    state = [part for part in parts if re.match(r"State\b", part)]
+    sources = [part for part in parts if re.match(r"Sources?:", part)]
+    known = (*state, *sources)
+    rest = [part for part in parts if part not in known and not part.startswith(".. code-block::")]
+    return Text(rest, "\n\n".join(formulas), "\n\n".join(state), "\n\n".join(sources))
+
+
+def _formula(part: str) -> str:
+    return textwrap.dedent(part.partition("\n\n")[2]).rstrip()
+
+
+def operations(cls: type) -> str:
+    """Return the code of the array half of a rule: its operations, in their order; empty where there is none."""
+    update = getattr(cls, "update", None)
+    own = inspect.isfunction(getattr(update, "__func__", None)) and update.__func__ is not Rule.update.__func__  # type: ignore[attr-defined,union-attr]
+    if not issubclass(cls, Rule) or not own:
+        return ""
+    return textwrap.dedent(inspect.getsource(cls.update)).removeprefix("@classmethod\n").rstrip()

@@ -1,0 +1,104 @@
+"""The commands ``refoptim list``, ``refoptim explain`` and ``refoptim doctor``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import click
+from rich.console import Console
+
+from . import describe, doctor
+from .output import print_json, print_table, refusing
+
+
+@click.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_command(as_json: bool) -> None:
+    """List all optimizers and schedulers.
+
+    \b
+    refoptim list
+    refoptim list --json
+    """
+    kinds: dict[str, list[Any]] = {"optimizer": describe.optimizers(), "scheduler": describe.schedulers()}
+    rows = [
+        (kind, cls.__name__, describe.summary(cls).replace("``", "`"))
+        for kind, classes in kinds.items()
+        for cls in classes
+    ]
+    if as_json:
+        print_json([{"kind": kind, "name": name, "summary": summary} for kind, name, summary in rows])
+    else:
+        print_table(("kind", "name", ""), rows)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@refusing
+def explain(name: str, as_json: bool) -> None:
+    """Explain an optimizer or scheduler: formula, hyperparameters, state, order of operations, sources.
+
+    NAME is read in any case, with or without hyphens.
+
+    \b
+    refoptim explain adamw
+    refoptim explain sparse-adam
+    refoptim explain OneCycleLR --json
+    """
+    cls = describe.find(name)
+    text, operations = describe.text(cls), describe.operations(cls)
+    found = [x._asdict() for x in describe.arguments(cls)]
+    if as_json:
+        arguments = [{**x, "default": _value(x["default"])} for x in found]
+        print_json({"name": cls.__name__, **text._asdict(), "arguments": arguments, "operations": operations})
+        return
+    _heading(cls.__name__)
+    click.echo("\n\n".join(text.paragraphs))
+    for title, body in (("Formula", text.formula), ("State", text.state), ("Order of operations", operations)):
+        _section(title, body)
+    _heading("\nHyperparameters")
+    rows = [(x["name"], str(_value(x["default"])), x["allowed"], x["meaning"]) for x in found]
+    print_table(("name", "default", "allowed", "meaning"), rows)
+    _section("Sources", text.sources)
+
+
+def _value(default: Any) -> Any:
+    """Return a default for JSON and tables; one that must be given is a text."""
+    return "required" if default is inspect.Parameter.empty else default
+
+
+def _heading(title: str) -> None:
+    click.secho(title, bold=True)
+
+
+def _section(title: str, body: str) -> None:
+    if body:
+        _heading(f"\n{title}")
+        click.echo(re.sub(rf"^{title[:5]}\w*: ", "", body))
+
+
+@click.command(name="doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor_command(as_json: bool) -> None:
+    """Look whether this machine computes as refoptim needs it, and what is installed.
+
+    Exit code 0: nothing is wrong. 1: something is.
+
+    \b
+    refoptim doctor
+    refoptim doctor --json
+    """
+    findings = doctor.examine()
+    healthy = all(x.ok is not False for x in findings)
+    if as_json:
+        print_json({"healthy": healthy, "findings": [x._asdict() for x in findings]})
+    else:
+        words: dict[Any, str] = {True: "ok", False: "WRONG", None: ""}
+        styles = ["red" if x.ok is False else "" for x in findings]
+        print_table(("what", "found", ""), [(x.name, x.value, words[x.ok]) for x in findings], styles)
+        Console().print("all is well" if healthy else "something is wrong", style="green" if healthy else "red")
+    if not healthy:
+        raise click.exceptions.Exit(1)

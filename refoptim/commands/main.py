@@ -1,0 +1,26 @@
+"""The command line."""
+
+from __future__ import annotations
+
+try:
+    import click
+    import rich  # noqa: F401
+except ImportError as error:
+    raise SystemExit(f"refoptim's command line needs {error.name}: pip install 'refoptim[cli]'") from error
+
+from .. import __version__
+from .bench import bench
+from .conformance import conformance
+from .golden import golden
+from .info import doctor_command, explain, list_command
+from .plot import plot
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="refoptim")
+def main() -> None:
+    """torch.optim on NumPy arrays, exact to the bit: tools around the library."""
+
+
+for command in (bench, conformance, golden, plot, list_command, explain, doctor_command):
+    main.add_command(command)

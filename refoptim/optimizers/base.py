@@ -1,0 +1,311 @@
+"""The base of all optimizers: groups, step, hooks and state dicts. It knows no algorithm by name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import partial, wraps
+from reprlib import repr as short
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from .. import engines
+from ..numerics.arith import Array
+from ..numerics.array_types import fill, is_array, is_writable
+from ..step import state_dict as states
+from ..step.counter import Counter, count_by
+from ..step.groups import Group, Params, as_groups, check_members, make_group
+from ..step.hooks import (
+    Hook,
+    Hooks,
+    RemovableHandle,
+    after_step,
+    before_step,
+    filter_through,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from ..step.hyper import declared
+from ..step.parameter import Parameter
+from ..step.plan import Bucket, Terms, label, layout, make_plan, master_copy, state_arrays
+from ..step.rule import Hypers, Rule, resolve
+from ..step.scaling import Scaling
+from ..step.state_dict import StateDict
+from .repeat import Repeat
+
+__all__ = [
+    "Closure",
+    "Optimizer",
+    "hooked",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Closure = Callable[[], Any]
+
+
+def hooked(step: Callable[P, R]) -> Callable[P, R]:
+    """Run the step hooks around ``step``; they see and may replace its arguments, the optimizer first."""
+
+    @wraps(step)
+    def run_hooked(*args: P.args, **kwargs: P.kwargs) -> R:
+        self: Any = args[0]
+        args, kwargs = before_step(self._step_pre_hooks, self, args, kwargs)
+        out = step(*args, **kwargs)
+        after_step(self._step_post_hooks, self, args, kwargs)
+        return out
+
+    return run_hooked
+
+
+class Optimizer(Rule):
+    """Base of all optimizers.
+
+    Args:
+        params: arrays, ``Parameter`` objects, ``(name, parameter)`` pairs, or dicts that describe groups, each with
+            the key ``params`` and settings of its own.
+        defaults: the settings of groups that do not give them, as a dict.
+        settings: more of them, by name.
+
+    Attributes:
+        param_groups: the groups, dicts of settings with the list ``params`` of Parameters.
+        state: what is kept per Parameter: the step count and arrays.
+        defaults: the settings given to the constructor.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, or a value outside its range.
+    """
+
+    def __init__(self, params: Params, defaults: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        if defaults is not None and not isinstance(defaults, Mapping):
+            raise TypeError(f"defaults must be a dict of settings, got {type(defaults).__name__}")
+        defaults = {**(defaults or {}), **settings}
+        resolve(type(self), defaults)
+        self.defaults = defaults
+        self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
+        self._forget()
+        self.param_groups: list[Group] = []
+        self._make_hooks()
+        for described in as_groups(params):
+            self.add_param_group(described)
+
+    def _forget(self) -> None:
+        """Forget what state and settings do not say."""
+        self._repeat: Repeat | None = None
+        self._counters: MutableMapping[Parameter, Counter] = WeakKeyDictionary()
+
+    def _make_hooks(self) -> None:
+        self._step_pre_hooks, self._step_post_hooks = Hooks(), Hooks()
+        self._state_dict_pre_hooks, self._state_dict_post_hooks = Hooks(), Hooks()
+        self._load_state_dict_pre_hooks, self._load_state_dict_post_hooks = Hooks(), Hooks()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: a dict with the key ``params`` and the settings that differ from the defaults.
+
+        Raises:
+            TypeError, ValueError: the dict does not describe a group, a setting is outside its range, or a parameter is
+                optimized already. Nothing is added then.
+        """
+        group = make_group(param_group, self.defaults)
+        h = resolve(type(self), group)
+        engines.check(type(self), group)
+        check_members(group, self.param_groups)
+        for j, p in enumerate(group["params"]):
+            where = label(len(self.param_groups), j, p, group.get("param_names", ()))
+            self.check_parameter(where, p.shape, p.dtype)
+        if self.eager:
+            self.state.update((p, {"step": 0, **self._first_arrays(h, p)}) for p in group["params"])
+        self.param_groups.append(group)
+
+    def _first_arrays(self, h: Hypers, p: Parameter) -> dict[str, Array]:
+        master = master_copy(p, {})
+        arrays, _ = state_arrays(layout(type(self), h, p.shape), p.data if master is None else master, {})
+        return arrays if master is None else {**arrays, "master": master}
+
+    @hooked
+    def step(
+        self,
+        closure: Closure | None = None,
+        *,
+        grads: Iterable[Any] | None = None,
+        grad_scale: Any = None,
+        found_inf: Any = None,
+    ) -> Any:
+        """Take one step and return what ``closure`` returned, None without one.
+
+        Args:
+            closure: called first; it computes the loss and sets the gradients of the parameters.
+            grads: the gradients of this step, one per parameter (None skips it), in place of those the parameters hold.
+            grad_scale: the factor by which the loss was scaled, rounded to float32; gradients are divided by it.
+            found_inf: the step is skipped, step counts included, if this number is not 0.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
+        """
+        if closure is not None and grads is not None:
+            raise TypeError("step takes a closure or grads, not both")
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"closure must be a function that returns the loss, got {short(closure)} "
+                "(gradients go by name: step(grads=...))"
+            )
+        return self._advance(closure, grads, Scaling(grad_scale, found_inf))
+
+    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
+        """Take one step: plan it, run it, keep the new state."""
+        loss = closure() if closure is not None else None
+        terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
+        if self._repeat is not None and self._repeat.holds(self.param_groups, self.state, grads, terms):
+            self._repeat.run(scaling)
+            return loss
+        plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
+        if all(bucket.counted for bucket in plan) or not scaling.skips():
+            self._run(plan)
+        return loss
+
+    def _run(self, plan: list[Bucket]) -> None:
+        """Update the arrays, and keep the state; a step that consisted of launches can be repeated."""
+        self._repeat = None
+        launches = [update() for update in [engines.prepare(bucket) for bucket in plan]]
+        for bucket in plan:
+            self._commit(bucket)
+        if plan and all(launches):
+            self._repeat = Repeat(self.param_groups, self.state, plan, launches)
+
+    def _commit(self, bucket: Bucket) -> None:
+        """Keep the state of the parameters that were updated."""
+        counts = {"step": bucket.k, **bucket.registers} if bucket.counter is None else bucket.counter.views
+        counts = {name: x for name, x in counts.items() if self.counts_steps or name != "step"}
+        for task in bucket.tasks:
+            master = {} if task.master is None else {"master": task.master}
+            kept = {**counts, **task.arrays, **master}
+            if kept:
+                self.state.setdefault(task.parameter, {}).update(kept)
+            count_by(self._counters, task.parameter, bucket.counter)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or fill them with zeros."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none or not is_array(p.grad):
+                    p.grad = None
+                elif is_writable(p.grad):
+                    fill(p.grad, 0)
+                else:
+                    p.grad = np.zeros_like(p.grad)
+
+    def state_dict(self) -> StateDict:
+        """Return a copy of the state and the settings, in torch's layout."""
+        for hook in (*self._state_dict_pre_hooks.values(),):
+            hook(self)
+        state = {key: self._on_host(key, values) for key, values in self.state.items()}
+        return filter_through(self._state_dict_post_hooks, self, states.dump(state, self.param_groups))
+
+    def _on_host(self, key: Any, values: Any) -> Any:
+        """Return the state of a parameter with the step count and registers that a GPU keeps read from there."""
+        counter = self._counters.get(key) if isinstance(key, Parameter) else None
+        if counter and counter.is_ahead_of(values, self.counts_steps):
+            return {}
+        read = counter.read() if counter and counter.stands_in(values, self.counts_steps) else {}
+        return {**values, **{name: x for name, x in read.items() if name in values}} if read else values
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Take over a copy of a saved state.
+
+        Parameters are matched by name where both sides have names, else by position.
+
+        Raises:
+            TypeError, ValueError: the state is not one of this optimizer or of these parameters, or a setting is wrong.
+                Nothing has changed then.
+        """
+        given: Any = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
+        state_dict = filter_through(self._load_state_dict_pre_hooks, self, given)
+        rule: type = type(self)
+        own = declared(rule)
+        foreign = hyperparameters(Optimizer) - set(own)
+        state, groups = states.read(state_dict, self.param_groups, own, foreign, self._read_state)
+        for group in groups:
+            resolve(type(self), group)
+        self._forget()
+        self.state.clear()
+        self.state.update(state)
+        self.param_groups = groups
+        for hook in (*self._load_state_dict_post_hooks.values(),):
+            hook(self)
+
+    def _read_state(self, group: Group, p: Parameter, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Check the saved state of one parameter and return a copy."""
+        h = resolve(type(self), group)
+        arrays, registers = layout(type(self), h, p.shape), self.registers(h)
+        arrays |= {"master": (p.shape, 0.0)} if p.master else {}
+        dtype = np.dtype(np.float32) if p.master else p.dtype
+        read: dict[str, Any] = {}
+        for name, value in values.items():
+            here = f"{where}, {name},"
+            unmade = value is None and arrays.get(name, ((), None))[1] is None
+            if name == "step" and self.counts_steps:
+                read[name] = states.step_count(value, here)
+            elif name in registers:
+                read[name] = states.register(value, here)
+            elif name in arrays and not unmade:
+                read[name] = states.array_like(value, arrays[name][0], dtype, here, p.data)
+            elif not unmade:
+                raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
+        needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)
+        missing = [name for name in needed if name not in read] if read else []
+        if missing:
+            raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} lacks {missing[0]!r}")
+        return read
+
+    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(optimizer, args, kwargs)`` before each step; it may return new ``(args, kwargs)``."""
+        return self._step_pre_hooks.register(hook)
+
+    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(optimizer, args, kwargs)`` after each step."""
+        return self._step_post_hooks.register(hook)
+
+    def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer)`` before a state dict is made."""
+        return self._state_dict_pre_hooks.register(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer, state_dict)`` on each state dict made; it may return another."""
+        return self._state_dict_post_hooks.register(hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer, state_dict)`` before a state dict is loaded; it may return another."""
+        return self._load_state_dict_pre_hooks.register(hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(optimizer)`` after a state dict has been loaded."""
+        return self._load_state_dict_post_hooks.register(hook, prepend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+        self._make_hooks()
+
+    def __repr__(self) -> str:
+        blocks = []
+        for i, group in enumerate(self.param_groups):
+            settings = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
+            blocks.append(f"Parameter Group {i}\n{''.join(settings)}")
+        return f"{type(self).__name__} (\n" + "\n".join(blocks) + ")"
+
+
+def hyperparameters(cls: type) -> set[str]:
+    """Return the names of the hyperparameters of ``cls`` and of all classes that derive from it."""
+    names = set(declared(cls))
+    derived: type
+    for derived in cls.__subclasses__():
+        names |= hyperparameters(derived)
+    return names

@@ -1,0 +1,190 @@
+"""Repeats a step without planning it anew, as long as the same objects stand where they stood.
+
+A plan looks at every array of every parameter, which takes longer than a kernel needs to update small tensors. Here the
+objects of the last step are compared with those that are there now, and only gradients that are new are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
+from operator import attrgetter, is_, itemgetter
+from typing import Any
+from weakref import ref
+
+import numpy as np
+
+from ..engines import steps
+from ..engines.launches import Launch, Step
+from ..step.groups import Group
+from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
+from ..step.rule import next_registers, record, resolve, step_scalars, unread
+from ..step.scaling import Scaling
+
+FLAGS = ("fused", "differentiable", "capturable")
+"""Settings that decide who runs a step."""
+
+
+class Repeat:
+    """The step after one that was planned.
+
+    Args:
+        groups: the groups of the optimizer.
+        state: its state after the step.
+        plan: what the step consisted of.
+        launches: the launches of its buckets, in order.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        state: Mapping[Any, Any],
+        plan: Sequence[Bucket],
+        launches: Sequence[Launch | None],
+    ) -> None:
+        self.rule, self.groups, self.sizes = plan[0].rule, list(groups), _sizes(groups)
+        self.members = _members(groups)
+        self.data = [p.data for p in self.members]
+        self.masters = [p.master for p in self.members]
+        self.memory = Memory(self.data)
+        self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
+        kept = [x for part in self.parts for column in part.arrays.values() for x in column]
+        self.writable = [x for x in self.data + kept if hasattr(x.flags, "writeable")]
+        self.pins = list(map(ref, self.writable))  # NumPy resizes no array that has a weak reference
+        self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
+        numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
+        self.numbers = [numbers.get(id(p)) for p in self.members]
+        self.missing = self.numbers.count(None)
+        self.grads = [_nothing if number is None else number[0].grads[number[1]] for number in self.numbers]
+
+    def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
+        """Tell whether everything is as it was but for the values, and take note of new gradients."""
+        try:
+            return self._same(groups, state, terms) and self._take(grads)
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
+            return False  # the plan says what is wrong
+
+    def _same(self, groups: Sequence[Group], state: Mapping[Any, Any], terms: Terms) -> bool:
+        if len(groups) != len(self.groups) or not all(map(is_, groups, self.groups)):
+            return False
+        for group in self.idle:
+            settled(self.rule, group, terms)
+        members = _members(groups)
+        return (
+            _sizes(groups) == self.sizes
+            and all(map(is_, members, self.members))
+            and all(map(is_, map(attrgetter("data"), members), self.data))
+            and list(map(attrgetter("master"), members)) == self.masters
+            and all(map(attrgetter("flags.writeable"), self.writable))
+            and all(part.same(state, terms) for part in self.parts)
+        )
+
+    def _take(self, grads: Any) -> bool:
+        """Tell whether the gradients are the old ones, or can take their place."""
+        now = list(map(attrgetter("grad"), self.members)) if grads is None else grads
+        if not isinstance(now, (list, tuple)) or len(now) != len(self.grads):
+            return False
+        if sum(map(is_, now, repeat(None))) != self.missing:
+            return False  # a gradient that is gone and one that is missing look alike below
+        old = [reference() for reference in self.grads]
+        new = [] if all(map(is_, now, old)) else [i for i, x in enumerate(now) if x is not old[i]]
+        if not all(self._fits(i, now[i]) for i in new):
+            return False
+        for i in new:
+            part, number = self.numbers[i]  # type: ignore[misc]
+            self.grads[i] = ref(now[i])
+            part.launch.move_gradient(number, now[i])
+        return True
+
+    def _fits(self, i: int, grad: Any) -> bool:
+        """Tell whether a new gradient is one piece of memory that the kernel can take as it is."""
+        if grad is None or self.numbers[i] is None or not self.data[i].flags.c_contiguous:
+            return False
+        in_line = grad.flags.c_contiguous and getattr(grad.flags, "aligned", True)
+        return in_line and checked_gradient(self.members[i], grad, self.memory) is grad
+
+    def run(self, scaling: Scaling) -> None:
+        """Take the step, or skip it; raise ValueError, and change nothing, if a setting has become wrong."""
+        if not all(part.bucket.counted for part in self.parts) and scaling.skips():
+            return
+        with np.errstate(all="ignore"):
+            ready = [part.ready(scaling) for part in self.parts]
+        for part, step in zip(self.parts, ready, strict=True):
+            part.launch.run(step or part.counted(scaling))
+            part.commit()
+
+
+class _Part:
+    """A bucket of the step, its tasks left out, and its launch."""
+
+    def __init__(self, state: Mapping[Any, Any], bucket: Bucket, launch: Launch) -> None:
+        self.bucket, self.launch, self.dtype = bucket, launch, bucket.tasks[0].parameter.dtype
+        self.flags = [bucket.group.get(name) for name in FLAGS]
+        self.parameters = [task.parameter for task in bucket.tasks]
+        self.grads = [ref(task.grad) for task in bucket.tasks]
+        self.states: list[Any] = [state.get(p) for p in self.parameters]
+        names = [*bucket.tasks[0].arrays, *(["master"] if bucket.tasks[0].master is not None else [])]
+        self.arrays = {name: [s[name] for s in self.states if s] for name in names}
+        self.layout = list(bucket.tasks[0].arrays)
+        bucket.tasks = []  # gradients live no longer than their owner wants
+
+    def same(self, state: Mapping[Any, Any], terms: Terms) -> bool:
+        """Tell whether the settings and the state are those that the last step left behind."""
+        bucket = self.bucket
+        bucket.h = resolve(bucket.rule, unread(bucket.group) if bucket.counted else bucket.group)
+        return (
+            [bucket.group.get(name) for name in FLAGS] == self.flags
+            and terms.on_gpu(bucket.group, bucket.place) == bucket.counted
+            and list(bucket.rule.arrays(bucket.h, (1,))) == self.layout
+            and all(map(is_, map(state.get, self.parameters), self.states))
+            and all(all(map(is_, map(itemgetter(name), self.states), column)) for name, column in self.arrays.items())
+            and self._same_counts(terms)
+        )
+
+    def _same_counts(self, terms: Terms) -> bool:
+        if self.bucket.counted:
+            counter: Any = self.bucket.counter
+            counters = map(terms.counters.get, self.parameters)
+            stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
+            return stands and all(x is counter for x in counters)
+        return all(set(map(itemgetter(name), self.states)) == {x} for name, x in self._counts().items())
+
+    def _counts(self) -> dict[str, Any]:
+        count = {"step": self.bucket.k} if self.bucket.rule.counts_steps else {}
+        return {**count, **self.bucket.registers}
+
+    def ready(self, scaling: Scaling) -> Step | None:
+        """Return the next step, None if the GPU counts it; nothing has changed yet."""
+        bucket, k = self.bucket, self.bucket.k + 1
+        if bucket.counted:
+            return None
+        scalars = step_scalars(bucket.rule, bucket.h, k, bucket.registers)
+        self.registers = next_registers(bucket.rule, bucket.h, k, bucket.registers)
+        bucket.s = record(scalars | {"sparse": False, "grad_scale": scaling.scale()}, self.dtype)
+        return steps.given(self.launch.machine, bucket.s, unmade=False)
+
+    def counted(self, scaling: Scaling) -> Step:
+        """Let the GPU take the scalars to the next step."""
+        return steps.counted(self.launch.machine, self.launch.kernel, self.bucket, scaling, self.dtype)
+
+    def commit(self) -> None:
+        """Keep the step count and the registers, unless the GPU does."""
+        if self.bucket.counted:
+            return
+        self.bucket.k, self.bucket.registers = self.bucket.k + 1, self.registers
+        counts = self._counts()
+        for state in self.states if counts else ():
+            state.update(counts)
+
+
+def _members(groups: Iterable[Group]) -> list[Any]:
+    return list(chain.from_iterable(map(itemgetter("params"), groups)))
+
+
+def _sizes(groups: Iterable[Group]) -> list[tuple[type, int]]:
+    """Return how many parameters each group has, and the type of what holds them."""
+    return [(type(group["params"]), len(group["params"])) for group in groups]
+
+
+def _nothing() -> None:
+    """Stand for the gradient of a parameter that had none."""

@@ -1,0 +1,116 @@
+"""Lend an optimizer other parameters and another state for a while."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from reprlib import repr as short
+from typing import Any
+
+from ..numerics.arith import Array
+from ..step.groups import Group, sharing
+from ..step.parameter import Parameter, as_parameter
+from ..step.state_dict import StateDict
+from .base import Optimizer
+
+
+@contextmanager
+def swap_in_optimizer_params_and_state(
+    optimizer: Optimizer, swapin_parameters: Mapping[str, Array | Parameter], swapin_optim_state: StateDict
+) -> Iterator[None]:
+    """Let an optimizer work on other parameters, state and settings inside a ``with`` block.
+
+    Args:
+        optimizer: an optimizer that has state.
+        swapin_parameters: as many arrays or Parameters as the optimizer has, in its order, by name.
+        swapin_optim_state: a state dict whose groups have the optimizer's settings and sizes. Its arrays are used, not
+            copied: a step inside the block writes into them. Other changes stay inside the block.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        RuntimeError: the optimizer has no state, or parameters or groups do not correspond.
+    """
+    _check_types(optimizer, swapin_parameters)
+    parameters = [as_parameter(x) for x in swapin_parameters.values()]
+    groups = _matched(optimizer, parameters, swapin_optim_state)
+    state = _states(groups, swapin_optim_state)
+    own_state, own_list, own_groups = optimizer.state, optimizer.param_groups, list(optimizer.param_groups)
+    contents = [dict(group) for group in own_groups]
+    try:
+        optimizer.state = state
+        _replace(own_groups, groups)
+        yield
+    finally:
+        optimizer.state, optimizer.param_groups = own_state, own_list
+        own_list[:] = own_groups
+        _replace(own_groups, contents)
+
+
+def _check_types(optimizer: Any, parameters: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"swapin_parameters must be a dict of parameters by name, got {type(parameters).__name__}")
+
+
+def _replace(groups: list[Group], contents: list[Group]) -> None:
+    """Give each group dict new contents; the dicts and their list stay the same objects."""
+    for group, new in zip(groups, contents, strict=True):
+        group.clear()
+        group.update(new)
+
+
+def _matched(optimizer: Optimizer, parameters: list[Parameter], swapin: StateDict) -> list[Group]:
+    """Return the groups to work on, or raise RuntimeError if they do not correspond to the optimizer's."""
+    if not optimizer.state:
+        raise RuntimeError("the optimizer must have state: take a step or load a state dict first")
+    if not isinstance(swapin, Mapping) or not {"state", "param_groups"} <= set(swapin):
+        raise RuntimeError("swapin_optim_state must be a dict with the keys 'state' and 'param_groups'")
+    saved = swapin["param_groups"]
+    if not isinstance(saved, (list, tuple)) or len(saved) != len(optimizer.param_groups):
+        raise RuntimeError(
+            f"swapin_optim_state must have {len(optimizer.param_groups)} parameter groups, got {short(saved)}"
+        )
+    expected = sum(len(group["params"]) for group in optimizer.param_groups)
+    if len(parameters) != expected:
+        raise RuntimeError(f"swapin_parameters must hold {expected} parameters, got {len(parameters)}")
+    pair = sharing(parameters)
+    if pair is not None:
+        raise RuntimeError(f"swapin_parameters must not share memory, as parameters {pair[0]} and {pair[1]} do")
+    rest = iter(parameters)
+    return [_group(i, *pair, rest) for i, pair in enumerate(zip(optimizer.param_groups, saved, strict=True))]
+
+
+def _states(groups: list[Group], swapin: StateDict) -> dict[Any, Any]:
+    """Return the state by parameter, or raise RuntimeError."""
+    saved = swapin["state"]
+    state: dict[Any, Any] = defaultdict(dict)
+    for group, ids in zip(groups, (g["params"] for g in swapin["param_groups"]), strict=True):
+        for p, i in zip(group["params"], ids, strict=True):
+            if not isinstance(saved, Mapping) or not isinstance(saved.get(i, {}), Mapping):
+                raise RuntimeError(
+                    f"the state of swapin_optim_state must hold a dict per parameter, got {short(saved)}"
+                )
+            state[p] = dict(saved.get(i, {}))
+    return state
+
+
+def _group(i: int, group: Group, saved: Group, rest: Iterator[Parameter]) -> Group:
+    ids = saved.get("params") if isinstance(saved, Mapping) else None
+    if not isinstance(ids, (list, tuple)) or not all(isinstance(x, (int, str)) for x in ids):
+        raise RuntimeError(
+            f"param_groups[{i}] of swapin_optim_state must be a dict with ids in 'params', got {short(saved)}"
+        )
+    if set(saved) != set(group):
+        differing = sorted(set(saved) ^ set(group))
+        raise RuntimeError(f"param_groups[{i}] of swapin_optim_state must have the optimizer's settings: {differing}")
+    if len(ids) != len(group["params"]):
+        raise RuntimeError(
+            f"param_groups[{i}] of swapin_optim_state must have {len(group['params'])} parameters, got {len(ids)}"
+        )
+    members = [next(rest) for _ in group["params"]]
+    for p, own in zip(members, group["params"], strict=True):
+        if p.shape != own.shape:
+            raise RuntimeError(f"swapin_parameters must have the optimizer's shapes: {own.shape}, got {p.shape}")
+    return {**saved, "params": members}

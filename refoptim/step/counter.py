@@ -1,0 +1,65 @@
+"""Step counts that live on a GPU, for steps that a graph repeats or that the GPU itself may skip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from ..numerics.array_types import Place, copied, moved
+from .rule import Registers, get_default_dtype
+
+
+class Counter:
+    """The number of the last step of some parameters, and their registers after it.
+
+    Args:
+        values: a float64 array on the GPU: the number of the step, then the registers.
+        names: the names of the registers.
+
+    Attributes:
+        views: what the state of each of the parameters holds: ``step`` and the registers, as arrays on the GPU.
+        record: the scalars of the last step, on the GPU; None before the first.
+        sharers: how many parameters count by this.
+    """
+
+    def __init__(self, values: Any, names: tuple[str, ...]) -> None:
+        self.values, self.names = values, names
+        self.views = {name: values[i] for i, name in enumerate(("step", *names))}
+        self.record: Any = None
+        self.sharers = 0
+
+    @classmethod
+    def start(cls, k: int, registers: Registers, where: Place) -> Counter:
+        """Return a counter at a place that stands at step ``k``."""
+        return cls(moved(np.array([k, *registers.values()], np.float64), where), tuple(registers))
+
+    def split(self) -> Counter:
+        """Return a counter that stands where this one does, for some of its parameters."""
+        return Counter(copied(self.values), self.names)
+
+    def read(self) -> dict[str, Any]:
+        """Return the step count and the registers as a state has them on the host; this waits for the GPU."""
+        k, *registers = moved(self.values, None).tolist()
+        number = get_default_dtype().type
+        return {"step": int(k), **{name: number(x) for name, x in zip(self.names, registers, strict=True)}}
+
+    def stands_in(self, state: Mapping[str, Any], counts_steps: bool) -> bool:
+        """Tell whether a state holds what this counter counts; a rule that counts no steps has state all the same."""
+        names = (*(["step"] if counts_steps else []), *self.names)
+        return all(state.get(name) is self.views[name] for name in names)
+
+    def is_ahead_of(self, state: Mapping[str, Any], counts_steps: bool) -> bool:
+        """Tell whether a GPU has skipped all steps of a rule that counts none, whose state says that there was one."""
+        return not counts_steps and self.stands_in(state, counts_steps) and not self.read()["step"]
+
+
+def count_by(counters: MutableMapping[Any, Counter], parameter: Any, counter: Counter | None) -> None:
+    """Let the steps of a parameter be counted by a counter from now on, or by none."""
+    old = counters.pop(parameter, None)
+    if old is not None:
+        old.sharers -= 1
+    if counter is not None:
+        counter.sharers += 1
+        counters[parameter] = counter

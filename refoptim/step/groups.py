@@ -1,0 +1,136 @@
+"""Parameter groups: made from what a user passes, and checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from ..numerics import array_types as types
+from ..numerics.arith import Array
+from ..numerics.array_types import is_its_own, owner
+from .parameter import Parameter, as_parameter, is_one_array
+
+Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
+"""What an optimizer is made of: arrays, Parameters, ``(name, parameter)`` pairs, or dicts that describe groups."""
+
+Group: TypeAlias = dict[str, Any]
+
+
+def as_groups(params: Any) -> list[Any]:
+    """Turn the ``params`` argument of an optimizer into descriptions of groups."""
+    if isinstance(params, (Parameter, str, Mapping)) or is_one_array(params) or not isinstance(params, Iterable):
+        raise TypeError(
+            f"params argument given to the optimizer should be an iterable of arrays or dicts, "
+            f"but got {type(params).__name__}"
+        )
+    _refuse_set(params)
+    groups: list[Any] = list(params)
+    if not groups:
+        raise ValueError("optimizer got an empty parameter list")
+    return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def _refuse_set(params: Any) -> None:
+    if isinstance(params, (set, frozenset)):
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections, but the ordering of arrays in sets "
+            "will change between runs. Please use a list instead."
+        )
+
+
+def make_group(described: Any, defaults: Mapping[str, Any]) -> Group:
+    """Make a group of a description: Parameters in a list, names apart, missing settings taken from ``defaults``."""
+    if not isinstance(described, dict):
+        raise TypeError(f"param_group must be a dict, but got {type(described)}")
+    if "params" not in described:
+        raise ValueError("param_group must have the key 'params'")
+    check_keys(described, "a parameter group")
+    parameters, names = _parameters(described["params"])
+    group: Group = {"params": parameters}
+    if names:
+        group["param_names"] = names
+    if "param_names" in described:
+        check_names(described["param_names"], len(parameters), "a parameter group", names)
+    return group | {key: x for key, x in described.items() if key != "params"} | _missing(described, defaults)
+
+
+def _missing(described: Group, defaults: Mapping[str, Any]) -> Group:
+    return {key: x for key, x in defaults.items() if key not in described}
+
+
+def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
+    """Return Parameters and their names, all or none of which are given."""
+    _refuse_set(params)
+    if isinstance(params, (str, Mapping)):
+        raise TypeError(f"the params of a group must be arrays in a list, got {type(params).__name__}")
+    if isinstance(params, Parameter) or is_one_array(params) or not isinstance(params, Iterable):
+        params = [params]
+    members: list[Any] = list(params)
+    named = [isinstance(x, tuple) for x in members]
+    if any(named) and not all(named):
+        raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+    if not any(named):
+        return [as_parameter(x) for x in members], []
+    for pair in members:
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            raise TypeError(f"a named parameter must be a pair of a str and an array, got {pair!r}")
+    names = [name for name, _ in members]
+    check_names(names, len(names), "a parameter group")
+    return [as_parameter(x) for _, x in members], names
+
+
+def check_keys(described: Mapping[Any, Any], where: str) -> None:
+    """Raise TypeError unless all settings have names."""
+    for key in described:
+        if not isinstance(key, str):
+            raise TypeError(f"the settings of {where} must have names, got {key!r}")
+
+
+def check_names(names: Any, n: int, where: str, same: Sequence[str] = ()) -> None:
+    """Raise ValueError unless ``names`` are those of ``n`` parameters, and the ``same`` if these are given."""
+    listed = isinstance(names, (list, tuple)) and all(isinstance(x, str) for x in names)
+    if not listed or len(names) != n or len(set(names)) < n or list(names) != list(same or names):
+        raise ValueError(f"param_names of {where} must be {n} names that differ, got {names!r}")
+
+
+def check_members(group: Group, others: Sequence[Group]) -> None:
+    """Raise ValueError if a parameter stands in a group twice or in two, or if only some groups give names."""
+    for other in others:
+        if ("param_names" in other) != ("param_names" in group):
+            given = "with" if "param_names" in group else "without"
+            raise ValueError(
+                "all optimizer param groups should be with/without names. "
+                f"cannot add param group {given} names to the optimizer"
+            )
+    first = len(group["params"])
+    pair = sharing([*group["params"], *(p for other in others for p in other["params"])])
+    if pair is not None and max(pair) < first:
+        raise ValueError(
+            "optimizer contains a parameter group with duplicate parameters: "
+            f"parameters {min(pair)} and {max(pair)} of the group share memory"
+        )
+    if pair is not None:
+        raise ValueError(
+            "some parameters appear in more than one parameter group: "
+            f"parameter {min(pair)} of the group shares memory with one of another group"
+        )
+
+
+def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
+    """Return the numbers of two parameters that share memory, or are one, if there are such."""
+    first: dict[int, int] = {}
+    for i, p in enumerate(params):
+        if first.setdefault(id(p), i) != i:
+            return first[id(p)], i
+    suspects = _suspects(params)
+    pair = types.sharing([params[i].data for i in suspects])
+    return pair and (suspects[pair[0]], suspects[pair[1]])
+
+
+def _suspects(params: Sequence[Parameter]) -> list[int]:
+    """Return the numbers of the parameters that look at memory which may not be theirs alone."""
+    owners = [owner(p.data) for p in params]
+    many = Counter(map(id, owners))
+    foreign = not all(map(is_its_own, owners))
+    return [i for i, x in enumerate(owners) if (foreign or many[id(x)] > 1) and params[i].data.size]

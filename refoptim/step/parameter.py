@@ -1,0 +1,137 @@
+"""Parameter: an array and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array, DType, storage
+from ..numerics.array_types import check_together, handed_over, is_array, is_writable, place, plain
+from .sparse import SparseGrad, as_sparse
+
+
+class Parameter:
+    """An array to be optimized in place, and its gradient.
+
+    Args:
+        data: a NumPy or CuPy array (or anything that hands over its memory by DLPack) of dtype float16, bfloat16,
+            float32, float64, complex64 or complex128. It is kept, not copied, and an optimizer writes into it.
+        grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse, and on
+            the same device.
+        name: a name for messages and state dicts.
+        master: keep a float32 copy of 16-bit data in the state of the optimizer, under the name ``master``: the rule
+            updates the copy, all its state is float32, and ``data`` is the copy rounded. What is written into ``data``
+            by others than the optimizer is lost in the next step.
+
+    Raises:
+        TypeError: ``data`` is no array, or its dtype is not one of those above.
+        ValueError: ``data`` is read-only, or elements of it share memory; ``master`` is True and ``data`` has not 16
+            bits.
+        TypeError, ValueError, RuntimeError: ``grad`` does not fit ``data``; one that is set later is checked in the
+            next step.
+    """
+
+    __slots__ = ("__weakref__", "data", "grad", "master", "name")
+
+    def __init__(self, data: Array, grad: Any = None, name: str | None = None, *, master: bool = False) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str or None, got {name!r}")
+        self.data = as_array(data)
+        storage(self.data.dtype)
+        check_writable(self.data)
+        if overlaps_itself(self.data):
+            raise ValueError(
+                f"optimizer can only optimize arrays whose elements do not share memory, but one of the params has "
+                f"shape {self.shape} and strides {self.data.strides}"
+            )
+        if grad is not None:
+            as_gradient(grad, self.data)
+        if not isinstance(master, bool):
+            raise TypeError(f"master must be True or False, got {master!r}")
+        if master and self.data.dtype.itemsize != 2:
+            raise ValueError(f"master=True keeps a float32 copy of 16-bit data, but the data has dtype {self.dtype}")
+        self.grad = grad
+        self.name = name
+        self.master = master
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype of the array."""
+        dtype: DType = self.data.dtype
+        return dtype
+
+    def __repr__(self) -> str:
+        name = f", name={self.name!r}" if self.name else ""
+        return f"Parameter(shape={self.shape}, dtype={self.dtype}{name})"
+
+
+def as_array(x: Any) -> Array:
+    """Return the NumPy or CuPy array that ``x`` is or hands over by DLPack, sharing its memory; or raise TypeError."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("a masked array cannot be optimized: pass its data and mask the gradient")
+    if is_array(x):
+        return x
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
+        return handed_over(x)
+    raise TypeError(f"optimizer can only optimize arrays, but one of the params is {type(x).__name__}")
+
+
+def as_gradient(grad: Any, data: Array) -> Any:
+    """Return a gradient that fits ``data``: a plain array beside it, or a SparseGrad of such; raise if it does not."""
+    grad = _as_gradient(grad)
+    if type(grad) is not np.ndarray or type(data) is not np.ndarray:
+        values = grad.values if isinstance(grad, SparseGrad) else grad
+        check_together("the gradient", values, "the parameter", data)
+    if grad.shape != data.shape:
+        raise ValueError(f"the gradient must have shape {data.shape}, got {grad.shape}")
+    if grad.dtype != data.dtype:
+        raise TypeError(f"the gradient must have dtype {data.dtype}, got {grad.dtype}")
+    return grad
+
+
+def _as_gradient(grad: Any) -> Any:
+    """Return a gradient of any shape and dtype as a plain array or a SparseGrad."""
+    if type(grad) is np.ndarray:
+        return grad
+    if isinstance(grad, np.ma.MaskedArray):
+        raise TypeError("the gradient must not be a masked array: fill what is masked")
+    if place(grad) is not None:
+        return plain(grad)
+    sparse = as_sparse(grad)
+    if sparse is not None:
+        return sparse
+    if not hasattr(grad, "__dlpack__") or isinstance(grad, np.generic):
+        raise TypeError(f"the gradient must be an array, got {type(grad).__name__}")
+    return handed_over(grad)
+
+
+def is_one_array(x: Any) -> bool:
+    """Tell whether ``x`` is an array, perhaps a sparse one, where a collection of arrays is expected."""
+    return hasattr(x, "__array__") or hasattr(x, "tocoo")
+
+
+def overlaps_itself(x: Array) -> bool:
+    """Tell whether elements of ``x`` may share memory: along each axis the step must pass over all smaller steps."""
+    reach = x.itemsize
+    for step, n in sorted((abs(step), n) for step, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if x.size and step < reach:
+            return True
+        reach += step * (n - 1)
+    return False
+
+
+def check_writable(x: Array) -> None:
+    """Raise ValueError if the array ``x`` cannot be written to."""
+    if not is_writable(x):
+        raise ValueError("optimizer can only optimize writable arrays, but one of the params is read-only")
+
+
+def as_parameter(x: Any) -> Parameter:
+    """Wrap an array in a Parameter; return a Parameter as it is."""
+    return x if isinstance(x, Parameter) else Parameter(x)

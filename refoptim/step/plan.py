@@ -1,0 +1,342 @@
+"""Plans a step: everything is checked here, and nothing is written.
+
+A plan is a list of buckets: parameters of one group, dtype, library and device that are at the same step, so that the
+scalars of the step are computed once for all of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from reprlib import repr as short
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..numerics import array_types as types
+from ..numerics.arith import Array, DType, storage
+from ..numerics.array_types import HOST, Place, copied, place
+from .counter import Counter
+from .groups import Group
+from .parameter import Parameter, as_gradient, check_writable, is_one_array
+from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars, unread
+from .scaling import Scaling
+from .sparse import SparseGrad
+from .state_dict import register, step_count
+
+
+class Task(NamedTuple):
+    """One parameter of a step: its gradient, its state arrays as they will be kept, its master copy if it has one."""
+
+    parameter: Parameter
+    grad: Any
+    arrays: dict[str, Array]
+    master: Array | None = None
+
+    @property
+    def updated(self) -> Array:
+        """The array that the rule updates: the master copy, or the parameter itself."""
+        return self.parameter.data if self.master is None else self.master
+
+
+@dataclass
+class Bucket:
+    """Tasks at one place that share the scalars ``s`` of step ``k``; ``unmade``: their state is yet to be made.
+
+    If a GPU counts the steps (``counted``), it does so by ``counter`` (None: by one yet to be made, which begins after
+    step ``k``), and computes the scalars too: ``s`` is None.
+    """
+
+    rule: type[Rule]
+    group: Group
+    h: Hypers
+    s: Record | None
+    k: int
+    registers: dict[str, Any]
+    unmade: bool
+    sparse: bool
+    place: Place
+    scaling: Scaling
+    counted: bool = False
+    counter: Counter | None = None
+    tasks: list[Task] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a step is taken under, besides settings, state and gradients.
+
+    ``counters`` are those of the parameters whose steps a GPU counts; ``on_gpu`` tells whether one is to count those of
+    a group at a place.
+    """
+
+    scaling: Scaling
+    counters: Mapping[Parameter, Counter]
+    on_gpu: Callable[[Group, Place], bool]
+
+
+def make_plan(
+    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None, terms: Terms
+) -> list[Bucket]:
+    """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
+    memory = Memory([p.data for p in parameters(groups)])
+    return _buckets(rule, groups, state, gradients(groups, grads), memory, terms)
+
+
+def parameters(groups: Sequence[Group]) -> list[Parameter]:
+    """Return the parameters of all groups, or raise TypeError if a group does not hold Parameters."""
+    for i, group in enumerate(groups):
+        if not isinstance(group, dict) or not isinstance(group.get("params"), (list, tuple)):
+            raise TypeError(f"param_groups[{i}] must be a dict with a list 'params', got {short(group)}")
+        for j, p in enumerate(group["params"]):
+            if not isinstance(p, Parameter):
+                raise TypeError(
+                    f"parameter {j} of group {i} must be a Parameter, got {type(p).__name__}: "
+                    "add_param_group makes Parameters of arrays"
+                )
+    return [p for group in groups for p in group["params"]]
+
+
+@np.errstate(all="ignore")
+def _buckets(
+    rule: type[Rule],
+    groups: Sequence[Group],
+    state: Mapping[Any, Any],
+    grads: list[list[Any]],
+    memory: Memory,
+    terms: Terms,
+) -> list[Bucket]:
+    buckets: list[Bucket] = []
+    for i, (group, group_grads) in enumerate(zip(groups, grads, strict=True)):
+        plan = _GroupPlan(rule, i, group, memory, terms)
+        for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
+            if grad is not None:
+                plan.add(j, p, grad, state.get(p, {}))
+        buckets += plan.buckets.values()
+    return buckets
+
+
+def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list[Any]]:
+    """Return the gradients of all groups: those given, in the order of the parameters, or those the parameters hold."""
+    if grads is None:
+        return [[p.grad for p in group["params"]] for group in groups]
+    if is_one_array(grads) or isinstance(grads, (str, set, frozenset, Mapping)) or not isinstance(grads, Iterable):
+        raise TypeError(f"grads must be an iterable of gradients in order, got {type(grads).__name__}")
+    given = list(grads)
+    expected = sum(len(group["params"]) for group in groups)
+    if len(given) != expected:
+        raise ValueError(f"grads must hold one gradient (or None) per parameter: {expected}, got {len(given)}")
+    rest = iter(given)
+    return [[next(rest) for _ in group["params"]] for group in groups]
+
+
+def label(group: int, index: int, p: Parameter, names: Sequence[str] = ()) -> str:
+    """Name a parameter in a message; ``names`` are those of its group."""
+    name = p.name or (names[index] if index < len(names) else "")
+    return f"parameter {index} of group {group}" + (f" ({name})" if name else "")
+
+
+class Memory:
+    """The memory of some arrays: ``x in memory`` tells whether writing to them can change ``x``."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = [x for x in arrays if place(x) is not None]
+        owners = [types.owner(x) for x in self.arrays]
+        self.owners = {id(x) for x in owners}
+        self.foreign = not all(map(types.is_its_own, owners))
+
+    def __contains__(self, x: Any) -> bool:
+        if isinstance(x, SparseGrad):
+            return x.values in self or x.indices in self
+        source = types.owner(x)
+        if self.foreign or not types.is_its_own(source):
+            return self._spans(x)
+        return id(source) in self.owners
+
+    def _spans(self, x: Array) -> bool:
+        """Compare addresses: memory that NumPy did not allocate may have several owners."""
+        low, high = types.bounds(x)
+        starts, reach = self.bounds
+        before = bisect_left(starts, high)
+        return before > 0 and reach[before - 1] > low
+
+    @cached_property
+    def bounds(self) -> tuple[list[int], list[int]]:
+        """The first addresses of the arrays, in order, and how far they and those before them reach."""
+        spans = sorted(types.bounds(x) for x in self.arrays)
+        return [low for low, _ in spans], list(accumulate((high for _, high in spans), max))
+
+
+def settled(rule: type[Rule], group: Group, terms: Terms) -> Hypers:
+    """Return the resolved hyperparameters of a group, or raise; a learning rate that only a GPU needs is not read."""
+    unneeded = types.on_gpu(group.get("lr")) and all(
+        p in terms.counters and terms.on_gpu(group, place(p.data) or HOST) for p in group["params"]
+    )
+    return resolve(rule, unread(group) if unneeded else group)
+
+
+class _GroupPlan:
+    """The buckets of one group, filled parameter by parameter."""
+
+    def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory, terms: Terms) -> None:
+        self.rule, self.number, self.group, self.memory, self.terms = rule, number, group, memory, terms
+        self.h = settled(rule, group, terms)
+        self.buckets: dict[tuple[Any, ...], Bucket] = {}
+        self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
+
+    @cached_property
+    def first(self) -> dict[str, float]:
+        """The first values of the registers; a learning rate that has not been read is read for them."""
+        h = resolve(self.rule, self.group) if types.on_gpu(self.group.get("lr")) else self.h
+        return self.rule.registers(h)
+
+    def add(self, index: int, p: Parameter, grad: Any, state: Any) -> None:
+        """Check one parameter and put it into the bucket it belongs to."""
+        try:
+            grad = self.rule.accept(self.h, checked_gradient(p, grad, self.memory))
+            if not isinstance(state, dict):
+                raise TypeError(f"the state must be a dict, got {type(state).__name__}")
+            if p.master and self.group.get("differentiable"):
+                raise RuntimeError("`differentiable` replaces parameters, and a master copy is updated in place")
+            master = master_copy(p, state)
+            updated = p.data if master is None else master
+            state = {} if self._is_skipped(p, state) else state
+            arrays, unmade = state_arrays(self._layout(updated), updated, state)
+            self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays, master))
+        except (TypeError, ValueError, RuntimeError) as error:
+            where = label(self.number, index, p, self.group.get("param_names", ()))
+            raise type(error)(f"{where}: {error}") from None
+
+    def _is_skipped(self, p: Parameter, state: dict[str, Any]) -> bool:
+        """Tell whether the host is to count from now on, and the state is one whose making a GPU has skipped."""
+        counter = self.terms.counters.get(p)
+        if counter is None or self.terms.on_gpu(self.group, place(p.data) or HOST):
+            return False
+        return counter.is_ahead_of(state, self.rule.counts_steps)
+
+    def _layout(self, data: Array) -> Layout:
+        """Return the state arrays of a parameter, checked once per shape and dtype."""
+        key = data.shape, data.dtype
+        if key not in self.layouts:
+            storage(data.dtype)
+            self.rule.check_parameter("the parameter", *key)
+            self.layouts[key] = layout(self.rule, self.h, data.shape)
+        return self.layouts[key]
+
+    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, sparse: bool) -> Bucket:
+        """Return the bucket of a parameter, made if it is the first one there."""
+        where = place(p.data) or HOST
+        kind = (where, p.data.dtype, p.master, unmade, sparse)
+        if self.terms.on_gpu(self.group, where):
+            return self._counted(p, state, unmade, kind)
+        k = step_count(state.get("step", 0), "the state step") + 1
+        registers = first_registers(self.first, state)
+        key = (*kind, k, *registers.values())
+        if key not in self.buckets:
+            scalars = step_scalars(self.rule, self.h, k, registers)
+            scalars |= {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
+            after = next_registers(self.rule, self.h, k, registers)
+            self.buckets[key] = self._new(record(scalars, p.data.dtype), k, after, kind)
+        return self.buckets[key]
+
+    def _new(self, s: Record | None, k: int, registers: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
+        where, _, _, unmade, sparse = kind
+        return Bucket(self.rule, self.group, self.h, s, k, registers, unmade, sparse, where, self.terms.scaling)
+
+    def _counted(self, p: Parameter, state: dict[str, Any], unmade: bool, kind: tuple[Any, ...]) -> Bucket:
+        """Return the bucket of a parameter whose steps the GPU counts: from now on, or by the counter it has."""
+        counter = self.terms.counters.get(p)
+        if counter and (unmade or not counter.stands_in(state, self.rule.counts_steps)):
+            counter = None
+        k, registers = (0, {}) if counter else self._so_far(state)
+        key = (*kind, id(counter), k, *registers.values())
+        if key not in self.buckets:
+            self.buckets[key] = bucket = self._new(None, k, registers, kind)
+            bucket.counted, bucket.counter = True, counter
+        return self.buckets[key]
+
+    def _so_far(self, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the number of steps taken so far, and the registers; a rule that counts none has taken one or none."""
+        registers = first_registers(self.first, state)
+        if self.rule.counts_steps:
+            return step_count(state.get("step", 0), "the state step"), registers
+        return int(bool(state)), registers
+
+
+def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
+    """Return a gradient that fits its parameter and that writing to ``memory`` does not change, or raise."""
+    data = p.data
+    if type(data) is not np.ndarray and not types.is_array(data):
+        raise TypeError(f"the data must be a NumPy or CuPy array, got {type(data).__name__}")
+    check_writable(data)
+    grad = as_gradient(grad, data)
+    return deepcopy(grad) if memory and grad in memory else grad
+
+
+def master_copy(p: Parameter, state: Mapping[str, Any]) -> Array | None:
+    """Return the float32 copy of a parameter, made if there is none yet; None if it is to have none."""
+    if not p.master:
+        return None
+    x = state.get("master")
+    if x is None:
+        return copied(p.data, np.dtype(np.float32))
+    check_state("master", x, p.shape, p.data, np.dtype(np.float32))
+    return x
+
+
+Layout: TypeAlias = "dict[str, tuple[tuple[int, ...], float | None]]"
+"""The state arrays of a parameter: name, shape and first value."""
+
+
+def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
+    """Return the state arrays of a parameter of ``shape``."""
+    shapes = rule.shapes(shape)
+    return {name: (shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
+
+
+def first_registers(values: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers kept per parameter, those that do not exist yet at their first ``values``."""
+    return {name: _register(name, x, state) for name, x in values.items()} if values else {}
+
+
+def _register(name: str, first: float, state: Mapping[str, Any]) -> Any:
+    return register(state[name], f"the state {name}") if name in state else get_default_dtype().type(first)
+
+
+def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:
+    """Return the state arrays of a parameter, missing ones newly made, and whether one of those has no first value."""
+    kept, unmade = {}, False
+    for name, (shape, fill) in arrays.items():
+        x = state.get(name)
+        if x is None:
+            x = filled(data, shape, fill or 0.0)
+            unmade |= fill is None
+        elif not _are_numpys(x, data) or x.shape != shape or x.dtype != data.dtype or not x.flags.writeable:
+            check_state(name, x, shape, data)
+        kept[name] = x
+    return kept, unmade
+
+
+def _are_numpys(x: Any, data: Array) -> bool:
+    """Tell whether two arrays are NumPy's own, which need no closer look at where they lie."""
+    return type(x) is np.ndarray and type(data) is np.ndarray
+
+
+def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array, dtype: DType | None = None) -> None:
+    """Raise ValueError if a state array is not one that can be updated in place, beside the parameter."""
+    dtype = dtype or data.dtype
+    if not types.is_array(x) or place(x) != place(data):
+        raise ValueError(f"the state {name} must be {types.described(data)}, got {types.described(x)}")
+    if not types.is_writable(x):
+        raise ValueError(f"the state {name} must be writable, but it is read-only")
+    if x.shape != shape or x.dtype != dtype:
+        raise ValueError(f"the state {name} must have shape {shape} and dtype {dtype}, got {x.shape} and {x.dtype}")
+
+
+def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:
+    """Make an array laid out like ``like``, every real of it ``value``."""
+    return types.filled(like, shape, complex(value, value) if value and like.dtype.kind == "c" else value)

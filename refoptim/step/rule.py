@@ -1,0 +1,192 @@
+"""What an update rule is.
+
+A rule is a class with four pure functions; an engine runs it and a ``functional`` name calls it, neither knowing which
+rule it is. Array names, hyperparameters and formulas stand in the rule's own file under ``optimizers/``.
+
+``arrays(h, shape)``
+    the state arrays of a parameter of that shape: name and initial value. None means that the first update makes it.
+``scalars(h, k, registers)``
+    everything step ``k`` = 1, 2 … needs besides arrays, computed once in double precision: every power, root and
+    quotient of hyperparameters. It becomes the record ``s``, each number rounded once to the arithmetic type.
+``update(s, p, g, *state)``
+    the array half, in the words of ``arith``: the new parameter and the new state arrays, in the order of ``arrays``.
+``measure(s, p, g, *state)``
+    only where the update needs sums over elements: numbers and arrays that are added to the record before ``update``.
+    ``s.exact`` holds the unrounded scalars for that. What it returns under the name of a state array is that array's
+    new value, and ``update`` does not see that array.
+
+``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
+in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advance`` gives their values after a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..numerics.arith import Array, DType, arithmetic, div, neg
+from ..numerics.array_types import on_gpu
+from .hyper import declared, is_number
+from .sparse import SparseGrad
+
+Hypers = Any
+"""Resolved hyperparameters by attribute."""
+
+Record = Any
+"""The scalars of a step by attribute."""
+
+Registers = dict[str, Any]
+
+_default_dtype: list[DType] = [np.dtype("float32")]
+
+
+def get_default_dtype() -> DType:
+    """Return the dtype of the registers that rules keep per parameter (NAdam's mu_product, ASGD's eta and mu)."""
+    return _default_dtype[0]
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Keep the registers of new state in ``dtype``, float32 (as torch does by default) or float64."""
+    for choice in (np.dtype("float32"), np.dtype("float64")):
+        if dtype is not None and choice == dtype:
+            _default_dtype[0] = choice
+            return
+    raise TypeError(f"the default dtype must be float32 or float64, got {dtype!r}")
+
+
+class Rule:
+    """An update rule; the module's text says what its functions mean."""
+
+    counts_steps: ClassVar[bool] = True
+    """Whether the state of a parameter holds its step count."""
+
+    eager: ClassVar[bool] = False
+    """Whether state is made with the optimizer, not in the first step."""
+
+    @classmethod
+    def check(cls, h: Hypers) -> None:
+        """Raise ValueError if hyperparameters do not fit together."""
+
+    @classmethod
+    def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
+        """Raise if the rule cannot update a parameter of ``shape`` and ``dtype``, named by ``where`` in the message."""
+
+    @classmethod
+    def accept(cls, h: Hypers, grad: Any) -> Any:
+        """Return a gradient, perhaps sparse, in the form in which the rule takes it, or raise RuntimeError."""
+        if isinstance(grad, SparseGrad):
+            raise RuntimeError(f"{cls.__name__} does not support sparse gradients")
+        return grad
+
+    @classmethod
+    def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        """Name the state arrays and their initial values."""
+        return {}
+
+    @classmethod
+    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of those state arrays that are not shaped like the parameter."""
+        return {}
+
+    @classmethod
+    def registers(cls, h: Hypers) -> dict[str, float]:
+        """Name the numbers kept per parameter and their initial values."""
+        return {}
+
+    @classmethod
+    def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
+        """Return the registers after step ``k``."""
+        return registers
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        """Compute the scalars of step ``k``, in double precision."""
+        raise NotImplementedError
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        """Compute what needs sums over elements."""
+        return {}
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        """Return the new parameter and the new state arrays."""
+        raise NotImplementedError
+
+
+def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
+    """Check the hyperparameters of a rule and return them resolved, or raise TypeError or ValueError."""
+    for name in declared(rule):
+        if name not in settings:
+            raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
+    h = SimpleNamespace(**{name: x.resolve(name, settings[name]) for name, x in declared(rule).items()})
+    lr: Any = settings.get("lr")
+    if getattr(h, "capturable", False) and on_gpu(lr) and lr.dtype != np.float64:
+        raise TypeError(f"a learning rate on a GPU must be a float64 array of one element, got dtype {lr.dtype}")
+    rule.check(h)  # type: ignore[attr-defined]
+    _check_flags(h)
+    return h
+
+
+def unread(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put 0 for a learning rate that lies on a GPU: reading it would wait for all that the GPU has to do."""
+    return {**settings, "lr": 0.0} if on_gpu(settings.get("lr")) else settings
+
+
+def _check_flags(h: Hypers) -> None:
+    """Raise RuntimeError if flags that say how to run a step exclude each other."""
+    if not getattr(h, "fused", None):
+        return
+    if getattr(h, "differentiable", False):
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if getattr(h, "foreach", None):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
+    """Round each number of a step once to the arithmetic type of ``dtype``; ``exact`` keeps the unrounded."""
+    number = arithmetic(dtype).type
+    rounded = {name: number(x) if is_number(x, Real) else x for name, x in scalars.items()}
+    return SimpleNamespace(**rounded, exact=SimpleNamespace(**scalars))
+
+
+def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
+    """Add what a rule measured to the record of its step."""
+    return SimpleNamespace(**{**vars(s), **vars(record(measured, dtype)), "exact": s.exact})
+
+
+def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+    """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
+    scalars = _defined(rule.scalars, h, k, registers)
+    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None}
+
+
+def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
+    """Return the registers after step ``k``; raise ValueError where they overflow or divide by zero."""
+    return _defined(rule.advance, h, k, registers)
+
+
+def _defined(f: Callable[..., dict[str, Any]], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+    try:
+        return f(h, k, registers)
+    except ArithmeticError as error:
+        raise ValueError(f"the scalars of step {k} have no value: {error} ({vars(h)})") from error
+
+
+def apply(rule: type[Rule], s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+    """Run the array half of a rule on a gradient as it was given."""
+    return rule.update(s, p, ascent(s, unscaled(s, g)), *state)
+
+
+def unscaled(s: Record, g: Array) -> Array:
+    """Divide the gradient by the factor by which the loss was scaled, if it was."""
+    return g if s.grad_scale is None else div(g, s.grad_scale)
+
+
+def ascent(s: Record, g: Array) -> Array:
+    """Turn the gradient round where the objective is maximized."""
+    return neg(g) if s.maximize else g

@@ -1,0 +1,58 @@
+"""Scaled losses: what divides the gradients of a step, and what skips it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..numerics.array_types import on_gpu
+from . import hyper as hp
+
+
+class Scaling:
+    """What a step is told about the loss whose gradients it gets.
+
+    Args:
+        grad_scale: the factor by which the loss was multiplied, None for 1.
+        found_inf: other than 0 (or None) if some gradient overflowed; the step is skipped then.
+
+    Either may be a float32 array of one element on a GPU. It is read there, by the kernels, if they can do so.
+
+    Raises:
+        TypeError, ValueError: an argument is no real number, or the factor is not in (0, inf) in float32, or an array
+            on a GPU is not one of those above.
+    """
+
+    def __init__(self, grad_scale: Any = None, found_inf: Any = None) -> None:
+        self.grad_scale, self.found_inf = grad_scale, found_inf
+        for name, x in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+            if on_gpu(x) and (x.size != 1 or x.dtype != np.float32):
+                raise TypeError(f"{name} on a GPU must be a float32 array of one element, got {x.shape} of {x.dtype}")
+        if not on_gpu(grad_scale):
+            self.scale()
+        if not on_gpu(found_inf):
+            self.skips()
+
+    def scale(self) -> float | None:
+        """Return the factor, rounded to float32, as a Python number; None if there is none."""
+        return None if self.grad_scale is None else _scale(self.grad_scale)
+
+    def skips(self) -> bool:
+        """Tell whether the step is skipped."""
+        return self.found_inf is not None and _is_set(self.found_inf)
+
+
+def _is_set(found_inf: Any) -> bool:
+    if isinstance(found_inf, (bool, np.bool_)):
+        return bool(found_inf)
+    return hp.number("found_inf", found_inf) != 0
+
+
+def _scale(grad_scale: Any) -> float:
+    with np.errstate(all="ignore"):
+        x = float(np.float32(hp.number("grad_scale", grad_scale)))
+    if not 0 < x < math.inf:
+        raise ValueError(f"grad_scale must be in (0, inf) as a float32 number, got {grad_scale!r}")
+    return x

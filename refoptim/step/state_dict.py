@@ -1,0 +1,232 @@
+"""State dicts in torch's layout: copied out, checked in.
+
+``{"state": {id: {name: value}}, "param_groups": [{…, "params": [ids], "param_names": [names]}]}``: ids count the
+parameters in the order of the groups. Arrays are copied on their device. They may come back as NumPy or CuPy arrays, as
+torch tensors, or as nested lists, and ids as strings, so that a state dict survives JSON; each goes to the device of
+its parameter.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
+from numbers import Real
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array, DType
+from ..numerics.array_types import is_array, moved, on_gpu, place
+from .groups import Group, check_keys, check_names
+from .hyper import is_number
+from .parameter import Parameter
+from .rule import get_default_dtype
+
+StateDict = dict[str, Any]
+
+FLAGS = frozenset(
+    {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "ns_dtype"}
+)
+"""Settings that a state dict written by an older or another library may lack; the optimizer's own then stay."""
+
+Owners = dict[str, tuple[Group, Parameter]]
+"""The group and the parameter of each id."""
+
+ReadState = Callable[[Group, Parameter, Any, str], Any]
+"""Checks and copies the saved state of one parameter."""
+
+
+def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
+    """Return a copy of everything an optimizer holds, parameters replaced by their ids."""
+    members = [p for group in groups for p in group["params"]]
+    ids = {p: i for i, p in enumerate(members)}
+    packed = [
+        {
+            **deepcopy({key: x for key, x in group.items() if key != "params"}),
+            "params": [ids[p] for p in group["params"]],
+        }
+        for group in groups
+    ]
+    return {"state": {ids.get(key, key): deepcopy(x) for key, x in state.items()}, "param_groups": packed}
+
+
+def read(
+    loaded: Any, groups: Sequence[Group], own: Collection[str], foreign: Collection[str], read_state: ReadState
+) -> tuple[dict[Any, Any], list[Group]]:
+    """Check a state dict against the groups of an optimizer and return the state and the groups to take over.
+
+    ``own`` are the names of the optimizer's hyperparameters, ``foreign`` those that only other optimizers have.
+    """
+    saved = _saved_groups(loaded, groups)
+    owners: Owners = {}
+    merged = []
+    for i, (group, new) in enumerate(zip(groups, saved, strict=True)):
+        _check_settings(i, group, new, own, foreign)
+        merged.append(_merge(i, group, new))
+        for key, p in zip(_ids_in_order(i, group, new), group["params"], strict=True):
+            if str(key) in owners:
+                raise ValueError(f"param_groups[{i}] of a state dict must have other ids than {key!r}, which is taken")
+            owners[str(key)] = merged[-1], p
+    return _read_states(loaded["state"], owners, read_state), merged
+
+
+def _read_states(saved: Mapping[Any, Any], owners: Owners, read_state: ReadState) -> dict[Any, Any]:
+    """Read the state of every parameter; what belongs to none, under a key that is no id, is copied."""
+    state: dict[Any, Any] = {}
+    for key, values in saved.items():
+        if str(key) not in owners:
+            if isinstance(key, int) or str(key).isdecimal():
+                raise ValueError(f"state {key} of a state dict belongs to no parameter: the ids are {list(owners)}")
+            state[key] = deepcopy(values)
+            continue
+        group, p = owners[str(key)]
+        if not isinstance(values, Mapping) or p in state:
+            raise ValueError(f"a state dict must have one state {key}, a dict, got {short(values)}")
+        state[p] = read_state(group, p, dict(values), f"state {key}")
+    return state
+
+
+def _saved_groups(loaded: Any, groups: Sequence[Group]) -> list[Group]:
+    if not isinstance(loaded, Mapping) or not {"state", "param_groups"} <= set(loaded):
+        raise ValueError("a state dict must be a dict with the keys 'state' and 'param_groups'")
+    saved = loaded["param_groups"]
+    if not isinstance(loaded["state"], Mapping) or not isinstance(saved, (list, tuple)):
+        raise ValueError("a state dict must hold a dict 'state' and a list 'param_groups'")
+    if len(saved) != len(groups):
+        raise ValueError(
+            f"loaded state dict has a different number of parameter groups ({len(saved)}, expected {len(groups)})"
+        )
+    for i, (group, new) in enumerate(zip(groups, saved, strict=True)):
+        if not isinstance(new, Mapping) or not isinstance(new.get("params"), (list, tuple)):
+            raise ValueError(f"param_groups[{i}] of a state dict must be a dict with a list 'params'")
+        if len(new["params"]) != len(group["params"]):
+            raise ValueError(
+                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
+                f"(group {i}: {len(new['params'])} parameters, expected {len(group['params'])})"
+            )
+    return list(saved)
+
+
+def _check_settings(
+    i: int, group: Group, new: Mapping[str, Any], own: Collection[str], foreign: Collection[str]
+) -> None:
+    """Raise ValueError if a saved group is one of another optimizer; it may lack flags."""
+    stem = f"loaded state dict is not one of this optimizer: param_groups[{i}]"
+    check_keys(new, f"param_groups[{i}] of a state dict")
+    missing = [key for key in own if key not in new and key not in FLAGS]
+    if missing:
+        raise ValueError(f"{stem} lacks {', '.join(map(repr, missing))}")
+    strange = [key for key in new if key in foreign and key not in group and key not in FLAGS]
+    if strange:
+        raise ValueError(f"{stem} has {', '.join(map(repr, strange))}")
+
+
+def _merge(i: int, group: Group, new: Mapping[str, Any]) -> Group:
+    """Return a saved group with the optimizer's own parameters and names; a setting that it lacks stays.
+
+    Whether a compiled kernel runs depends on the machine, not on the state, so ``fused`` stays too.
+    """
+    where = f"param_groups[{i}] of a state dict"
+    taken = {key: x for key, x in new.items() if key != "params" and not (key == "fused" and key in group)}
+    merged = group | {key: _plain(x, f"{key} in {where}") for key, x in taken.items()}
+    if "param_names" in new:
+        check_names(new["param_names"], len(group["params"]), where)
+        merged["param_names"] = list(group.get("param_names", new["param_names"]))
+    return merged
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Copy a setting; a list of numbers, as JSON leaves a tuple, becomes a tuple again."""
+    if hasattr(value, "detach"):
+        return np.array(_from_torch(value.float() if value.dtype.itemsize == 2 else value, where))
+    return tuple(_plain(x, where) for x in value) if isinstance(value, (list, tuple)) else deepcopy(value)
+
+
+def _ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
+    """Return the saved ids in the order of the group's parameters: by name where both sides have names."""
+    ids = list(new["params"])
+    if "param_names" not in group or "param_names" not in new:
+        return ids
+    by_name = dict(zip(new["param_names"], ids, strict=False))
+    unknown = [name for name in group["param_names"] if name not in by_name]
+    if unknown or len(by_name) != len(ids):
+        raise ValueError(
+            f"loaded state dict names other parameters: param_groups[{i}] has {list(new['param_names'])}, "
+            f"expected {group['param_names']}"
+        )
+    return [by_name[name] for name in group["param_names"]]
+
+
+def array_like(value: Any, shape: tuple[int, ...], dtype: DType, where: str, beside: Array | None = None) -> Array:
+    """Return a copy of ``value`` as an array of exactly this shape and dtype, or raise ValueError.
+
+    It lies ``beside`` an array, or is NumPy's.
+    """
+    x = _as_array(value, dtype, where)
+    if isinstance(value, list) and not x.size and not math.prod(shape):
+        x = x.reshape(shape)  # a list cannot tell the shape of an empty array
+    if x.shape != shape:
+        raise ValueError(f"{where} must have shape {shape}, got {x.shape}")
+    if x.dtype != dtype:
+        raise ValueError(f"{where} must have dtype {dtype}, got {x.dtype}")
+    return moved(x, place(beside))
+
+
+def _as_array(value: Any, dtype: DType, where: str) -> Array:
+    if isinstance(value, (list, float, int)):
+        try:
+            return np.asarray(value, dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{where} must be an array: {error}") from error
+    if hasattr(value, "detach"):
+        value = _from_torch(value, where)
+    if not is_array(value):
+        raise ValueError(f"{where} must be an array, got {type(value).__name__}")
+    return value.view(dtype) if value.dtype == "V2" and dtype.name == "bfloat16" else value
+
+
+def _from_torch(tensor: Any, where: str) -> Array:
+    """Return a torch tensor as a NumPy array; one of bfloat16, which NumPy lacks, as its bits."""
+    try:
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":
+            return np.from_dlpack(tensor.view(sys.modules["torch"].int16)).view("V2")
+        return np.from_dlpack(tensor)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise ValueError(f"{where} must be an array: {error}") from error
+
+
+def step_count(value: Any, where: str) -> int:
+    """Return a step count as an exact integer, or raise ValueError."""
+    if type(value) is int and value >= 0:
+        return value
+    x = _element(value)
+    if is_number(x, Real) and x >= 0 and x % 1 == 0:
+        return int(x)
+    raise ValueError(f"{where} must be an integer in [0, inf), got {value!r}")
+
+
+def register(value: Any, where: str) -> Any:
+    """Return a number kept per parameter as a NumPy scalar of its own dtype, or of the default one.
+
+    On a GPU, where numbers of the default dtype lie in float64 arrays, the dtype of an array says nothing.
+    """
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    dtype = str(get_default_dtype()) if not dtype or on_gpu(value) else dtype
+    x = _element(value)
+    try:
+        x = float(x) if is_number(x, Real) else math.nan
+    except OverflowError:
+        x = math.nan
+    if dtype not in ("float32", "float64") or math.isnan(x):
+        raise ValueError(f"{where} must be one float32 or float64 number, got {value!r}")
+    with np.errstate(over="ignore", under="ignore"):
+        return np.dtype(dtype).type(x)
+
+
+def _element(value: Any) -> Any:
+    """Return the only element of an array as a Python number, and anything else as it is."""
+    return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1 else value

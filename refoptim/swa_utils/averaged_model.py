@@ -1,0 +1,250 @@
+"""AveragedModel: a copy of a model that holds a running average of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array, storage
+from ..numerics.array_types import at, copied, fill, place
+from ..step import hyper as hp
+from ..step.parameter import Parameter
+from ..step.state_dict import StateDict, array_like, step_count
+from .averages import SWA, Average, MultiAverage, array, check_writable, same_kind
+from .batch_norms import BatchNorm
+from .members import Member, join, matched, members
+
+AvgFn = Callable[[Array, Array, int], Array]
+"""``avg_fn(averaged, current, num_averaged)`` returns the new average of one array."""
+
+MultiAvgFn = Callable[[list[Array], list[Array], int], Any]
+"""``multi_avg_fn(averaged, current, num_averaged)`` writes the new averages into the arrays ``averaged``."""
+
+Paired = tuple[Member, Member]
+"""A member of an average, and the same member of the model."""
+
+
+class AveragedModel:
+    """A copy of a model that holds a running average of its weights.
+
+    The first ``update_parameters`` copies the weights, every later one averages::
+
+        SWA, the default    average = average + (current - average) / (n_averaged + 1)
+        EMA                 average = decay * average + (1 - decay) * current
+
+    Args:
+        model: an object with ``parameters()``, which yields Parameters or arrays, and perhaps ``named_parameters()``,
+            ``buffers()``, ``named_buffers()``; or a dict, list or tuple of arrays, Parameters, and such objects and
+            containers. It is copied; gradients are not.
+        device: None, or the ``device`` that all arrays of the model have; nothing is moved.
+        avg_fn: ``avg_fn(averaged, current, num_averaged)`` returns the new average of one array, of the same shape; it
+            is rounded to the dtype of the average. The counter is an int.
+        multi_avg_fn: ``multi_avg_fn(averaged, current, num_averaged)`` writes the new averages into the arrays of the
+            list ``averaged``, which holds all arrays of one dtype.
+        use_buffers: average the buffers too, instead of copying them from the model. Integers are always copied.
+
+    Attributes:
+        module: the copy, whose arrays are the averages.
+        n_averaged: how many models have been averaged, an int.
+
+    Raises:
+        AssertionError: both functions are given.
+        TypeError, ValueError: the model holds something that cannot be averaged, or an argument is wrong.
+
+    Sources: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control Optim. 1992;
+    Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, "Averaging weights leads to wider optima and better
+    generalization", UAI 2018.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        device: Any = None,
+        avg_fn: AvgFn | None = None,
+        multi_avg_fn: MultiAvgFn | None = None,
+        use_buffers: bool = False,
+    ) -> None:
+        if avg_fn is not None and multi_avg_fn is not None:
+            raise AssertionError("Only one of avg_fn and multi_avg_fn should be provided")
+        _check_function("avg_fn", avg_fn, isinstance(avg_fn, MultiAverage))
+        single = isinstance(multi_avg_fn, Average) and not isinstance(multi_avg_fn, MultiAverage)
+        _check_function("multi_avg_fn", multi_avg_fn, single)
+        self.avg_fn = avg_fn
+        self.multi_avg_fn = multi_avg_fn
+        self.use_buffers = bool(hp.Flag("").resolve("use_buffers", use_buffers))
+        self.n_averaged = 0
+        self.module = self._copied(model, device)
+
+    def _copied(self, model: Any, device: Any) -> Any:
+        """Check and copy a model."""
+        found = members(model)
+        for member in found:
+            if self._averages(member):
+                _check_dtype(member)
+            if device not in (None, getattr(member.array, "device", None)):
+                raise ValueError(f"device must be None or that of {member.name}, got {device!r}")
+        grads = [x.holder.grad for x in found if isinstance(x.holder, Parameter) and x.holder.grad is not None]
+        # deepcopy takes what its memo holds for a copy already made: the copy of a gradient is None.
+        return deepcopy(model, {id(grad): None for grad in grads})
+
+    def _averages(self, member: Member) -> bool:
+        """Tell whether a member is averaged, not copied."""
+        return not member.is_buffer or (self.use_buffers and member.array.dtype.kind not in "biu")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the averaged module."""
+        return self.module(*args, **kwargs)
+
+    def parameters(self) -> Iterator[Any]:
+        """Yield the averaged parameters, Parameters where the model has Parameters."""
+        return (x.holder for x in members(self.module) if not x.is_buffer)
+
+    def buffers(self) -> Iterator[Any]:
+        """Yield the buffers."""
+        return (x.holder for x in members(self.module) if x.is_buffer)
+
+    def update_parameters(self, model: Any) -> None:
+        """Take the weights of ``model`` into the average.
+
+        Raises:
+            TypeError, ValueError: the model is not made like the one the average began with, an average is read-only,
+                or a function did not do what it should. Nothing has changed then, nor if a function raises.
+        """
+        pairs = matched(members(self.module), members(model))
+        for own, _ in pairs:
+            check_writable(f"the average of {own.name}", own.array)
+        averaged = [pair for pair in pairs if self.n_averaged and self._averages(pair[0])]
+        taken = [pair for pair in pairs if not (self.n_averaged and self._averages(pair[0]))]
+        self._average(averaged)
+        for own, new in taken:
+            fill(own.array, new.array)
+        self.n_averaged += 1
+
+    def _average(self, pairs: list[Paired]) -> None:
+        """Average in place by a rule; by a function, compute all new values before the first is written."""
+        function: Any = self.multi_avg_fn if self.avg_fn is None else self.avg_fn
+        rule = SWA() if function is None else function
+        if isinstance(rule, Average):
+            rule.write([(own.array, new.array) for own, new in pairs], self.n_averaged)
+            return
+        compute = _written if self.avg_fn is None else _returned
+        values = compute(function, pairs, self.n_averaged)
+        for (own, _), value in zip(pairs, values, strict=True):
+            fill(own.array, value)
+
+    def state_dict(self) -> StateDict:
+        """Return copies of all arrays, in torch's layout: ``n_averaged`` and ``module.NAME``."""
+        arrays = {join("module", x.name): copied(x.array) for x in members(self.module)}
+        return {"n_averaged": np.array(self.n_averaged, np.int64), **arrays}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Take over copies of saved arrays, of NumPy, CuPy or torch, or nested lists, on the devices of the averages.
+
+        Raises:
+            RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
+        """
+        try:
+            n, values = _read(state_dict, members(self.module))
+        except ValueError as error:
+            raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
+        for member, value in values:
+            fill(member.array, value)
+        self.n_averaged = n
+
+    @property
+    def training(self) -> bool:
+        """Whether the module is in training mode."""
+        return bool(self.module.training)
+
+    def train(self, mode: bool = True) -> AveragedModel:
+        """Put the module into training mode, or out of it."""
+        self.module.train(mode)
+        return self
+
+    def eval(self) -> AveragedModel:
+        """Put the module into evaluation mode."""
+        return self.train(False)
+
+    def batch_norms(self) -> Iterable[BatchNorm]:
+        """Yield the batch norms of the module."""
+        norms: Iterable[BatchNorm] = self.module.batch_norms()
+        return norms
+
+
+def _check_function(name: str, function: Any, other_form: bool) -> None:
+    """Raise TypeError if ``function`` cannot be called, or is one of the other form."""
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} must be callable, got {function!r}")
+    if other_form:
+        other = "multi_avg_fn" if name == "avg_fn" else "avg_fn"
+        raise TypeError(f"{name} must not be {function!r}, which is one for {other}")
+
+
+def _check_dtype(member: Member) -> None:
+    try:
+        storage(member.array.dtype)
+    except TypeError as error:
+        raise TypeError(f"{member.name} cannot be averaged: {error}") from error
+
+
+def _returned(avg_fn: AvgFn, pairs: list[Paired], n: int) -> list[Array]:
+    """Return what ``avg_fn`` returns for each pair, rounded to the dtype of the average."""
+    values = []
+    for own, new in pairs:
+        with at(place(own.array)):
+            values.append(_result(avg_fn(own.array.copy(), new.array, n), own))
+    return values
+
+
+def _result(value: Any, own: Member) -> Array:
+    what = f"what avg_fn returns for {own.name}"
+    value = array(what, np.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else value)
+    if value.shape != own.array.shape:
+        raise ValueError(f"{what} must have shape {own.array.shape}, got {value.shape}")
+    if value.dtype.kind not in "biufV" + own.array.dtype.kind:
+        raise TypeError(f"{what} must fit into dtype {own.array.dtype}, got {value.dtype}")
+    with np.errstate(all="ignore"):
+        return value.astype(own.array.dtype)
+
+
+def _written(multi_avg_fn: MultiAvgFn, pairs: list[Paired], n: int) -> list[Array]:
+    """Return what ``multi_avg_fn``, called once for each device and dtype, writes into copies of the averages."""
+    values = [copied(own.array) for own, _ in pairs]
+    kinds = [(place(x) or str(getattr(x, "device", "")), x.dtype) for x in values]
+    for kind in dict.fromkeys(kinds):
+        averaged = [x for x, other in zip(values, kinds, strict=True) if other == kind]
+        current = [new.array for (_, new), other in zip(pairs, kinds, strict=True) if other == kind]
+        given = list(averaged)
+        with at(place(given[0])):
+            multi_avg_fn(given, current, n)
+        if list(map(id, given)) != list(map(id, averaged)):
+            raise ValueError("multi_avg_fn must write into the arrays of its first list, but it replaced some of them")
+    return values
+
+
+def _read(saved: Any, own: list[Member]) -> tuple[int, list[tuple[Member, Array]]]:
+    """Check a state dict and return the counter and the new value of each member, or raise ValueError."""
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"state_dict must be a dict, got {type(saved).__name__}")
+    names = {join("module", member.name): member for member in own}
+    missing = [name for name in ("n_averaged", *names) if name not in saved]
+    extra = [name for name in saved if name not in names and name != "n_averaged"]
+    if missing or extra:
+        raise ValueError(f"Missing key(s) in state_dict: {missing}. Unexpected key(s) in state_dict: {extra}.")
+    for name, member in names.items():
+        check_writable(name, member.array)
+    values = [(member, _saved(saved[name], member.array, name)) for name, member in names.items()]
+    return step_count(saved["n_averaged"], "n_averaged"), values
+
+
+def _saved(value: Any, own: Array, name: str) -> Array:
+    """Return a saved array in the form of ``own``: another library's as it is, if it is of that library."""
+    if place(own) is not None:
+        return array_like(value, own.shape, own.dtype, name, own)
+    if type(value) is not type(own):
+        return np.asarray(array_like(value, own.shape, own.dtype, name), like=own)
+    same_kind(f"the average of {name}", own, name, value)
+    return value

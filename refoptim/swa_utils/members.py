@@ -1,0 +1,94 @@
+"""What a model is made of: named parameters and buffers.
+
+A model is an object with ``parameters()``, and perhaps ``named_parameters()``, ``buffers()`` and ``named_buffers()``;
+or a dict, list or tuple of arrays, Parameters and models. Names are paths such as ``encoder.0.weight``. Integers count
+as buffers, whatever holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..numerics.arith import Array
+from ..step.parameter import Parameter
+from .averages import array, same_kind
+
+
+class Member(NamedTuple):
+    """One array of a model: its name, what holds it (a Parameter, or the array as the model has it), and the array."""
+
+    name: str
+    holder: Any
+    array: Array
+    is_buffer: bool
+
+    @property
+    def identity(self) -> int:
+        """Equal for two members that are one array."""
+        return id(self.array if isinstance(self.holder, Parameter) else self.holder)
+
+
+def members(model: Any) -> list[Member]:
+    """Return the arrays of a model; raise TypeError for what is no model, ValueError if two of them have one name."""
+    if not hasattr(model, "parameters") and not isinstance(model, (Mapping, list, tuple)):
+        raise TypeError(
+            f"model must be an object with parameters(), or a dict, list or tuple of arrays, got {type(model).__name__}"
+        )
+    found = [_member(name, holder, is_buffer) for name, holder, is_buffer in _walk(model, "")]
+    names = [member.name for member in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the names of parameters and buffers must differ, got {names}")
+    return found
+
+
+def _walk(model: Any, name: str) -> Iterator[tuple[str, Any, bool]]:
+    """Yield the name and the holder of each array, and whether the model calls it a buffer."""
+    if hasattr(model, "parameters"):
+        for path, x in _named(model, "parameters", ""):
+            yield join(name, path), x, False
+        for path, x in _named(model, "buffers", "buffers"):
+            yield join(name, path), x, True
+    elif isinstance(model, (Mapping, list, tuple)):
+        for key, part in model.items() if isinstance(model, Mapping) else enumerate(model):
+            yield from _walk(part, join(name, key))
+    else:
+        yield name, model, False
+
+
+def _named(model: Any, kind: str, prefix: str) -> Iterable[tuple[Any, Any]]:
+    """Return what ``model.parameters()`` or ``.buffers()`` holds: with names, or with positions if it gives none."""
+    if hasattr(model, f"named_{kind}"):
+        return list(getattr(model, f"named_{kind}")())
+    if hasattr(model, kind):
+        return [(join(prefix, i), x) for i, x in enumerate(getattr(model, kind)())]
+    return []
+
+
+def join(prefix: str, name: Any) -> str:
+    """Join two parts of a path."""
+    return f"{prefix}.{name}" if prefix else str(name)
+
+
+def _member(name: str, holder: Any, is_buffer: bool) -> Member:
+    x = array(name, holder.data if isinstance(holder, Parameter) else holder)
+    if x.dtype.kind not in "biufcV":
+        raise TypeError(f"{name} must hold numbers, got dtype {x.dtype}")
+    return Member(name, holder, x, is_buffer or x.dtype.kind in "biu")
+
+
+def matched(own: list[Member], given: list[Member]) -> list[tuple[Member, Member]]:
+    """Pair the members of two models by name, an array that stands in both twice once; raise if they differ in kind."""
+    named = {y.name: y for y in given}
+    missing = [x.name for x in own if x.name not in named]
+    if missing or len(named) > len(own):
+        extra = sorted(set(named) - {x.name for x in own})
+        raise ValueError(f"model must hold what the average began with: it lacks {missing} and has {extra} besides")
+    pairs: dict[int, tuple[Member, Member]] = {}
+    for x in own:
+        y = named[x.name]
+        same_kind(f"the average of {x.name}", x.array, x.name, y.array)
+        first = pairs.setdefault(x.identity, (x, y))
+        if first[1].identity != y.identity:
+            raise ValueError(f"{x.name} must be the same array as {first[1].name}, as when the average began")
+    return list(pairs.values())
