@@ -26,7 +26,7 @@ class BuildHost(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Build it or say why not, in one line."""
         host = runpy.run_path(str(KERNELS / "host/build.py"))
-        source_hash = runpy.run_path(str(KERNELS / "source_hash.py"))["source_hash"]()
+        source_hash = runpy.run_path(str(KERNELS / "harness/source_hash.py"))["source_hash"]()
         target = Path(self.get_ext_fullpath(ext.name))
         target.unlink(missing_ok=True)
         try:
@@ -53,6 +53,7 @@ setup(
     packages=[
         *find_packages(include=["refoptim", "refoptim.*"]),
         "refoptim.kernels",
+        "refoptim.kernels.harness",
         "refoptim.conformance",
         "refoptim.conformance.adapters",
         "refoptim_pytest",
@@ -69,7 +70,7 @@ setup(
     cmdclass={"build_ext": BuildHost, "bdist_wheel": PlatformWheel},
     package_data={
         "refoptim": ["py.typed"],
-        "refoptim.kernels": ["*.cu", "*.cuh", "host/*.h", "host/*.cpp", "host/build.py"],
+        "refoptim.kernels": ["*.cu", "harness/*.cu", "harness/*.cuh", "host/*.h", "host/*.cpp", "host/build.py"],
         "refoptim.conformance": ["cases/*.json", "golden/**/*.json", "deviations/*.txt"],
     },
     install_requires=["numpy>=2"],

@@ -1,5 +1,5 @@
 // Adafactor: the twin of refoptim/optimizers/adafactor.py. kernels/adafactor.py launches these kernels in turn.
-#include "tree.cuh"
+#include "harness/tree.cuh"
 
 namespace refoptim {
 

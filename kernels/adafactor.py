@@ -12,8 +12,8 @@ from refoptim.engines.launches import CHUNK
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array, arithmetic, epsilon
 
-from .sums import Along, Sums, total
-from .tables import Table
+from .harness.sums import Along, Sums, total
+from .harness.tables import Table
 
 RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", "factored", "step_size")
 """The fields of the struct of that name in ``adafactor.cu``."""
@@ -81,8 +81,8 @@ class Launches:
         averages, tensors = self.averages.bucket(fields), self.tensors.bucket(fields)
         self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", scale)
         self.averages.launch("adafactor", f"adafactor_averages_{self.p.name}", record, averages)
-        self.of_rows.launch("sums", f"sums_{number}")
-        self.of_p.launch("sums", f"sums_of_squares_{self.p.name}")
+        self.of_rows.launch("harness/sums", f"sums_{number}")
+        self.of_p.launch("harness/sums", f"sums_of_squares_{self.p.name}")
         self.of_u.launch("adafactor", f"adafactor_directions_{self.storage}", record, tensors)
         self._find_step_sizes(s)
         self.tensors.launch("adafactor", f"adafactor_{self.storage}", record, tensors, self.step_sizes)

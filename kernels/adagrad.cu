@@ -1,7 +1,7 @@
 // Adagrad: the twin of refoptim/optimizers/adagrad.py.
-#include "multi_tensor.cuh"
-#include "rows.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/rows.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

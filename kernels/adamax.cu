@@ -1,6 +1,6 @@
 // Adamax: the twin of refoptim/optimizers/adamax.py.
-#include "multi_tensor.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

@@ -1,6 +1,6 @@
 // ASGD: the twin of refoptim/optimizers/asgd.py.
-#include "multi_tensor.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

@@ -1,7 +1,7 @@
 // Running averages of weights: the twin of refoptim/swa_utils/averages.py. The parameter is the average, the gradient the weight.
 //
 // An average keeps no state and is skipped by no one, so there are no scalars on the device.
-#include "multi_tensor.cuh"
+#include "harness/multi_tensor.cuh"
 
 namespace refoptim {
 

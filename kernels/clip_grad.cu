@@ -1,5 +1,5 @@
 // The norm of many arrays, and clipping by it: the twin of refoptim/clip_grad.py. kernels/clip_grad.py launches them.
-#include "tree.cuh"
+#include "harness/tree.cuh"
 
 namespace refoptim::clip_grad {
 

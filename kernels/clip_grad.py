@@ -11,12 +11,12 @@ from refoptim.engines.fused import in_line
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array, DType, arithmetic, storage
 
-from .sums import Sums, total
-from .tables import Table
+from .harness.sums import SUMMED, Sums, total
+from .harness.tables import Table
 
 FIRST = {
     1.0: ("clip_grad", "clip_grad_magnitudes"),
-    2.0: ("sums", "sums_of_squares"),
+    2.0: ("harness/sums", "sums_of_squares"),
     np.inf: ("clip_grad", "clip_grad_largest"),
 }
 """The file and the name of the kernels that begin the sum, or find the maximum, that a norm is made of."""
@@ -47,7 +47,7 @@ def _norms(
     number = arithmetic(dtype)
     sums = Sums(machine, number, [total([machine.address(x)], x.size) for x in arrays])
     stem, name = FIRST[order]
-    sums.launch(stem, f"{name}_{storage(dtype).name}", others=FIRST[order] if order == np.inf else ("sums", "sums"))
+    sums.launch(stem, f"{name}_{storage(dtype).name}", others=FIRST[order] if order == np.inf else SUMMED)
     table, n = machine.upload(np.array(places, np.int64)), np.int64(len(places))
     entry, first = f"clip_grad_place_{number.name}_{norms.dtype.name}", np.uint64(sums.results[0])
     machine.launch("clip_grad", entry, 1, first, table, n, np.int64(order == 2), norms)

@@ -1,5 +1,5 @@
 // Conjugate gradients: the twin of refoptim/optimizers/conjugate_gradient.py.
-#include "vector.cuh"
+#include "harness/vector.cuh"
 
 namespace refoptim {
 

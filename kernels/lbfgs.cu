@@ -1,7 +1,7 @@
 // L-BFGS: the twin of refoptim/optimizers/lbfgs.py. Each kernel moves a vector and sums, run by run, the next product.
 //
 // The coefficients of the two loops stay in device memory: a kernel makes its own from the product that the last one left.
-#include "vector.cuh"
+#include "harness/vector.cuh"
 
 namespace refoptim {
 

@@ -5,9 +5,9 @@
 // products in the order of the inner index, one rounding at a time, as tree.matmul does. CuPy's matmul promises no order
 // of summation: its bits depend on the library, the device and the shape. Where a product is symmetric to the bit, half
 // of it is computed and mirrored.
-#include "multi_tensor.cuh"
-#include "tree.cuh"
-#include "vector.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/tree.cuh"
+#include "harness/vector.cuh"
 
 namespace refoptim {
 

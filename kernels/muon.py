@@ -11,7 +11,7 @@ from refoptim.engines.launches import scalar
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array, DType, arithmetic
 
-from .sums import Sums, total
+from .harness.sums import Sums, total
 from .vector import blocks
 
 RECORD = ("one_minus_momentum", "momentum", "nesterov", "shrink", "step_size")
@@ -76,7 +76,7 @@ def orthogonalized(machine: Machine, s: Any, x: Array) -> Array:
     number, rounded = x.dtype, np.int64(s.ns_dtype == "bfloat16")
     a, b, c = s.exact.ns_coefficients
     norm = Sums(machine, number, [total([machine.address(x)], x.size)])
-    norm.launch("sums", f"sums_of_squares_{number.name}")
+    norm.launch("harness/sums", f"sums_of_squares_{number.name}")
     square, eps = np.uint64(norm.results[0]), number.type(s.exact.eps)
     machine.launch("muon", f"muon_normalize_{number.name}", blocks(x.size), x, np.int64(x.size), square, eps, rounded)
     product = Products(machine, number, rounded)

@@ -1,6 +1,6 @@
 // RAdam: the twin of refoptim/optimizers/radam.py.
-#include "multi_tensor.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

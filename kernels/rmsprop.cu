@@ -1,6 +1,6 @@
 // RMSprop: the twin of refoptim/optimizers/rmsprop.py.
-#include "multi_tensor.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

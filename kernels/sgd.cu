@@ -1,7 +1,7 @@
 // SGD: the twin of refoptim/optimizers/sgd.py.
-#include "multi_tensor.cuh"
-#include "rows.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/rows.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

@@ -1,7 +1,7 @@
 // SparseAdam: the twin of refoptim/optimizers/sparse_adam.py.
-#include "multi_tensor.cuh"
-#include "rows.cuh"
-#include "scalars.cuh"
+#include "harness/multi_tensor.cuh"
+#include "harness/rows.cuh"
+#include "harness/scalars.cuh"
 
 namespace refoptim {
 

@@ -1,5 +1,5 @@
 // Whole vectors: the twin of refoptim/optimizers/vector.py. Sums come run by run; `vector_fold` sums the sums of runs.
-#include "vector.cuh"
+#include "harness/vector.cuh"
 
 namespace refoptim {
 

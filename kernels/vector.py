@@ -12,7 +12,7 @@ from refoptim.numerics.arith import Array, DType
 from refoptim.numerics.array_types import HOST, moved
 from refoptim.numerics.tree import WIDTH
 
-from .sums import RUNS
+from .harness.sums import RUNS
 
 PART = 1 << 12
 """Elements that a block works on in one go, as in ``vector.cuh``; no result depends on it."""

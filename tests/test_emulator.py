@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
 def test_every_kernel_has_the_bits_of_the_reference_for_every_shape(tmp_path: Path) -> None:
     """Blocks, and threads of each; a launch has as many blocks as it asks for, or fewer."""
     library = build(tmp_path / "emulator.so")
-    declared = {entry.name for path in KERNELS.glob("*.cu") for entry in entries(nvrtc.expand(path.stem))}
+    stems = [path.relative_to(KERNELS).with_suffix("").as_posix() for path in KERNELS.rglob("*.cu")]
+    declared = {entry.name for stem in stems for entry in entries(nvrtc.expand(stem))}
     for shape in [(100, 1), (1, 17)]:
         assert do(Emulator(library, *shape)) == declared, shape
 

@@ -149,7 +149,7 @@ def test_a_wheel_holds_the_library_and_its_sources(plain: Wheel, checkout: Path,
 
 
 def hash_of(folder: Path) -> str:
-    return str(runpy.run_path(str(folder / "source_hash.py"))["source_hash"]())
+    return str(runpy.run_path(str(folder / "harness/source_hash.py"))["source_hash"]())
 
 
 @needs_compiler
@@ -171,7 +171,7 @@ def test_what_a_compiler_does_not_know_is_left_out(build: Build, tmp_path: Path)
 def test_the_hash_is_of_every_source(checkout: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkout / "kernels", tmp_path / "kernels")
     before = hash_of(folder)
-    for name in ("adam.cu", "number.cuh", "host/pack.h", "host/host.cpp", "host/build.py"):
+    for name in ("adam.cu", "harness/number.cuh", "host/pack.h", "host/host.cpp", "host/build.py"):
         path = folder / name
         content = path.read_bytes()
         path.write_bytes(content + b"\n")
@@ -182,7 +182,7 @@ def test_the_hash_is_of_every_source(checkout: Path, tmp_path: Path) -> None:
 
 def test_every_kernel_file_is_part_of_the_library() -> None:
     included = re.findall(r'#include "\.\./(.*\.cu)"', (KERNELS / "host/host.cpp").read_text(encoding="utf-8"))
-    assert sorted(included) == sorted(path.name for path in KERNELS.glob("*.cu"))
+    assert sorted(included) == sorted(path.relative_to(KERNELS).as_posix() for path in KERNELS.rglob("*.cu"))
 
 
 def exported() -> list[str]:

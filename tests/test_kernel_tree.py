@@ -17,7 +17,7 @@ from refoptim.numerics import arith, tree
 
 pytestmark = pytest.mark.skipif(bool(host.missing()), reason=f"no kernels for this computer: {host.missing()}")
 
-adafactor, sums = (pytest.importorskip(f"refoptim.kernels.{name}") for name in ("adafactor", "sums"))
+adafactor, sums = (pytest.importorskip(f"refoptim.kernels.{name}") for name in ("adafactor", "harness.sums"))
 
 FUNCTIONS = {"sums": (arith.widen, 1), "sums_of_squares": (tree.square, 1), "sums_of_products": (arith.mul, 2)}
 
@@ -64,7 +64,7 @@ def run(machine: Host, entry: str, dtype: str, wanted: list[tuple[tuple[Any, ...
     number = arith.arithmetic(dtype_of(dtype))
     alongs = [sums.Along(tuple(map(machine.address, xs)), *shape) for xs, *shape in wanted]
     launches = sums.Sums(machine, number, alongs)
-    launches.launch("sums", f"{entry}_{dtype}")
+    launches.launch("harness/sums", f"{entry}_{dtype}")
     lengths = [outer * inner for _, outer, _, inner in wanted]
     flat = launches.memory[len(launches.memory) - sum(lengths) :]
     return np.split(flat, np.cumsum(lengths)[:-1])

@@ -20,7 +20,7 @@ KERNELS = Path(str(files("refoptim.kernels")))
 
 PROGRAM = """
 #include "host/cuda.h"
-#include "power.cuh"
+#include "harness/power.cuh"
 extern "C" void powers(long long n, const double* x, const double* y, double* z) {
     for (long long i = 0; i < n; i++)
         z[i] = refoptim::power(x[i], y[i]);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from ptx import entries, lint, lint_harness
@@ -15,7 +16,8 @@ try:
 except RuntimeError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-STEMS = sorted(path.name[:-3] for path in files("refoptim.kernels").iterdir() if path.name.endswith(".cu"))
+KERNELS = Path(str(files("refoptim.kernels")))
+STEMS = sorted(path.relative_to(KERNELS).with_suffix("").as_posix() for path in KERNELS.rglob("*.cu"))
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -105,7 +107,7 @@ def test_lint_finds_changes(old: str, new: str, complaint: str) -> None:
 
 def test_errors_show_the_log() -> None:
     source = nvrtc.expand("adagrad").replace("return x * c;", "return x * d;")
-    with pytest.raises(RuntimeError, match=r'sm_90:\narith.cuh\(\d+\): error: identifier "d" is undefined'):
+    with pytest.raises(RuntimeError, match=r'sm_90:\nharness/arith.cuh\(\d+\): error: identifier "d" is undefined'):
         nvrtc.compile(source, "sm_90")
     with pytest.raises(
         RuntimeError, match="NVRTC, the runtime compiler of CUDA 3, was not found: pip install nvidia-cuda-nvrtc"
@@ -122,5 +124,5 @@ def test_binary_and_ptx() -> None:
 
 def test_includes_stand_once() -> None:
     source = nvrtc.expand("adagrad")
-    assert source.count("constexpr i64 CHUNK = ") == source.count('#line 1 "number.cuh"') == 1
-    assert re.findall(r"#include .*", source) == ['#include "host/pack.h"', '#include "host/cuda.h"']
+    assert source.count("constexpr i64 CHUNK = ") == source.count('#line 1 "harness/number.cuh"') == 1
+    assert re.findall(r"#include .*", source) == ['#include "../host/pack.h"', '#include "../host/cuda.h"']

@@ -21,5 +21,5 @@
 #include "../rprop.cu"
 #include "../sgd.cu"
 #include "../sparse_adam.cu"
-#include "../sums.cu"
+#include "../harness/sums.cu"
 #include "../vector.cu"

@@ -1,7 +1,7 @@
 // How packs of numbers are read from storage and written to it.
 #pragma once
 
-#include "../number.cuh"
+#include "../harness/number.cuh"
 
 namespace refoptim {
 

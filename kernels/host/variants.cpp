@@ -41,7 +41,7 @@ extern "C" int refoptim_supports(const char* variant) { return !strcmp(variant, 
 // The variants that were built, the best first.
 extern "C" const char* refoptim_variants() { return TEXT(VARIANTS); }
 
-// The hash of the sources, as kernels/source_hash.py gives it.
+// The hash of the sources, as kernels/harness/source_hash.py gives it.
 extern "C" const char* refoptim_source_hash() { return TEXT(SOURCE_HASH); }
 
 extern "C" const char* refoptim_compiler() {

@@ -205,7 +205,7 @@ def target(capability: int, major: int) -> str:
 
 def binary(stem: str, capability: int, major: int) -> Path:
     """Return the file that holds the kernels of ``kernels/<stem>.cu`` for a GPU, compiled if there is none yet."""
-    source, arch = nvrtc.expand(stem), target(capability, major)
+    source, arch, stem = nvrtc.expand(stem), target(capability, major), stem.replace("/", "-")
     key = _digest(repr((source, nvrtc.FLAGS, arch, nvrtc.version(major))).encode())
     with suppress(OSError, RuntimeError):
         for path in folder().glob(f"{stem}-{arch}-{key}-*"):

@@ -78,7 +78,7 @@ def missing() -> str:
 
 @cache
 def _machine(path: Path) -> Host | str:
-    from ..kernels.source_hash import source_hash  # so that a checkout runs without its kernels
+    from ..kernels.harness.source_hash import source_hash  # so that a checkout runs without its kernels
 
     if not path.exists():
         return f"which were not built when refoptim was installed: {REMEDY}"

@@ -14,19 +14,19 @@ from .kernel import Kernel
 from .machine import Machine
 
 CHUNK = 1 << 14
-"""Elements that a block updates in one go, as in ``multi_tensor.cuh``; no result depends on it."""
+"""Elements that a block updates in one go, as in ``harness/multi_tensor.cuh``; no result depends on it."""
 
 THREADS = 256
-"""Threads of a block on a GPU, as in ``kernel.cuh``; no result depends on it."""
+"""Threads of a block on a GPU, as in ``harness/kernel.cuh``; no result depends on it."""
 
 STEP = [("maximize", np.int64), ("record", np.uint64), ("grad_scale", np.uint64), ("found_inf", np.uint64)]
 """What both structs below have in common."""
 
 BUCKET = np.dtype([("tables", np.uint64), ("tensors", np.int64), ("chunks", np.int64), *STEP])
-"""The struct of that name in ``multi_tensor.cuh``."""
+"""The struct of that name in ``harness/multi_tensor.cuh``."""
 
 ROWS = [("rows", np.uint64), ("order", np.uint64), ("entries", np.int64), ("width", np.int64), *STEP]
-"""The struct of that name in ``rows.cuh``, but for the arrays of the tensor."""
+"""The struct of that name in ``harness/rows.cuh``, but for the arrays of the tensor."""
 
 
 class Tensor(NamedTuple):
@@ -86,7 +86,7 @@ class Launch:
 
 
 def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:
-    """Return the tables of a launch, as ``Bucket`` in ``multi_tensor.cuh`` describes them, and the number of chunks."""
+    """Return the tables of a launch, the ``Bucket`` of ``harness/multi_tensor.cuh``, and the number of chunks."""
     sizes = np.array([reals(tensor.p) for tensor in tensors], np.int64)
     addresses = [[address_of(machine, x) for x in tensor.arrays()] for tensor in tensors]
     columns = np.array(addresses, np.uint64).T.view(np.int64)

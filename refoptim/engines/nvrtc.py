@@ -19,13 +19,13 @@ FLAGS = ("-std=c++20", "--fmad=false")
 """Options of every compilation: products are not contracted with sums, and subnormal numbers are kept."""
 
 _PATTERNS = ("lib*/libnvrtc.so*", "bin/nvrtc64_*_0.dll", "bin/*/nvrtc64_*_0.dll")
-_INCLUDE = re.compile(r'#include "([^"/]+)"\n')
+_INCLUDE = re.compile(r'#include "(?!\.\./host/)([^"]+)"\n')
 
 
 def expand(stem: str) -> str:
     """Return the source of ``kernels/<stem>.cu`` with the files it includes put in their places, each once.
 
-    What ``HOST`` includes (``host/…``) is left alone: no compiler for CUDA sees it.
+    What ``HOST`` includes (``../host/…``) is left alone: no compiler for CUDA sees it.
     """
     return _expand(f"{stem}.cu", set())
 
@@ -39,9 +39,14 @@ def _expand(name: str, seen: set[str]) -> str:
     end = 0
     for include in _INCLUDE.finditer(text):
         line = text.count("\n", 0, include.end()) + 1
-        parts += [text[end : include.start()], _expand(include[1], seen), f'#line {line} "{name}"\n']
+        parts += [text[end : include.start()], _expand(_beside(name, include[1]), seen), f'#line {line} "{name}"\n']
         end = include.end()
     return "".join([*parts, text[end:]])
+
+
+def _beside(name: str, included: str) -> str:
+    """Return the name of a file that is named in another one's words."""
+    return included if included.startswith("harness/") else f"{name.rpartition('/')[0]}/{included}".lstrip("/")
 
 
 def compile(  # noqa: A001

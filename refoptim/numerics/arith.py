@@ -14,7 +14,7 @@ multiply-add, reassociated or approximated, so a rule written in these words has
 
 ``x y z`` are arrays, ``c`` is a scalar of the arithmetic type (or an array, where the formula allows one). Words are
 pure: they return new arrays and write to none they were given, so any array that understands NumPy's functions passes
-through them. ``kernels/arith.cuh`` is the twin of this file.
+through them. ``kernels/harness/arith.cuh`` is the twin of this file.
 
 Storage and arithmetic: float64 computes in float64; float32, float16 and bfloat16 compute in float32. A word applied to
 a 16-bit array rounds its result to that storage (the rounding ``each``); an engine that widens arrays before a rule and

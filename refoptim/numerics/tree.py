@@ -3,7 +3,7 @@
 ``sum_along`` cuts the axis into runs of ``WIDTH`` consecutive elements, the last one filled up with +0, and folds each
 run in halves: element ``i`` with element ``i + WIDTH/2``, then ``i`` with ``i + WIDTH/4``, down to one. The sums of the
 runs are summed in the same way until one is left, and +0 is added to it, so a sum is never -0. The order depends on the
-number of elements alone, never on a device, a chunk or a thread. ``kernels/tree.cuh`` is the twin of this file.
+number of elements alone, never on a device, a chunk or a thread. ``kernels/harness/tree.cuh`` is the twin of this file.
 
 ``matmul`` adds the products of an entry in the order of the inner index, beginning at +0.
 

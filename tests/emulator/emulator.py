@@ -24,7 +24,7 @@ def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
 
     With ``-DHOST -DVARIANT=emulator`` it is the library for this computer, under the names of the emulator.
     """
-    chosen = [Path(kernels)] if "/" in kernels else sorted(KERNELS.glob(kernels))
+    chosen = [Path(kernels)] if "/" in kernels else sorted(KERNELS.rglob(kernels))
     files = [HOST] if "-DHOST" in flags else [HERE / "cuda.h", *chosen, HERE / "broken.cu"]
     source = library.with_suffix(".cpp")
     source.write_text("".join(f'#include "{file}"\n' for file in files))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 
 
 def source_hash() -> str:
     """Return a hash of all that the library for this computer is built from, the building included."""
     found = hashlib.sha256()
-    for path in sorted([*FOLDER.glob("*.cu"), *FOLDER.glob("*.cuh"), *FOLDER.glob("host/*.*")]):
+    for path in sorted([*FOLDER.glob("*.cu"), *FOLDER.glob("harness/*.cu*"), *FOLDER.glob("host/*.*")]):
         text = path.read_bytes()
         found.update(f"{path.relative_to(FOLDER).as_posix()} {len(text)}\n".encode() + text)
     return found.hexdigest()[:32]

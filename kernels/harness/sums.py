@@ -15,6 +15,9 @@ from refoptim.numerics.tree import WIDTH
 RUNS = 16
 """Runs that a block folds at once, as in ``tree.cuh``; no result depends on it."""
 
+SUMMED = ("harness/sums", "sums")
+"""The file and the first part of the name of the kernels that add values as they are."""
+
 SUMS = np.dtype([("tables", np.uint64), ("sums", np.int64), ("tiles", np.int64)])
 """The struct of that name in ``tree.cuh``."""
 
@@ -76,7 +79,7 @@ class Sums:
         self.elements = [sum(x.outer * x.n * x.inner for x in level) for level in levels]
         self.results: list[int] = outputs[-1].tolist()
 
-    def launch(self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = ("sums", "sums")) -> None:
+    def launch(self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = SUMMED) -> None:
         """Sum what a kernel makes of the arrays; it takes ``arguments`` and, at last, a ``Sums``.
 
         ``others`` are the file and the name of the kernels that sum up what it leaves.

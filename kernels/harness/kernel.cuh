@@ -3,7 +3,7 @@
 #pragma once
 
 #ifdef HOST
-#include "host/cuda.h"
+#include "../host/cuda.h"
 #elif !defined(KERNEL)
 #define KERNEL(NAME, ...) extern "C" __global__ void __launch_bounds__(THREADS, blocks(__VA_ARGS__)) NAME
 #define EXPORT(NAME)

@@ -61,7 +61,7 @@ __device__ inline float as_float(unsigned bits) { return __uint_as_float(bits); 
 
 #ifdef HOST
 }  // namespace refoptim
-#include "host/pack.h"
+#include "../host/pack.h"
 namespace refoptim {
 #endif
 
