@@ -16,13 +16,13 @@ os.environ["ATEN_CPU_CAPABILITY"] = "default"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run side by side on the same processors
 
 import refoptim
+from helpers import ROOT
 
 if find_spec("refoptim.conformance") is None:
-    refoptim.__path__.append(str(Path(__file__).parents[1]))
+    refoptim.__path__.append(str(ROOT))
 
-from gpu_report import pytest_runtest_logreport as pytest_runtest_logreport
-from gpu_report import pytest_sessionfinish as pytest_sessionfinish
-
+from helpers.gpu_report import pytest_runtest_logreport as pytest_runtest_logreport
+from helpers.gpu_report import pytest_sessionfinish as pytest_sessionfinish
 from refoptim.engines import cuda, host, nvrtc
 
 
@@ -31,7 +31,7 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Load the stand-in for CuPy that needs no GPU."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(Path(__file__).with_name("fake_cupy")))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "helpers" / "fake_cupy"))
     cuda.machine.cache_clear()
     yield importlib.import_module("cupy")
     cuda.machine.cache_clear()

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import FORMATS, Format, sign
 
+from helpers.exact import FORMATS, Format, sign
 from refoptim.numerics import arith
 from refoptim.step.rule import record
 

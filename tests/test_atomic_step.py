@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import picture
-from rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 
 import refoptim
+from helpers.pictures import picture
+from helpers.rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 from refoptim import SparseGrad
 from refoptim.step import plan
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cupy import off, on
 
 import refoptim
-from kernels import NEEDS_KERNELS, STORAGES, arrays, assert_same_bits, numbers, strange
+from helpers.kernels import NEEDS_KERNELS, STORAGES, arrays, assert_same_bits, numbers, strange
+from helpers.on_gpu import off, on
 from refoptim import swa_utils
 from refoptim.engines import host, pure, reference
 from refoptim.swa_utils import AveragedModel

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
-from pictures import picture
 from scipy.sparse.linalg import aslinearoperator
 
 import refoptim
+from helpers.pictures import picture
 from refoptim import Parameter, SparseGrad, functional, register_optimizer_step_post_hook
 from refoptim.engines import host
 

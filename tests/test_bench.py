@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import refoptim
-from kernels import NEEDS_KERNELS, dtype_of
+from helpers.kernels import NEEDS_KERNELS, dtype_of
 from refoptim.commands import bench_cpu, bench_gpu, gpu_report
 from refoptim.commands import measure as bench
 from refoptim.commands.main import main

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import assert_equal_bits, normal
 
 import refoptim
+from helpers.rooms import assert_equal_bits, normal
 from refoptim import Parameter, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 from refoptim.engines import cuda, host

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutants import MUTANTS
 from refoptim.conformance import adapters, cases, promises, run
 from refoptim.conformance.cases import Case
 from refoptim.conformance.gradients import make_source
 from refoptim.conformance.reference import Reference
+
+from helpers.mutants import MUTANTS
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 

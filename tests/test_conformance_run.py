@@ -18,65 +18,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from refoptim.conformance import adapters, cases, promises, report, run
-from refoptim.conformance.adapters import Adapter, fused
+from refoptim.conformance.adapters import fused
 from refoptim.conformance.adapters.keras import choose_backend
 from refoptim.conformance.promises import CLOSE, EXACT, ULP
 from refoptim.conformance.reference import Reference
 from refoptim.conformance.run import Result
 
-from kernels import NEEDS_KERNELS
+from helpers import ROOT
+from helpers.implementations import Late, Loses, Plain, Prints, named
+from helpers.kernels import NEEDS_KERNELS
 from refoptim.engines import cuda, host
 
 CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
-ROOT = Path(__file__).parents[1]
-
-
-class Plain(Adapter):
-    """Gradient descent in one expression, written for this test: no state, no momentum."""
-
-    def make(self, optimizer: str, hyper: Any, parameters: Any) -> None:
-        self.h = hyper
-        self.p = [p.copy() for p in parameters]
-
-    def why_not(self, case: cases.Case, dtype: str) -> str | None:
-        known = case.id == "sgd-plain" and dtype == "float64"
-        return None if known else "plain descent in float64 alone"
-
-    def step(self, grads: Any) -> None:
-        h = self.h
-        self.p = [p + -h["lr"] * (g + h["weight_decay"] * p) for p, g in zip(self.p, grads, strict=True)]
-
-    def parameters(self) -> Any:
-        return self.p
-
-
-class Late(Plain):
-    """Wrong by one number in the last element from step 7 on."""
-
-    def make(self, optimizer: str, hyper: Any, parameters: Any) -> None:
-        super().make(optimizer, hyper, parameters)
-        self.steps = 0
-
-    def step(self, grads: Any) -> None:
-        super().step(grads)
-        self.steps += 1
-
-    def parameters(self) -> Any:
-        p, matrix, number = self.p
-        moved = matrix.copy()
-        moved[2, 3] = np.nextafter(moved[2, 3], np.inf) if self.steps >= 7 else moved[2, 3]
-        return [p, moved, number]
-
-
-class Loses(Reference):
-    """refoptim that forgets to say a part of its state."""
-
-    def state(self) -> Any:
-        return [{k: x for k, x in s.items() if k != "exp_avg_sq"} for s in super().state()]
-
-
-def named(cls: type) -> str:
-    return f"{__name__}:{cls.__name__}"
 
 
 def results(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Result]:
@@ -354,14 +307,6 @@ def test_keras_gets_a_backend_that_is_installed(monkeypatch: pytest.MonkeyPatch,
         assert os.environ["KERAS_BACKEND"] == after
 
 
-class Prints(Plain):
-    """Plain descent that talks."""
-
-    def step(self, grads: Any) -> None:
-        print("a step")
-        super().step(grads)
-
-
 def test_what_an_implementation_prints_stays_out_of_the_document(command: Callable[..., Any]) -> None:
     done = command("--impl", named(Prints), "--pattern", "sgd-plain", "--json")
     assert json.loads(done.stdout)["ok"]
@@ -571,7 +516,7 @@ def test_the_plugin_loads_without_refoptim() -> None:
 
 
 def test_every_case_is_a_test_of_a_named_implementation(folder: Path) -> None:
-    output = pytest_in(folder, "--refoptim-impl", "test_conformance_run:Late", "--refoptim-pattern", "sgd-plain")
+    output = pytest_in(folder, "--refoptim-impl", "helpers.implementations:Late", "--refoptim-pattern", "sgd-plain")
     assert counts(output) == {"passed": 1, "failed": 1, "skipped": 5}
     assert "step 7, param.1 [2, 3]" in output
     assert "FusedMultiplyAdd: " in output
@@ -587,7 +532,7 @@ def test_the_setting_and_k_work(folder: Path) -> None:
 
 def test_a_fixture_gives_every_case(folder: Path) -> None:
     (folder / "more.txt").write_text(
-        "\nimport pytest\nfrom test_conformance_run import Plain\n\n"
+        "\nimport pytest\nfrom helpers.implementations import Plain\n\n"
         "@pytest.fixture\ndef refoptim_implementation():\n    return Plain()\n"
     )
     (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")

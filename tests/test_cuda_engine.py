@@ -1,4 +1,4 @@
-"""The engine for GPUs, with the stand-in of tests/fake_cupy: what it launches, uploads, waits for, caches and says."""
+"""The engine for GPUs, on the stand-in of helpers/fake_cupy: what it launches, uploads, waits for, caches and says."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import DENSE, NAMES, gradient, make, members, normal
-from test_cupy import assert_equal_bits, assert_equal_runs, off, on
 
 import refoptim
+from helpers.on_gpu import assert_equal_runs, off, on
+from helpers.rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
 from refoptim.engines import cuda, host, nvrtc
 
 STEPS = 4

@@ -1,4 +1,4 @@
-"""CuPy arrays in place of NumPy's, with the stand-in of tests/fake_cupy: what goes where, and what is refused."""
+"""CuPy arrays in place of NumPy's, with the stand-in of helpers/fake_cupy: what goes where, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,38 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
 
 import refoptim
+from helpers.on_gpu import assert_equal_runs, off, on
+from helpers.rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
 from refoptim import Parameter, SparseGrad, swap_in_optimizer_params_and_state
 from refoptim.numerics import array_types
 from refoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 STEPS = 3
-
-
-def on(cupy: Any, x: Any, device: int = 0) -> Any:
-    """Copy an array, or a sparse gradient, to a GPU."""
-    if isinstance(x, SparseGrad):
-        return SparseGrad(on(cupy, x.indices, device), on(cupy, x.values, device), x.shape)
-    with cupy.cuda.Device(device):
-        return cupy.array(x)
-
-
-def off(x: Any) -> Any:
-    return x.get() if hasattr(x, "get") else x
-
-
-def assert_equal_runs(ours: Any, theirs: Any, where: object = "") -> None:
-    """Fail unless an optimizer of CuPy arrays holds what one of NumPy arrays does, all of it where its parameter is."""
-    for p, q in zip(members(ours), members(theirs), strict=True):
-        assert_equal_bits(off(p.data), q.data, where)
-        mine, other = ours.state.get(p, {}), theirs.state.get(q, {})
-        assert list(mine) == list(other), where
-        for key, x in mine.items():
-            assert_equal_bits(off(x), other[key], (where, key))
-            assert isinstance(x, type(p.data)) == isinstance(other[key], np.ndarray), (where, key)
-            assert isinstance(x, (int, np.generic)) or x.device == p.data.device, (where, key)
 
 
 @pytest.mark.parametrize("name", NAMES)

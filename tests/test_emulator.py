@@ -8,10 +8,9 @@ import pytest
 
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
-from emulator.emulator import COMPILER, KERNELS, Emulator, build
-from emulator.work import dense, do
-from ptx import entries
-
+from helpers.emulator.emulator import COMPILER, KERNELS, Emulator, build
+from helpers.emulator.work import dense, do
+from helpers.ptx import entries
 from refoptim.engines import nvrtc
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import DENSE, Hyper, assert_same_bits, draw, gradient, normals, stored
 from refoptim.conformance.gradients import np_dtype
 
 import refoptim
+from helpers.oracle import DENSE, Hyper, assert_same_bits, draw, gradient, normals, stored
 from refoptim.engines import blocks, reference, threads
 from refoptim.engines.program import trace
 from refoptim.numerics import arith

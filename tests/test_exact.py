@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import (
+from refoptim.conformance.oracle import ieee
+
+import refoptim
+from helpers.oracle import (
     DENSE,
     Hyper,
     Pair,
@@ -20,9 +23,6 @@ from oracle import (
     sparse_gradient,
     stored,
 )
-from refoptim.conformance.oracle import ieee
-
-import refoptim
 
 torch = pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
 

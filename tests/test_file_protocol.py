@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from helpers import ROOT
 from refoptim.commands.main import main
 
-SOURCE = Path(__file__).with_name("suite_program.c")
+SOURCE = ROOT / "tests" / "helpers" / "suite_program.c"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 PATTERNS = ["--pattern", "sgd-*", "--pattern", "adam-*"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import DENSE, Hyper, assert_same_bits, draw, gradient, sparse_gradient, stored
 
 import refoptim
+from helpers.oracle import DENSE, Hyper, assert_same_bits, draw, gradient, sparse_gradient, stored
 from refoptim import SparseGrad
 from refoptim.numerics.arith import as_reals
 

@@ -27,10 +27,10 @@ from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.verify import ulps
 
 import refoptim
+from helpers import ROOT
 from refoptim.commands import describe, doctor
 from refoptim.commands.main import main
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "golden_cli.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import NAMES, gradient, make, members, normal
-from test_capturable import LRS, OPTIONS, drawn, expected
 
 import refoptim
-from kernels import RULES, STORAGES, arrays, assert_same_bits, dtype_of, gradients, numbers, settings
+from helpers.capturable import LRS, OPTIONS, drawn, expected
+from helpers.kernels import RULES, STORAGES, arrays, assert_same_bits, dtype_of, gradients, numbers, settings
+from helpers.rooms import NAMES, gradient, make, members, normal
 from refoptim import Optimizer, Parameter, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_
 from refoptim.engines import cuda

@@ -7,12 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gpu_report as hooks
 import pytest
 
+from helpers import ROOT
+from helpers import gpu_report as hooks
 from refoptim.commands import gpu_report
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 def page(reports: dict[str, Any]) -> str:

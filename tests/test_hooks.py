@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import assert_equal_bits, make, members, normal
 
 import refoptim
+from helpers.rooms import assert_equal_bits, make, members, normal
 from refoptim import Parameter
 
 KINDS = ["step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import SETTINGS, gradient, make, normal
 
 import refoptim
-from kernels import (
+from helpers import ROOT
+from helpers.kernels import (
     NEEDS_KERNELS,
     RULES,
     STORAGES,
@@ -29,13 +29,12 @@ from kernels import (
     settings,
     strange,
 )
+from helpers.rooms import SETTINGS, gradient, make, normal
 from refoptim import Optimizer, Parameter, SparseGrad
 from refoptim.engines import host, reference
 from refoptim.engines.host import Host
 
 pytestmark = NEEDS_KERNELS
-
-ROOT = Path(__file__).parents[1]
 
 
 def variants() -> list[str]:

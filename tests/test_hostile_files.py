@@ -26,9 +26,9 @@ from click.testing import CliRunner
 from refoptim.conformance import export, formats, goldens, text, words
 from refoptim.conformance.strict import Layout
 
+from helpers import ROOT
 from refoptim.commands.main import main
 
-ROOT = Path(__file__).parents[1]
 FORMATS = (".npz", ".json", ".safetensors", ".csv")
 ROOM = 120 << 20
 """Bytes that reading a hostile file may take at most; those here would take gigabytes."""

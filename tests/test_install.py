@@ -17,10 +17,10 @@ from zipfile import ZipFile
 
 import pytest
 
+from helpers import ROOT
 from refoptim.commands import doctor
 from refoptim.engines import host, nvrtc
 
-ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from refoptim.kernels import muon
 from refoptim.kernels.muon import Products
-from rooms import assert_equal_runs, normal
 
 import refoptim
-from kernels import NEEDS_KERNELS, dtype_of
+from helpers.kernels import NEEDS_KERNELS, dtype_of
+from helpers.rooms import assert_equal_runs, normal
 from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.launches import Step, Tensor

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import assert_equal_bits
 
 import refoptim
+from helpers.kernels import dtype_of
+from helpers.rooms import assert_equal_bits
+from helpers.sums import FUNCTIONS, run
 from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.numerics import arith, tree
 
 pytestmark = pytest.mark.skipif(bool(host.missing()), reason=f"no kernels for this computer: {host.missing()}")
 
-adafactor, sums = (pytest.importorskip(f"refoptim.kernels.{name}") for name in ("adafactor", "harness.sums"))
-
-FUNCTIONS = {"sums": (arith.widen, 1), "sums_of_squares": (tree.square, 1), "sums_of_products": (arith.mul, 2)}
+adafactor = pytest.importorskip("refoptim.kernels.adafactor")
 
 SIZES = [0, 1, 2, 3, 15, 33, 100, 1023, 1024, 1025, 16_384, 16_385, 40_001, 1024 * 1024 + 77]
 
@@ -46,28 +46,11 @@ def machine(request: pytest.FixtureRequest) -> Host:
     return Host(library, variants[0] if request.param == "first" else variants[-1])
 
 
-def dtype_of(name: str) -> Any:
-    if name != "bfloat16":
-        return np.dtype(name)
-    return np.dtype(pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16)
-
-
 def numbers(seed: int, shape: tuple[int, ...], dtype: str) -> Any:
     """Draw numbers, with zeros of both signs, of such different sizes that another order of sums gives other bits."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape) * 2.0 ** rng.integers(-6, 7, shape)
     return np.asarray(np.where(rng.random(shape) < 0.05, rng.choice([0.0, -0.0], shape), x)).astype(dtype_of(dtype))
-
-
-def run(machine: Host, entry: str, dtype: str, wanted: list[tuple[tuple[Any, ...], int, int, int]]) -> list[Any]:
-    """Sum arrays of shape (outer, n, inner) along n; return the results."""
-    number = arith.arithmetic(dtype_of(dtype))
-    alongs = [sums.Along(tuple(map(machine.address, xs)), *shape) for xs, *shape in wanted]
-    launches = sums.Sums(machine, number, alongs)
-    launches.launch("harness/sums", f"{entry}_{dtype}")
-    lengths = [outer * inner for _, outer, _, inner in wanted]
-    flat = launches.memory[len(launches.memory) - sum(lengths) :]
-    return np.split(flat, np.cumsum(lengths)[:-1])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])

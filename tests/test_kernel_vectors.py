@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from refoptim.kernels import lbfgs as lbfgs_kernels
-from rooms import assert_equal_bits, normal
 
 import refoptim
-from kernels import NEEDS_KERNELS
+from helpers.kernels import NEEDS_KERNELS
+from helpers.minimizers import PROBLEMS, SETTINGS, assert_same, quadratic, trajectory, turned
+from helpers.rooms import assert_equal_bits, normal
 from refoptim.engines import host, nvrtc
 from refoptim.engines.host import Host
 from refoptim.engines.twins import kernels_on, twinned
@@ -36,16 +37,6 @@ def special(seed: int, n: int, dtype: str) -> Any:
     x = (rng.standard_normal(n) * 10.0 ** rng.integers(-44, 3, n)).astype(dtype)
     x[rng.random(n) < 0.1] = -0.0
     return x
-
-
-def assert_same(got: Any, expected: Any) -> None:
-    """Compare results, numbers and arrays, however they are nested."""
-    assert type(got) is type(expected)
-    if isinstance(expected, (tuple, list)):
-        for one, other in zip(got, expected, strict=True):
-            assert_same(one, other)
-    elif expected is not None:
-        assert_equal_bits(got, expected)
 
 
 def assert_twins(function: Callable[..., Any], *arguments: Any, on: list[Host] | None = None) -> None:
@@ -156,38 +147,6 @@ def test_a_vector_that_does_not_fit_is_refused() -> None:
         assert vector.dot(np.ones(6)[::2], np.arange(3.0)) == 3
 
 
-def rosenbrock(p: Any) -> float:
-    x = p.data
-    gap, rest = x[1:] - x[:-1] ** 2, 1 - x[:-1]
-    p.grad = np.zeros_like(x)
-    p.grad[:-1] -= 400 * x[:-1] * gap + 2 * rest
-    p.grad[1:] += 200 * gap
-    return float(np.sum(100 * gap**2 + rest**2))
-
-
-def quadratic(p: Any) -> float:
-    """A bowl with axes of lengths from 1 to 100, of numbers that are real or complex."""
-    scale = np.linspace(1, 100, p.data.size).astype(p.data.real.dtype).reshape(p.data.shape)
-    p.grad = p.data * scale - 1
-    return float(np.sum(np.abs(p.data) ** 2 * scale) / 2 - np.sum(p.data.real))
-
-
-PROBLEMS = {
-    "rosenbrock of 2": (rosenbrock, np.array([-1.2, 1.0])),
-    "rosenbrock of 10": (rosenbrock, np.linspace(-1, 1, 10)),
-    "a bowl": (quadratic, normal(5, 3000, dtype="float64")),
-    "a complex bowl": (quadratic, normal(5, 700, dtype="float64") + 1j * normal(6, 700, dtype="float64")),
-}
-
-SETTINGS: list[tuple[Any, dict[str, Any]]] = [
-    (refoptim.LBFGS, {"lr": 1e-3}),
-    (refoptim.LBFGS, {"line_search_fn": "strong_wolfe", "history_size": 3}),
-    (refoptim.LBFGS, {"line_search_fn": "strong_wolfe", "maximize": True, "max_iter": 2}),
-    *((refoptim.ConjugateGradient, {"beta": beta}) for beta in conjugate_gradient.BETAS),
-    (refoptim.ConjugateGradient, {"lr": 1e-3, "line_search_fn": None, "powell": None}),
-]
-
-
 @pytest.mark.parametrize("cls, more", SETTINGS, ids=str)
 @pytest.mark.parametrize("narrow", [False, True], ids=["64 bits", "32 bits"])
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -201,21 +160,6 @@ def test_every_entry_of_the_state_is_the_same(problem: str, narrow: bool, cls: A
     assert_same(list(one[1].values()), list(other[1].values()))
     assert_equal_bits(one[0], other[0])
     assert one[1]["n_iter"] > 1
-
-
-def trajectory(cls: Any, start: Any, function: Any, **more: Any) -> tuple[Any, Any]:
-    p = refoptim.Parameter(start.copy())
-    optimizer = cls([p], **more)
-    for _ in range(3):
-        optimizer.step(lambda: turned(function, p) if more.get("maximize") else function(p))
-    return p.data, optimizer.state[p]
-
-
-def turned(function: Any, p: Any) -> float:
-    """Return minus a function, with minus its gradient."""
-    loss = function(p)
-    p.grad = -p.grad
-    return -float(loss)
 
 
 def test_several_parameters_are_one_vector() -> None:

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
+from helpers import ROOT
 from refoptim.commands.plot import plot
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 def run(*arguments: object) -> Result:

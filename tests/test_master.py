@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import DENSE, NAMES, make, normal
 
 import refoptim
-from kernels import NEEDS_KERNELS, assert_same_bits, assert_same_runs, dtype_of
+from helpers.kernels import NEEDS_KERNELS, assert_same_bits, assert_same_runs, dtype_of
+from helpers.rooms import DENSE, NAMES, make, normal
 from refoptim import Parameter, SparseGrad
 
 NARROW = ["float16", "bfloat16"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import DENSE, Hyper
 
 import refoptim
+from helpers.oracle import DENSE, Hyper
 from refoptim import SparseGrad
 from refoptim.engines import threads
 

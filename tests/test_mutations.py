@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutants import MUTANTS
 from refoptim.conformance import cases, goldens, record
 from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.trajectory import Digest, bits, run
 
 import refoptim
+from helpers.mutants import MUTANTS
 from refoptim.numerics.arith import as_reals
 
 WITNESS = {"Adafactor": "reference"}

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import picture
 from refoptim.conformance.oracle import ieee
-from rooms import NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 
 import refoptim
+from helpers.pictures import picture
+from helpers.rooms import NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 from refoptim import Parameter, SparseGrad
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from oracle import DENSE, Hyper, assert_same_bits, draw, gradient
 
 import refoptim
+from helpers.oracle import DENSE, Hyper, assert_same_bits, draw, gradient
 from refoptim import SparseGrad
 from refoptim.engines import blocks, threads
 from refoptim.numerics import tree

@@ -7,8 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from ptx import entries, lint, lint_harness
 
+from helpers.ptx import entries, lint, lint_harness
 from refoptim.engines import nvrtc
 
 try:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import assert_equal_runs, make, normal
 
 import refoptim
-from kernels import NEEDS_KERNELS
+from helpers.kernels import NEEDS_KERNELS
+from helpers.rooms import assert_equal_runs, make, normal
 from refoptim.optimizers import base as module
 
 pytestmark = NEEDS_KERNELS

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulator.emulator import COMPILER, HERE, build
+
+from helpers import ROOT
+from helpers.emulator.emulator import COMPILER, HERE, build
 
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
 THREAD = ("-fsanitize=thread", "-g1")
@@ -20,7 +22,7 @@ OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",
     "PYTHONMALLOC": "malloc",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]),
 }
 
 pytestmark = pytest.mark.skipif(

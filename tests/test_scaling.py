@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import DENSE, NAMES, gradient, make, members, normal
 
 import refoptim
-from kernels import NEEDS_KERNELS, assert_same_bits, assert_same_runs, dtype_of
+from helpers.kernels import NEEDS_KERNELS, assert_same_bits, assert_same_runs, dtype_of
+from helpers.rooms import DENSE, NAMES, gradient, make, members, normal
 from refoptim import Parameter, SparseGrad
 from refoptim.numerics.arith import as_reals
 

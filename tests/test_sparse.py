@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
-from rooms import assert_equal_bits, assert_equal_runs, make, members, normal
 
 import refoptim
+from helpers.rooms import assert_equal_bits, assert_equal_runs, make, members, normal
 from refoptim import SparseGrad, functional
 
 F32 = np.float32

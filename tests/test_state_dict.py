@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import picture
 from refoptim.conformance.oracle import ieee, to_numpy, to_torch
-from rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 
 import refoptim
+from helpers.pictures import picture
+from helpers.rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 
 ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
 

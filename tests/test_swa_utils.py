@@ -8,14 +8,14 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from oracle import assert_same_bits, gradient, layouts, rng_of, stored
 
 import refoptim
+from helpers import ROOT
+from helpers.oracle import assert_same_bits, gradient, layouts, rng_of, stored
 from refoptim import Parameter, swa_utils
 from refoptim.swa_utils import (
     SWALR,
@@ -1142,7 +1142,7 @@ def test_wrong_arguments_are_refused_and_nothing_changes(
 
 
 def test_the_examples_of_the_docs_print_what_the_docs_say(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "swa_utils.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "swa_utils.md").read_text(encoding="utf-8")
     fences = re.findall(r"```(python|text)\n(.*?)```", page, re.DOTALL)
     assert [kind for kind, _ in fences] == ["python", "text", "python", "python", "text"]
     for kind, text in fences:

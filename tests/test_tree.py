@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import FORMATS
-from rooms import assert_equal_bits
 
+from helpers.exact import FORMATS
+from helpers.rooms import assert_equal_bits
 from refoptim.numerics import arith, tree
 
 RUN = 1024

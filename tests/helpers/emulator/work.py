@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import conftest  # noqa: F401
-from rooms import SETTINGS, make
-from test_kernel_scalars import SETTINGS as OF_SCALARS
-from test_kernel_scalars import Steps
-from test_kernel_tree import FUNCTIONS, run
-from test_kernel_vectors import PROBLEMS, assert_same, trajectory
-from test_kernel_vectors import SETTINGS as MINIMIZERS
-
 import refoptim
-from emulator.emulator import Emulator
-from kernels import RULES, assert_same_bits, assert_same_runs, misaligned, numbers, strange
+from helpers.emulator.emulator import Emulator
+from helpers.kernels import RULES, assert_same_bits, assert_same_runs, misaligned, numbers, strange
+from helpers.minimizers import PROBLEMS, assert_same, trajectory
+from helpers.minimizers import SETTINGS as MINIMIZERS
+from helpers.rooms import SETTINGS, make
+from helpers.scalars import SETTINGS as OF_SCALARS
+from helpers.scalars import Steps
+from helpers.sums import FUNCTIONS, run
 from refoptim import Optimizer, Parameter, SparseAdam, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_
 from refoptim.engines import host, pure

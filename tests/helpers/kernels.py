@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rooms import members
 
 import refoptim
+from helpers.rooms import members
 from refoptim import Optimizer
 from refoptim.engines import host
 from refoptim.numerics.arith import as_reals

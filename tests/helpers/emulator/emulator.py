@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers import ROOT
 from refoptim.engines import host
 
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), "")
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels"
+KERNELS = ROOT / "kernels"
 HOST = KERNELS / "host" / "host.cpp"
 FLAGS = ("-std=c++20", "-O0", "-ffp-contract=off", "-Wall", "-Werror", "-fPIC", "-shared", "-pthread")
 
