@@ -27,6 +27,12 @@ from refoptim.engines import cuda, host, nvrtc
 
 
 @pytest.fixture
+def torch() -> Any:
+    """Return torch, the live witness."""
+    return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
+
+
+@pytest.fixture
 def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Load the stand-in for CuPy that needs no GPU."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:

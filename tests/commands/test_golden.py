@@ -1,4 +1,4 @@
-"""The commands golden, list, explain and doctor do what their help and docs/golden_cli.md say."""
+"""The command golden does what its help and docs/golden_cli.md say."""
 
 from __future__ import annotations
 
@@ -21,24 +21,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from refoptim.conformance import cases, goldens
+from refoptim.conformance import goldens
 from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.verify import ulps
 
 import refoptim
 from helpers import ROOT
-from refoptim.commands import describe, doctor
-from refoptim.commands.main import main
+from helpers.command_line import alter, call, fails
+from refoptim.commands import describe
 
 PAGE = (ROOT / "docs" / "golden_cli.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-
-
-def call(*arguments: Any) -> Result:
-    result = CliRunner().invoke(main, [*map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 def made(path: Path, *arguments: Any) -> Path:
@@ -51,13 +44,6 @@ def arrays(path: Path) -> dict[str, Any]:
     """Read an npz file as anybody would."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files if name != "header.json"}
-
-
-def fails(*arguments: Any) -> str:
-    """Assert that a command is refused in one line, and return it."""
-    result = call(*arguments)
-    assert result.exit_code == 2 and result.stdout == ""
-    return result.stderr.strip().splitlines()[-1]
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,125 +426,6 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     says = fails("golden", "generate", "sgd", "--dtype", "bfloat16", "-o", tmp_path / "x.npz")
     assert says == "Error: this needs ml_dtypes: pip install 'refoptim[bfloat16]'"
-
-
-def test_list_names_everything_public() -> None:
-    rows = json.loads(call("list", "--json").stdout)
-    names = {kind: {row["name"] for row in rows if row["kind"] == kind} for kind in ("optimizer", "scheduler")}
-    assert names["scheduler"] == {*refoptim.lr_scheduler.__all__} - {"LRScheduler"}
-    assert {"Adam", "LBFGS", "Muon", "SparseAdam"} <= names["optimizer"] <= {*refoptim.__all__}
-    assert len(call("list").stdout.splitlines()) == len(rows)
-
-
-@pytest.mark.parametrize("name", ["adamw", "AdamW", "ADAMW", "adam-w"])
-def test_explain_reads_names_in_any_case(name: str) -> None:
-    text = call("explain", name).stdout
-    for part in (
-        "AdamW\n",
-        "sqrt(1 - beta2**k) + eps",
-        "[0, 1), [0, 1)",
-        "exp_avg_sq",
-        "ICLR 2019",
-        "addcdiv(p, exp_avg",
-    ):
-        assert part in text
-    assert "State\nState" not in text and "Source:" not in text
-
-
-@pytest.mark.parametrize("name", [x.__name__ for x in (*describe.optimizers(), *describe.schedulers())])
-def test_everything_can_be_explained(name: str) -> None:
-    found = json.loads(call("explain", name, "--json").stdout)
-    assert found["name"] == name and found["paragraphs"]
-    assert found["arguments"] or name == "ChainedScheduler"
-    if hasattr(refoptim, name):
-        assert found["formula"] and found["state"] and found["sources"]
-    if name not in ("LBFGS", "ConjugateGradient") and hasattr(refoptim, name):
-        assert found["operations"].startswith("def update(")
-
-
-def test_explain_suggests_near_names() -> None:
-    assert fails("explain", "rmspop").endswith("did you mean RMSprop or Rprop?")
-
-
-def test_doctor_finds_nothing_wrong_here_and_says_what_is_installed() -> None:
-    result = call("doctor", "--json")
-    document = json.loads(result.stdout)
-    found = {x["name"]: x for x in document["findings"]}
-    assert result.exit_code == 0 and document["healthy"]
-    assert found["numpy"]["value"] == np.__version__
-    assert found["goldens"]["ok"] and str(goldens.folder()) in found["goldens"]["value"]
-    assert "all is well" in call("doctor").stdout
-
-
-def test_doctor_notices_lost_subnormals_bad_roots_and_missing_goldens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def flushed(make: Any, dtype: Any) -> None:
-        raise RuntimeError("sums lose subnormals")
-
-    root = np.sqrt
-    for target, name, replacement, finding in [
-        (doctor, "check_rounding", flushed, "float32: subnormals, rounding to nearest"),
-        (np, "sqrt", lambda x: np.nextafter(root(x), np.inf), "square roots"),
-        (doctor, "_version", lambda name: "1.26.4", "numpy"),
-        (goldens, "folder", lambda: tmp_path, "goldens"),
-    ]:
-        with monkeypatch.context() as patch:
-            patch.setattr(target, name, replacement)
-            result = call("doctor", "--json")
-            wrong = [x["name"] for x in json.loads(result.stdout)["findings"] if x["ok"] is False]
-            assert result.exit_code == 1 and finding in wrong
-    monkeypatch.setattr(goldens, "folder", lambda: tmp_path)
-    result = call("doctor")
-    assert (
-        result.exit_code == 1
-        and "missing: torch-ieee/adadelta.json" in result.stdout
-        and "something is wrong" in result.stdout
-    )
-
-
-@pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy all goldens to where they may be broken."""
-    folder = shutil.copytree(goldens.folder(), tmp_path / "golden")
-    monkeypatch.setattr(goldens, "folder", lambda: folder)
-    return Path(folder)
-
-
-def doctor_on_goldens() -> tuple[int, str]:
-    result = call("doctor", "--json")
-    findings = {x["name"]: x for x in json.loads(result.stdout)["findings"]}
-    assert findings["goldens"]["ok"] is (result.exit_code == 0)
-    return result.exit_code, findings["goldens"]["value"]
-
-
-def alter(path: Path) -> None:
-    """Change a digit of the first number of a golden."""
-    first = re.compile(r'("bits": "|"0x1\.)([0-9a-f])')
-    path.write_text(first.sub(lambda m: f"{m[1]}{int(m[2], 16) ^ 1:x}", path.read_text(encoding="utf-8"), count=1))
-
-
-@pytest.mark.parametrize("name", ["torch-installed/sgd.json", "reference/muon.json", "lr/CyclicLR.json"])
-def test_doctor_names_each_golden_that_is_missing_altered_or_cut_off(copied: Path, name: str) -> None:
-    assert doctor_on_goldens() == (0, f"{3 * len(cases.stems()) + 15} files in {copied}")
-    path = copied / name
-    whole = path.read_bytes()
-    alter(path)
-    assert path.stat().st_size == len(whole) and path.read_bytes() != whole
-    assert doctor_on_goldens()[0] == 1 and doctor_on_goldens()[1].endswith(f", damaged: {name}")
-    path.write_bytes(whole[:-40])
-    assert doctor_on_goldens()[1].endswith(f", damaged: {name}")
-    path.unlink()
-    assert doctor_on_goldens()[1].endswith(f", missing: {name}")
-    path.write_bytes(whole)
-    path.with_name("nobody.json").write_bytes(whole)
-    assert doctor_on_goldens()[1].endswith(f", without cases: {name.partition('/')[0]}/nobody.json")
-
-
-def test_doctor_names_a_few_of_many(copied: Path) -> None:
-    shutil.rmtree(copied / "lr")
-    code, value = doctor_on_goldens()
-    assert code == 1 and value.count("missing: lr/") == 3 and value.endswith(", and 12 more")
 
 
 def test_nothing_heavy_is_imported() -> None:

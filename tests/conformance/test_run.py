@@ -1,39 +1,24 @@
-"""Runs of the conformance suite: what holds, what is broken, what deviates, and what is told of it."""
+"""Runs of the conformance suite: what holds, what is broken, and what deviates."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import struct
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from refoptim.conformance import adapters, cases, promises, report, run
+from refoptim.conformance import adapters, promises, run
 from refoptim.conformance.adapters import fused
-from refoptim.conformance.adapters.keras import choose_backend
 from refoptim.conformance.promises import CLOSE, EXACT, ULP
 from refoptim.conformance.reference import Reference
 from refoptim.conformance.run import Result
 
 from helpers import ROOT
-from helpers.implementations import Late, Loses, Plain, Prints, named
+from helpers.implementations import CASES, Late, Loses, Plain, named, results
 from helpers.kernels import NEEDS_KERNELS
-from refoptim.engines import cuda, host
-
-CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
-
-
-def results(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Result]:
-    return [result for job in run.jobs(name, pattern, dtypes) for result in run.perform(job)]
+from refoptim.engines import host
 
 
 def goldens_of(found: list[Result]) -> dict[str, set[str]]:
@@ -221,104 +206,6 @@ def test_the_table_of_promises() -> None:
     assert [str(x) for x in (EXACT, ULP(3), CLOSE(0.5, 0.25))] == ["EXACT", "within 3 ULP", "within 0.25 + 0.5 * |x|"]
 
 
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Take away the kernels for this computer, and CuPy."""
-    monkeypatch.setattr(host, "LIBRARY", tmp_path / "_host.so")
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    cuda.machine.cache_clear()
-    yield
-    cuda.machine.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("host", "engine host is not available: its kernels were not built when refoptim was installed: install"),
-        ("cuda", "engine cuda is not available: kernels on a GPU need CuPy: pip install"),
-        ("tensorfloat", "no implementation 'tensorfloat'"),
-        (":X", "no implementation ':X': expected package.module:Class"),
-        ("no_such_module:X", "no_such_module cannot be imported"),
-        ("json:X", "json has no X"),
-        ("json:JSONDecoder", "is no implementation: it has no method make"),
-    ],
-)
-def test_what_is_not_there_is_said(name: str, message: str, bare: None) -> None:
-    with pytest.raises(adapters.NotAvailable, match=message):
-        adapters.find(name)
-
-
-@pytest.mark.parametrize("method", ["make", "set", "step", "resume", "parameters", "state"])
-def test_every_method_that_a_case_calls_is_asked_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Plain, method, None)
-    with pytest.raises(adapters.NotAvailable, match=f"Plain is no implementation: it has no method {method}"):
-        adapters.find(named(Plain))
-
-
-def leaves(*arguments: Any) -> Any:
-    raise SystemExit(0)
-
-
-def raises(self: Any) -> Any:
-    raise TypeError("a reason")
-
-
-@pytest.mark.parametrize(
-    ("attribute", "value", "message"),
-    [
-        ("__init__", lambda self, needed: None, r"Plain cannot be used: TypeError: .* 'needed'"),
-        ("__init__", leaves, "Plain cannot be used: SystemExit: 0"),
-        ("versions", raises, "Plain cannot be used: TypeError: a reason"),
-        ("versions", lambda self: ["1.0"], r"Plain: versions\(\) must return a dict, got \['1.0'\]"),
-        ("promise", 1e-6, "Plain: promise must be EXACT, .* or None, got 1e-06"),
-        ("promise", property(raises), "Plain cannot be used: TypeError: a reason"),
-    ],
-)
-def test_what_cannot_be_used_is_said(
-    attribute: str, value: Any, message: str, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
-) -> None:
-    monkeypatch.setattr(Plain, attribute, value)
-    done = command("--impl", named(Plain), "--pattern", "sgd-plain")
-    assert done.exit_code == 2
-    assert re.search(message, " ".join(done.output.split())), done.output
-
-
-@pytest.mark.parametrize("text", ["raise SystemExit(0)", "1 +", "import no_such_thing", "{}['key']"])
-def test_a_module_that_cannot_be_imported_is_said(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "module_that_fails.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(adapters.NotAvailable, match="module_that_fails cannot be imported: "):
-        adapters.find("module_that_fails:X")
-
-
-def test_keras_gets_a_backend_that_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "keras.py").write_text("import no_such_backend")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "keras", raising=False)
-    monkeypatch.setenv("KERAS_BACKEND", "none")
-    with pytest.raises(
-        adapters.NotAvailable, match=r"keras cannot be imported: .*'no_such_backend'; set KERAS_BACKEND"
-    ):
-        run.versions("keras")
-    monkeypatch.setattr("refoptim.conformance.adapters.keras.find_spec", lambda name: name == "torch" or None)
-    for before, after in (("none", "none"), (None, "torch")):
-        monkeypatch.setenv("KERAS_BACKEND", before) if before else monkeypatch.delenv("KERAS_BACKEND")
-        choose_backend()
-        assert os.environ["KERAS_BACKEND"] == after
-
-
-def test_what_an_implementation_prints_stays_out_of_the_document(command: Callable[..., Any]) -> None:
-    done = command("--impl", named(Prints), "--pattern", "sgd-plain", "--json")
-    assert json.loads(done.stdout)["ok"]
-    assert "a step" in done.stderr
-
-
-def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
-    with pytest.raises(adapters.NotAvailable, match="not installed: optax"):
-        adapters.find("optax")
-
-
 def test_distances_are_those_counted_by_hand() -> None:
     """-0 and +0 are neighbours, one subnormal further is the next; a NaN is as far as can be."""
     case = CASES["sgd-plain"]
@@ -343,222 +230,7 @@ def test_flushed_subnormals_are_not_close() -> None:
         assert run.compare(blank, theirs, golden, CLOSE(1e-6, 1e-6), True).outcome == outcome
 
 
-class Page(HTMLParser):
-    """Collects the tags and attributes of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-
-def sample() -> list[Result]:
-    evil = "<script>alert(1)</script>"
-    broken = [r for r in results(named(Late), "sgd-plain") if r.ran]
-    error = Result(f'x"{evil}', evil, evil, "float32", "reference", run.ERROR, reason=f"\x00]]>{evil}")
-    return [*broken, error, replace(broken[0], outcome=run.DEVIATES, flags=("DecoupledDecay",), reason="known")]
-
-
-def test_the_page_stands_alone() -> None:
-    text = report.page(sample(), {"<b>": {"x": "<i>"}}, "refoptim '<u>'")
-    tags = Page(text).tags
-    names = {tag for tag, _ in tags}
-    assert not names & {"script", "link", "img", "iframe", "b>", "i", "u"}
-    assert not [a for _, a in tags if set(a) & {"src", "href", "onload"}]
-    assert "http" not in text
-    assert "url(" not in text
-    assert "light dark" in text
-    assert cases.flags()["DecoupledDecay"].partition(" ")[0] in text
-    points = [a["points"] or "" for tag, a in tags if tag == "polyline"]
-    assert len(points) == 2
-    assert len(points[0].split()) == CASES["sgd-plain"].steps
-    heights = [float(point.split(",")[1]) for point in points[0].split()]
-    assert len(set(heights[:6])) == 1
-    assert heights[0] > heights[6]
-
-
-def test_a_cell_gives_the_flags_of_its_worst_case_and_of_the_others_apart() -> None:
-    def deviates(ulp: int, *flags: str) -> Result:
-        blank = Result("x", "SGD", "sgd-plain", "float32", "reference", run.DEVIATES)
-        return replace(blank, max_ulp=ulp, ulps=(ulp,), steps=(1,), flags=flags)
-
-    a, b, c = deviates(3, "A"), deviates(9, "B"), replace(deviates(99, "C"), outcome=run.FAILS, flags=())
-    assert report.Cell([a, b]).text == "9 ULP: B; elsewhere: A"
-    assert report.Cell([b]).text == "9 ULP: B"
-    assert report.Cell([a, b, c]).text == "99 ULP; elsewhere: A + B"
-
-
-def test_junit_counts() -> None:
-    found = [*sample(), Result("x", "SGD", "sgd-plain", "float16", "reference", run.NOT_RUN, reason="no")]
-    root = ElementTree.fromstring(report.junit(found).encode())
-    assert {key: root.get(key) for key in ("tests", "failures", "errors", "skipped")} == dict(
-        tests="4", failures="1", errors="1", skipped="1"
-    )
-    assert [len(entry) for entry in root] == [1, 1, 0, 1]
-
-
-def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    report.write(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        report.write(path, "new \ud800")
-    assert [x.name for x in tmp_path.iterdir()] == ["report.html"]
-    assert path.read_text() == "old"
-
-
-# The command.
-
-
-@pytest.fixture
-def command() -> Callable[..., Any]:
-    testing = pytest.importorskip("click.testing", reason="the command line needs click and rich")
-    from refoptim.commands.main import main
-
-    return lambda *arguments: testing.CliRunner().invoke(main, ["conformance", *arguments])
-
-
-def test_all_promises_hold(command: Callable[..., Any], tmp_path: Path) -> None:
-    done = command("--json", "--report", str(tmp_path / "r.html"), "--junit", str(tmp_path / "j.xml"))
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
-    assert document["ok"]
-    counted = {(r["golden"], r["distance"]) for r in document["results"] if r["golden"] == "reference"}
-    assert counted <= {("reference", "EXACT"), ("reference", "not run")}
-    exact = {r["optimizer"] for r in document["results"] if r["golden"] == "torch-ieee" and r["distance"] == "EXACT"}
-    assert len(exact) >= 13
-    engines = {"numpy", *(["host"] if not host.missing() else []), *(["cuda"] if not cuda.missing() else [])}
-    assert set(document["versions"]) == engines
-    assert {"CosineAnnealingLR", "ReduceLROnPlateau"} <= {r["optimizer"] for r in document["results"]}
-    assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "0"
-    assert "All promises hold." in (tmp_path / "r.html").read_text(encoding="utf-8")
-
-
-def test_the_command_fails_where_a_promise_is_broken(command: Callable[..., Any]) -> None:
-    done = command("--impl", named(Late), "--pattern", "SGD-PLAIN", "--dtype", "float64")
-    assert done.exit_code == 1
-    assert "FAILS: sgd-plain float64" in done.output
-    assert "step 7, param.1 [2, 3]" in done.output
-    assert "\x1b" not in done.output
-
-
-def test_the_command_says_what_is_wrong(
-    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, bare: None
-) -> None:
-    for arguments, message in [
-        (("--engine", "host"), "engine host is not available: its kernels were not built"),
-        (("--engine", "cuda"), "engine cuda is not available: kernels on a GPU need CuPy"),
-        (("--impl", "a:"), "'--impl': expected package.module:Class, got 'a:'"),
-        (("--impl", ":X"), "'--impl': expected package.module:Class, got ':X'"),
-        (("--impl", "nothing"), "no implementation 'nothing'"),
-        (("--pattern", "no such case"), "no case matches"),
-        (("--impl", named(Plain), "--pattern", "adam-coupled"), "nothing could be run: plain descent in float64 alone"),
-        (("--pattern", "sgd-plain", "--report", "/no/such/folder/x.html"), "cannot write the report"),
-    ]:
-        done = command(*arguments)
-        assert (done.exit_code, message in done.output) == (2, True), done.output
-
-    def flushed() -> None:
-        raise RuntimeError("float32 sums lose subnormals")
-
-    monkeypatch.setattr(run, "check_arithmetic", flushed)
-    done = command("--pattern", "sgd-plain")
-    assert (done.exit_code, "lose subnormals" in done.output) == (2, True)
-
-
 def test_without_ml_dtypes_bfloat16_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     (r,) = results("numpy", "sgd-plain", ("bfloat16",))
     assert (r.outcome, r.reason) == (run.NOT_RUN, "bfloat16 needs ml_dtypes")
-
-
-# The plugin.
-
-CONFTEST = f"""
-import sys
-from importlib.util import find_spec
-sys.path[:0] = {[str(ROOT / "tests"), str(ROOT)]!r}
-import refoptim
-if find_spec("refoptim.conformance") is None:
-    refoptim.__path__.append({str(ROOT)!r})
-pytest_plugins = ["refoptim.conformance.plugin"]
-"""
-
-
-def pytest_in(folder: Path, *arguments: str) -> str:
-    (folder / "conftest.py").write_text(CONFTEST + (folder / "more.txt").read_text())
-    options = ("-p", "no:refoptim", "-p", "no:cacheprovider", "-W", "error", "-rA")
-    command = [sys.executable, "-m", "pytest", *options, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
-
-
-def counts(output: str) -> dict[str, int]:
-    return {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output.splitlines()[-1])}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "more.txt").write_text("")
-    (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n")
-    return tmp_path
-
-
-def test_the_plugin_collects_nothing_unless_asked(folder: Path) -> None:
-    assert counts(pytest_in(folder)) == {"passed": 1}
-
-
-def test_the_plugin_loads_without_refoptim() -> None:
-    code = "import sys; import plugin; sys.exit('numpy' in sys.modules or 'refoptim' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "conformance", check=True)
-
-
-def test_every_case_is_a_test_of_a_named_implementation(folder: Path) -> None:
-    output = pytest_in(folder, "--refoptim-impl", "helpers.implementations:Late", "--refoptim-pattern", "sgd-plain")
-    assert counts(output) == {"passed": 1, "failed": 1, "skipped": 5}
-    assert "step 7, param.1 [2, 3]" in output
-    assert "FusedMultiplyAdd: " in output
-
-
-def test_the_setting_and_k_work(folder: Path) -> None:
-    (folder / "pytest.ini").write_text("[pytest]\nrefoptim_impl = numpy\n")
-    found = len([dtype for case in CASES.values() if case.id.startswith("adamax") for dtype in case.dtypes])
-    output = pytest_in(folder, "-k", "adamax")
-    assert sum(counts(output).values()) == found, output
-    assert "failed" not in counts(output)
-
-
-def test_a_fixture_gives_every_case(folder: Path) -> None:
-    (folder / "more.txt").write_text(
-        "\nimport pytest\nfrom helpers.implementations import Plain\n\n"
-        "@pytest.fixture\ndef refoptim_implementation():\n    return Plain()\n"
-    )
-    (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
-    output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
-    assert counts(output) == {"passed": 1, "skipped": 5}, output
-
-
-def test_a_fixture_without_the_methods_is_refused(folder: Path) -> None:
-    text = "\nimport pytest\n\n@pytest.fixture\ndef refoptim_implementation():\n    return 1\n"
-    (folder / "more.txt").write_text(text)
-    (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
-    output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
-    assert "int is no implementation: it has no method make" in output
-
-
-def test_a_pattern_that_fits_no_case_is_a_usage_error(folder: Path) -> None:
-    output = pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "no-such")
-    assert "--refoptim-pattern: no case matches 'no-such'" in output
-    assert "passed" not in output
-
-
-def test_a_test_asked_for_by_its_node_id_comes_alone(folder: Path) -> None:
-    assert counts(pytest_in(folder, "--refoptim-impl", "numpy", "test_own.py::test_own")) == {"passed": 1}
-    found = counts(pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "sgd-plain", "test_own.py"))
-    assert sum(found.values()) == 1 + len(CASES["sgd-plain"].dtypes)
-
-
-def test_an_unknown_implementation_is_a_usage_error(folder: Path) -> None:
-    assert "no implementation 'nobody'" in pytest_in(folder, "--refoptim-impl", "nobody")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from refoptim.conformance import cases
+from refoptim.conformance import cases, run
 from refoptim.conformance.adapters import Adapter
 from refoptim.conformance.reference import Reference
+from refoptim.conformance.run import Result
 
 
 class Plain(Adapter):
@@ -65,3 +66,10 @@ class Prints(Plain):
     def step(self, grads: Any) -> None:
         print("a step")
         super().step(grads)
+
+
+CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
+
+
+def results(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Result]:
+    return [result for job in run.jobs(name, pattern, dtypes) for result in run.perform(job)]

@@ -34,3 +34,17 @@ def picture(x: Any) -> Any:
 def settings() -> list[Any]:
     """Return what holds for all optimizers."""
     return [refoptim.get_default_dtype(), refoptim.get_num_threads(), get_rounding(), np.geterr()]
+
+
+def frozen(x: Any) -> Any:
+    """Turn a value into one that compares bit for bit; a Python number is a number of 64 bits."""
+    if isinstance(x, dict):
+        return {key: frozen(y) for key, y in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [frozen(y) for y in x]
+    return x if x is None or isinstance(x, str) else (np.asarray(x).dtype, np.shape(x), np.asarray(x).tobytes())
+
+
+def same(x: Any, y: Any) -> bool:
+    """Tell whether two values are equal, bit for bit."""
+    return bool(frozen(x) == frozen(y))

@@ -26,11 +26,6 @@ from refoptim.commands.main import main
 GOLDENS = sorted(record_lr.folder().glob("*.json"))
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
-
-
 @pytest.mark.parametrize("name", DRAWS)
 def test_drawn_schedules_equal_torch(name: str, torch: Any) -> None:
     for seed in range(100, 108):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize, rosen, rosen_der
 
+from helpers.pictures import frozen, same
 from refoptim import Parameter
 from refoptim.optimizers.conjugate_gradient import BETAS, ConjugateGradient, conjugate_direction
 
@@ -63,20 +64,6 @@ class Run:
 def on_quadratic(n: int, **hyper: Any) -> Run:
     a, target = quadratic(n)
     return Run(np.zeros(n), lambda x: 0.5 * (x - target) @ a @ (x - target), lambda x: a @ (x - target), **hyper)
-
-
-def frozen(x: Any) -> Any:
-    """Turn a value into one that compares bit for bit; a Python number is a number of 64 bits."""
-    if isinstance(x, dict):
-        return {key: frozen(y) for key, y in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [frozen(y) for y in x]
-    return x if x is None or isinstance(x, str) else (np.asarray(x).dtype, np.shape(x), np.asarray(x).tobytes())
-
-
-def same(x: Any, y: Any) -> bool:
-    """Tell whether two values are equal, bit for bit."""
-    return bool(frozen(x) == frozen(y))
 
 
 # The direction

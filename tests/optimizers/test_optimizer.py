@@ -1,4 +1,4 @@
-"""The surface of an optimizer: parameters, groups, steps, copies, what it prints; with torch as a witness."""
+"""The surface of an optimizer: groups, steps, copies, what it prints; with torch as a witness."""
 
 from __future__ import annotations
 
@@ -16,69 +16,6 @@ import refoptim
 from helpers.pictures import picture
 from helpers.rooms import NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
 from refoptim import Parameter, SparseGrad
-
-
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
-
-
-# Parameters
-
-
-def test_a_parameter_is_a_view_of_its_array() -> None:
-    x, g = normal(1, 2, 3), normal(2, 2, 3)
-    p = Parameter(x, g, "weight")
-    assert p.data is x
-    assert p.grad is g
-    assert (p.shape, p.dtype, p.name) == ((2, 3), np.dtype("float32"), "weight")
-    assert repr(p) == "Parameter(shape=(2, 3), dtype=float32, name='weight')"
-    assert repr(Parameter(np.array(1.0))) == "Parameter(shape=(), dtype=float64)"
-    with pytest.raises(AttributeError):
-        p.gradient = g  # type: ignore[attr-defined]
-
-
-def test_parameters_are_compared_and_hashed_by_identity() -> None:
-    p = Parameter(normal(1, 3))
-    assert len({p, Parameter(p.data), Parameter(p.data.copy())}) == 3
-
-
-@pytest.mark.parametrize("copied", [deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=["deepcopy", "pickle"])
-def test_a_copied_parameter_has_arrays_of_its_own(copied: Callable[[Any], Any]) -> None:
-    p = Parameter(normal(1, 2, 3), normal(2, 2, 3), "weight")
-    q = copied(p)
-    assert_equal_bits(p.data, q.data)
-    assert_equal_bits(p.grad, q.grad)
-    assert q.name == "weight"
-    assert not np.shares_memory(p.data, q.data)
-
-
-ARRAYS = {
-    "a 0-d array": np.array(0.5),
-    "an empty array": np.zeros((0, 3), np.float32),
-    "a Fortran-ordered array": np.asfortranarray(normal(1, 4, 3)),
-    "every other column": normal(1, 4, 6)[:, ::2],
-    "a reversed array": normal(1, 7)[::-1],
-    "a diagonal": np.lib.stride_tricks.as_strided(normal(1, 4, 4), (4,), (20,)),
-    "an axis of length 1 without a step": np.lib.stride_tricks.as_strided(normal(1, 4), (4, 1), (4, 0)),
-    "unaligned numbers": np.frombuffer(bytearray(17), np.uint8)[1:].view(np.float32),
-    "half precision": normal(1, 5, dtype="float16"),
-    "complex numbers": normal(1, 5, dtype="complex64"),
-    "a field of a structure": np.zeros(4, [("x", "f4"), ("y", "f8")])["y"],
-}
-
-
-@pytest.mark.parametrize("x", ARRAYS.values(), ids=ARRAYS)
-def test_any_array_is_updated_in_place(x: Any) -> None:
-    apart = np.array(x, order="C")
-    views, copies = make("Adam", [x]), make("Adam", [apart])
-    for k in range(3):
-        g = normal(k, *x.shape, dtype=x.dtype.name)
-        views.step(grads=[g])
-        copies.step(grads=[g])
-    assert members(views)[0].data is x
-    assert_equal_runs(views, copies)
-
 
 # Groups
 
@@ -455,77 +392,6 @@ def test_a_shallow_copy_shares_everything_but_hooks() -> None:
     shallow = copy(optimizer)
     assert shallow.state is optimizer.state
     assert shallow.param_groups is optimizer.param_groups
-
-
-# Lending
-
-
-def pair(torch: Any, name: str, seed: int) -> tuple[Any, Any]:
-    """Return equal optimizers of refoptim and torch, in two groups, after two steps."""
-    arrays = [normal(seed + i, 3) for i in range(3)]
-    tensors = [torch.from_numpy(x.copy()) for x in arrays]
-    split = [getattr(m, name) for m in (refoptim, torch.optim)]
-    ours, theirs = (
-        cls([{"params": xs[:1]}, {"params": xs[1:], "lr": 0.5}], lr=0.25)
-        for cls, xs in zip(split, (arrays, tensors), strict=True)
-    )
-    for k in range(2):
-        advance(ours, theirs, seed + k)
-    return ours, theirs
-
-
-def advance(ours: Any, theirs: Any, seed: int) -> None:
-    import torch
-
-    grads = [normal(seed + 10 * i, 3) for i in range(3)]
-    ours.step(grads=grads)
-    for t, g in zip(members(theirs), grads, strict=True):
-        t.grad = torch.from_numpy(g.copy())
-    theirs.step()
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_swapping_in_is_torchs(fails: bool, torch: Any) -> None:
-    """With Rprop, which has state and takes no square root, so that torch is exact as it is."""
-    ours, theirs = pair(torch, "Rprop", 1)
-    guests, their_guests = pair(torch, "Rprop", 50)
-    outside = picture(ours)
-    groups = list(ours.param_groups)
-    lent = {str(i): p.data for i, p in enumerate(members(guests))}
-    their_lent = {str(i): t for i, t in enumerate(members(their_guests))}
-    saved, their_saved = guests.state_dict(), their_guests.state_dict()
-    try:
-        with (
-            refoptim.swap_in_optimizer_params_and_state(ours, lent, saved),
-            torch.optim.swap_in_optimizer_params_and_state(theirs, their_lent, their_saved),
-        ):
-            assert ours.param_groups[0] is groups[0]
-            ours.param_groups[1]["lr"] = theirs.param_groups[1]["lr"] = 0.125
-            advance(ours, theirs, 7)
-            assert members(ours)[2].data is lent["2"]
-            if fails:
-                raise LookupError
-    except LookupError:
-        assert fails
-    assert picture(ours) == outside
-    for i, t in enumerate(members(their_guests)):
-        assert_equal_bits(lent[str(i)], t.numpy())
-        assert_equal_bits(saved["state"][i]["prev"], their_saved["state"][i]["prev"].numpy())
-    advance(ours, theirs, 9)
-    for p, t in zip(members(ours), members(theirs), strict=True):
-        assert_equal_bits(p.data, t.numpy())
-
-
-def test_a_group_added_while_lending_is_gone_afterwards() -> None:
-    optimizer, guest = make("Adam", [normal(1, 3)]), make("Adam", [normal(2, 3)])
-    for o in (optimizer, guest):
-        o.step(grads=[normal(3, 3)])
-    before = picture(optimizer)
-    with refoptim.swap_in_optimizer_params_and_state(optimizer, {"w": normal(2, 3)}, guest.state_dict()):
-        optimizer.add_param_group({"params": [normal(4, 2)]})
-        optimizer.load_state_dict(optimizer.state_dict())
-        optimizer.step(grads=[normal(5, 3), normal(6, 2)])
-    assert picture(optimizer) == before
 
 
 # Settings of the library

@@ -18,11 +18,6 @@ KINDS = ["step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_sta
 PREPENDED = KINDS[2:]
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
-
-
 class Log:
     """Hooks that write down when they run and what they are given."""
 

@@ -1,0 +1,49 @@
+"""The commands list and explain name everything public."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import refoptim
+from helpers.command_line import call, fails
+from refoptim.commands import describe
+
+
+def test_list_names_everything_public() -> None:
+    rows = json.loads(call("list", "--json").stdout)
+    names = {kind: {row["name"] for row in rows if row["kind"] == kind} for kind in ("optimizer", "scheduler")}
+    assert names["scheduler"] == {*refoptim.lr_scheduler.__all__} - {"LRScheduler"}
+    assert {"Adam", "LBFGS", "Muon", "SparseAdam"} <= names["optimizer"] <= {*refoptim.__all__}
+    assert len(call("list").stdout.splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize("name", ["adamw", "AdamW", "ADAMW", "adam-w"])
+def test_explain_reads_names_in_any_case(name: str) -> None:
+    text = call("explain", name).stdout
+    for part in (
+        "AdamW\n",
+        "sqrt(1 - beta2**k) + eps",
+        "[0, 1), [0, 1)",
+        "exp_avg_sq",
+        "ICLR 2019",
+        "addcdiv(p, exp_avg",
+    ):
+        assert part in text
+    assert "State\nState" not in text and "Source:" not in text
+
+
+@pytest.mark.parametrize("name", [x.__name__ for x in (*describe.optimizers(), *describe.schedulers())])
+def test_everything_can_be_explained(name: str) -> None:
+    found = json.loads(call("explain", name, "--json").stdout)
+    assert found["name"] == name and found["paragraphs"]
+    assert found["arguments"] or name == "ChainedScheduler"
+    if hasattr(refoptim, name):
+        assert found["formula"] and found["state"] and found["sources"]
+    if name not in ("LBFGS", "ConjugateGradient") and hasattr(refoptim, name):
+        assert found["operations"].startswith("def update(")
+
+
+def test_explain_suggests_near_names() -> None:
+    assert fails("explain", "rmspop").endswith("did you mean RMSprop or Rprop?")

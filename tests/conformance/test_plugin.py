@@ -1,0 +1,100 @@
+"""The plugin of pytest: every case is a test of the implementation that is asked for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT
+from helpers.implementations import CASES
+
+CONFTEST = f"""
+import sys
+from importlib.util import find_spec
+sys.path[:0] = {[str(ROOT / "tests"), str(ROOT)]!r}
+import refoptim
+if find_spec("refoptim.conformance") is None:
+    refoptim.__path__.append({str(ROOT)!r})
+pytest_plugins = ["refoptim.conformance.plugin"]
+"""
+
+
+def pytest_in(folder: Path, *arguments: str) -> str:
+    (folder / "conftest.py").write_text(CONFTEST + (folder / "more.txt").read_text())
+    options = ("-p", "no:refoptim", "-p", "no:cacheprovider", "-W", "error", "-rA")
+    command = [sys.executable, "-m", "pytest", *options, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def counts(output: str) -> dict[str, int]:
+    return {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output.splitlines()[-1])}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "more.txt").write_text("")
+    (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n")
+    return tmp_path
+
+
+def test_the_plugin_collects_nothing_unless_asked(folder: Path) -> None:
+    assert counts(pytest_in(folder)) == {"passed": 1}
+
+
+def test_the_plugin_loads_without_refoptim() -> None:
+    code = "import sys; import plugin; sys.exit('numpy' in sys.modules or 'refoptim' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "conformance", check=True)
+
+
+def test_every_case_is_a_test_of_a_named_implementation(folder: Path) -> None:
+    output = pytest_in(folder, "--refoptim-impl", "helpers.implementations:Late", "--refoptim-pattern", "sgd-plain")
+    assert counts(output) == {"passed": 1, "failed": 1, "skipped": 5}
+    assert "step 7, param.1 [2, 3]" in output
+    assert "FusedMultiplyAdd: " in output
+
+
+def test_the_setting_and_k_work(folder: Path) -> None:
+    (folder / "pytest.ini").write_text("[pytest]\nrefoptim_impl = numpy\n")
+    found = len([dtype for case in CASES.values() if case.id.startswith("adamax") for dtype in case.dtypes])
+    output = pytest_in(folder, "-k", "adamax")
+    assert sum(counts(output).values()) == found, output
+    assert "failed" not in counts(output)
+
+
+def test_a_fixture_gives_every_case(folder: Path) -> None:
+    (folder / "more.txt").write_text(
+        "\nimport pytest\nfrom helpers.implementations import Plain\n\n"
+        "@pytest.fixture\ndef refoptim_implementation():\n    return Plain()\n"
+    )
+    (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
+    output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
+    assert counts(output) == {"passed": 1, "skipped": 5}, output
+
+
+def test_a_fixture_without_the_methods_is_refused(folder: Path) -> None:
+    text = "\nimport pytest\n\n@pytest.fixture\ndef refoptim_implementation():\n    return 1\n"
+    (folder / "more.txt").write_text(text)
+    (folder / "test_own.py").write_text("def test_conformance(refoptim_check):\n    refoptim_check()\n")
+    output = pytest_in(folder, "--refoptim-pattern", "sgd-plain")
+    assert "int is no implementation: it has no method make" in output
+
+
+def test_a_pattern_that_fits_no_case_is_a_usage_error(folder: Path) -> None:
+    output = pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "no-such")
+    assert "--refoptim-pattern: no case matches 'no-such'" in output
+    assert "passed" not in output
+
+
+def test_a_test_asked_for_by_its_node_id_comes_alone(folder: Path) -> None:
+    assert counts(pytest_in(folder, "--refoptim-impl", "numpy", "test_own.py::test_own")) == {"passed": 1}
+    found = counts(pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "sgd-plain", "test_own.py"))
+    assert sum(found.values()) == 1 + len(CASES["sgd-plain"].dtypes)
+
+
+def test_an_unknown_implementation_is_a_usage_error(folder: Path) -> None:
+    assert "no implementation 'nobody'" in pytest_in(folder, "--refoptim-impl", "nobody")
