@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 import refoptim
-from helpers.kernels import (
-    NEEDS_KERNELS,
-    assert_same_bits,
-    assert_same_runs,
-)
+from helpers.kernels import NEEDS_KERNELS, assert_same_bits, assert_same_runs
 from helpers.pairs import copies, pair, step
 from helpers.rooms import SETTINGS, make, normal
 from refoptim import Optimizer, Parameter

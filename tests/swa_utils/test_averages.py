@@ -16,13 +16,7 @@ from helpers import ROOT
 from helpers.averages import COMPLEX, FORMS, REAL, weights
 from helpers.oracle import assert_same_bits, rng_of, stored
 from refoptim import swa_utils
-from refoptim.swa_utils import (
-    AveragedModel,
-    get_ema_avg_fn,
-    get_ema_multi_avg_fn,
-    get_swa_avg_fn,
-    get_swa_multi_avg_fn,
-)
+from refoptim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn, get_swa_avg_fn, get_swa_multi_avg_fn
 
 # ----------------------------------------------------------------------------------------------- torch, bit for bit
 

@@ -12,11 +12,7 @@ import pytest
 from helpers.averages import FORMS, Broken, Net, fails_at, nested, two
 from helpers.oracle import assert_same_bits, gradient, rng_of
 from refoptim import Parameter, swa_utils
-from refoptim.swa_utils import (
-    AveragedModel,
-    get_ema_avg_fn,
-    get_ema_multi_avg_fn,
-)
+from refoptim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 NESTED = {
     "layers.0.0": (2,),

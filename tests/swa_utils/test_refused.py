@@ -11,13 +11,7 @@ import pytest
 from helpers.averages import FORMS, two
 from helpers.oracle import assert_same_bits
 from refoptim import swa_utils
-from refoptim.swa_utils import (
-    AveragedModel,
-    get_ema_avg_fn,
-    get_ema_multi_avg_fn,
-    get_swa_avg_fn,
-    get_swa_multi_avg_fn,
-)
+from refoptim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn, get_swa_avg_fn, get_swa_multi_avg_fn
 
 
 def test_only_one_function_is_taken() -> None:

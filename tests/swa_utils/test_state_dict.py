@@ -10,9 +10,7 @@ import pytest
 
 from helpers.averages import FORMS, Net, assert_same, two
 from refoptim import swa_utils
-from refoptim.swa_utils import (
-    AveragedModel,
-)
+from refoptim.swa_utils import AveragedModel
 
 
 def test_a_state_dict_has_the_layout_of_torch_and_goes_both_ways() -> None:

@@ -11,9 +11,7 @@ import pytest
 
 import refoptim
 from helpers.oracle import assert_same_bits, rng_of
-from refoptim.swa_utils import (
-    SWALR,
-)
+from refoptim.swa_utils import SWALR
 
 
 def sgd(library: Any, lrs: Any, make: Callable[[Any], Any] = np.array) -> Any:

@@ -10,9 +10,7 @@ import pytest
 from helpers.averages import Broken
 from helpers.oracle import rng_of
 from refoptim import Parameter, swa_utils
-from refoptim.swa_utils import (
-    AveragedModel,
-)
+from refoptim.swa_utils import AveragedModel
 
 
 class Norm:
