@@ -22,7 +22,7 @@ from refoptim.conformance import cases, goldens, gradients, record
 from refoptim.conformance.reference import Reference
 from refoptim.conformance.trajectory import bits, decode, describe, encode, run, trajectory
 
-DOCS = Path(__file__).parents[1] / "docs" / "goldens.md"
+DOCS = Path(__file__).parents[1] / "docs" / "contract" / "goldens.md"
 STEMS = cases.stems()
 CLOSE = {"adafactor": {"float32": 1e-6, "float64": 1e-14}}
 """Rules whose sums torch adds in another order: the largest error, relative to the largest magnitude in an array."""

@@ -1,4 +1,4 @@
-"""The commands golden, list, explain and doctor do what their help and docs/golden_cli.md say."""
+"""The commands golden, list, explain and doctor do what their help and docs/check/goldens.md say."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from refoptim.commands import describe, doctor
 from refoptim.commands.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "golden_cli.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "check" / "goldens.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 

@@ -486,7 +486,7 @@ def test_a_state_that_is_not_plain_is_an_error() -> None:
         scheduler.state_dict()
 
 
-# Where refoptim and torch part on purpose: torch 2.13's behaviour stands beside ours (docs/lr_scheduler.md).
+# Where refoptim and torch part on purpose: torch 2.13's behaviour stands beside ours (docs/guide/schedule.md).
 
 
 @pytest.fixture

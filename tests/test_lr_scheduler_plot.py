@@ -148,7 +148,7 @@ def test_the_gallery_draws_each_scheduler(name: str, tmp_path: Path, build: Any)
 
 
 def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "lr_scheduler.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "schedule.md").read_text(encoding="utf-8"), re.DOTALL)
     exec("\n".join(blocks), {})
     lines = capsys.readouterr().out.splitlines()
     half, coming = lines[0][1:].split("] ")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from refoptim.conformance import cases, digits, gradients
 
-DOCS = Path(__file__).parents[1] / "docs" / "goldens.md"
+DOCS = Path(__file__).parents[1] / "docs" / "contract" / "goldens.md"
 SHAPES = {"rosenbrock": [(6,), (2, 3)], "logistic": [(64,), ()], "mlp": [(3, 64), (3,), (3,), ()]}
 
 

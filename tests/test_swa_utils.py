@@ -1142,11 +1142,11 @@ def test_wrong_arguments_are_refused_and_nothing_changes(
 
 
 def test_the_examples_of_the_docs_print_what_the_docs_say(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "swa_utils.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "guide" / "average.md").read_text(encoding="utf-8")
     fences = re.findall(r"```(python|text)\n(.*?)```", page, re.DOTALL)
     assert [kind for kind, _ in fences] == ["python", "text", "python", "python", "text"]
     for kind, text in fences:
         if kind == "python":
-            exec(compile(text, "swa_utils.md", "exec"), {"__name__": "swa_utils.md"})
+            exec(compile(text, "average.md", "exec"), {"__name__": "average.md"})
         else:
             assert capsys.readouterr().out == text
