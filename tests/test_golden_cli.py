@@ -32,7 +32,7 @@ from refoptim.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "check" / "goldens.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
 def call(*arguments: Any) -> Result:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -145,12 +144,3 @@ def test_the_gallery_draws_each_scheduler(name: str, tmp_path: Path, build: Any)
     build.draw(name, tmp_path)
     for picture in (build.picture_of(name), build.picture_of(name, tmp_path)):
         assert name in "".join(ElementTree.parse(picture).getroot().itertext())
-
-
-def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "schedule.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec("\n".join(blocks), {})
-    lines = capsys.readouterr().out.splitlines()
-    half, coming = lines[0][1:].split("] ")
-    assert float(half) == pytest.approx(0.05) and coming == "[0.019 0.028 0.037]"
-    assert lines[-2:] == ["[0.05] [[0.35355339]", " [0.28867513]]"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -1136,17 +1134,3 @@ def test_wrong_arguments_are_refused_and_nothing_changes(
             torch.optim.swa_utils.SWALR(torch_sgd([0.3, 0.01]), **arguments)
     with pytest.raises(TypeError, match="int is not an Optimizer"):
         SWALR(3, 0.1)  # type: ignore[arg-type]
-
-
-# ------------------------------------------------------------------------------------------------------------- docs
-
-
-def test_the_examples_of_the_docs_print_what_the_docs_say(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "guide" / "average.md").read_text(encoding="utf-8")
-    fences = re.findall(r"```(python|text)\n(.*?)```", page, re.DOTALL)
-    assert [kind for kind, _ in fences] == ["python", "text", "python", "python", "text"]
-    for kind, text in fences:
-        if kind == "python":
-            exec(compile(text, "average.md", "exec"), {"__name__": "average.md"})
-        else:
-            assert capsys.readouterr().out == text
