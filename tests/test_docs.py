@@ -19,7 +19,15 @@ from refoptim.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+GENERATED = {
+    "api": set(),
+    "lr_scheduler": {describe.stem(cls) for cls in describe.schedulers()} | {"swalr"},
+    "optimizers": {describe.stem(cls) for cls in describe.optimizers()},
+}
+"""The folders of pages that are written when the site is built, and the stems of those beside ``index``."""
+
+WRITTEN = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0] not in GENERATED)
+PAGES = [*sorted(ROOT.glob("*.md")), *WRITTEN]
 
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
@@ -30,13 +38,6 @@ NOT_RUN = "# Not run here: "
 
 FILES = DOCS / "built" / "add_an_optimizer.md"
 """The page whose programs may be files, with their names on the first line; its own test writes and runs them."""
-
-GENERATED = {
-    "api": set(),
-    "lr_scheduler": {describe.stem(cls) for cls in describe.schedulers()} | {"swalr"},
-    "optimizers": {describe.stem(cls) for cls in describe.optimizers()},
-}
-"""The folders of pages that are written when the site is built, and the stems of those beside ``index``."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -225,9 +226,8 @@ def test_the_index_leads_to_every_page() -> None:
             assert target.exists() or is_generated(target), target
             found.append(target)
             coming += [target] if target.exists() else []
-    written = [page for page in DOCS.rglob("*.md") if page.parent.name not in GENERATED]
     assert len(found) == len(set(found))
-    assert not set(written) - set(found)
+    assert not set(WRITTEN) - set(found)
 
 
 def test_optimizer_pages_are_those_of_the_code() -> None:
