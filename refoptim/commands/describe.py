@@ -18,6 +18,10 @@ from ..step.hyper import Hyper, Several, declared
 from ..step.rule import Rule
 
 
+SHARED = frozenset({"foreach", "maximize", "capturable", "differentiable", "fused"})
+"""Hyperparameters that mean the same for every optimizer that has them."""
+
+
 class Argument(NamedTuple):
     """A hyperparameter: its name, default, allowed values, and what it means."""
 
