@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import click
 import pytest
@@ -40,14 +38,6 @@ FILES = DOCS / "built" / "add_an_optimizer.md"
 """The page whose programs may be files, with their names on the first line; its own test writes and runs them."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def read(page: Path) -> str:
@@ -228,9 +218,3 @@ def test_the_index_leads_to_every_page() -> None:
             coming += [target] if target.exists() else []
     assert len(found) == len(set(found))
     assert not set(WRITTEN) - set(found)
-
-
-def test_optimizer_pages_are_those_of_the_code() -> None:
-    reference = load(DOCS / "reference.py")
-    written = {path.name: read(path) for path in reference.HERE.glob("*.md")}
-    assert written == reference.pages(), "run: python docs/reference.py"

@@ -81,7 +81,9 @@ def page(module: ModuleType) -> str:
     here = [entry(module, name) for name, where in elsewhere.items() if not where]
     links = [f"- [{name}]({where})" for name, where in elsewhere.items() if where]
     about = md.rest(f".. automodule:: {module.__name__}")
-    return md.sections(module.__name__, about, *here, md.section("On their own pages", "\n".join(links)) if links else "")
+    return md.sections(
+        module.__name__, about, *here, md.section("On their own pages", "\n".join(links)) if links else ""
+    )
 
 
 def entry(module: ModuleType, name: str) -> str:

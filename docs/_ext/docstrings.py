@@ -28,6 +28,8 @@ def docstring(app: Any, what: str, name: str, x: Any, options: Any, lines: list[
     """Leave the formula of a pure rule to the page of its optimizer."""
     if rule_of(x):
         lines[:] = [f"The pure rule of :py:class:`~refoptim.{rule_of(x)}`; above stands what goes in and out.", ""]
+    if what == "module":
+        lines[:] = [re.sub(r"^:param (\w+):", r":\1:", line).replace(":raises ", ":Raises ") for line in lines]
 
 
 def setup(app: Any) -> dict[str, bool]:

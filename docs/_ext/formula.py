@@ -108,9 +108,10 @@ def name(text: str) -> str:
     stem, prime = text.removesuffix("_prime"), "'" if text.endswith("_prime") else ""
     head, _, index = stem.partition("_")
     letters = head.rstrip("0123456789")
-    if letters not in GREEK and len(letters) > 1:
+    number = head[len(letters) :]
+    if (letters not in GREEK and len(letters) > 1) or (number and index):
         return _upright(stem) + prime
-    below = head[len(letters) :] or index
+    below = number or index
     subscript = f"_{{{below if below.isdigit() else _upright(below)}}}" if below else ""
     return GREEK.get(letters, letters) + subscript + prime
 
@@ -165,7 +166,7 @@ def _binary(node: ast.BinOp) -> tuple[str, int]:
     if isinstance(node.op, ast.FloorDiv):
         return rf"\left\lfloor \frac{{{_write(left)[0]}}}{{{_write(right)[0]}}} \right\rfloor", ATOM
     if isinstance(node.op, ast.Mod):
-        return rf"\left\langle {_write(left)[0]}, {_write(right)[0]} \right\rangle", ATOM
+        return _parenthesized(f"{_write(left)[0]}, {_write(right)[0]}", r"\langle ", r"\rangle "), ATOM
     if isinstance(node.op, ast.Pow):
         return f"{_base(left)}^{{{_write(right)[0]}}}", POWER
     rank = SUM if isinstance(node.op, (ast.Add, ast.Sub)) else PRODUCT
@@ -184,8 +185,9 @@ def _at_least(node: ast.expr, rank: int) -> str:
     return text if own >= rank else _parenthesized(text)
 
 
-def _parenthesized(text: str) -> str:
-    return rf"\left( {text} \right)"
+def _parenthesized(text: str, left: str = "(", right: str = ")") -> str:
+    """Put an expression in parentheses, which grow around fractions."""
+    return rf"\left{left} {text} \right{right}" if r"\frac" in text else f"{left}{text}{right}"
 
 
 def _call(node: ast.Call) -> str:
@@ -246,16 +248,15 @@ def is_table(text: str) -> bool:
 
 
 def _shown(line: Line) -> nodes.Node:
-    indent = ["indented"] if line.indent else []
     main = line.main
-    if not main.left:
-        cells = [nodes.inline("", "", *_inside(main), classes=["whole", *indent])]
+    if line.indent or not main.left:
+        cells = [nodes.inline("", "", *_inside(main), classes=["whole", *(["indented"] if line.indent else [])])]
     else:
         rest = Part(right=main.right, words=main.words)
-        left = nodes.inline("", "", _math(main.left), classes=["left", *indent])
+        left = nodes.inline("", "", _math(main.left), classes=["left"])
         cells = [left, nodes.inline("", "", _math("="), nodes.Text(" "), *_inside(rest), classes=["right"])]
     remarks = [x for remark in line.remarks for x in (*_inside(remark), nodes.Text("   "))][:-1]
-    return nodes.container("", *cells, nodes.inline("", "", *remarks, classes=["remark"]), classes=["row"])
+    return nodes.container("", *cells, nodes.inline("", "", *remarks, classes=["remark"]), classes=["equation"])
 
 
 def _inside(found: Part) -> Iterator[nodes.Node]:

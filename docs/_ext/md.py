@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from refoptim.commands.describe import Argument
+from refoptim.commands.describe import Argument, before_formula, text
 
 
 def signature(function: Callable[..., Any]) -> str:
@@ -31,16 +31,17 @@ def entry(kind: str, name: str, arguments: str) -> str:
     return rest(f".. py:{kind}:: {name}{arguments}")
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """Return a table, whose rows are cards on narrow screens."""
     cells = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in cells)
+    lines = ["| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in cells]
+    return "\n".join([":::{container} cards" + (f" {kind}" if kind else ""), *lines, ":::"])
 
 
 def arguments_table(arguments: Iterable[Argument]) -> str:
     """Return hyperparameters as a table: name, default, allowed values, meaning."""
     rows = [(f"`{x.name}`", default(x.default), x.allowed, x.meaning) for x in arguments]
-    return table(("name", "default", "allowed", "meaning"), rows)
+    return table(("name", "default", "allowed", "meaning"), rows, "arguments")
 
 
 def default(value: Any) -> str:
@@ -61,6 +62,13 @@ def sections(title: str, *parts: str) -> str:
 def wide(page: str) -> str:
     """Return a page without a list of its sections beside it."""
     return f"---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n{page}"
+
+
+def formula(cls: type) -> str:
+    """Return the section that shows the formula of a class, and what its docstring says before and after it."""
+    found, before = text(cls), before_formula(cls)
+    after = [x for x in found.paragraphs[1:] if x not in before and not x.startswith("Args:")]
+    return section("Formula", *before, f"```{{formula}}\n{found.formula}\n```", *after)
 
 
 def section(title: str, *parts: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import md
+import numpy as np
 import twins
 from refoptim.conformance import cases, promises
 from refoptim.conformance.cases import Case
@@ -71,7 +71,8 @@ def page(cls: type[Optimizer]) -> str:
         cls.__name__,
         found.paragraphs[0],
         md.entry("class", f"refoptim.{cls.__name__}", md.signature(cls)),
-        md.section("Formula", f"```{{formula}}\n{found.formula}\n```", *found.paragraphs[1:], md.code(example(cls), "python")),
+        md.formula(cls),
+        md.section("Use", md.code(example(cls), "python")),
         hyperparameters(cls),
         md.section("State", found.state.removeprefix("State: ")),
         code(cls),
@@ -101,9 +102,9 @@ def hyperparameters(cls: type[Optimizer]) -> str:
     """Return the section of hyperparameters; those that mean the same everywhere are folded."""
     own = [x for x in arguments(cls) if x.name not in SHARED]
     shared = [x for x in arguments(cls) if x.name in SHARED]
-    fold = md.folded(", ".join(x.name for x in shared), md.arguments_table(shared))
-    more = "These mean the same for every optimizer that has them. Methods are those of {py:class}`~refoptim.Optimizer`."
-    return md.section("Hyperparameters", md.arguments_table(own), more, fold)
+    title = "What means the same for every optimizer: " + ", ".join(x.name for x in shared)
+    methods = "Methods are those of {py:class}`~refoptim.Optimizer`."
+    return md.section("Hyperparameters", md.arguments_table(own), md.folded(title, md.arguments_table(shared)), methods)
 
 
 def code(cls: type[Optimizer]) -> str:
@@ -119,7 +120,7 @@ def code(cls: type[Optimizer]) -> str:
 
 def side_by_side(pair: twins.Pair) -> str:
     """Return a function beside its twin."""
-    none = "*The program below takes this from the room.*"
+    none = "*No single function: the program below.*"
     twin = md.code(pair.twin, "cpp" if pair.language == "cuda" else "python") if pair.twin else none
     return f"::::{{container}} twins\n{md.code(pair.room, 'python')}\n\n{twin}\n::::"
 
@@ -151,9 +152,8 @@ def promise(cls: type[Optimizer]) -> str:
     """Return the section that says what is promised, in words."""
     kind, sentence = promised(cls)
     ran = (Path(__file__).parents[1] / "gpu.json").exists()
-    kernels = (
-        "The kernels have the bits of the reference; 16-bit numbers are rounded once, when they are stored. "
-        + ("[](../built/gpu_runs.md) says what ran on a GPU." if ran else "Not yet run on a GPU.")
+    kernels = "The kernels have the bits of the reference; 16-bit numbers are rounded once, when they are stored. " + (
+        "[](../built/gpu_runs.md) says what ran on a GPU." if ran else "Not yet run on a GPU."
     )
     return md.section("What is promised", f"**{kind}**: {sentence}", kernels)
 
@@ -172,7 +172,10 @@ def promised(cls: type[Optimizer]) -> tuple[str, str]:
         return "TREE", f"{own_order}. Torch's results, x, are met {near}."
     if promises.promised("torch-for-loop", "reference", name, "float32") != promises.FEW:
         return "CLOSE", f"{own_order}; for matrices as small as those of the cases they are torch's bits too."
-    return "EXACT", f"{', '.join(storages)} parameters and state have torch 2.13's bits, where torch computes by the IEEE rules."
+    return (
+        "EXACT",
+        f"parameters and state have torch 2.13's bits, where torch computes by the IEEE rules, in {', '.join(storages)}.",
+    )
 
 
 def goldens(cls: type[Optimizer]) -> str:
@@ -209,4 +212,6 @@ def deviations(path: Path, found: list[Case]) -> list[tuple[str, str, str]]:
     known = promises.deviations(path.stem)
     first = [promises.deviation(known, case, dtype) for case in found for dtype in case.dtypes]
     kept = [x for x in known if x in first]
-    return [(library, f"`{x.cases}`" + (f" in {x.storage}" if x.storage != promises.ANY else ""), x.reason) for x in kept]
+    return [
+        (library, f"`{x.cases}`" + (f" in {x.storage}" if x.storage != promises.ANY else ""), x.reason) for x in kept
+    ]

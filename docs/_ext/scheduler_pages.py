@@ -58,6 +58,7 @@ COMMANDS = {
 
 EXAMPLE = """import numpy as np
 import refoptim as optim
+IMPORT
 
 w = np.array([1.0, -2.0])
 optimizer = optim.SGD([w], lr=0.1, momentum=0.9)
@@ -71,7 +72,7 @@ for epoch in range(50):
 def pages() -> dict[str, str]:
     """Return the text of every page by file name."""
     stems = [stem(cls) for cls in SCHEDULERS.values()]
-    index = md.wide(md.index("Learning-rate schedules", INTRO, gallery(), stems))
+    index = md.wide(md.index("Schedulers", INTRO, gallery(), stems))
     return {"index.md": index, **{f"{stem(cls)}.md": page(name) for name, cls in SCHEDULERS.items()}}
 
 
@@ -91,10 +92,14 @@ def page(name: str) -> str:
         name,
         found.paragraphs[0],
         md.entry("class", public(name), md.signature(cls)),
-        md.section("Formula", f"```{{formula}}\n{found.formula}\n```", *prose(found.paragraphs[1:])),
-        md.section("Picture", f"![The learning rates that {name} gives]({picture(name)})", md.code(command(name), "sh")),
+        md.formula(cls),
+        md.section(
+            "Picture", f"![The learning rates that {name} gives]({picture(name)})", md.code(command(name), "sh")
+        ),
         md.section("Use", md.code(example(name), "python")),
-        md.section("Arguments", md.arguments_table(arguments(cls)) if arguments(cls) else "", *described(found.paragraphs)),
+        md.section(
+            "Arguments", md.arguments_table(arguments(cls)) if arguments(cls) else "", *described(found.paragraphs)
+        ),
         md.section("Papers", found.sources.partition(": ")[2]),
     )
 
@@ -102,11 +107,6 @@ def page(name: str) -> str:
 def public(name: str) -> str:
     """Return the full name under which users import a scheduler."""
     return f"refoptim.{SCHEDULERS[name].__module__.split('.')[1]}.{name}"
-
-
-def prose(paragraphs: list[str]) -> list[str]:
-    """Return the paragraphs that are not about arguments."""
-    return [x for x in paragraphs if not x.startswith("Args:")]
 
 
 def described(paragraphs: list[str]) -> list[str]:
@@ -117,9 +117,12 @@ def described(paragraphs: list[str]) -> list[str]:
 
 def example(name: str) -> str:
     """Return a short program that uses a scheduler."""
-    call = construct(ast.parse(COMMANDS[name][0], mode="eval").body)
+    described = ast.parse(COMMANDS[name][0], mode="eval").body
+    used = sorted({x.id for x in ast.walk(described) if isinstance(x, ast.Name) and x.id in SCHEDULERS})
+    imports = f"from {public(name).rpartition('.')[0]} import {', '.join(used)}"
     metric = "float(np.sum(w**2))" if name == "ReduceLROnPlateau" else ""
-    return EXAMPLE.replace("SCHEDULER", call).replace("METRIC", metric)
+    program = EXAMPLE.replace("IMPORT", imports).replace("SCHEDULER", construct(described))
+    return program.replace("METRIC", metric)
 
 
 def construct(node: ast.expr) -> str:
@@ -129,7 +132,7 @@ def construct(node: ast.expr) -> str:
     members = [f"[{', '.join(map(construct, node.args))}]"] if node.args else []
     first = [] if name == "ChainedScheduler" else ["optimizer"]
     settings = [f"{x.arg}={ast.unparse(x.value)}" for x in node.keywords]
-    return f"{public(name).replace('refoptim', 'optim', 1)}({', '.join([*first, *members, *settings])})"
+    return f"{name}({', '.join([*first, *members, *settings])})"
 
 
 def command(name: str) -> str:

@@ -70,9 +70,9 @@ class ConjugateGradient(ClosureOptimizer):
 
         d = -g + beta * d'
             beta = max(0, (g . y) / (g' . g'))     'PR+', Polak and Ribière; Gilbert and Nocedal
-            beta = (g . g) / (g' . g')             'FR'    Fletcher and Reeves
-            beta = (g . y) / (d' . y)              'HS'    Hestenes and Stiefel
-            beta = (g . g) / (d' . y)              'DY'    Dai and Yuan
+            beta = (g . g) / (g' . g')             'FR', Fletcher and Reeves
+            beta = (g . y) / (d' . y)              'HS', Hestenes and Stiefel
+            beta = (g . g) / (d' . y)              'DY', Dai and Yuan
         d = -g                                 in a restart
         t = a step along d found by ``strong_wolfe`` (c1, c2)      if line_search_fn
         t = lr                                                     else
