@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
-import refoptim
+import refoptim  # noqa: E402
 
 if find_spec("refoptim.conformance") is None:
     refoptim.__path__.append(str(HERE.parent))

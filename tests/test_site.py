@@ -1,4 +1,4 @@
-"""The site: what its pages are made of, and that it is built without a warning, whole, with links that lead somewhere."""
+"""The site: its pages are made of the code, it is built without a warning, and its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ EXPRESSIONS = {
     "X @ X.T": r"X \, X^{\top}",
     "e // step_size": r"\left\lfloor \frac{e}{\text{step\_size}} \right\rfloor",
     "a >= 1e-10": r"a \ge 10^{-10}",
-    "1e-3": "10^{-3}",
+    "2.5e-10": r"2.5 \cdot 10^{-10}",
     "norm(g, axis=-1)": r"\text{norm}(g, \text{axis} = -1)",
 }
 
@@ -90,22 +90,25 @@ def test_a_line_has_sides_and_remarks() -> None:
     assert (line.indent, line.main) == (4, ("X", "", "X transposed back"))
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULERS])
-def test_formulas_become_mathematics(name: str) -> None:
-    """What computes something is translated; a line of words alone is not."""
-    formula = extension("formula")
-    text = describe.text(getattr(refoptim, name, None) or describe.find(name) if name != "SWALR" else swalr()).formula
-    assert text and formula.lost(text) == []
-    if name in OPTIMIZERS:
-        words = [line for line in text.splitlines() if " = " not in line or line.endswith(":")]
-        assert formula.count(text) == len([line for line in text.splitlines() if line.strip()]) - len(
-            [line for line in words if line.strip()]
-        )
-        assert formula.count(text) >= 3
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_formulas_of_optimizers_become_mathematics(name: str) -> None:
+    """A line is translated unless it holds words alone."""
+    formula, text = extension("formula"), describe.text(OPTIMIZERS[name]).formula
+    written = [line for line in text.splitlines() if line.strip()]
+    words = [line for line in written if re.fullmatch(r"repeat .*:", line)]
+    assert formula.lost(text) == []
+    assert formula.count(text) == len(written) - len(words) >= 3
 
 
-def swalr() -> Any:
-    return refoptim.swa_utils.SWALR
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_formulas_of_schedulers_become_mathematics(name: str) -> None:
+    text = describe.text(known_schedulers()[name]).formula
+    assert text and extension("formula").lost(text) == []
+
+
+def known_schedulers() -> dict[str, Any]:
+    spec = importlib.import_module("refoptim.conformance.spec")
+    return dict(spec.SCHEDULERS)
 
 
 def test_a_formula_that_is_not_translated_is_found() -> None:
@@ -181,18 +184,13 @@ def test_peers_that_differ_are_named_with_their_reason() -> None:
     assert "Peers" not in page("optimizer_pages", "sparse_adam")
 
 
-def test_every_scheduler_has_a_page_and_a_picture(tmp_path: Path) -> None:
-    pages = extension("scheduler_pages")
-    from refoptim.conformance.spec import SCHEDULERS as KNOWN
-
-    assert set(pages.COMMANDS) == set(KNOWN) == set(SCHEDULERS)
-    for name, cls in KNOWN.items():
+def test_every_scheduler_has_a_page_and_a_picture() -> None:
+    commands, gallery = extension("scheduler_pages").COMMANDS, page("scheduler_pages", "index")
+    assert set(commands) == set(known_schedulers()) == set(SCHEDULERS)
+    for name, cls in known_schedulers().items():
         text = page("scheduler_pages", describe.stem(cls))
-        assert (
-            f"]({name}.svg)" in text
-            and f"-o {name}.svg" in text
-            and f"({describe.stem(cls)}.md)" in page("scheduler_pages", "index")
-        )
+        assert f"]({name}.svg)" in text and f"-o {name}.svg" in text
+        assert f"[![{name}]({name}.svg) {name}]({describe.stem(cls)}.md)" in gallery
         assert all(f"| `{x.name}` | " in text for x in describe.arguments(cls))
 
 
@@ -264,7 +262,7 @@ def test_every_public_name_has_an_anchor(site: Path) -> None:
     methods = [f"refoptim.Optimizer.{name}" for name in vars(refoptim.Optimizer) if not name.startswith("_")]
     assert len(public) > 80 and len(methods) > 8
     more = ["refoptim_pytest.refoptim_check", "refoptim.conformance.adapters.Adapter.make", "refoptim.Parameter.shape"]
-    assert not set([*public, *methods, *more]) - anchors
+    assert not {*public, *methods, *more} - anchors
 
 
 def test_links_within_the_site_lead_somewhere(built: dict[Path, Page]) -> None:

@@ -1,4 +1,4 @@
-"""The pages of the API: a page per public module, each public name from its docstring or with a link to its own page."""
+"""The pages of the API: a page per public module, its names from their docstrings or with a link to their own pages."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def page(module: ModuleType) -> str:
     here = [entry(module, name) for name, where in elsewhere.items() if not where]
     links = [f"- [{name}]({where})" for name, where in elsewhere.items() if where]
     about = md.rest(f".. automodule:: {module.__name__}")
-    return md.sections(
-        module.__name__, about, *here, md.section("On their own pages", "\n".join(links)) if links else ""
-    )
+    return md.sections(module.__name__, about, *here, md.section("On their own pages", "\n".join(links)))
 
 
 def entry(module: ModuleType, name: str) -> str:

@@ -41,7 +41,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") 
 def arguments_table(arguments: Iterable[Argument]) -> str:
     """Return hyperparameters as a table: name, default, allowed values, meaning."""
     rows = [(f"`{x.name}`", default(x.default), x.allowed, x.meaning) for x in arguments]
-    return table(("name", "default", "allowed", "meaning"), rows, "arguments")
+    return table(("name", "default", "allowed", "meaning"), rows, "arguments") if rows else ""
 
 
 def default(value: Any) -> str:

@@ -18,8 +18,8 @@ from refoptim.optimizers.closure import ClosureOptimizer
 
 FOLDER = "optimizers"
 
-INTRO = """Each page has the formula, in the order in which the code computes it, the hyperparameters, the state, and the
-code itself: the room, which defines the optimizer in NumPy, beside the kernel, which gives the same bits."""
+INTRO = """Each page has the formula, in the order in which the code computes it, the hyperparameters, the state, and
+the code itself: the room, which defines the optimizer in NumPy, beside the kernel, which gives the same bits."""
 
 EXAMPLES = {
     "dense": """import numpy as np
@@ -172,10 +172,8 @@ def promised(cls: type[Optimizer]) -> tuple[str, str]:
         return "TREE", f"{own_order}. Torch's results, x, are met {near}."
     if promises.promised("torch-for-loop", "reference", name, "float32") != promises.FEW:
         return "CLOSE", f"{own_order}; for matrices as small as those of the cases they are torch's bits too."
-    return (
-        "EXACT",
-        f"parameters and state have torch 2.13's bits, where torch computes by the IEEE rules, in {', '.join(storages)}.",
-    )
+    where = f"where torch computes by the IEEE rules, in {', '.join(storages)}"
+    return "EXACT", f"parameters and state have torch 2.13's bits, {where}."
 
 
 def goldens(cls: type[Optimizer]) -> str:

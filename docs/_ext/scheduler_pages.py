@@ -16,8 +16,9 @@ from refoptim.commands.plot import plot
 
 FOLDER = "lr_scheduler"
 
-INTRO = """A scheduler sets the learning rate of an optimizer, epoch by epoch. Each picture shows an optimizer with `lr=0.1`; its
-page has the command that draws it, the formula and the arguments. [](../guide/schedule.md) says how to use them."""
+INTRO = """A scheduler sets the learning rate of an optimizer, epoch by epoch. Each picture shows an optimizer with
+`lr=0.1`; its page has the command that draws it, the formula and the arguments. [](../guide/schedule.md) says how to
+use them."""
 
 COMMANDS = {
     "LambdaLR": [
@@ -93,13 +94,9 @@ def page(name: str) -> str:
         found.paragraphs[0],
         md.entry("class", public(name), md.signature(cls)),
         md.formula(cls),
-        md.section(
-            "Picture", f"![The learning rates that {name} gives]({picture(name)})", md.code(command(name), "sh")
-        ),
+        md.section("Picture", f"![Learning rates of {name}]({picture(name)})", md.code(command(name), "sh")),
         md.section("Use", md.code(example(name), "python")),
-        md.section(
-            "Arguments", md.arguments_table(arguments(cls)) if arguments(cls) else "", *described(found.paragraphs)
-        ),
+        md.section("Arguments", md.arguments_table(arguments(cls)), *described(found.paragraphs)),
         md.section("Papers", found.sources.partition(": ")[2]),
     )
 

@@ -17,7 +17,6 @@ from .. import lr_scheduler
 from ..step.hyper import Hyper, Several, declared
 from ..step.rule import Rule
 
-
 SHARED = frozenset({"foreach", "maximize", "capturable", "differentiable", "fused"})
 """Hyperparameters that mean the same for every optimizer that has them."""
 

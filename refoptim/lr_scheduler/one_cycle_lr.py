@@ -67,7 +67,8 @@ class OneCycleLR(MomentumCycler):
         cos:     end + (start - end) / 2 * (cos(pi * pct) + 1)
         linear:  (end - start) * pct + start
 
-    ``pct`` is the part of the phase that has passed. A phase without length is at its end. One step beyond ``total_steps - 1`` is allowed and runs the last phase on.
+    ``pct`` is the part of the phase that has passed. A phase without length is at its end. One step beyond
+    ``total_steps - 1`` is allowed and runs the last phase on.
 
     Source: Smith and Topin, "Super-convergence: very fast training of neural networks using large learning rates",
     2019.

@@ -78,8 +78,8 @@ class ConjugateGradient(ClosureOptimizer):
         t = lr                                                     else
         x = x + t * d
 
-    A restart comes first of all, every ``restart_every`` iterations, if |g . g'| >= ``powell`` * (g . g), after a search
-    that found no step, and if d would not be a direction of descent.
+    A restart comes first of all, every ``restart_every`` iterations, if |g . g'| >= ``powell`` * (g . g), after a
+    search that found no step, and if d would not be a direction of descent.
 
     A coefficient beta whose quotient is not finite is 0. In the first iteration of all the length, or the first one
     that a search tries, is lr * min(1, 1 / sum |g|); after it a search begins with t' * (g' . d') / (g . d), which
