@@ -98,6 +98,6 @@ def python_functions(source: str, within: str = "") -> Functions:
 def struct_functions(source: str, within: str) -> Functions:
     """Return the static functions of a struct; a blank line stands between any two of its members."""
     struct = re.search(rf"^struct {within}\b.*?^}};", source, re.MULTILINE | re.DOTALL)
-    members = (struct[0] if struct else "").removesuffix("};").rstrip().split("\n\n")
+    members = re.split(r"\n\n(?=    \S)", (struct[0] if struct else "").removesuffix("};").rstrip())
     named = [(re.search(r"\bstatic [\w<>]+\s+(\w+)\(", member), member) for member in members]
     return {name[1]: textwrap.dedent(member.strip("\n")) for name, member in named if name}
