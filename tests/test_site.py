@@ -182,6 +182,15 @@ def test_promises_are_told_as_they_are() -> None:
     }
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_golden_cases_are_found_by_the_command(name: str) -> None:
+    text = page("optimizer_pages", describe.stem(OPTIMIZERS[name]))
+    cases = extension("optimizer_pages").own_cases(OPTIMIZERS[name])
+    named = re.findall(r"^refoptim conformance --pattern (\S+)$", text, re.MULTILINE)
+    assert len(named) == bool(cases)
+    assert all(case.id.startswith(named[0]) and f"| `{case.id}` | {case.comment} | " in text for case in cases)
+
+
 def test_peers_that_differ_are_named_with_their_reason() -> None:
     text = page("optimizer_pages", "nadam").partition("## Peers that differ")[2]
     assert "| optax 0.2 on JAX | `nadam-*` | the momentum has no schedule |" in text
