@@ -256,7 +256,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def built(site: Path) -> dict[Path, Page]:
-    return {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    return {path.resolve(): Page(path) for path in pages}
 
 
 def test_every_public_name_has_an_anchor(site: Path) -> None:
@@ -267,7 +268,7 @@ def test_every_public_name_has_an_anchor(site: Path) -> None:
     api = extension("api_pages")
     public = [f"{module.__name__}.{name}" for module in api.modules() for name in api.names(module)]
     methods = [f"refoptim.Optimizer.{name}" for name in vars(refoptim.Optimizer) if not name.startswith("_")]
-    assert len(public) > 80 and len(methods) > 8
+    assert len(public) >= 80 and len(methods) > 8
     more = ["refoptim_pytest.refoptim_check", "refoptim.conformance.adapters.Adapter.make", "refoptim.Parameter.shape"]
     assert not {*public, *methods, *more} - anchors
 
