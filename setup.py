@@ -12,6 +12,7 @@ KERNELS = Path(__file__).with_name("kernels")
 
 EXAMPLES = ["scikit-learn>=1.3", "tqdm>=4.60"]
 CLI = ["click>=8.1", "rich>=13"]
+SITE = ["sphinx>=8", "myst-parser>=4", "pydata-sphinx-theme>=0.16", "latex2mathml>=3.77"]
 PLOT = ["matplotlib>=3.7"]
 NVRTC = "nvidia-cuda-nvrtc>=13; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 
@@ -101,7 +102,7 @@ setup(
         "bfloat16": ["ml_dtypes>=0.4"],
         "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12"],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*"],
-        "docs": PLOT,
+        "docs": [*CLI, *PLOT, *SITE],
         "test": [
             *CLI,
             *EXAMPLES,

@@ -2,7 +2,7 @@
 
 ``cases/<stem>.json`` holds the cases of one optimizer, ``cases/flags.json`` says for each flag which mistake it names.
 ``load`` reads and checks them; a case that breaks a rule raises CaseError, which names the file, the case and the rule.
-``docs/goldens.md`` describes the fields.
+``docs/contract/goldens.md`` describes the fields.
 """
 
 from __future__ import annotations

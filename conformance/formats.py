@@ -3,7 +3,7 @@
 The header says what was run (``case``), who computed it (``provenance``), and a digest of everything (``sha256``),
 which a file made by another program may leave out. ``read`` takes files from anybody: everything is checked before it
 is believed, and a file that is not what it must be is a GoldenError of one line. ``write`` makes the same bytes from
-the same contents, whole or not at all. ``docs/golden_cli.md`` describes the formats.
+the same contents, whole or not at all. ``docs/check/goldens.md`` describes the formats.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Golden files: trajectories of one optimizer as a witness gave them, with their provenance.
 
-``golden/<witness>/<stem>.json`` is read and written here, and made by ``record`` alone. ``docs/goldens.md`` describes
-the format.
+``golden/<witness>/<stem>.json`` is read and written here, and made by ``record`` alone.
+``docs/contract/goldens.md`` describes the format.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ One draw makes one real number, an integer times a power of two that the storage
 
 ``FORMATS`` gives ``bits``, ``exponent`` and ``spread`` for each kind of number and each storage type. ``zeros`` and
 ``special`` replace some normal numbers, ``nil`` makes all of them zeros; ``mixed`` and ``extreme`` choose the kind by
-the position of the element. Elements are numbered in C order, and a complex one is two reals. ``docs/goldens.md`` shows
-the same in C.
+the position of the element. Elements are numbered in C order, and a complex one is two reals; in C this is in
+``docs/contract/goldens.md``.
 
 The gradients of ``rosenbrock``, ``logistic`` and ``mlp`` are computed in float64 by sums, differences, products and
 quotients alone, each rounded by itself, every sum from its first term to its last, and are rounded once to storage.

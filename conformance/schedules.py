@@ -3,7 +3,7 @@
 A task names the scheduler as ``refoptim.conformance.spec`` reads it, ``StepLR(step_size=3)``; it works on SGD with
 the given ``lr`` and ``momentum``. The arrays are ``lr`` and ``momentum`` at epoch 0, 1, 2 …, in float64, and for
 ReduceLROnPlateau ``metric``, which is what it is told at the end of epoch 0, 1, 2 …: draw ``n`` of the seed as a number
-of the kind ``normal``, in float64 (``docs/goldens.md``).
+of the kind ``normal``, in float64 (``docs/contract/goldens.md``).
 """
 
 from __future__ import annotations

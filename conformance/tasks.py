@@ -2,7 +2,7 @@
 
 ``task`` makes one, its defaults written out; ``check`` reads one that may come from anybody, and refuses it, before
 anything is made, if it is wrong or too large. Its keys are ``optimizer``, ``hyper``, ``dtype``, ``shapes``, ``steps``,
-and ``gradient``, which is that of a case: ``docs/goldens.md``.
+and ``gradient``, which is that of a case: ``docs/contract/goldens.md``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A *frame* is what an implementation holds after a step: its parameters, and per parameter its state by name, arrays and
 integers. ``run`` puts a case through an implementation, ``describe`` writes a frame as JSON, ``Digest`` hashes frames.
-``docs/goldens.md`` describes the format for readers in other languages.
+``docs/contract/goldens.md`` describes the format for readers in other languages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write docs/gpu.md from docs/gpu.json, the last reports of what was run on a GPU: python docs/gpu.py"""
+"""Write docs/built/gpu_runs.md from docs/gpu.json, the last reports of what was run on a GPU: python docs/gpu.py"""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from refoptim.commands import gpu_report
 
 HERE = Path(__file__).parent
 
-HEAD = """# On a GPU
+HEAD = """# Runs on a GPU
 
-Kernels are tested without one: they are built for processors too, and a stand-in for CuPy shows what is launched,
-uploaded and waited for. What only a GPU can show is tested by `pytest -m gpu`: that it computes the reference's bits,
-for every rule, storage and setting, subnormal numbers and captured graphs included. It leaves a report in
-`docs/gpu.json`, and so does `refoptim bench gpu --report docs/gpu.json`, which measures: [bench.md](bench.md) says
-what. This page is written by `python docs/gpu.py`.
+Kernels are tested without one ([how](kernels.md#how-they-are-held-to-the-reference)). What only a GPU can show is
+tested by `pytest -m gpu`: that it computes the reference's bits, for every rule, storage and setting, subnormal numbers
+and captured graphs included. It leaves a report in `docs/gpu.json`, and so does
+`refoptim bench gpu --report docs/gpu.json`, which measures: [speed](bench.md) says what. This page is written by
+`python docs/gpu.py`.
 """
 
 NEVER = "Not yet run on a GPU."
@@ -60,7 +60,7 @@ def cell(x: Any) -> str:
 def main() -> None:
     """Write the page."""
     text = page(gpu_report.read(HERE / "gpu.json"))
-    (HERE / "gpu.md").write_text(text, encoding="utf-8", newline="\n")
+    (HERE / "built" / "gpu_runs.md").write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

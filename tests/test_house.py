@@ -240,10 +240,6 @@ def optimizers() -> dict[str, type[Any]]:
     return {cls.__name__: cls for cls in describe.optimizers()}
 
 
-SHARED = {"foreach", "maximize", "capturable", "differentiable", "fused"}
-"""Flags that mean the same everywhere, so that no formula shows them."""
-
-
 def documentation(cls: type[Any]) -> str:
     """Return the docstring of an optimizer; a variant's says whose formula it shares, and that one's is added."""
     own = cls.__doc__ or ""
@@ -259,12 +255,12 @@ def names_it(text: str, name: str) -> bool:
 def test_docstrings_name_hyperparameters(name: str) -> None:
     cls = optimizers()[name]
     text = documentation(cls)
-    assert not [key for key in declared(cls) if key not in SHARED and not names_it(text, key)]
+    assert not [key for key in declared(cls) if key not in describe.SHARED and not names_it(text, key)]
 
 
 def everything_on(cls: type[Any]) -> dict[str, Any]:
     """Return settings with which an optimizer keeps all the state it can."""
-    on = {key: True for key, x in declared(cls).items() if isinstance(x, Flag) and key not in SHARED}
+    on = {key: True for key, x in declared(cls).items() if isinstance(x, Flag) and key not in describe.SHARED}
     more = {"momentum": 0.9, "line_search_fn": "strong_wolfe"}
     accepted = inspect.signature(cls).parameters
     return {key: x for key, x in (on | more).items() if key in accepted}

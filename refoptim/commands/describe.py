@@ -17,6 +17,9 @@ from .. import lr_scheduler
 from ..step.hyper import Hyper, Several, declared
 from ..step.rule import Rule
 
+SHARED = frozenset({"foreach", "maximize", "capturable", "differentiable", "fused"})
+"""Hyperparameters that mean the same for every optimizer that has them."""
+
 
 class Argument(NamedTuple):
     """A hyperparameter: its name, default, allowed values, and what it means."""
@@ -105,8 +108,19 @@ def text(cls: type) -> Text:
     return found._replace(formula=above.formula, state=found.state or above.state)
 
 
+def before_formula(cls: type) -> list[str]:
+    """Return those paragraphs between the first line of a class's docstring and its formula that lead to the latter."""
+    parts = _parts(inspect.getdoc(cls) or "")
+    formulas = [i for i, part in enumerate(parts) if part.startswith(".. code-block::")]
+    return parts[1 : formulas[0]] if formulas else []
+
+
+def _parts(docstring: str) -> list[str]:
+    return re.split(r"\n\n(?=\S)", docstring.replace("``", "`"))
+
+
 def _text(docstring: str) -> Text:
-    parts = re.split(r"\n\n(?=\S)", docstring.replace("``", "`"))
+    parts = _parts(docstring)
     formulas = [_formula(part) for part in parts if part.startswith(".. code-block::")]
     state = [part for part in parts if re.match(r"State\b", part)]
     sources = [part for part in parts if re.match(r"Sources?:", part)]

@@ -16,7 +16,7 @@ from .. import __version__
 from ..engines import cuda, nvrtc
 from ..formats.files import replace
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 REPORT = ROOT / "docs" / "gpu.json"
 """The last reports of each kind."""

@@ -15,7 +15,7 @@ class ChainedScheduler(Composite):
 
     .. code-block:: text
 
-        lr(e) = what the last scheduler makes of what the one before it makes of … lr(e - 1)
+        lr(e) = what the members make, one after another, of the last lr
 
     Members may be sequences and chains themselves. If all members were constructed with ``last_epoch=N``, the chain
     continues where an uninterrupted chain would after its epoch N.

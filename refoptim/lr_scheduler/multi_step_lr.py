@@ -33,8 +33,8 @@ class MultiStepLR(LRScheduler):
 
     .. code-block:: text
 
-        lr(e) = lr(e - 1) * gamma ** (number of milestones equal to e);
-        closed form: base_lr * gamma ** (number of milestones up to e)
+        lr(e) = lr(e - 1) * gamma ** n             n milestones are e;
+        closed form: base_lr * gamma ** m      m milestones are not after e
     """
 
     milestones: Counter[int]

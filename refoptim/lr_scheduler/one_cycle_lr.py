@@ -64,10 +64,11 @@ class OneCycleLR(MomentumCycler):
         2       2 * pct_start * total - 2     max_lr … initial_lr        base_momentum … max_momentum
         3       total_steps - 1               initial_lr … min_lr        max_momentum
 
-        cos:     end + (start - end) / 2 * (cos(pi * pct) + 1)           pct: the part of the phase that has passed
+        cos:     end + (start - end) / 2 * (cos(pi * pct) + 1)
         linear:  (end - start) * pct + start
 
-    A phase without length is at its end. One step beyond ``total_steps - 1`` is allowed and runs the last phase on.
+    ``pct`` is the part of the phase that has passed. A phase without length is at its end. One step beyond
+    ``total_steps - 1`` is allowed and runs the last phase on.
 
     Source: Smith and Topin, "Super-convergence: very fast training of neural networks using large learning rates",
     2019.

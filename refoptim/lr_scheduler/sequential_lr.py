@@ -36,11 +36,16 @@ class SequentialLR(Composite):
 
     .. code-block:: text
 
-        schedulers[0] from epoch 0, schedulers[1] from epoch milestones[0], schedulers[2] from epoch milestones[1] …
+        schedulers[0] from epoch 0
+        schedulers[1] from epoch milestones[0]
+        schedulers[2] from epoch milestones[1] …
 
     At a milestone the next scheduler sets its learning rate of epoch 0, by its closed form where there is one. Members
     may be sequences and chains themselves. Whatever the members did before, the sequence begins at the ``base_lrs`` of
     the first.
+
+    Args:
+        schedulers: the members, in their order.
     """
 
     _milestones: list[int]

@@ -25,7 +25,8 @@ class Adafactor(Optimizer):
         col_var = lerp(col_var, norm(g, axis=-2)**2 / rows, omb)
         var     = row_var * col_var / max(mean(row_var, axis=-2), eps1)
 
-        variance = var = lerp(variance, g * g, omb)                        for one dimension or none
+        variance = lerp(variance, g * g, omb)                              for one dimension or none
+        var      = variance
 
         u = 1 / sqrt(max(var, eps1**2)) * g
         p = p - alpha / max(1, rms(u) / d) * u

@@ -69,14 +69,17 @@ class ConjugateGradient(ClosureOptimizer):
     .. code-block:: text
 
         d = -g + beta * d'
-            beta = max(0, (g . y) / (g' . g'))     'PR+'   Polak and Ribière; Gilbert and Nocedal
-            beta = (g . g) / (g' . g')             'FR'    Fletcher and Reeves
-            beta = (g . y) / (d' . y)              'HS'    Hestenes and Stiefel
-            beta = (g . g) / (d' . y)              'DY'    Dai and Yuan
-        d = -g   in a restart: first of all, every ``restart_every`` iterations, if |g . g'| >= powell * (g . g),
-                 after a search that found no step, or if d would not be a direction of descent
-        t = a step along d found by ``strong_wolfe`` (c1, c2)      if line_search_fn,  lr else
+            beta = max(0, (g . y) / (g' . g'))     'PR+', Polak and Ribière; Gilbert and Nocedal
+            beta = (g . g) / (g' . g')             'FR', Fletcher and Reeves
+            beta = (g . y) / (d' . y)              'HS', Hestenes and Stiefel
+            beta = (g . g) / (d' . y)              'DY', Dai and Yuan
+        d = -g                                 in a restart
+        t = a step along d found by ``strong_wolfe`` (c1, c2)      if line_search_fn
+        t = lr                                                     else
         x = x + t * d
+
+    A restart comes first of all, every ``restart_every`` iterations, if |g . g'| >= ``powell`` * (g . g), after a
+    search that found no step, and if d would not be a direction of descent.
 
     A coefficient beta whose quotient is not finite is 0. In the first iteration of all the length, or the first one
     that a search tries, is lr * min(1, 1 / sum |g|); after it a search begins with t' * (g' . d') / (g . d), which

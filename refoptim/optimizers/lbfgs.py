@@ -55,12 +55,18 @@ class LBFGS(ClosureOptimizer):
 
     .. code-block:: text
 
-        d = -g                                            in the first iteration of all; after it
-        y = g - prev_flat_grad,  s = t * d                the last change of the gradient, and of x
-        keep (y, s, ro = 1 / (y . s)) and H_diag = (y . s) / (y . y)                if y . s > 1e-10
-        q = -g;          for the pairs, last to first:  al = (s . q) * ro,  q = q - al * y
-        d = q * H_diag;  for the pairs, first to last:  d = d + (al - (y . d) * ro) * s
-        t = lr, times min(1, 1 / sum |g|) in the first iteration of all
+        d = -g                             in the first iteration of all; after it
+        y = g - prev_flat_grad             the last change of the gradient
+        s = t * d                          the last change of x
+        ro = 1 / (y . s)                   kept with y and s, and
+        H_diag = (y . s) / (y . y)         if y . s > 1e-10
+        q = -g                             and then, for the pairs, last to first:
+            al = (s . q) * ro
+            q = q - al * y
+        d = q * H_diag                     and then, for the pairs, first to last:
+            d = d + (al - (y . d) * ro) * s
+        t = lr * min(1, 1 / sum(|g|))      in the first iteration of all
+        t = lr                             after it
         t = a step along d found by ``strong_wolfe`` (c1 = 1e-4, c2 = 0.9), tried from t on     if line_search_fn
         x = x + t * d
 

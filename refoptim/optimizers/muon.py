@@ -26,7 +26,7 @@ class Muon(Optimizer):
         momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
         u = lerp(g, momentum_buffer, momentum)                  if nesterov
         u = momentum_buffer                                     else
-        X = u, transposed if it has more rows than columns, rounded to ns_dtype
+        X = u                                                   transposed if it has more rows than columns, rounded
         X = X / max(norm(X), eps)
         repeat ns_steps times, with (a, b, c) = ns_coefficients:
             A = X @ X.T

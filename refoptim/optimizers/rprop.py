@@ -16,7 +16,9 @@ class Rprop(Optimizer):
 
     .. code-block:: text
 
-        factor = etas[1] where g * prev > 0,  etas[0] where g * prev < 0,  1 elsewhere
+        factor = etas[1]                                             where g * prev > 0
+        factor = etas[0]                                             where g * prev < 0
+        factor = 1                                                   elsewhere
         step_size = min(max(step_size * factor, step_sizes[0]), step_sizes[1])
         g = 0                                                        where factor is etas[0]
         p = p - sign(g) * step_size

@@ -21,7 +21,8 @@ class BatchNorm(Protocol):
         running_var  = (1 - share) * running_var  + share * v
 
     Attributes:
-        running_mean, running_var: the statistics, writable arrays, or None for a layer that keeps none.
+        running_mean: the mean, a writable array, or None for a layer that keeps no statistics.
+        running_var: the variance, likewise.
         num_batches_tracked: an int, or a writable 0-d array of integers.
         momentum: the share of a new batch, or None for the mean over all batches.
 

@@ -26,7 +26,7 @@ class SWALR(LRScheduler):
 
         share(e) = min(1, e / anneal_epochs)                               linear
         share(e) = (1 - cos(pi * min(1, e / anneal_epochs))) / 2           cos
-        start    = (lr - share(e - 1) * swa_lr) / (1 - share(e - 1))       swa_lr if share(e - 1) is 1
+        start    = (lr - share(e - 1) * swa_lr) / (1 - share(e - 1))       or swa_lr, where the last share is 1
         lr       = share(e) * swa_lr + (1 - share(e)) * start
 
     ``e`` counts the calls of ``step``: 0 in the constructor, or, with ``anneal_epochs=0``, 1 from the beginning.

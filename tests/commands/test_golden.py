@@ -1,4 +1,4 @@
-"""The command golden does what its help and docs/golden_cli.md say."""
+"""The command golden does what its help and docs/check/goldens.md say."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from helpers import ROOT
 from helpers.command_line import alter, call, fails
 from refoptim.commands import describe
 
-PAGE = (ROOT / "docs" / "golden_cli.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+PAGE = (ROOT / "docs" / "check" / "goldens.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
 def made(path: Path, *arguments: Any) -> Path:

@@ -1,10 +1,8 @@
-"""The plot command draws what schedulers do, and the gallery shows all of them."""
+"""The plot command draws what schedulers do."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
-from refoptim.conformance.spec import SCHEDULERS, parse, setting
+from refoptim.conformance.spec import parse, setting
 
 from helpers import ROOT
 from refoptim.commands.plot import plot
@@ -25,12 +23,8 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def build() -> Any:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    spec = importlib.util.spec_from_file_location("build", DOCS / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def matplotlib() -> Any:
+    return pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 
 def values(*arguments: object) -> list[dict[str, Any]]:
@@ -67,7 +61,7 @@ def test_an_early_end_is_told() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_pictures_are_drawn_the_same_every_time(suffix: str, tmp_path: Path, build: Any) -> None:
+def test_pictures_are_drawn_the_same_every_time(suffix: str, tmp_path: Path, matplotlib: Any) -> None:
     written = []
     for name in ("a", "b"):
         path = tmp_path / f"{name}.{suffix}"
@@ -78,7 +72,7 @@ def test_pictures_are_drawn_the_same_every_time(suffix: str, tmp_path: Path, bui
     assert written[0].startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
 
 
-def test_a_picture_shows_every_curve_and_its_label(tmp_path: Path, build: Any) -> None:
+def test_a_picture_shows_every_curve_and_its_label(tmp_path: Path, matplotlib: Any) -> None:
     def curves(*texts: str) -> int:
         run(*texts, "-o", tmp_path / "x.svg")
         found = ElementTree.parse(tmp_path / "x.svg").getroot()
@@ -134,24 +128,3 @@ def test_settings_are_literals_functions_or_text() -> None:
     assert [setting(text) for text in ("3", "[0.5, 1e-3]", "cos", "None")] == [3, [0.5, 1e-3], "cos", None]
     assert setting("lambda epoch: 2 if epoch > 1 and not epoch == 5 else cos(0)")(3) == 2
     assert parse("SequentialLR(StepLR(step_size=2), milestones=[])").members[0].name == "StepLR"
-
-
-def test_the_gallery_is_that_of_the_code(build: Any) -> None:
-    assert set(build.COMMANDS) == set(SCHEDULERS)
-    assert (DOCS / "gallery.md").read_text(encoding="utf-8") == build.page(), "run: python docs/build.py"
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_gallery_draws_each_scheduler(name: str, tmp_path: Path, build: Any) -> None:
-    build.draw(name, tmp_path)
-    for picture in (build.picture_of(name), build.picture_of(name, tmp_path)):
-        assert name in "".join(ElementTree.parse(picture).getroot().itertext())
-
-
-def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "lr_scheduler.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec("\n".join(blocks), {})
-    lines = capsys.readouterr().out.splitlines()
-    half, coming = lines[0][1:].split("] ")
-    assert float(half) == pytest.approx(0.05) and coming == "[0.019 0.028 0.037]"
-    assert lines[-2:] == ["[0.05] [[0.35355339]", " [0.28867513]]"]

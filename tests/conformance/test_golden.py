@@ -24,7 +24,7 @@ from refoptim.conformance.trajectory import bits, decode, describe, encode, run,
 
 from helpers import ROOT
 
-DOCS = ROOT / "docs" / "goldens.md"
+DOCS = ROOT / "docs" / "contract" / "goldens.md"
 STEMS = cases.stems()
 CLOSE = {"adafactor": {"float32": 1e-6, "float64": 1e-14}}
 """Rules whose sums torch adds in another order: the largest error, relative to the largest magnitude in an array."""

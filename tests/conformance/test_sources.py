@@ -16,7 +16,7 @@ from refoptim.conformance import cases, digits, gradients
 
 from helpers import ROOT
 
-DOCS = ROOT / "docs" / "goldens.md"
+DOCS = ROOT / "docs" / "contract" / "goldens.md"
 SHAPES = {"rosenbrock": [(6,), (2, 3)], "logistic": [(64,), ()], "mlp": [(3, 64), (3,), (3,), ()]}
 
 

@@ -1,8 +1,7 @@
-"""Averages of weights: bits equal to torch's, each operation rounded once, and the examples of docs/swa_utils.md."""
+"""Averages of weights: bits equal to torch's, each operation rounded once."""
 
 from __future__ import annotations
 
-import re
 import tracemalloc
 from copy import deepcopy
 from fractions import Fraction
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 import refoptim
-from helpers import ROOT
 from helpers.averages import COMPLEX, FORMS, REAL, weights
 from helpers.oracle import assert_same_bits, rng_of, stored
 from refoptim import swa_utils
@@ -176,17 +174,3 @@ def test_no_temporary_is_as_large_as_a_parameter() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < w.nbytes / 2
-
-
-# ------------------------------------------------------------------------------------------------------------- docs
-
-
-def test_the_examples_of_the_docs_print_what_the_docs_say(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "swa_utils.md").read_text(encoding="utf-8")
-    fences = re.findall(r"```(python|text)\n(.*?)```", page, re.DOTALL)
-    assert [kind for kind, _ in fences] == ["python", "text", "python", "python", "text"]
-    for kind, text in fences:
-        if kind == "python":
-            exec(compile(text, "swa_utils.md", "exec"), {"__name__": "swa_utils.md"})
-        else:
-            assert capsys.readouterr().out == text

@@ -1,0 +1,210 @@
+"""The pages of optimizers, a page each, made of the room, the kernels, the cases, the promises and the deviations."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import md
+import numpy as np
+import twins
+from refoptim.conformance import cases, promises
+from refoptim.conformance.cases import Case
+from refoptim.conformance.verify import EXACT
+
+from refoptim import Optimizer
+from refoptim.commands.describe import SHARED, arguments, optimizers, stem, text
+from refoptim.optimizers.closure import ClosureOptimizer
+
+FOLDER = "optimizers"
+
+INTRO = """Each page has the formula, in the order in which the code computes it, the hyperparameters, the state, and
+the code itself: the room, which defines the optimizer in NumPy, beside the kernel, which gives the same bits."""
+
+EXAMPLES = {
+    "dense": """import numpy as np
+import refoptim as optim
+
+w = np.array([[1.0, -2.0], [0.5, 4.0]])
+optimizer = optim.NAME([w])
+
+for _ in range(100):
+    optimizer.step(grads=[2 * w])  # the gradient of the sum of squares; w is changed in place""",
+    "sparse": """import numpy as np
+import refoptim as optim
+
+w = np.array([[1.0, -2.0], [0.5, 4.0], [3.0, 3.0]])
+optimizer = optim.NAME([w])
+
+for _ in range(100):
+    rows = np.array([[0, 2]])  # the rows that have a gradient
+    optimizer.step(grads=[optim.SparseGrad(rows, 2 * w[rows[0]], w.shape)])""",
+    "closure": """import numpy as np
+import refoptim as optim
+
+w = optim.Parameter(np.array([[1.0, -2.0], [0.5, 4.0]]))
+optimizer = optim.NAME([w])
+
+def closure():
+    w.grad = 4 * w.data**3
+    return np.sum(w.data**4)
+
+for _ in range(10):
+    loss = optimizer.step(closure)  # evaluates the loss and the gradient several times""",
+}
+
+TITLES = {"host": "the kernels on a processor", "cuda": "the kernels on a GPU"}
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every page by file name."""
+    classes = optimizers()
+    entries = [f"- [{x.__name__}]({stem(x)}.md): {text(x).paragraphs[0]}" for x in classes]
+    index = md.index("Optimizers", INTRO, entries, map(stem, classes))
+    return {"index.md": index, **{f"{stem(x)}.md": md.wide(page(x)) for x in classes}}
+
+
+def page(cls: type[Optimizer]) -> str:
+    """Return the page of an optimizer."""
+    found = text(cls)
+    return md.sections(
+        cls.__name__,
+        found.paragraphs[0],
+        md.entry("class", f"refoptim.{cls.__name__}", md.signature(cls)),
+        md.formula(cls),
+        md.section("Use", md.code(example(cls), "python")),
+        hyperparameters(cls),
+        md.section("State", found.state.removeprefix("State: ")),
+        code(cls),
+        promise(cls),
+        goldens(cls),
+        peers(cls),
+        md.section("Papers", found.sources.partition(": ")[2]),
+    )
+
+
+def example(cls: type[Optimizer]) -> str:
+    """Return a short program that uses an optimizer."""
+    kind = "closure" if issubclass(cls, ClosureOptimizer) else "dense" if takes_arrays(cls) else "sparse"
+    return EXAMPLES[kind].replace("NAME", cls.__name__)
+
+
+def takes_arrays(cls: type[Optimizer]) -> bool:
+    """Tell whether a gradient may be an array."""
+    try:
+        cls.accept(None, np.ones(()))
+    except RuntimeError:
+        return False
+    return True
+
+
+def hyperparameters(cls: type[Optimizer]) -> str:
+    """Return the section of hyperparameters; those that mean the same everywhere are folded."""
+    own = [x for x in arguments(cls) if x.name not in SHARED]
+    shared = [x for x in arguments(cls) if x.name in SHARED]
+    title = "What means the same for every optimizer: " + ", ".join(x.name for x in shared)
+    methods = "Methods are those of {py:class}`~refoptim.Optimizer`."
+    return md.section("Hyperparameters", md.arguments_table(own), md.folded(title, md.arguments_table(shared)), methods)
+
+
+def code(cls: type[Optimizer]) -> str:
+    """Return the section that shows the room beside the kernels."""
+    base = twins.rule(cls)
+    room, kernel = f"refoptim/optimizers/{stem(base)}.py", f"kernels/{stem(base)}.cu"
+    intro = f"Left, `{room}` defines the rule; right, its twin in `{kernel}` computes the same bits."
+    if base is not cls:
+        intro = f"A preset: the rule is that of [{base.__name__}]({stem(base)}.md). {intro}"
+    blocks = [block for pair in twins.pairs(cls) for block in (f"### `{pair.name}`", side_by_side(pair))]
+    return md.section("The twins", intro, preset(cls), *blocks, launched(cls))
+
+
+def side_by_side(pair: twins.Pair) -> str:
+    """Return a function beside its twin."""
+    none = "*No single function: the program below.*"
+    twin = md.code(pair.twin, "cpp" if pair.language == "cuda" else "python") if pair.twin else none
+    return f"::::{{container}} twins\n{md.code(pair.room, 'python')}\n\n{twin}\n::::"
+
+
+def preset(cls: type[Optimizer]) -> str:
+    """Return the code of a preset, its constructor; nothing for any other optimizer."""
+    if twins.rule(cls) is cls:
+        return ""
+    own = twins.room_functions(cls)
+    return f"The room, `refoptim/optimizers/{stem(cls)}.py`:\n\n" + md.code("\n\n".join(own.values()), "python")
+
+
+def launched(cls: type[Optimizer]) -> str:
+    """Return the program that launches the kernels and the kernels themselves, where one kernel is not all."""
+    if not twins.program(cls):
+        return ""
+    name = stem(twins.rule(cls))
+    told = f"### The program\n\n`kernels/{name}.py` launches the kernels of `kernels/{name}.cu` in turn."
+    program = md.folded(f"kernels/{name}.py", md.code(twins.program(cls), "python"))
+    return "\n\n".join([told, program, md.folded(f"kernels/{name}.cu", md.code(twins.kernel(cls), "cpp"))])
+
+
+def own_cases(cls: type[Optimizer]) -> list[Case]:
+    """Return the cases of an optimizer."""
+    return cases.load(stem(cls)) if stem(cls) in cases.stems() else []
+
+
+def promise(cls: type[Optimizer]) -> str:
+    """Return the section that says what is promised, in words."""
+    kind, sentence = promised(cls)
+    ran = (Path(__file__).parents[1] / "gpu.json").exists()
+    kernels = "The kernels have the bits of the reference; 16-bit numbers are rounded once, when they are stored. " + (
+        "[](../built/gpu_runs.md) says what ran on a GPU." if ran else "Not yet run on a GPU."
+    )
+    return md.section("What is promised", f"**{kind}**: {sentence}", kernels)
+
+
+def promised(cls: type[Optimizer]) -> tuple[str, str]:
+    """Return the name of a promise, and a sentence that explains it."""
+    name, found = cls.__name__, own_cases(cls)
+    storages = list(dict.fromkeys(dtype for case in found for dtype in case.dtypes))
+    apart = {x: promises.promised("numpy", "torch-ieee", name, x) for x in storages}
+    apart = {storage: tolerance for storage, tolerance in apart.items() if tolerance != EXACT}
+    own_order = "the same bits wherever refoptim runs, since sums have an order of their own that no machine changes"
+    if not found:
+        return "TREE", own_order + ". Torch's results are met up to rounding; there are no golden cases."
+    if apart:
+        near = " and ".join(f"{tolerance} in {storage}" for storage, tolerance in apart.items())
+        return "TREE", f"{own_order}. Torch's results, x, are met {near}."
+    if promises.promised("torch-for-loop", "reference", name, "float32") != promises.FEW:
+        return "CLOSE", f"{own_order}; for matrices as small as those of the cases they are torch's bits too."
+    where = f"where torch computes by the IEEE rules, in {', '.join(storages)}"
+    return "EXACT", f"parameters and state have torch 2.13's bits, {where}."
+
+
+def goldens(cls: type[Optimizer]) -> str:
+    """Return the section of golden cases."""
+    found = own_cases(cls)
+    if not found:
+        return md.section("Golden cases", "None: its steps depend on a closure, and goldens record gradients.")
+    rows = [(f"`{case.id}`", case.comment, ", ".join(case.dtypes)) for case in found]
+    command = md.code(f"refoptim conformance --pattern {stem(cls).replace('_', '-')}-", "sh")
+    intro = "Recorded runs that every engine repeats; any other implementation can be put through them by `--impl`."
+    return md.section("Golden cases", intro, command, md.table(("case", "what it does", "storage"), rows))
+
+
+def peers(cls: type[Optimizer]) -> str:
+    """Return the section of other libraries that compute something else, where they were tried."""
+    rows = [row for path in sorted(folder().glob("*.txt")) for row in deviations(path, own_cases(cls))]
+    intro = "Where another library computes something else in these cases, and why; each was tried."
+    return md.section("Peers that differ", intro, md.table(("library", "cases", "how"), rows)) if rows else ""
+
+
+def folder() -> Path:
+    """Return where the deviations are."""
+    return Path(str(files("refoptim.conformance"))) / "deviations"
+
+
+def deviations(path: Path, found: list[Case]) -> list[tuple[str, str, str]]:
+    """Return the known deviations of a library in some cases: its name, the cases, the reason."""
+    library = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").rstrip(".")
+    known = promises.deviations(path.stem)
+    first = [promises.deviation(known, case, dtype) for case in found for dtype in case.dtypes]
+    kept = [x for x in known if x in first]
+    return [
+        (library, f"`{x.cases}`" + (f" in {x.storage}" if x.storage != promises.ANY else ""), x.reason) for x in kept
+    ]
