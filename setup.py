@@ -17,6 +17,11 @@ PLOT = ["matplotlib>=3.7"]
 NVRTC = "nvidia-cuda-nvrtc>=13; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 
 
+def say(line: str) -> None:
+    """Show what is being done at once, to those whom pip shows it (``pip install -v``)."""
+    print(f"refoptim: {line}", flush=True)
+
+
 class BuildHost(build_ext):
     """Builds the library of kernels for this computer, which refoptim does without where it cannot be built."""
 
@@ -31,9 +36,9 @@ class BuildHost(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.unlink(missing_ok=True)
         try:
-            print(f"refoptim: {host['build'](target, source_hash)}", flush=True)
+            say(host["build"](target, source_hash, say=say))
         except host["BuildError"] as error:
-            print(f"refoptim: installed without fused kernels for NumPy arrays: {error}", flush=True)
+            say(f"installed without fused kernels for NumPy arrays: {error}")
 
 
 class PlatformWheel(bdist_wheel):

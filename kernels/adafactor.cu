@@ -141,7 +141,8 @@ template <class P, class G, class T = Arithmetic<P>> struct Tensor {
     }
 
     // The same for elements of several rows.
-    template <int V> __device__ void factors_of_rows(const Record<T>& s, i64 row, i64 column, Stored<P, G, V>& out) const {
+    template <int V>
+    __device__ void factors_of_rows(const Record<T>& s, i64 row, i64 column, Stored<P, G, V>& out) const {
         i64 batch = row / rows, in_batch = row % rows;
         for (int v = 0; v < V; v++, column++) {
             if (column == columns) {
@@ -189,9 +190,8 @@ __device__ inline void sum_squares(Record<T> s, const Bucket& b, const Sums& all
 }
 
 template <class T>
-__device__ inline void find_step_sizes(
-    const Record<double>& s, i64 n, const double* root_sizes, const T* p, const T* u, T* step_sizes
-) {
+__device__ inline void
+find_step_sizes(const Record<double>& s, i64 n, const double* root_sizes, const T* p, const T* u, T* step_sizes) {
     for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x)
         step_sizes[i] = Adafactor::step_size(s, root_sizes[i], p[i], u[i]);
 }

@@ -31,7 +31,9 @@ struct LerpEMA {
         T share;
     };
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g) { p = lerp(p, g, s.share); }
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g) {
+        p = lerp(p, g, s.share);
+    }
 };
 
 struct LerpSWA {
@@ -39,7 +41,9 @@ struct LerpSWA {
         T share;
     };
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g) { p = lerp(p, g, s.share); }
+    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g) {
+        p = lerp(p, g, s.share);
+    }
 };
 
 ENTRIES(ema, EMA, 0)

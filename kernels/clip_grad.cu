@@ -39,7 +39,8 @@ template <class S, class T = Arithmetic<S>> __device__ inline void scale_all(con
     constexpr int V = AT_ONCE<T, S>, W = SIDE_BY_SIDE<T>;
     const i64* numbers = b.tables + 2 * b.tensors;
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
-        i64 start = numbers[b.chunks + c] * CHUNK, rest = b.tables[numbers[c]] - start, size = rest < CHUNK ? rest : CHUNK;
+        i64 start = numbers[b.chunks + c] * CHUNK, rest = b.tables[numbers[c]] - start,
+            size = rest < CHUNK ? rest : CHUNK;
         S* g = (S*)b.tables[b.tensors + numbers[c]] + start;
         i64 vectors = i64(g) % alignof(Vector<S, V>) == 0 ? size / V : 0;
         for (i64 i = threadIdx.x; i < vectors; i += blockDim.x)

@@ -69,31 +69,29 @@ template <class T> __device__ inline void move(const i64* table, i64 parts, cons
 
 }  // namespace vector
 
-#define VECTOR(T, NAME)                                                                                        \
-    KERNEL(vector_fold_##NAME)(i64 n, T* sums, const T* x) { walk<0, 0>(Itself(), n, sums, x); }               \
-    EXPORT(vector_fold_##NAME)                                                                                 \
-    KERNEL(vector_dot_##NAME)(i64 n, T* sums, const T* x, const T* y) {                                        \
-        walk<0, 0>(vector::Dot(), n, sums, x, y);                                                              \
-    }                                                                                                          \
-    EXPORT(vector_dot_##NAME)                                                                                  \
-    KERNEL(vector_absolute_##NAME)(i64 n, T* sums, const T* x) { walk<0, 0>(vector::Absolute(), n, sums, x); } \
-    EXPORT(vector_absolute_##NAME)                                                                             \
-    KERNEL(vector_downhill_##NAME)(i64 n, T* sums, T* d, const T* g) {                                         \
-        walk<1, 1>(vector::Downhill(), n, sums, d, g);                                                         \
-    }                                                                                                          \
-    EXPORT(vector_downhill_##NAME)                                                                             \
-    KERNEL(vector_negated_##NAME)(i64 n, T* out, const T* x) {                                                 \
-        for_each_element(n, [&](i64 i) { out[i] = neg(x[i]); });                                               \
-    }                                                                                                          \
-    EXPORT(vector_negated_##NAME)                                                                              \
-    KERNEL(vector_largest_##NAME)(i64 n, T* of_parts, const T* x) {                                            \
-        __shared__ T seen[THREADS];                                                                            \
-        vector::find_largest(x, n, of_parts, seen);                                                            \
-    }                                                                                                          \
-    EXPORT(vector_largest_##NAME)                                                                              \
-    KERNEL(vector_move_##NAME)(const i64* table, i64 parts, const T* d, const T* origin, T t) {                \
-        vector::move(table, parts, d, origin, t);                                                              \
-    }                                                                                                          \
+#define VECTOR(T, NAME)                                                                                             \
+    KERNEL(vector_fold_##NAME)(i64 n, T* sums, const T* x) { walk<0, 0>(Itself(), n, sums, x); }                    \
+    EXPORT(vector_fold_##NAME)                                                                                      \
+    KERNEL(vector_dot_##NAME)(i64 n, T* sums, const T* x, const T* y) { walk<0, 0>(vector::Dot(), n, sums, x, y); } \
+    EXPORT(vector_dot_##NAME)                                                                                       \
+    KERNEL(vector_absolute_##NAME)(i64 n, T* sums, const T* x) { walk<0, 0>(vector::Absolute(), n, sums, x); }      \
+    EXPORT(vector_absolute_##NAME)                                                                                  \
+    KERNEL(vector_downhill_##NAME)(i64 n, T* sums, T* d, const T* g) {                                              \
+        walk<1, 1>(vector::Downhill(), n, sums, d, g);                                                              \
+    }                                                                                                               \
+    EXPORT(vector_downhill_##NAME)                                                                                  \
+    KERNEL(vector_negated_##NAME)(i64 n, T* out, const T* x) {                                                      \
+        for_each_element(n, [&](i64 i) { out[i] = neg(x[i]); });                                                    \
+    }                                                                                                               \
+    EXPORT(vector_negated_##NAME)                                                                                   \
+    KERNEL(vector_largest_##NAME)(i64 n, T* of_parts, const T* x) {                                                 \
+        __shared__ T seen[THREADS];                                                                                 \
+        vector::find_largest(x, n, of_parts, seen);                                                                 \
+    }                                                                                                               \
+    EXPORT(vector_largest_##NAME)                                                                                   \
+    KERNEL(vector_move_##NAME)(const i64* table, i64 parts, const T* d, const T* origin, T t) {                     \
+        vector::move(table, parts, d, origin, t);                                                                   \
+    }                                                                                                               \
     EXPORT(vector_move_##NAME)
 
 VECTOR(double, float64)

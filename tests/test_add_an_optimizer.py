@@ -69,10 +69,9 @@ def run(package: Path, *arguments: str) -> str:
 
 def build(package: Path) -> None:
     """Build the kernels of the page, and no others."""
-    host = package / "kernels" / "host" / "host.cpp"
-    others = [line for line in host.read_text(encoding="utf-8").splitlines() if not line.startswith('#include "../')]
-    (added,) = [text for kind, text in BLOCKS if kind == "c++" and text.startswith("#include")]
-    host.write_text("\n".join([*others, added]), encoding="utf-8")
+    for path in (package / "kernels").rglob("*.cu"):
+        if path.stem != "signum":
+            path.unlink()
     source_hash = runpy.run_path(str(package / "kernels" / "harness" / "source_hash.py"))["source_hash"]()
     known = ["sse2"] if platform.machine() in ("x86_64", "AMD64") else []
     target = package / "engines" / "_host.so"

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -317,3 +318,14 @@ def test_ruff_finds_nothing() -> None:
 
 def test_files_are_formatted() -> None:
     run_tool("ruff", "format", "--check", ".")
+
+
+def test_kernels_are_formatted() -> None:
+    formatter = shutil.which("clang-format", path=str(Path(sys.executable).parent)) or shutil.which("clang-format")
+    if not formatter:
+        pytest.skip("clang-format is not installed")
+    files = [path for folder in ("kernels", "tests") for path in (ROOT / folder).rglob("*.*")]
+    sources = sorted(path for path in files if path.suffix in (".cu", ".cuh", ".h", ".cpp"))
+    assert len(sources) > 20
+    done = subprocess.run([formatter, "--dry-run", "--Werror", *sources], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

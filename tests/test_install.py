@@ -31,28 +31,30 @@ needs_library = pytest.mark.skipif(
 
 
 class Wheel(NamedTuple):
-    """What making a wheel said about the kernels, and the files in it."""
+    """What making a wheel said about the kernels at last, the files in it, and what it said before."""
 
     line: str
     files: dict[str, bytes]
+    progress: list[str]
 
 
 Build = Callable[..., Wheel]
 
+BUILT = ("adamax", "rprop")
+
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy what an installation is made of, with one kernel file to build instead of all, which takes longer."""
+    """Copy what an installation is made of, with two kernel files to build instead of all, which takes longer."""
     folder = tmp_path_factory.mktemp("checkout")
     left_out = shutil.ignore_patterns("__pycache__", ".*", "_host.so", "golden")
     for name in ("refoptim", "kernels", "conformance"):
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
-    all_kernels = folder / "kernels/host/host.cpp"
-    text, others = re.subn(r'#include "\.\./(?!rprop).*\n', "", all_kernels.read_text(encoding="utf-8"))
-    assert others > 10
-    all_kernels.write_text(text, encoding="utf-8")
+    for path in (folder / "kernels").rglob("*.cu"):
+        if path.stem not in BUILT:
+            path.unlink()
     return folder
 
 
@@ -68,11 +70,11 @@ def build(checkout: Path) -> Build:
         command = [sys.executable, "setup.py", "-q", "bdist_wheel"]
         done = subprocess.run(command, cwd=checkout, env=inherited | environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        (line,) = [x for x in done.stdout.splitlines() if x.startswith("refoptim: ")]
+        *progress, line = [x for x in done.stdout.splitlines() if x.startswith("refoptim: ")]
         (wheel,) = (checkout / "dist").iterdir()
         assert re.fullmatch(r"refoptim-.*-py3-none-(?!any).*\.whl", wheel.name)
         with ZipFile(wheel) as archive:
-            return Wheel(line, {name: archive.read(name) for name in archive.namelist()})
+            return Wheel(line, {name: archive.read(name) for name in archive.namelist()}, progress)
 
     return run
 
@@ -118,24 +120,24 @@ def script(path: Path, *refused: str) -> str:
 def test_without_a_compiler_that_works_there_are_no_kernels(
     build: Build, environment: dict[str, str], reason: str
 ) -> None:
-    line, files = build(**environment)
+    line, files, progress = build(**environment)
     assert re.fullmatch(f"refoptim: installed without fused kernels for NumPy arrays: {reason}", line)
-    assert LIBRARY not in files and "refoptim/kernels/adam.cu" in files
+    assert LIBRARY not in files and "refoptim/kernels/rprop.cu" in files and not progress
 
 
 @needs_compiler
 def test_a_compiler_without_cpp20_is_one_that_does_not_work(build: Build, tmp_path: Path) -> None:
-    line, files = build(CXX=script(tmp_path / "old", "-std=c++20"))
+    line, files, _ = build(CXX=script(tmp_path / "old", "-std=c++20"))
     assert line.endswith("fails: error: what is -std=c++20") and LIBRARY not in files
 
 
 @needs_compiler
 def test_a_wheel_holds_the_library_and_its_sources(plain: Wheel, checkout: Path, tmp_path: Path) -> None:
-    line, files = plain
+    line, files, _ = plain
     library = loaded(plain, tmp_path)
     variants = text(library, "refoptim_variants").split()
     assert line == f"refoptim: kernels built by {Path(COMPILER).name} for {', '.join(variants)}"
-    assert all(getattr(library, f"{variant}_rprop_float32") for variant in variants)
+    assert all(getattr(library, f"{variant}_{name}_float32") for variant in variants for name in BUILT)
     assert library.refoptim_supports(variants[-1].encode()) == 1 and not library.refoptim_supports(b"abacus")
     for name, content in files.items():
         if name.startswith("refoptim/kernels/"):
@@ -144,7 +146,8 @@ def test_a_wheel_holds_the_library_and_its_sources(plain: Wheel, checkout: Path,
             path.write_bytes(content)
     of_wheel, of_checkout = (hash_of(x) for x in (tmp_path / "refoptim/kernels", checkout / "kernels"))
     assert text(library, "refoptim_source_hash") == of_wheel == of_checkout
-    kernels = {path.relative_to(KERNELS).as_posix() for path in KERNELS.rglob("*.*") if "__pycache__" not in path.parts}
+    folder = checkout / "kernels"
+    kernels = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if "__pycache__" not in path.parts}
     assert {f"refoptim/kernels/{name}" for name in kernels} <= files.keys()
 
 
@@ -156,22 +159,25 @@ def hash_of(folder: Path) -> str:
 def test_flags_from_outside_cannot_change_a_bit(build: Build, plain: Wheel) -> None:
     """The library is the same to the byte, whatever the flags; only those that change no result are passed on."""
     unsafe = "-Ofast -ffast-math -ffp-contract=fast -march=native -mfma -mrecip"
-    line, files = build(CXX=f"{COMPILER} -funsafe-math-optimizations", CXXFLAGS=f"-Wextra {unsafe}")
+    line, files, _ = build(CXX=f"{COMPILER} -funsafe-math-optimizations", CXXFLAGS=f"-Wextra {unsafe}")
     assert line.endswith(f"; flags left out: -funsafe-math-optimizations {unsafe}")
     assert files[LIBRARY] == plain.files[LIBRARY]
 
 
 @needs_compiler
 def test_what_a_compiler_does_not_know_is_left_out(build: Build, tmp_path: Path) -> None:
-    library = loaded(build(CXX=script(tmp_path / "poor", "-fopenmp", "-march=x86-64-v4")), tmp_path)
+    wheel = build(CXX=script(tmp_path / "poor", "-fopenmp", "-march=x86-64-v4"))
+    library = loaded(wheel, tmp_path)
     assert text(library, "refoptim_variants") in ("avx2 sse2", "baseline")
     assert not library.refoptim_has_threads()
+    left_out = [x for x in wheel.progress if x.endswith("left out")]
+    assert len(left_out) == (len(BUILT) if "avx512" in wheel.line else 0) and all("for avx512" in x for x in left_out)
 
 
 def test_the_hash_is_of_every_source(checkout: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkout / "kernels", tmp_path / "kernels")
     before = hash_of(folder)
-    for name in ("adam.cu", "harness/number.cuh", "host/pack.h", "host/host.cpp", "host/build.py"):
+    for name in ("rprop.cu", "harness/number.cuh", "host/pack.h", "host/host.cpp", "host/build.py"):
         path = folder / name
         content = path.read_bytes()
         path.write_bytes(content + b"\n")
@@ -180,9 +186,21 @@ def test_the_hash_is_of_every_source(checkout: Path, tmp_path: Path) -> None:
         assert hash_of(folder) == before
 
 
-def test_every_kernel_file_is_part_of_the_library() -> None:
-    included = re.findall(r'#include "\.\./(.*\.cu)"', (KERNELS / "host/host.cpp").read_text(encoding="utf-8"))
-    assert sorted(included) == sorted(path.relative_to(KERNELS).as_posix() for path in KERNELS.rglob("*.cu"))
+@needs_compiler
+def test_the_build_says_how_far_it_is(plain: Wheel, tmp_path: Path) -> None:
+    """The first line names what is built, one for each file and variant follows, and none of them is said twice."""
+    variants = text(loaded(plain, tmp_path), "refoptim_variants").split()
+    first, *others = plain.progress
+    assert re.fullmatch(rf"refoptim: compiling kernels for {', '.join(variants)}: about \d+ s on \d+ processors", first)
+    pairs = {f"{name} for {variant}" for name in BUILT for variant in variants}
+    found = [re.fullmatch(r"refoptim: (\d+) of (\d+): (.*) compiled", x) for x in others]
+    assert [(x[1], x[2]) for x in found if x] == [(str(i + 1), str(len(pairs))) for i in range(len(pairs))]
+    assert {x[3] for x in found if x} == pairs
+
+
+def test_files_that_are_hard_to_compile_are_there() -> None:
+    names = runpy.run_path(str(KERNELS / "host/build.py"))["HARD_FILES"]
+    assert {*names} < {path.stem for path in KERNELS.rglob("*.cu")}
 
 
 def exported() -> list[str]:
@@ -199,7 +217,7 @@ def test_every_variant_has_every_entry() -> None:
     names = exported()
     variants = text(ctypes.CDLL(str(host.LIBRARY)), "refoptim_variants").split()
     found = {x: {name.removeprefix(f"{x}_") for name in names if name.startswith(f"{x}_")} for x in variants}
-    sources = "".join(path.read_text(encoding="utf-8") for path in KERNELS.glob("*.cu"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in KERNELS.rglob("*.cu"))
     stems = re.findall(r"^ENTRIES\((\w+),", sources, re.MULTILINE)
     storages = ("float64", "float32", "float16", "bfloat16", "float16_master", "bfloat16_master")
     assert len(stems) > 10
@@ -208,10 +226,15 @@ def test_every_variant_has_every_entry() -> None:
 
 
 @needs_library
-def test_no_code_is_shared_between_variants() -> None:
-    """Code that the linker takes from one variant for all would not run on the processors of the others."""
+def test_no_code_is_shared_between_files_or_variants() -> None:
+    """Code that the linker takes from one variant for all would not run on the processors of the others.
+
+    What two files call by the same name may differ.
+    """
     variants = text(ctypes.CDLL(str(host.LIBRARY)), "refoptim_variants").split()
-    own = re.compile(rf"refoptim_[a-z_]+|({'|'.join(variants)})_\w+|_Z.*\d+refoptim_({'|'.join(variants)}).*")
+    stems = "|".join(path.stem for path in KERNELS.rglob("*.cu"))
+    any_of = "|".join(variants)
+    own = re.compile(rf"refoptim_[a-z_]+|({any_of})_\w+|_Z.*\d+refoptim_({any_of})_({stems}).*")
     assert not [name for name in exported() if not own.fullmatch(name)]
 
 

@@ -20,8 +20,12 @@ template <class X, class C> __device__ inline X where(Mask<X> condition, C c, X 
 }
 
 template <class X> __device__ inline X sign(X x) { return where(x > 0, 1, X{}) - where(x < 0, 1, X{}); }
-template <class X, class C> __device__ inline X maximum(X x, C y) { return where((x >= y) | (x != x), x, spread<X>(y)); }
-template <class X, class C> __device__ inline X minimum(X x, C y) { return where((x <= y) | (x != x), x, spread<X>(y)); }
+template <class X, class C> __device__ inline X maximum(X x, C y) {
+    return where((x >= y) | (x != x), x, spread<X>(y));
+}
+template <class X, class C> __device__ inline X minimum(X x, C y) {
+    return where((x <= y) | (x != x), x, spread<X>(y));
+}
 
 template <class X> __device__ inline X rsqrt(X x) { return 1 / sqrt(x); }
 template <class X, class C> __device__ inline X reciprocal(X x, C c) { return (1 / x) * c; }

@@ -70,7 +70,7 @@ template <class P, class G, int N> struct Chunk {
         g = at<G>(addresses[b.tensors + tensor], start);
         for (int j = 0; j < N; j++)
             state[j] = at<P>(addresses[(2 + j) * b.tensors + tensor], start);
-        copy = at<G>(addresses[(2 + N) * b.tensors + tensor], start);
+        copy = at<G>(addresses[(N + 2) * b.tensors + tensor], start);
     }
 
     // The arrays of one number, `place` of the arrays of a tensor.
@@ -110,7 +110,8 @@ template <class S, int V> __device__ inline void store(S* x, i64 i, const Vector
 // Updates the V elements from i * V on, W of them side by side.
 template <class Rule, int V, int W, class T, class P, class G, int N, int... J>
 __device__ inline void update_vector(
-    const typename Rule::template Record<T>& s, Preparation<T> prepare, const Chunk<P, G, N>& chunk, i64 i, Numbers<J...>
+    const typename Rule::template Record<T>& s, Preparation<T> prepare, const Chunk<P, G, N>& chunk, i64 i,
+    Numbers<J...>
 ) {
     using X = typename Number<T, W>::Type;
     ASSUME(chunk.p && chunk.g);

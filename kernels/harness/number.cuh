@@ -112,7 +112,9 @@ __device__ inline void round_to(float16& to, float x) { to.bits = to_float16(x);
 #endif
 
 // Read the number, or the numbers, of a vector from place i on, and write them.
-template <class T, class S, int V> __device__ inline void read(T& x, const Vector<S, V>& v, int i) { x = widen(v.x[i]); }
+template <class T, class S, int V> __device__ inline void read(T& x, const Vector<S, V>& v, int i) {
+    x = widen(v.x[i]);
+}
 template <class T, class S, int V> __device__ inline void write(Vector<S, V>& v, int i, T x) { round_to(v.x[i], x); }
 
 }  // namespace refoptim

@@ -14,7 +14,8 @@ namespace refoptim {
 struct NoRegisters {
     template <class R> struct Registers {};
 
-    template <class R, class H> __device__ static Registers<R> advance(const H&, double, const Registers<R>& registers) {
+    template <class R, class H>
+    __device__ static Registers<R> advance(const H&, double, const Registers<R>& registers) {
         return registers;
     }
 };

@@ -54,8 +54,11 @@ template <class Function, class S, int N = 1> struct Elementwise {
         return bits % alignof(Vector<S, V>) == 0;
     }
 
-    template <class X> requires requires(X x) { Function::join(x, x); }
-    __device__ static X join(X x, X y) { return Function::join(x, y); }
+    template <class X>
+        requires requires(X x) { Function::join(x, x); }
+    __device__ static X join(X x, X y) {
+        return Function::join(x, y);
+    }
 
     template <int V, int W, class X> __device__ void values(i64 i, X* to) const {
         give<V, W>(i, to, typename UpTo<N>::Type());
@@ -145,7 +148,8 @@ template <bool WHOLE, int J, class F> __device__ inline Values<F> fold(const F& 
     if (!WHOLE && line.rest(k) <= 0)
         return out;
     if constexpr (J > 1) {
-        Values<F> even = fold<WHOLE, J / 2>(f, line, k, 2 * apart), odd = fold<WHOLE, J / 2>(f, line, k + apart, 2 * apart);
+        Values<F> even = fold<WHOLE, J / 2>(f, line, k, 2 * apart),
+                  odd = fold<WHOLE, J / 2>(f, line, k + apart, 2 * apart);
         for (int v = 0; v < V / W; v++)
             out.x[v] = joined<F>(even.x[v], odd.x[v]);
     } else if constexpr (WHOLE) {
@@ -175,7 +179,8 @@ template <class F> OUT_OF_LINE void fold_place(const F& f, const Line& line, i64
 }
 
 // Sums runs of consecutive values.
-template <class F> __device__ inline void sum_along(const F& f, const Sum<typename F::T>& s, i64 tile, typename F::T* left) {
+template <class F>
+__device__ inline void sum_along(const F& f, const Sum<typename F::T>& s, i64 tile, typename F::T* left) {
     constexpr int V = F::V;
     i64 runs = s.runs(), first = tile * RUNS, rest = s.outer * runs - first;
     int count = rest < RUNS ? rest : RUNS, places = tree::places(s.n, V), vectors = places / V;
@@ -199,7 +204,8 @@ template <class F> __device__ inline void sum_along(const F& f, const Sum<typena
 }
 
 // Sums runs of adjacent columns.
-template <class F> __device__ inline void sum_across(const F& f, const Sum<typename F::T>& s, i64 tile, typename F::T* left) {
+template <class F>
+__device__ inline void sum_across(const F& f, const Sum<typename F::T>& s, i64 tile, typename F::T* left) {
     constexpr int V = F::V, VECTORS = RUNS / V;
     i64 tiles = (s.inner + RUNS - 1) / RUNS, column = tile % tiles * RUNS, run = tile / tiles;
     i64 outer = run / s.runs(), start = run % s.runs() * WIDTH, rest = s.n - start, columns = s.inner - column;

@@ -6,20 +6,29 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 
 COMPILERS = ("c++", "g++", "clang++")
 
 FLAGS = (
-    *("-std=c++20", "-O3", "-fPIC", "-Wall", "-DHOST"),
+    *("-std=c++20", "-O2", "-fPIC", "-Wall", "-DHOST"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 """None of them changes a bit of a result: no contraction, no reordering, no flushing of subnormals."""
+
+HARD = ("-O3", "--param=max-unswitch-level=1")
+"""Takes twice as long as ``-O2``: for files whose loops it makes faster. Unlimited, it takes another twice as long."""
+
+HARD_FILES = ("adafactor", "muon")
+
+SECONDS = 1.2
+"""What a file takes for a variant on an idle processor, in the mean of all."""
 
 X86 = {
     "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
@@ -62,27 +71,50 @@ class Compiler:
         return done.stdout.strip()
 
 
-def build(target: Path, source_hash: str, only: Iterable[str] = ()) -> str:
+class Job(NamedTuple):
+    """A kernel file to compile for a variant."""
+
+    source: Path
+    variant: str
+    flags: tuple[str, ...]
+
+    def run(self, compiler: Compiler, folder: Path) -> Path | BuildError:
+        """Compile it; return the object, or what went wrong."""
+        target = folder / f"{self.variant}_{self.source.stem}.o"
+        kernels, source = self.source.stem, f"../{self.source.relative_to(HERE.parent).as_posix()}"
+        names = (f"-DVARIANT={self.variant}", f"-DKERNELS={kernels}", f"-DSOURCE={source}")
+        try:
+            compiler.run(*FLAGS, *self.flags, *names, "-c", HERE / "host.cpp", "-o", target)
+        except BuildError as error:
+            return error
+        return target
+
+
+Objects = dict[str, list[Path] | BuildError]
+"""The objects of each variant, or why there are none."""
+
+
+def build(
+    target: Path, source_hash: str, only: Iterable[str] = (), say: Callable[[str], None] = lambda line: None
+) -> str:
     """Build the library and return a line about it; raise BuildError if that cannot be done.
 
     Args:
         target: Where to put it, replacing at once what is there.
         source_hash: What it says it was built from.
         only: The variants to build, all by default. Of those the compiler does not know are left out.
+        say: Takes a line about what is being done.
     """
     compiler = Compiler()
     machine = compiler.run("-dumpmachine")
     known = X86 if machine.startswith(("x86_64", "amd64")) else OTHER
-    wanted = {name: known[name] for name in only or known}
-    with TemporaryDirectory() as folder:
-        objects = Path(folder)
-        openmp = _openmp(compiler, objects)
-        errors = _compile_all(compiler, objects, wanted, openmp)
-        built = [name for name, error in errors.items() if not error]
-        if not built:
-            raise BuildError(str(next(iter(errors.values()))))
-        _link(compiler, objects, built, openmp, source_hash, target)
-    return _report(compiler, built, errors, openmp)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        openmp = _openmp(compiler, folder)
+        variants = {name: (*known[name], *openmp) for name in only or known}
+        objects = _compile_all(compiler, folder, variants, say)
+        _link(compiler, folder, _built(objects), openmp, source_hash, target)
+    return _report(compiler, objects, openmp)
 
 
 def _openmp(compiler: Compiler, folder: Path) -> tuple[str, ...]:
@@ -98,28 +130,54 @@ def _openmp(compiler: Compiler, folder: Path) -> tuple[str, ...]:
 
 
 def _compile_all(
-    compiler: Compiler, folder: Path, variants: dict[str, tuple[str, ...]], openmp: tuple[str, ...]
-) -> dict[str, BuildError | None]:
-    """Compile the kernels for all variants side by side; return what went wrong with each."""
+    compiler: Compiler, folder: Path, variants: dict[str, tuple[str, ...]], say: Callable[[str], None]
+) -> Objects:
+    """Compile all kernel files for all variants side by side."""
+    jobs, workers, results = _jobs(variants), os.cpu_count() or 1, dict[Job, Path | BuildError]()
+    seconds = round(SECONDS * len(jobs) / workers)
+    say(f"compiling kernels for {', '.join(variants)}: about {seconds} s on {workers} processors")
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(job.run, compiler, folder): job for job in jobs}
+        for done in as_completed(running):
+            job = running[done]
+            results[job] = done.result()
+            said = "left out" if isinstance(results[job], BuildError) else "compiled"
+            say(f"{len(results)} of {len(jobs)}: {job.source.stem} for {job.variant} {said}")
+    return {name: _of_variant([results[job] for job in jobs if job.variant == name]) for name in variants}
 
-    def compile_one(name: str) -> BuildError | None:
-        flags = [*FLAGS, *openmp, f"-DVARIANT={name}", *variants[name]]
-        try:
-            compiler.run(*flags, "-c", HERE / "host.cpp", "-o", folder / f"{name}.o")
-        except BuildError as error:
-            return error
-        return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(variants, pool.map(compile_one, variants), strict=True))
+def _jobs(variants: dict[str, tuple[str, ...]]) -> list[Job]:
+    """Return what is to be compiled, the largest files first: so all processors are done at about the same time."""
+    sources = sorted(HERE.parent.rglob("*.cu"), key=lambda path: (-path.stat().st_size, path.name))
+    hard = {path: HARD if path.stem in HARD_FILES else () for path in sources}
+    return [Job(path, name, (*hard[path], *flags)) for path in sources for name, flags in variants.items()]
+
+
+def _of_variant(results: list[Path | BuildError]) -> list[Path] | BuildError:
+    """Return the objects of a variant, or the first thing that went wrong."""
+    errors = [x for x in results if isinstance(x, BuildError)]
+    return errors[0] if errors else [x for x in results if isinstance(x, Path)]
+
+
+def _built(objects: Objects) -> dict[str, list[Path]]:
+    """Return those of the variants that were built; raise BuildError if there is none."""
+    built = {name: x for name, x in objects.items() if not isinstance(x, BuildError)}
+    if not built:
+        raise BuildError(str(next(iter(objects.values()))))
+    return built
 
 
 def _link(
-    compiler: Compiler, folder: Path, built: list[str], openmp: tuple[str, ...], source_hash: str, target: Path
+    compiler: Compiler,
+    folder: Path,
+    built: dict[str, list[Path]],
+    openmp: tuple[str, ...],
+    source_hash: str,
+    target: Path,
 ) -> None:
     facts = (f"-DVARIANTS={' '.join(built)}", f"-DSOURCE_HASH={source_hash}")
     library = folder / "library"
-    objects = [folder / f"{name}.o" for name in built]
+    objects = [path for paths in built.values() for path in paths]
     compiler.run(*FLAGS, *openmp, *facts, "-shared", HERE / "variants.cpp", *objects, "-o", library)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
@@ -127,8 +185,8 @@ def _link(
     beside.replace(target)
 
 
-def _report(compiler: Compiler, built: list[str], errors: dict[str, BuildError | None], openmp: tuple[str, ...]) -> str:
-    line = f"kernels built by {compiler.command[0]} for {', '.join(built)}"
+def _report(compiler: Compiler, objects: Objects, openmp: tuple[str, ...]) -> str:
+    line = f"kernels built by {compiler.command[0]} for {', '.join(_built(objects))}"
     line += "" if openmp else ", without threads (no OpenMP)"
-    line += "".join(f"; not for {name}: {error}" for name, error in errors.items() if error)
+    line += "".join(f"; not for {name}: {error}" for name, error in objects.items() if isinstance(error, BuildError))
     return line + (f"; flags left out: {' '.join(compiler.left_out)}" if compiler.left_out else "")

@@ -1,25 +1,10 @@
-// The kernels for one instruction set, VARIANT: compiled once for each.
+// The kernels of one file, SOURCE, for one instruction set, VARIANT: compiled once for each pair. KERNELS is its name.
 #include "cuda.h"
 
-#define refoptim JOIN(refoptim, VARIANT)
+// What a file defines is its own, even where another file gives something else the same name.
+#define refoptim JOIN(refoptim, JOIN(VARIANT, KERNELS))
 #include "packed_storage.h"
 
-#include "../adadelta.cu"
-#include "../adafactor.cu"
-#include "../adagrad.cu"
-#include "../adam.cu"
-#include "../adamax.cu"
-#include "../asgd.cu"
-#include "../averages.cu"
-#include "../clip_grad.cu"
-#include "../conjugate_gradient.cu"
-#include "../lbfgs.cu"
-#include "../muon.cu"
-#include "../nadam.cu"
-#include "../radam.cu"
-#include "../rmsprop.cu"
-#include "../rprop.cu"
-#include "../sgd.cu"
-#include "../sparse_adam.cu"
-#include "../harness/sums.cu"
-#include "../vector.cu"
+#define TEXT_OF(X) #X
+#define TEXT(X) TEXT_OF(X)
+#include TEXT(SOURCE)

@@ -26,13 +26,15 @@ static bool has_v3() {
 
 static bool has_v4() {
     return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
 }
 
 // Tells whether this processor runs the kernels of a variant.
 extern "C" int refoptim_supports(const char* variant) {
     __builtin_cpu_init();
-    return !strcmp(variant, "sse2") || (!strcmp(variant, "avx2") && has_v3()) || (!strcmp(variant, "avx512") && has_v4());
+    return !strcmp(variant, "sse2") || (!strcmp(variant, "avx2") && has_v3()) ||
+           (!strcmp(variant, "avx512") && has_v4());
 }
 #else
 extern "C" int refoptim_supports(const char* variant) { return !strcmp(variant, "baseline"); }

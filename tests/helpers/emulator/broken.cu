@@ -18,9 +18,7 @@ KERNEL(broken_load)(const i64* x, i64 n) {
 }
 EXPORT(broken_load)
 
-KERNEL(broken_overflow)(i64* x, i64 n) {
-    x[0] = n + 0x7FFFFFFFFFFFFFFF;
-}
+KERNEL(broken_overflow)(i64* x, i64 n) { x[0] = n + 0x7FFFFFFFFFFFFFFF; }
 EXPORT(broken_overflow)
 
 struct alignas(16) Wide {
@@ -40,9 +38,7 @@ KERNEL(broken_barrier)(i64* x, i64 n) {
 }
 EXPORT(broken_barrier)
 
-KERNEL(broken_grid)(i64* x, i64 n) {
-    x[0] += n;
-}
+KERNEL(broken_grid)(i64* x, i64 n) { x[0] += n; }
 EXPORT(broken_grid)
 
 KERNEL(broken_divergence)(i64* x, i64 n) {

@@ -108,7 +108,7 @@ template <class... A> static void launch(void (*kernel)(A...), long long blocks,
 }
 
 #define KERNEL(NAME, ...) static void NAME
-#define EXPORT(NAME)                                                                        \
-    extern "C" void emulator_##NAME(long long blocks, int threads, void** arguments) {      \
-        launch(NAME, blocks, threads, arguments);                                           \
+#define EXPORT(NAME)                                                                   \
+    extern "C" void emulator_##NAME(long long blocks, int threads, void** arguments) { \
+        launch(NAME, blocks, threads, arguments);                                      \
     }

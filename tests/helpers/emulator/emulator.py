@@ -16,7 +16,7 @@ from refoptim.engines import host
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), "")
 HERE = Path(__file__).parent
 KERNELS = ROOT / "kernels"
-HOST = KERNELS / "host" / "host.cpp"
+HOST = KERNELS / "host"
 FLAGS = ("-std=c++20", "-O0", "-ffp-contract=off", "-Wall", "-Werror", "-fPIC", "-shared", "-pthread")
 
 
@@ -26,7 +26,8 @@ def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
     With ``-DHOST -DVARIANT=emulator`` it is the library for this computer, under the names of the emulator.
     """
     chosen = [Path(kernels)] if "/" in kernels else sorted(KERNELS.rglob(kernels))
-    files = [HOST] if "-DHOST" in flags else [HERE / "cuda.h", *chosen, HERE / "broken.cu"]
+    of_host = [HOST / "cuda.h", HOST / "packed_storage.h", *chosen]
+    files = of_host if "-DHOST" in flags else [HERE / "cuda.h", *chosen, HERE / "broken.cu"]
     source = library.with_suffix(".cpp")
     source.write_text("".join(f'#include "{file}"\n' for file in files))
     subprocess.run([COMPILER, *FLAGS, *flags, source, "-o", library], check=True, capture_output=True, text=True)
