@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import refoptim
+from helpers import ROOT
 from helpers.refusals import R, Row, T, V, f4, gradient, inf, nan, refused, trained
 from refoptim import functional
 from refoptim.engines import host
@@ -243,5 +245,16 @@ def test_adamw_stays_decoupled(way: Any) -> None:
     refused([optimizer, w], way("AdamW", {"decoupled_weight_decay": False}, optimizer, w), V, message)
 
 
+TABLES = {
+    "step/test_bad_hyperparameters.py": ["HYPERPARAMETERS"],
+    "step/test_bad_params.py": ["MEMBERS", "ADDED", "OTHERS"],
+    "step/test_bad_steps.py": ["GRADIENTS", "CALLS", "ALTERED"],
+    "step/test_bad_states.py": ["SAVED"],
+    "functional/test_refused.py": ["PURE"],
+    "optimizers/test_bad_swaps.py": ["SWAPS"],
+}
+
+
 def test_the_tables_hold_at_least_a_hundred_refusals() -> None:
-    assert len(HYPERPARAMETERS) >= 100
+    files = {path: runpy.run_path(str(ROOT / "tests" / path)) for path in TABLES}
+    assert sum(len(files[path][name]) for path, names in TABLES.items() for name in names) >= 100
