@@ -3,8 +3,8 @@
 What torch computes depends on the machine: its vector loops contract ``add(alpha)``, ``addcmul`` and ``lerp`` into
 fused multiply-adds where the processor has them, and its square root is not correctly rounded on x86. Under the IEEE
 oracle it is plain IEEE arithmetic, the same everywhere: the process starts with ATEN_CPU_CAPABILITY=default in its
-environment, square roots are NumPy's, matrix products are torch's own code instead of oneDNN's, ``foreach=False``, and
-one thread works.
+environment, square roots are NumPy's, powers and cosines are correctly rounded (``rounded``), matrix products are
+torch's own code instead of oneDNN's, ``foreach=False``, and one thread works.
 
 torch is imported when something here is called, not before.
 """
@@ -24,6 +24,7 @@ from refoptim import SparseGrad
 from refoptim.numerics.arith import Array
 
 from .gradients import np_dtype
+from .rounded import MATH, Whole, real
 from .trajectory import State
 
 Tensor: TypeAlias = Any
@@ -44,14 +45,28 @@ def ieee() -> Iterator[None]:
     threads, onednn = t.get_num_threads(), t.backends.mkldnn.enabled
     t.set_num_threads(1)
     t.backends.mkldnn.enabled = False
-    t.Tensor.sqrt, t.Tensor.sqrt_ = _sqrt, _sqrt_
+    t.Tensor.sqrt, t.Tensor.sqrt_, t.Tensor.item, t.Tensor.numel = _sqrt, _sqrt_, _item, _numel
     try:
-        with installed():
+        with installed(), rounded_schedules():
             yield
     finally:
-        del t.Tensor.sqrt, t.Tensor.sqrt_
+        del t.Tensor.sqrt, t.Tensor.sqrt_, t.Tensor.item, t.Tensor.numel
         t.backends.mkldnn.enabled = onednn
         t.set_num_threads(threads)
+
+
+@contextmanager
+def rounded_schedules() -> Iterator[None]:
+    """Let torch's schedulers and averages take cosines and logarithms that are correctly rounded."""
+    modules = (torch().optim.lr_scheduler, torch().optim.swa_utils)
+    before = [module.math for module in modules]
+    for module in modules:
+        module.math = MATH
+    try:
+        yield
+    finally:
+        for module, found in zip(modules, before, strict=True):
+            module.math = found
 
 
 @contextmanager
@@ -98,6 +113,16 @@ def _sqrt_(x: Tensor) -> Tensor:
     return x
 
 
+def _item(x: Tensor) -> Any:
+    """Answer torch.Tensor.item with a number whose powers are correctly rounded."""
+    return real(torch()._C.TensorBase.item(x))
+
+
+def _numel(x: Tensor) -> int:
+    """Answer torch.Tensor.numel in the same way."""
+    return Whole(torch()._C.TensorBase.numel(x))
+
+
 def to_torch(x: Any) -> Tensor:
     """Return a tensor of the same elements, shape and strides; a SparseGrad becomes a COO tensor."""
     if isinstance(x, SparseGrad):
@@ -127,16 +152,17 @@ class Torch:
     def __init__(self, *, as_installed: bool = False) -> None:
         self._arithmetic = installed if as_installed else ieee
         self._loop = {} if as_installed else {"foreach": False}
+        self._number: Callable[[Any], Any] = dict if as_installed else real
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         cls = getattr(torch().optim, optimizer)
         loop = self._loop if "foreach" in inspect.signature(cls).parameters else {}
         self._params = [to_torch(np.array(p)) for p in parameters]
-        self._build: Callable[[], Any] = partial(cls, self._params, **hyper, **loop)
+        self._build: Callable[[], Any] = partial(cls, self._params, **self._number(hyper), **loop)
         self._optimizer = self._build()
 
     def set(self, hyper: Mapping[str, Any]) -> None:
-        self._optimizer.param_groups[0].update(hyper)
+        self._optimizer.param_groups[0].update(self._number(hyper))
 
     def step(self, grads: Sequence[Any]) -> None:
         with self._arithmetic():

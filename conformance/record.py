@@ -27,10 +27,10 @@ from .reference import Reference
 from .trajectory import Implementation, trajectory
 
 ARITHMETIC = {
-    "torch-ieee": "IEEE 754: ATEN_CPU_CAPABILITY=default, roots by NumPy, no oneDNN, foreach=False, one thread",
+    "torch-ieee": "IEEE 754: ATEN_CPU_CAPABILITY=default, exact roots and powers, no oneDNN, foreach=False, one thread",
     "torch-installed": "as installed, CPU capability {capability}",
     "reference": "IEEE 754",
-    "torch.optim.lr_scheduler": "doubles of Python, cosines and powers of the C library",
+    "torch.optim.lr_scheduler": "doubles of Python, powers and cosines correctly rounded",
 }
 
 

@@ -1,19 +1,16 @@
 """Records the goldens of the schedulers: ``python -m refoptim.conformance.record_lr`` writes ``golden/lr/*.json``.
 
-The witness is torch.optim.lr_scheduler, as it is installed. Each file holds some drawn schedulers (``lr_cases``), and
-of each the learning rates and momenta of two groups at epochs 0 to 300, as hexadecimal floats. Frame, checksum and
-dates are those of the goldens of optimizers. Cosines and powers come from the C library, which need not round
-correctly: ``libm`` is the digest of some of them, and where a machine has another one, the last bits of some schedules
-may differ.
+The witness is torch.optim.lr_scheduler with correctly rounded powers and cosines (``rounded``). Each file holds some
+drawn schedulers (``lr_cases``), and of each the learning rates and momenta of two groups at epochs 0 to 300, as
+hexadecimal floats. Frame, checksum and dates are those of the goldens of optimizers.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,8 @@ from refoptim.numerics.arith import Array
 
 from . import goldens, record
 from .lr_cases import CYCLERS, DRAWS, EPOCHS, LRS, Case, draw, make_optimizer, trace
+from .oracle import rounded_schedules
+from .rounded import real
 from .strict import require
 
 CASES = 5
@@ -47,12 +46,6 @@ def paths() -> list[Path]:
     return [folder() / f"{name}.json" for name in sorted(DRAWS)]
 
 
-def libm() -> str:
-    """Return a digest of cosines and powers of this machine."""
-    values = [math.cos(math.pi * k / 97) for k in range(200)] + [(k / 211) ** (k / 17) for k in range(1, 200)]
-    return hashlib.sha256(to_hex(values).encode()).hexdigest()
-
-
 def to_hex(values: Iterable[float]) -> str:
     """Write numbers as hexadecimal floats."""
     return " ".join(float(x).hex() for x in values)
@@ -67,8 +60,14 @@ def torch_trace(case: Case) -> dict[str, list[list[float]]]:
     """Run a case on torch."""
     import torch
 
-    classes: Mapping[str, Any] = vars(torch.optim.lr_scheduler)
-    return trace(case, make_optimizer(case, torch.optim, lambda: torch.zeros(1)), classes)
+    classes = {name: partial(_made, x) for name, x in vars(torch.optim.lr_scheduler).items() if isinstance(x, type)}
+    with rounded_schedules():
+        return trace(case, make_optimizer(case, torch.optim, lambda: torch.zeros(1)), classes)
+
+
+def _made(cls: Any, *arguments: Any, **settings: Any) -> Any:
+    """Make a scheduler of torch whose powers are correctly rounded."""
+    return cls(*arguments, **real(settings))
 
 
 def our_trace(case: Case) -> dict[str, list[list[float]]]:
@@ -78,7 +77,7 @@ def our_trace(case: Case) -> dict[str, list[list[float]]]:
 
 def provenance() -> dict[str, str]:
     """Say who computed a golden, and how, and where."""
-    return {**record.provenance(WITNESS), "libm": libm()}
+    return record.provenance(WITNESS)
 
 
 def kept(name: str) -> tuple[str, ...]:
@@ -101,7 +100,7 @@ def read(path: Path) -> dict[str, Any]:
     golden = goldens.read(path, KEYS)
     name, entries, origin = golden["scheduler"], golden["cases"], golden["provenance"]
     require(isinstance(name, str) and name in DRAWS, f"{path.name} is of no scheduler of refoptim")
-    require(isinstance(origin, dict) and isinstance(origin.get("libm"), str), f"{path.name} names no C library")
+    require(isinstance(origin, dict) and "witness" in origin, f"{path.name} names no witness")
     require(isinstance(entries, list) and len(entries) == CASES, f"{path.name} does not hold {CASES} cases")
     for seed, entry in enumerate(entries):
         require(_fits(entry, name, seed), f"{path.name}: case {seed} is not that of this version")

@@ -24,7 +24,7 @@ from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
 from .cases import Case
 from .gradients import FORMATS, np_dtype
 from .oracle import check_rounding
-from .promises import CLOSE, STORED, Deviation
+from .promises import STORED, Deviation
 from .reference import Reference
 from .trajectory import Digest, Frame, Implementation, State, decode, run
 from .verify import EXACT, Difference, Tolerance, Verdict, plain
@@ -416,8 +416,7 @@ def schedules(pattern: str = "") -> list[Callable[[], list[Result]]]:
         golden = record_lr.read(path)
         names = [f"{path.stem}-{i}" for i in range(len(golden["cases"]))]
         entries = zip(names, golden["cases"], strict=True)
-        promise = EXACT if golden["provenance"]["libm"] == record_lr.libm() else CLOSE(1e-12, 1e-15)
-        found += [_schedule(path.stem, x, entry, promise) for x, entry in entries if matches(pattern, x)]
+        found += [_schedule(path.stem, x, entry, EXACT) for x, entry in entries if matches(pattern, x)]
     return found
 
 

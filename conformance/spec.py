@@ -6,8 +6,8 @@ A description looks like the call of a constructor without the optimizer::
     LambdaLR(lr_lambda=lambda epoch: 0.95 ** epoch)
     SequentialLR(LinearLR(total_iters=5), ExponentialLR(gamma=0.9), milestones=[5])
 
-Settings are Python literals, lists of them, and lambdas that compute with numbers and the functions of ``math`` alone.
-Nothing else is ever run.
+Settings are Python literals, lists of them, and lambdas that compute with numbers and the functions and constants of
+``MATH`` alone. Nothing else is ever run. Powers are those of ``refoptim.numerics.power``: no C library decides a bit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from refoptim import lr_scheduler
+from refoptim.numerics.power import cos, exp, log, power
 from refoptim.swa_utils import SWALR
 
 SCHEDULERS: dict[str, type[lr_scheduler.LRScheduler]] = {
@@ -26,7 +27,19 @@ SCHEDULERS: dict[str, type[lr_scheduler.LRScheduler]] = {
 }
 """The schedulers by name."""
 
-MATH = {name: f for name, f in vars(math).items() if not name.startswith("_")} | {"abs": abs, "max": max, "min": min}
+EXACT = ("sqrt", "floor", "ceil", "trunc", "fabs", "fmod", "copysign", "pi", "e", "tau", "inf", "nan")
+
+MATH = {
+    **{name: getattr(math, name) for name in EXACT},
+    "pow": power,
+    "cos": cos,
+    "exp": exp,
+    "log": log,
+    "abs": abs,
+    "max": max,
+    "min": min,
+}
+"""What a lambda may name: what gives the same number on every machine."""
 
 SAFE = (
     *(ast.Lambda, ast.arguments, ast.arg, ast.Name, ast.Load, ast.Constant, ast.Call),
@@ -104,10 +117,24 @@ def _value(node: ast.expr) -> Any:
 
 def _function(node: ast.Lambda) -> Any:
     """Compile a lambda after looking at everything it is made of."""
-    parameters = {arg.arg for arg in node.args.args}
+    parameters, names = {arg.arg for arg in node.args.args}, ", ".join(MATH)
     for part in ast.walk(node):
         called = isinstance(part, ast.Call) and not isinstance(part.func, ast.Name)
         unknown = isinstance(part, ast.Name) and part.id not in parameters | MATH.keys()
         if not isinstance(part, SAFE) or called or unknown:
-            raise ValueError(f"{ast.unparse(part)!r} cannot stand in {ast.unparse(node)!r}: only numbers and math can")
-    return eval(compile(ast.Expression(node), "<setting>", "eval"), {"__builtins__": {}, **MATH})
+            raise ValueError(
+                f"{ast.unparse(part)!r} cannot stand in {ast.unparse(node)!r}: only numbers and {names} can"
+            )
+    body = ast.fix_missing_locations(ast.Expression(Powers().visit(node)))
+    return eval(compile(body, "<setting>", "eval"), {"__builtins__": {}, **MATH})
+
+
+class Powers(ast.NodeTransformer):
+    """Writes ``x ** y`` as ``pow(x, y)``."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        """Replace one operation, and those it is made of."""
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.Pow):
+            return node
+        return ast.Call(ast.Name("pow", ast.Load()), [node.left, node.right], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -50,7 +51,7 @@ class Launches:
         self.of_u = Sums(machine, self.number, [total([], x.p.size) for x in tensors])
         self.averages = Table(machine, self._averages(matrices))
         self.tensors = Table(machine, self._tensors(tensors))
-        self.root_sizes = machine.upload(np.array([max(1, x.p.size) ** 0.5 for x in tensors]))
+        self.root_sizes = machine.upload(np.array([math.sqrt(max(1, x.p.size)) for x in tensors]))
         self.step_sizes = machine.empty((len(tensors),), self.number)
 
     def _averages(self, matrices: Sequence[Any]) -> list[tuple[int, ...]]:

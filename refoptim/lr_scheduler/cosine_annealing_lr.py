@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+from ..numerics.power import cos
 from ..optimizers.base import Optimizer
 from ..step.hyper import Count, Interval
 from .base import LR, LastEpoch, LowestRate, LRScheduler, check
@@ -42,12 +43,12 @@ class CosineAnnealingLR(LRScheduler):
         if self._is_initial:
             return lr
         if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
-            return lr + (self.base_lrs[i] - self.eta_min) * (1 - math.cos(math.pi / self.T_max)) / 2
+            return lr + (self.base_lrs[i] - self.eta_min) * (1 - cos(math.pi / self.T_max)) / 2
         height, before = self._height(self.last_epoch), self._height(self.last_epoch - 1)
         return (height / before if before else 0.0) * (lr - self.eta_min) + self.eta_min
 
     def _height(self, epoch: int) -> float:
-        return 1 + math.cos(math.pi * epoch / self.T_max)
+        return 1 + cos(math.pi * epoch / self.T_max)
 
     def _get_closed_form_lr(self) -> list[LR]:
         height = self._height(self.last_epoch)

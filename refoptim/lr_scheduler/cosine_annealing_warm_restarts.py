@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from ..numerics.power import cos
 from ..optimizers.base import Optimizer
 from ..step.hyper import Interval, Real
 from .base import LR, LastEpoch, LowestRate, LRScheduler, Whole, check
@@ -62,7 +63,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _next(self, lr: LR, i: int) -> LR:
-        height = 1 + math.cos(math.pi * self.T_cur / self.T_i)
+        height = 1 + cos(math.pi * self.T_cur / self.T_i)
         return self.eta_min + (self.base_lrs[i] - self.eta_min) * height / 2
 
     def step(self, epoch: float | None = None) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from ..numerics.power import power
 from ..optimizers.base import Optimizer
 from ..step.groups import Group
 from ..step.hyper import Choice, Flag, Hyper, Interval, Real
@@ -112,8 +113,7 @@ class CyclicLR(MomentumCycler):
             return self._scale_fn_custom(x)
         if self.mode == "triangular":
             return 1.0
-        scale: float = 2.0 ** (1 - x) if self.mode == "triangular2" else self.gamma**x
-        return scale
+        return power(2.0, 1 - x) if self.mode == "triangular2" else power(self.gamma, x)
 
     def _place(self) -> tuple[float, float]:
         """Return the height in the cycle and the scale."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..numerics.power import power
 from ..optimizers.base import Optimizer
 from .base import LR, Gamma, LastEpoch, LRScheduler, check
 
@@ -25,4 +26,4 @@ class ExponentialLR(LRScheduler):
         return lr if self._is_initial else lr * self.gamma
 
     def _get_closed_form_lr(self) -> list[LR]:
-        return [base_lr * self.gamma**self.last_epoch for base_lr in self.base_lrs]
+        return [base_lr * power(self.gamma, self.last_epoch) for base_lr in self.base_lrs]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from ..numerics.power import power
 from ..optimizers.base import Optimizer
 from ..step.hyper import Hyper
 from .base import EPOCHS, LR, Gamma, LastEpoch, LRScheduler, check
@@ -52,11 +53,11 @@ class MultiStepLR(LRScheduler):
 
     def _next(self, lr: LR, i: int) -> LR:
         count = self.milestones[self.last_epoch]
-        return lr * self.gamma**count if count else lr
+        return lr * power(self.gamma, count) if count else lr
 
     def _get_closed_form_lr(self) -> list[LR]:
         passed = bisect_right(sorted(self.milestones.elements()), self.last_epoch)
-        return [base_lr * self.gamma**passed for base_lr in self.base_lrs]
+        return [base_lr * power(self.gamma, passed) for base_lr in self.base_lrs]
 
     def _saved(self) -> dict[str, Any]:
         return {**super()._saved(), "milestones": sorted(self.milestones.elements())}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar
 
+from ..numerics.power import cos
 from ..optimizers.base import Optimizer
 from ..step.groups import Group
 from ..step.hyper import Choice, Flag, Interval, Real
@@ -159,7 +160,7 @@ class OneCycleLR(MomentumCycler):
     def _anneal(self, start: float, end: float, part: float) -> float:
         if self._anneal_func_type == "linear":
             return (end - start) * part + start
-        return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
+        return end + (start - end) / 2.0 * (cos(math.pi * part) + 1)
 
 
 def _part(step: int, start: float, end: float) -> float:

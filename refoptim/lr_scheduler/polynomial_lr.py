@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from ..numerics.power import power
 from ..optimizers.base import Optimizer
 from ..step.hyper import Real
 from .base import LR, Iterations, LastEpoch, LRScheduler, check
@@ -39,10 +40,10 @@ class PolynomialLR(LRScheduler):
         e, total = self.last_epoch, self.total_iters
         if self._is_initial or e > total:
             return lr
-        return lr * ((1.0 - e / total) / (1.0 - (e - 1) / total)) ** self.power
+        return lr * power((1.0 - e / total) / (1.0 - (e - 1) / total), self.power)
 
     def _get_closed_form_lr(self) -> list[LR]:
         if not self.total_iters:
             return list(self.base_lrs)
         passed = min(self.total_iters, self.last_epoch)
-        return [base_lr * (1.0 - passed / self.total_iters) ** self.power for base_lr in self.base_lrs]
+        return [base_lr * power(1.0 - passed / self.total_iters, self.power) for base_lr in self.base_lrs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from ..numerics.power import power
 from ..optimizers.base import Optimizer
 from ..step.hyper import Count, Interval
 from .base import LR, Gamma, LastEpoch, LRScheduler, check
@@ -35,4 +36,4 @@ class StepLR(LRScheduler):
         return lr * self.gamma if self.last_epoch and self.last_epoch % self.step_size == 0 else lr
 
     def _get_closed_form_lr(self) -> list[LR]:
-        return [base_lr * self.gamma ** (self.last_epoch // self.step_size) for base_lr in self.base_lrs]
+        return [base_lr * power(self.gamma, self.last_epoch // self.step_size) for base_lr in self.base_lrs]

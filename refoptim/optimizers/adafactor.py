@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from ..numerics import tree
 from ..numerics.arith import Array, DType, arithmetic, axpy, div, epsilon, lerp, maximum, mul, rsqrt, sqrt, widen
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -104,8 +106,8 @@ class Adafactor(Optimizer):
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         eps1, eps2 = h.eps
         return dict(
-            omb=float(k) ** h.beta2_decay,
-            rho=min(h.lr, 1 / k**0.5),
+            omb=power(k, h.beta2_decay),
+            rho=min(h.lr, 1 / power(k, 0.5)),
             eps1=eps1,
             eps2=eps2,
             d=h.d,
@@ -122,7 +124,7 @@ class Adafactor(Optimizer):
         def squares(g: Array, *averages: Array) -> Array:
             return tree.square(direction(g, variance(s, g, *averages), floor))
 
-        root_size = max(1, p.size) ** 0.5
+        root_size = math.sqrt(max(1, p.size))
         rms_p = float(tree.norm(p)) / root_size
         norm_u = float(sqrt(tree.total(squares, g, *(factors.values() or state))))
         alpha = max(s.exact.eps2, rms_p) * s.exact.rho

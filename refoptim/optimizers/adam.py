@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, maximum, mul, sqrt
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -64,9 +65,9 @@ class Adam(Optimizer):
             beta2=beta2,
             one_minus_beta2=1 - beta2,
             amsgrad=h.amsgrad,
-            root_correction2=(1 - beta2**k) ** 0.5,
+            root_correction2=power(1 - power(beta2, k), 0.5),
             eps=h.eps,
-            step_size=-(h.lr / (1 - beta1**k)),
+            step_size=-(h.lr / (1 - power(beta1, k))),
         )
 
     @classmethod

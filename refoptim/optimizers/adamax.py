@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..numerics.arith import Array, absolute, add, addcdiv, axpy, lerp, maximum, mul
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -55,7 +56,7 @@ class Adamax(Optimizer):
             one_minus_beta1=1 - beta1,
             beta2=beta2,
             eps=h.eps,
-            step_size=-(h.lr / (1 - beta1**k)),
+            step_size=-(h.lr / (1 - power(beta1, k))),
         )
 
     @classmethod

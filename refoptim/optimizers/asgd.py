@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..numerics.arith import Array, add, axpy, mul, sub
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -62,7 +63,7 @@ class ASGD(Optimizer):
     @classmethod
     def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
         number = registers["eta"].dtype.type
-        return {"eta": number(h.lr / ((1 + h.lambd * h.lr * k) ** h.alpha)), "mu": number(1 / max(1, k - h.t0))}
+        return {"eta": number(h.lr / power(1 + h.lambd * h.lr * k, h.alpha)), "mu": number(1 / max(1, k - h.t0))}
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

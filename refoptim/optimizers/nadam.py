@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul, sqrt
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -75,7 +76,7 @@ class NAdam(Optimizer):
             one_minus_beta1=1 - beta1,
             beta2=beta2,
             one_minus_beta2=1 - beta2,
-            correction2=1 - beta2**k,
+            correction2=1 - power(beta2, k),
             eps=h.eps,
             gradient_step=-h.lr * (1 - mu) / (1 - mu_product),
             momentum_step=(-h.lr * mu_next) / (1 - mu_product * mu_next),
@@ -98,5 +99,5 @@ class NAdam(Optimizer):
 
 def momentum(h: Hypers, k: int) -> float:
     """Return mu(k), the momentum of step ``k``."""
-    mu: float = h.betas[0] * (1 - 0.5 * 0.96 ** (k * h.momentum_decay))
+    mu: float = h.betas[0] * (1 - 0.5 * power(0.96, k * h.momentum_decay))
     return mu

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..numerics.arith import Array, add, addcmul, axpy, div, lerp, mul, reciprocal, sqrt, sub
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -58,9 +59,9 @@ class RAdam(Optimizer):
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         beta1, beta2 = h.betas
-        correction2 = 1 - beta2**k
+        correction2 = 1 - power(beta2, k)
         rho_inf = 2 / (1 - beta2) - 1
-        rho = rho_inf - 2 * k * (beta2**k) / correction2
+        rho = rho_inf - 2 * k * power(beta2, k) / correction2
         return dict(
             weight_decay=h.weight_decay,
             decoupled=h.decoupled_weight_decay,
@@ -68,10 +69,10 @@ class RAdam(Optimizer):
             one_minus_beta1=1 - beta1,
             beta2=beta2,
             one_minus_beta2=1 - beta2,
-            correction1=1 - beta1**k,
+            correction1=1 - power(beta1, k),
             lr=h.lr,
             eps=h.eps,
-            root_correction2=correction2**0.5,
+            root_correction2=power(correction2, 0.5),
             rectified=rho > 5,
             rect=rectification(rho, rho_inf) if rho > 5 else 0.0,
         )
@@ -95,5 +96,4 @@ class RAdam(Optimizer):
 def rectification(rho: float, rho_inf: float) -> float:
     """Return the factor that keeps the variance of the step what it would be at ``rho_inf`` (equation 5)."""
     ratio: float = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-    root: float = ratio**0.5
-    return root
+    return power(ratio, 0.5)

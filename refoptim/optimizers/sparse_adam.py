@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Any
 
 from ..numerics.arith import Array, DType, add, div, mul, sqrt, sub
+from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
@@ -72,7 +73,7 @@ class SparseAdam(Optimizer):
             one_minus_beta1=1 - beta1,
             one_minus_beta2=1 - beta2,
             eps=h.eps,
-            step_size=-(h.lr * math.sqrt(1 - beta2**k) / (1 - beta1**k)),
+            step_size=-(h.lr * math.sqrt(1 - power(beta2, k)) / (1 - power(beta1, k))),
         )
 
     @classmethod

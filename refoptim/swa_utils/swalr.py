@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from ..lr_scheduler.base import LR, LastEpoch, LRScheduler, Whole, check
 from ..lr_scheduler.per_group import PerGroup, Rates, extended, spread
+from ..numerics.power import cos
 from ..optimizers.base import Optimizer
 from ..step import hyper as hp
 from ..step.groups import Group
@@ -76,7 +77,7 @@ class SWALR(LRScheduler):
     def _share(self, count: int) -> float:
         """Return the share of ``swa_lr`` in the learning rate."""
         t = max(0, min(1, count / max(1, self.anneal_epochs)))
-        return (1 - math.cos(math.pi * t)) / 2 if self._anneal_strategy == "cos" else t
+        return (1 - cos(math.pi * t)) / 2 if self._anneal_strategy == "cos" else t
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)

@@ -1,0 +1,297 @@
+"""Powers, cosines, exponentials and logarithms of doubles, each the double nearest to the exact value.
+
+A C library's may be another neighbour, and which one depends on the library and the processor. Here integers do it, so
+that the result is the same wherever Python runs. An approximation gives integers ``low``, ``high`` and ``e`` with the
+exact value between ``low * 2**e`` and ``high * 2**e``; where both round to the same double, that is the result, else
+the approximation is made anew with twice the bits. That ends, because an exact value in the middle between two doubles
+is rational: powers that are rational are computed exactly, and the other functions have no rational values but at 0 and
+1 (Lindemann). ``kernels/harness/power.cuh`` is the twin of ``power``.
+
+Nothing raises an exception: what is too large is infinite, what is not defined is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeAlias
+
+Interval: TypeAlias = tuple[int, int, int]
+"""``low``, ``high``, ``e``: the exact value is between ``low * 2**e`` and ``high * 2**e``."""
+
+BITS = 128
+"""The bits of the first approximation: it suffices but for one number in 2**50."""
+
+GUARD = 64
+"""Bits more for logarithms and exponentials: their errors, and exponents below 2**GUARD, take some."""
+
+REMEMBERED = 1 << 10
+"""Results that are kept of each function: a step asks for the same powers for every group."""
+
+
+def power(x: float, y: float) -> float:
+    """Return x**y, with the special values of C's ``pow``; NaN for x < 0 and an exponent that is no integer."""
+    if y == 0 or x == 1:
+        return 1.0
+    if x != x or y != y:
+        return math.nan
+    if x == 0 or math.isinf(x) or math.isinf(y):
+        return _special_power(x, y)
+    if x < 0 and y != int(y):
+        return math.nan
+    return -_power(-x, y) if x < 0 and y % 2 else _power(abs(x), y)
+
+
+def cos(x: float) -> float:
+    """Return the cosine of an angle in radians, NaN for infinity."""
+    if x == 0:
+        return 1.0
+    return _cos(abs(x)) if math.isfinite(x) else math.nan
+
+
+def exp(x: float) -> float:
+    """Return e**x."""
+    if x == 0 or not math.isfinite(x):
+        return 1.0 if x == 0 else max(x, 0.0)
+    return _exp(x)
+
+
+def log(x: float) -> float:
+    """Return the natural logarithm, -inf for 0 and NaN below."""
+    if x <= 0 or x == 1:
+        return 0.0 if x == 1 else math.nan if x else -math.inf
+    return _log(x) if math.isfinite(x) else x
+
+
+def _special_power(x: float, y: float) -> float:
+    """Return x**y where x is 0 or one of both is infinite."""
+    if math.isinf(y):
+        return 1.0 if x == -1 else math.inf if (abs(x) > 1) == (y > 0) else 0.0
+    size = math.inf if (x == 0) == (y < 0) else 0.0
+    return math.copysign(size, x) if y % 2 == 1 else size
+
+
+@lru_cache(REMEMBERED)
+def _power(x: float, y: float) -> float:
+    """Return x**y for a finite x > 0 that is not 1 and a finite y."""
+    if y == 0.5:
+        return math.sqrt(x)
+    if abs(y) >= 1 << GUARD:  # a double next to 1 is 2**-53 away from it
+        return math.inf if (x > 1) == (y > 0) else 0.0
+    m, e = _parts(x)
+    n, halvings = _fraction(y)
+    root, e_of_root = _exact_root(m, e, halvings)
+    if not root:
+        return _nearest(_real_power, m, e, n, halvings)
+    if root == 1:
+        return _scaled(1, e_of_root * n)
+    return _nearest(_whole_power, root, e_of_root, n)
+
+
+@lru_cache(REMEMBERED)
+def _cos(x: float) -> float:
+    return _nearest(_cosine, *_fraction(x))
+
+
+@lru_cache(REMEMBERED)
+def _exp(x: float) -> float:
+    if abs(x) > 1 << 10:
+        return math.inf if x > 0 else 0.0
+    return _nearest(_exponential_of, *_fraction(x))
+
+
+@lru_cache(REMEMBERED)
+def _log(x: float) -> float:
+    return _nearest(_logarithm_of, *_parts(x))
+
+
+def _nearest(approximate: Callable[..., Interval], *arguments: int) -> float:
+    """Return the double that both ends of an approximation round to, once there is one."""
+    bits = BITS
+    while True:
+        low, high, e = approximate(bits, *arguments)
+        x = _scaled(low, e)
+        if x == _scaled(high, e):
+            return x
+        bits *= 2
+
+
+def _scaled(v: int, e: int) -> float:
+    """Return v * 2**e, rounded once; Python rounds quotients of integers to nearest even, subnormal ones too."""
+    size = v.bit_length() + e
+    if size < -1074:
+        return 0.0
+    try:
+        return v / (1 << -e) if e < 0 else float(v << e if size < 1025 else 1 << 1024)
+    except OverflowError:
+        return math.inf
+
+
+def _fraction(x: float) -> tuple[int, int]:
+    """Return n and the least h with x = n / 2**h."""
+    n, denominator = x.as_integer_ratio()
+    return n, denominator.bit_length() - 1
+
+
+def _parts(x: float) -> tuple[int, int]:
+    """Return an odd m and e with x = m * 2**e."""
+    n, halvings = _fraction(x)
+    zeros = (n & -n).bit_length() - 1
+    return n >> zeros, zeros - halvings
+
+
+def _exact_root(m: int, e: int, halvings: int) -> tuple[int, int]:
+    """Take ``halvings`` square roots of m * 2**e; return (0, 0) if the last is not m * 2**e in integers."""
+    if e % (1 << halvings):
+        return 0, 0
+    for _ in range(halvings if m > 1 else 0):
+        root = math.isqrt(m)
+        if root * root != m:
+            return 0, 0
+        m = root
+    return m, e >> halvings
+
+
+def _whole_power(bits: int, m: int, e: int, n: int) -> Interval:
+    """Enclose (m * 2**e)**n, |n| < 2**GUARD, by repeated squaring, cut to ``bits`` and some more after each product.
+
+    Each cut loses less than two parts in 2**bits, which later squarings double: 4 |n| parts in all.
+    """
+    count = abs(n)
+    bits += count.bit_length()
+    v, cut = m, 0
+    for digit in bin(count)[3:]:
+        v *= v * m if digit == "1" else v
+        cut *= 2
+        if (excess := v.bit_length() - bits) > 0:
+            v >>= excess
+            cut += excess
+    error = 4 * count if cut else 0
+    if n > 0:
+        return v, v + error, e * n + cut
+    one = 1 << 2 * bits
+    return one // (v + error), one // v + 1, e * n - cut - 2 * bits
+
+
+def _real_power(bits: int, m: int, e: int, n: int, halvings: int) -> Interval:
+    """Enclose (m * 2**e)**y for y = n / 2**halvings, |y| < 2**GUARD: the exponential of y times the logarithm."""
+    scale = bits + 2 * GUARD
+    logarithm, error = _logarithm(scale, m, e)
+    t = logarithm * n >> halvings
+    if abs(t) >> scale > 1 << 10:
+        return 1, 1, 1 << 11 if t > 0 else -1 << 11
+    return _exponential(scale, t, (error * abs(n) >> halvings) + 2)
+
+
+def _exponential_of(bits: int, n: int, halvings: int) -> Interval:
+    scale = bits + GUARD
+    return _exponential(scale, (n << scale) >> halvings, 1)
+
+
+def _logarithm_of(bits: int, m: int, e: int) -> Interval:
+    scale = bits + GUARD
+    value, error = _logarithm(scale, m, e)
+    return value - error, value + error, -scale
+
+
+def _logarithm(scale: int, m: int, e: int) -> tuple[int, int]:
+    """Return log(m * 2**e) in units of 2**-scale, and how many it may be off.
+
+    With m * 2**e = 2**k * f and f near i / 64 it is k log(2) + log(i / 64) + 2 artanh((f - i / 64) / (f + i / 64)).
+    """
+    size = m.bit_length()
+    f, k = m << (scale - size), e + size
+    if f < 3 << scale - 2:
+        f, k = 2 * f, k - 1
+    i = (f >> scale - 7) + 1 >> 1
+    near = i << scale - 6
+    rest = 2 * _artanh(scale, f - near, f + near)
+    return k * _log_of_ratio(scale, 2, 1) + _log_of_ratio(scale, i, 64) + rest, (abs(k) + 2) * scale
+
+
+@lru_cache(REMEMBERED)
+def _log_of_ratio(scale: int, a: int, b: int) -> int:
+    return 2 * _artanh(scale, a - b, a + b)
+
+
+def _artanh(scale: int, a: int, b: int) -> int:
+    """Return artanh(a / b) for |a / b| <= 1 / 3, a unit off for each term of the series, of which there are few."""
+    x = term = (abs(a) << scale) // b
+    square, total, n = x * x >> scale, x, 1
+    while term:
+        term = term * square >> scale
+        n += 2
+        total += term // n
+    return total if a > 0 else -total
+
+
+SQUARINGS = 8
+
+
+def _exponential(scale: int, t: int, error: int) -> Interval:
+    """Enclose the exponential of t, in units of 2**-scale, which may be ``error`` off.
+
+    With t = k log(2) + r it is 2**k * exp(r / 256)**256. The series for r / 256 and the squarings are less than a unit
+    off in each term, and the squarings make that 256 times as much.
+    """
+    log2 = _log_of_ratio(scale, 2, 1)
+    k = t // log2
+    term = r = t - k * log2 >> SQUARINGS
+    total, n = (1 << scale) + r, 1
+    while term:
+        n += 1
+        term = (term * r >> scale) // n
+        total += term
+    for _ in range(SQUARINGS):
+        total = total * total >> scale
+    error = 4 * (error + (abs(k) + (1 << SQUARINGS)) * scale)
+    return total - error, total + error, k - scale
+
+
+def _cosine(bits: int, n: int, halvings: int) -> Interval:
+    """Enclose cos(n / 2**halvings): a sine or cosine of what is left when quarters of the circle are taken off."""
+    scale = bits + GUARD
+    wide = scale + (GUARD if n >> halvings < 1 << GUARD else 1 << 10)
+    x, quarter = (n << wide) >> halvings, _quarter_circle(wide)
+    quarters = (2 * x + quarter) // (2 * quarter)
+    x = x - quarters * quarter >> wide - scale
+    value = _sine(scale, x) if quarters % 2 else _series(scale, x, 1 << scale, 0)
+    value = value if quarters % 4 in (0, 3) else -value
+    return value - scale, value + scale, -scale
+
+
+def _sine(scale: int, x: int) -> int:
+    return _series(scale, x, x, 1)
+
+
+def _series(scale: int, x: int, term: int, n: int) -> int:
+    """Sum the series of the cosine (from 1, n = 0) or the sine (from x, n = 1), a unit off for each term."""
+    square, total, sign = x * x >> scale, term, term < 0
+    term = abs(term)
+    total = term
+    way = 1
+    while term:
+        term = (term * square >> scale) // ((n + 1) * (n + 2))
+        n += 2
+        way = -way
+        total += way * term
+    return -total if sign else total
+
+
+@lru_cache(16)
+def _quarter_circle(scale: int) -> int:
+    """Return pi / 2 by Machin's formula, less than a unit off."""
+    more = 16
+    pi = 16 * _arctan_of_inverse(scale + more, 5) - 4 * _arctan_of_inverse(scale + more, 239)
+    return pi >> more + 1
+
+
+def _arctan_of_inverse(scale: int, q: int) -> int:
+    term = total = (1 << scale) // q
+    n, way = 1, 1
+    while term:
+        term //= q * q
+        n, way = n + 2, -way
+        total += way * (term // n)
+    return total
