@@ -55,9 +55,15 @@ def ieee() -> Iterator[None]:
         t.set_num_threads(threads)
 
 
+def torch_schedulers() -> dict[str, Callable[..., Any]]:
+    """Return what makes torch's schedulers, by name, with settings whose powers are correctly rounded."""
+    found = {**vars(torch().optim.lr_scheduler), "SWALR": torch().optim.swa_utils.SWALR}
+    return {name: partial(_made, x) for name, x in found.items() if isinstance(x, type)}
+
+
 @contextmanager
 def rounded_schedules() -> Iterator[None]:
-    """Let torch's schedulers and averages take cosines and logarithms that are correctly rounded."""
+    """Let torch's schedulers compute with cosines and logarithms that are correctly rounded."""
     modules = (torch().optim.lr_scheduler, torch().optim.swa_utils)
     before = [module.math for module in modules]
     for module in modules:
@@ -111,6 +117,10 @@ def _sqrt_(x: Tensor) -> Tensor:
     """Answer torch.Tensor.sqrt_ in the same way."""
     x.detach().copy_(_sqrt(x))
     return x
+
+
+def _made(cls: Any, *arguments: Any, **settings: Any) -> Any:
+    return cls(*arguments, **real(settings))
 
 
 def _item(x: Tensor) -> Any:

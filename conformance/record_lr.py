@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from refoptim.numerics.arith import Array
 
 from . import goldens, record
 from .lr_cases import CYCLERS, DRAWS, EPOCHS, LRS, Case, draw, make_optimizer, trace
-from .oracle import rounded_schedules
-from .rounded import real
+from .oracle import rounded_schedules, torch_schedulers
 from .strict import require
 
 CASES = 5
@@ -60,14 +58,8 @@ def torch_trace(case: Case) -> dict[str, list[list[float]]]:
     """Run a case on torch."""
     import torch
 
-    classes = {name: partial(_made, x) for name, x in vars(torch.optim.lr_scheduler).items() if isinstance(x, type)}
     with rounded_schedules():
-        return trace(case, make_optimizer(case, torch.optim, lambda: torch.zeros(1)), classes)
-
-
-def _made(cls: Any, *arguments: Any, **settings: Any) -> Any:
-    """Make a scheduler of torch whose powers are correctly rounded."""
-    return cls(*arguments, **real(settings))
+        return trace(case, make_optimizer(case, torch.optim, lambda: torch.zeros(1)), torch_schedulers())
 
 
 def our_trace(case: Case) -> dict[str, list[list[float]]]:

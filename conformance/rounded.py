@@ -13,7 +13,12 @@ from typing import Any
 
 from refoptim.numerics.power import cos, exp, log, power
 
-MATH = SimpleNamespace(**{**vars(math), "cos": cos, "exp": exp, "log": log, "pow": power})
+
+def _log(x: float, base: float | None = None) -> float:
+    return log(x) if base is None else log(x) / log(base)
+
+
+MATH = SimpleNamespace(**{**vars(math), "cos": cos, "exp": exp, "log": _log, "pow": power})
 """The module ``math`` with functions that round correctly."""
 
 

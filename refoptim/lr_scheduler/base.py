@@ -11,6 +11,7 @@ before it, which stand in the groups of the optimizer. Everything else follows f
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -308,6 +309,8 @@ class LRScheduler:
             lr = value if type(value) is float else number("lr", value)
             if lr != lr:
                 raise ValueError(f"{type(self).__name__} gives group {i} the learning rate nan at {self.last_epoch}")
+            if abs(lr) == math.inf:
+                raise ValueError(f"{type(self).__name__} overflows at epoch {self.last_epoch}: lr of group {i} is {lr}")
             write_lr(group, lr)
         self._note()
 

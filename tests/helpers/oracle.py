@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.oracle import plain_state, to_numpy, to_torch
+from refoptim.conformance.rounded import real
 from refoptim.conformance.trajectory import bits
 
 import refoptim
@@ -110,8 +111,8 @@ def relative_error(x: Any, y: Any) -> float:
 
 
 def torch_hyper(hyper: Hyper) -> Hyper:
-    """Return hyperparameters for torch: 0-d arrays as tensors of the same dtype."""
-    return {key: to_torch(x.copy()) if isinstance(x, np.ndarray) else x for key, x in hyper.items()}
+    """Return hyperparameters for torch: 0-d arrays as tensors of the same dtype, floats with exact powers."""
+    return {key: to_torch(x.copy()) if isinstance(x, np.ndarray) else real(x) for key, x in hyper.items()}
 
 
 def layouts(dtype: str, seed: int) -> list[Any]:

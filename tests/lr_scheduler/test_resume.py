@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from refoptim.conformance.lr_cases import DRAWS, Draw, metrics, nested
+from refoptim.conformance.oracle import torch_schedulers
 from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
 import refoptim
@@ -196,7 +197,7 @@ def test_state_dicts_of_torch_are_understood(name: str) -> None:
         groups = [{"params": [torch.zeros(1)], "lr": lr} for lr in (0.37, 0.05)]
         theirs.optimizer = getattr(torch.optim, run.kind)(groups, **settings)
         theirs.optimizer._opt_called = True
-        theirs.scheduler = parse(run.text).build(theirs.optimizer, vars(torch.optim.lr_scheduler))
+        theirs.scheduler = parse(run.text).build(theirs.optimizer, torch_schedulers())
         theirs.steps(run.stop)
         run.scheduler.load_state_dict(theirs.scheduler.state_dict())
         assert run.row()[0] == theirs.row()[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refoptim.conformance.oracle import torch_schedulers
 from refoptim.conformance.spec import parse
 
 import refoptim
@@ -16,7 +17,7 @@ from refoptim import lr_scheduler as lrs
 def torchs(torch: Any, text: str, lr: float = 0.5) -> Any:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr, momentum=0.9)
     optimizer._opt_called = True
-    return parse(text).build(optimizer, vars(torch.optim.lr_scheduler))
+    return parse(text).build(optimizer, torch_schedulers())
 
 
 def ours(text: str, lr: float = 0.5) -> Any:
