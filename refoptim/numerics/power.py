@@ -36,11 +36,12 @@ def power(x: float, y: float) -> float:
         return 1.0
     if x != x or y != y:
         return math.nan
-    if x == 0 or math.isinf(x) or math.isinf(y):
+    if x == 0 or abs(x) == math.inf or abs(y) == math.inf:
         return _special_power(x, y)
     if x < 0 and y != int(y):
         return math.nan
-    return -_power(-x, y) if x < 0 and y % 2 else _power(abs(x), y)
+    size = 1.0 if x == -1 else _power(abs(x), y)
+    return -size if x < 0 and y % 2 else size
 
 
 def cos(x: float) -> float:
@@ -66,7 +67,7 @@ def log(x: float) -> float:
 
 def _special_power(x: float, y: float) -> float:
     """Return x**y where x is 0 or one of both is infinite."""
-    if math.isinf(y):
+    if abs(y) == math.inf:
         return 1.0 if x == -1 else math.inf if (abs(x) > 1) == (y > 0) else 0.0
     size = math.inf if (x == 0) == (y < 0) else 0.0
     return math.copysign(size, x) if y % 2 == 1 else size
@@ -75,7 +76,7 @@ def _special_power(x: float, y: float) -> float:
 @lru_cache(REMEMBERED)
 def _power(x: float, y: float) -> float:
     """Return x**y for a finite x > 0 that is not 1 and a finite y."""
-    if y == 0.5:
+    if y == 0.5 and x < 1 << 53:
         return math.sqrt(x)
     if abs(y) >= 1 << GUARD:  # a double next to 1 is 2**-53 away from it
         return math.inf if (x > 1) == (y > 0) else 0.0

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refoptim.numerics.power import power
+
 KERNELS = Path(str(files("refoptim.kernels")))
 
 PROGRAM = """
@@ -158,3 +160,14 @@ def test_ends_of_the_range(powers: Powers) -> None:
     np.testing.assert_array_equal(powers(x, y), [2.0**1023, INF, TINY, 0, TINY, TINY, 0, INF])
     y = np.array([INF, INF, 1e300, -1e300])
     np.testing.assert_array_equal(powers([BELOW_1, ABOVE_1, BELOW_1, ABOVE_1], y), [0, INF, 0, 0])
+
+
+@pytest.mark.parametrize("draws", [pytest.param(20_000, id="some"), pytest.param(10**6, marks=pytest.mark.slow)])
+def test_the_twin_gives_the_same_bits(powers: Powers, draws: int) -> None:
+    """What rules ask for: a beta to the number of a step, and real powers of steps and of what grows with them."""
+    rng = np.random.default_rng(draws)
+    steps = np.floor(10 ** rng.uniform(0, 9, draws))
+    x = np.where(rng.random(draws) < 0.7, 1 - 10 ** rng.uniform(-9, -0.01, draws), 1 + 10 ** rng.uniform(-9, 9, draws))
+    y = np.where(rng.random(draws) < 0.7, steps, rng.uniform(-3, 3, draws))
+    expected = [power(*pair) for pair in zip(x.tolist(), y.tolist(), strict=True)]
+    np.testing.assert_array_equal(powers(x, y), expected)
