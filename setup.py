@@ -51,7 +51,7 @@ class PlatformWheel(bdist_wheel):
 
 setup(
     name="refoptim",
-    version="0.1.0",
+    version="0.2.0",
     description="torch.optim on NumPy and CuPy arrays: a reference that defines every update, exact to the bit",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

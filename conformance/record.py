@@ -28,7 +28,7 @@ from .trajectory import Implementation, trajectory
 
 ARITHMETIC = {
     "torch-ieee": "IEEE 754: ATEN_CPU_CAPABILITY=default, exact roots and powers, no oneDNN, foreach=False, one thread",
-    "torch-installed": "as installed, CPU capability {capability}",
+    "torch-installed": "as installed, CPU capability ",
     "reference": "IEEE 754",
     "torch.optim.lr_scheduler": "doubles of Python, powers and cosines correctly rounded",
 }
@@ -40,20 +40,21 @@ def implementation(witness: str) -> Implementation:
 
 
 def provenance(witness: str) -> dict[str, str]:
-    """Say who computed a golden, and how, and where."""
-    libc = " ".join(platform.libc_ver()).strip()
+    """Say who computed a golden, and how; and where, if that can change a bit."""
     found = {
         "witness": witness,
         "version": refoptim.__version__,
         "arithmetic": ARITHMETIC[witness],
         "numpy": np.__version__,
-        "platform": " ".join(part for part in (platform.system(), platform.machine(), libc) if part),
     }
-    if witness != "reference":
-        import torch
+    if witness == "reference":
+        return found
+    import torch
 
-        capability = torch.backends.cpu.get_cpu_capability()
-        found |= {"version": torch.__version__, "arithmetic": found["arithmetic"].format(capability=capability)}
+    found["version"] = torch.__version__
+    if witness == "torch-installed":
+        found["arithmetic"] += torch.backends.cpu.get_cpu_capability()
+        found["platform"] = " ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver())))
     return found
 
 

@@ -28,7 +28,7 @@ from .step.parameter import Parameter
 from .step.rule import get_default_dtype, set_default_dtype
 from .step.sparse import SparseGrad
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ASGD",
