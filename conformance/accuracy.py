@@ -1,0 +1,234 @@
+"""How far implementations are from real arithmetic.
+
+Cases with given gradients, the same for all whatever their parameters become, are run by ``exact`` and by
+implementations. The error of a parameter's element after a step is its distance from the exact one. It is told
+
+- in ULP: units in the last place of the storage type at the exact value, which are small where a parameter passes zero;
+- relative to the distance travelled: the largest error of an element in all steps, by the length of its exact way, all
+  steps added up.
+
+Exact numbers are kept as the sum of two doubles, so that an error has about 15 digits of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refoptim.numerics.arith import FLOATS, Array, epsilon
+
+from . import adapters, cases, promises, trajectory
+from .adapters import NotAvailable, Unsupported
+from .cases import Case
+from .exact import Exact
+from .gradients import FORMATS, np_dtype
+
+STORAGES = tuple(reversed(FLOATS))
+
+KINDS = {"normal", "zeros", "tiny", "nil"}
+"""Kinds of gradients that are measured with; with numbers at the ends of the range there is nothing to measure."""
+
+OURS = ("numpy", "host", "cuda")
+
+MEASURED = ("numpy", "host", "torch-for-loop", "torch-foreach", "torch-fused", "optax", "keras")
+"""What is measured unless told otherwise, where it is installed."""
+
+ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, Unsupported)
+
+
+class Job(NamedTuple):
+    """A case in a storage type."""
+
+    case: Case
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """The errors of an implementation of an optimizer in a storage type, over ``cases`` and ``count`` numbers."""
+
+    optimizer: str
+    storage: str
+    implementation: str
+    largest_ulp: float
+    mean_ulp: float
+    relative: float
+    count: int
+    cases: tuple[str, ...]
+
+
+class Missing(NamedTuple):
+    """What could not be measured, and why."""
+
+    case: str
+    storage: str
+    implementation: str
+    reason: str
+
+
+def jobs(pattern: str, dtypes: Sequence[str], steps: int) -> list[Job]:
+    """Return what is to be measured: cases and optimizers whose name contains a text, in some storage types or all."""
+    found = []
+    for stem in cases.stems():
+        suitable = [replace(case, steps=steps, record=[steps]) for case in cases.load(stem) if is_suitable(case)]
+        for dtype in (x for x in STORAGES if not dtypes or x in dtypes):
+            listed = [case for case in suitable if dtype in case.dtypes] or suitable[:1]
+            found += [Job(case, dtype) for case in listed if matches(case, pattern)]
+    return found
+
+
+def matches(case: Case, pattern: str) -> bool:
+    """Tell whether the name of a case, or of its optimizer, contains a text."""
+    return pattern.lower() in case.id or pattern.lower() in case.optimizer.lower()
+
+
+def is_suitable(case: Case) -> bool:
+    """Tell whether gradients are given and of ordinary size, parameters have one in each step and are real."""
+    kinds = {*case.gradient.get("kinds", ["none"]), case.gradient.get("start", "normal")}
+    return kinds <= KINDS and not case.skip and not set(case.dtypes).isdisjoint(FLOATS)
+
+
+@dataclass(frozen=True)
+class Way:
+    """The exact trajectory of all elements in a storage type: after each step, and before the first, high plus low."""
+
+    high: Array
+    low: Array
+    dtype: str
+
+    @cached_property
+    def ulp(self) -> Array:
+        """The unit in the last place at each number: of a power of two that it stays below, that of the half below."""
+        m, e = np.frexp(np.abs(self.high))
+        below = (m == 0.5) & (self.high * self.low < 0)
+        bits, least, _ = FORMATS["subnormal"][self.dtype]
+        e = np.maximum(e - below, least + 1)
+        return np.ldexp(epsilon(np_dtype(self.dtype)), e - 1)
+
+    @cached_property
+    def length(self) -> Array:
+        """How far each element travels, all steps added up."""
+        return np.abs(np.diff(self.high, axis=0) + np.diff(self.low, axis=0)).sum(axis=0)
+
+    def errors(self, found: Array) -> Array:
+        """Return how far numbers are from the exact ones; infinitely if they are not finite."""
+        with np.errstate(invalid="ignore"):
+            error = np.abs((found - self.high) - self.low)
+        return np.where(np.isfinite(error), error, np.inf)
+
+
+def flat(arrays: Iterable[Array], kind: type) -> Array:
+    """Put the elements of some arrays into one."""
+    return np.concatenate([np.asarray(x).reshape(-1).astype(kind) for x in arrays])
+
+
+def exact_way(job: Job) -> Way:
+    """Run a case in real arithmetic."""
+    start = trajectory.make_source(job.case.gradient, job.case.shapes, job.dtype).parameters()
+    steps = [flat(frame.parameters, object) for frame in trajectory.run(Exact(), job.case, job.dtype)]
+    numbers = np.array([flat(start, float).astype(object), *steps])
+    high = numbers.astype(float)
+    return Way(high, (numbers - high).astype(float), job.dtype)
+
+
+def way(name: str, job: Job, start: Array) -> Array:
+    """Run a case on an implementation."""
+    made = adapters.find(name)()
+    steps = [flat(frame.parameters, float) for frame in trajectory.run(made, job.case, job.dtype)]
+    return np.array([start, *steps])
+
+
+def why_not(name: str, job: Job) -> str:
+    """Say why a case is not measured on an implementation: it does not have it, or has another rule."""
+    known = promises.deviation(promises.deviations(name), job.case, job.dtype)
+    other = f"another rule: {known.reason}" if known and known.flags else ""
+    return other or adapters.why_not(adapters.find(name)(), job.case, job.dtype) or ""
+
+
+def measure(job: Job, names: Sequence[str]) -> Iterator[Row | Missing]:
+    """Measure a case on implementations."""
+    exact = exact_way(job)
+    for name in names:
+        reason = why_not(name, job)
+        try:
+            found = None if reason else way(name, job, exact.high[0])
+        except ERRORS as error:
+            reason = str(error).partition("\n")[0]
+        if reason:
+            yield Missing(job.case.id, job.dtype, name, reason)
+        else:
+            yield _row(job, name, exact, found)
+
+
+def _row(job: Job, name: str, exact: Way, found: Array) -> Row:
+    errors = exact.errors(found)[1:]
+    ulps = errors / exact.ulp[1:]
+    moved = exact.length > 0
+    relative = np.where(errors.max(axis=0) > 0, np.inf, 0.0)
+    np.divide(errors.max(axis=0), exact.length, out=relative, where=moved)
+    case = job.case
+    return Row(
+        case.optimizer,
+        job.dtype,
+        name,
+        float(ulps.max()),
+        float(ulps.mean()),
+        float(relative.max()),
+        ulps.size,
+        (case.id,),
+    )
+
+
+def summary(rows: Iterable[Row]) -> list[Row]:
+    """Put the cases of an optimizer together: the largest of the largest errors, the mean of all numbers."""
+    found: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        key = row.optimizer, row.storage, row.implementation
+        found[key] = _both(found[key], row) if key in found else row
+    return list(found.values())
+
+
+def _both(a: Row, b: Row) -> Row:
+    count = a.count + b.count
+    return replace(
+        a,
+        largest_ulp=max(a.largest_ulp, b.largest_ulp),
+        mean_ulp=(a.mean_ulp * a.count + b.mean_ulp * b.count) / count,
+        relative=max(a.relative, b.relative),
+        count=count,
+        cases=a.cases + b.cases,
+    )
+
+
+def above(rows: Sequence[Row], factor: float) -> list[tuple[Row, Row]]:
+    """Return rows of refoptim whose mean error is above ``factor`` times that of torch in the same cases, with torch's.
+
+    Of torch's loops the one with the largest error counts.
+    """
+    found = []
+    for row in (x for x in rows if x.implementation in OURS):
+        same = [x for x in rows if x.implementation.startswith("torch-") and _key(x) == _key(row)]
+        theirs = max(same, key=lambda x: x.mean_ulp, default=None)
+        if theirs and row.mean_ulp > factor * theirs.mean_ulp:
+            found.append((row, theirs))
+    return found
+
+
+def _key(row: Row) -> Any:
+    return row.optimizer, row.storage, row.cases
+
+
+def available() -> list[str]:
+    """Return the implementations that are here."""
+    found = []
+    for name in MEASURED:
+        try:
+            adapters.find(name)()
+        except NotAvailable:
+            continue
+        found.append(name)
+    return found
