@@ -14,6 +14,7 @@ EXAMPLES = ["scikit-learn>=1.3", "tqdm>=4.60"]
 CLI = ["click>=8.1", "rich>=13"]
 SITE = ["sphinx>=8", "myst-parser>=4", "pydata-sphinx-theme>=0.16", "latex2mathml>=3.77"]
 PLOT = ["matplotlib>=3.7"]
+ACCURACY = ["mpmath>=1.3"]
 NVRTC = "nvidia-cuda-nvrtc>=13; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 
 
@@ -104,11 +105,13 @@ setup(
         "cli": CLI,
         "plot": PLOT,
         "examples": EXAMPLES,
+        "accuracy": [*CLI, *ACCURACY],
         "bfloat16": ["ml_dtypes>=0.4"],
         "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12"],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*"],
         "docs": [*CLI, *PLOT, *SITE],
         "test": [
+            *ACCURACY,
             *CLI,
             *EXAMPLES,
             *PLOT,

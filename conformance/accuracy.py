@@ -22,19 +22,19 @@ import numpy as np
 from refoptim.numerics.arith import FLOATS, Array, epsilon
 
 from . import adapters, cases, promises, trajectory
-from .adapters import NotAvailable, Unsupported
+from .adapters import ENGINES, NotAvailable, Unsupported
 from .cases import Case
 from .exact import Exact
-from .gradients import FORMATS, np_dtype
+from .gradients import FORMATS, make_source, np_dtype
 
 STORAGES = tuple(reversed(FLOATS))
 
 KINDS = {"normal", "zeros", "tiny", "nil"}
 """Kinds of gradients that are measured with; with numbers at the ends of the range there is nothing to measure."""
 
-OURS = ("numpy", "host", "cuda")
+TORCH = "torch-for-loop"
 
-MEASURED = ("numpy", "host", "torch-for-loop", "torch-foreach", "torch-fused", "optax", "keras")
+MEASURED = ("numpy", "host", TORCH, "torch-foreach", "torch-fused", "optax", "keras")
 """What is measured unless told otherwise, where it is installed."""
 
 ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, Unsupported)
@@ -105,7 +105,7 @@ class Way:
         """The unit in the last place at each number: of a power of two that it stays below, that of the half below."""
         m, e = np.frexp(np.abs(self.high))
         below = (m == 0.5) & (self.high * self.low < 0)
-        bits, least, _ = FORMATS["subnormal"][self.dtype]
+        _, least, _ = FORMATS["subnormal"][self.dtype]
         e = np.maximum(e - below, least + 1)
         return np.ldexp(epsilon(np_dtype(self.dtype)), e - 1)
 
@@ -128,7 +128,7 @@ def flat(arrays: Iterable[Array], kind: type) -> Array:
 
 def exact_way(job: Job) -> Way:
     """Run a case in real arithmetic."""
-    start = trajectory.make_source(job.case.gradient, job.case.shapes, job.dtype).parameters()
+    start = make_source(job.case.gradient, job.case.shapes, job.dtype).parameters()
     steps = [flat(frame.parameters, object) for frame in trajectory.run(Exact(), job.case, job.dtype)]
     numbers = np.array([flat(start, float).astype(object), *steps])
     high = numbers.astype(float)
@@ -151,7 +151,11 @@ def why_not(name: str, job: Job) -> str:
 
 def measure(job: Job, names: Sequence[str]) -> Iterator[Row | Missing]:
     """Measure a case on implementations."""
-    exact = exact_way(job)
+    try:
+        exact = exact_way(job)
+    except ImportError as error:  # bfloat16 without ml_dtypes
+        yield from (Missing(job.case.id, job.dtype, name, str(error)) for name in names)
+        return
     for name in names:
         reason = why_not(name, job)
         try:
@@ -165,22 +169,13 @@ def measure(job: Job, names: Sequence[str]) -> Iterator[Row | Missing]:
 
 
 def _row(job: Job, name: str, exact: Way, found: Array) -> Row:
+    """Sum up the errors of a case; what does not move at all has no error, or an infinite one."""
     errors = exact.errors(found)[1:]
-    ulps = errors / exact.ulp[1:]
-    moved = exact.length > 0
-    relative = np.where(errors.max(axis=0) > 0, np.inf, 0.0)
-    np.divide(errors.max(axis=0), exact.length, out=relative, where=moved)
-    case = job.case
-    return Row(
-        case.optimizer,
-        job.dtype,
-        name,
-        float(ulps.max()),
-        float(ulps.mean()),
-        float(relative.max()),
-        ulps.size,
-        (case.id,),
-    )
+    ulps, largest = errors / exact.ulp[1:], errors.max(axis=0)
+    relative = np.where(largest > 0, np.inf, 0.0)
+    np.divide(largest, exact.length, out=relative, where=exact.length > 0)
+    numbers = float(ulps.max()), float(ulps.mean()), float(relative.max()), ulps.size
+    return Row(job.case.optimizer, job.dtype, name, *numbers, (job.case.id,))
 
 
 def summary(rows: Iterable[Row]) -> list[Row]:
@@ -204,18 +199,14 @@ def _both(a: Row, b: Row) -> Row:
     )
 
 
-def above(rows: Sequence[Row], factor: float) -> list[tuple[Row, Row]]:
+def above(rows: Sequence[Row], factor: float = 1.0) -> list[tuple[Row, Row]]:
     """Return rows of refoptim whose mean error is above ``factor`` times that of torch in the same cases, with torch's.
 
-    Of torch's loops the one with the largest error counts.
+    torch is its loop over tensors, which is what it takes on the CPU if it is not told otherwise.
     """
-    found = []
-    for row in (x for x in rows if x.implementation in OURS):
-        same = [x for x in rows if x.implementation.startswith("torch-") and _key(x) == _key(row)]
-        theirs = max(same, key=lambda x: x.mean_ulp, default=None)
-        if theirs and row.mean_ulp > factor * theirs.mean_ulp:
-            found.append((row, theirs))
-    return found
+    theirs = {_key(x): x for x in rows if x.implementation == TORCH}
+    pairs = [(x, theirs[_key(x)]) for x in rows if x.implementation in ENGINES and _key(x) in theirs]
+    return [(ours, torch) for ours, torch in pairs if ours.mean_ulp > factor * torch.mean_ulp]
 
 
 def _key(row: Row) -> Any:

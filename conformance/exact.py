@@ -9,7 +9,7 @@ else: there is no second text of a rule. Numbers that are given, literals among 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
@@ -91,10 +91,9 @@ def real_arithmetic(rule: type[Rule], storage: DType) -> Iterator[None]:
             found[key] = x
 
 
-def exact_hyper(rule: type[Rule], hyper: Mapping[str, Any]) -> Hypers:
+def exact_hyper(rule: Any, hyper: Mapping[str, Any]) -> Hypers:
     """Check hyperparameters and return them resolved, every real one an exact number."""
-    make: Callable[..., Any] = rule
-    h = rules.resolve(rule, make([{"params": []}], **hyper).defaults)
+    h = rules.resolve(rule, rule([{"params": []}], **hyper).defaults)
     counts = {name for name, x in declared(rule).items() if isinstance(x, Count)}
     return SimpleNamespace(**{name: x if name in counts else _number(x) for name, x in vars(h).items()})
 

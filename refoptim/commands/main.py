@@ -9,6 +9,7 @@ except ImportError as error:
     raise SystemExit(f"refoptim's command line needs {error.name}: pip install 'refoptim[cli]'") from error
 
 from .. import __version__
+from .accuracy import accuracy
 from .bench import bench
 from .conformance import conformance
 from .golden import golden
@@ -22,5 +23,5 @@ def main() -> None:
     """torch.optim on NumPy arrays, exact to the bit: tools around the library."""
 
 
-for command in (bench, conformance, golden, plot, list_command, explain, doctor_command):
+for command in (accuracy, bench, conformance, golden, plot, list_command, explain, doctor_command):
     main.add_command(command)
