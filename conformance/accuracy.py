@@ -106,7 +106,7 @@ class Way:
         m, e = np.frexp(np.abs(self.high))
         below = (m == 0.5) & (self.high * self.low < 0)
         _, least, _ = FORMATS["subnormal"][self.dtype]
-        e = np.maximum(e - below, least + 1)
+        e = np.maximum(np.where(m == 0, least, e - below), least + 1)
         return np.ldexp(epsilon(np_dtype(self.dtype)), e - 1)
 
     @cached_property

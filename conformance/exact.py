@@ -86,7 +86,7 @@ def real_arithmetic(rule: type[Rule], storage: DType) -> Iterator[None]:
         yield
     finally:
         for name in (*rooms, *SHARED):
-            vars(sys.modules[name]).pop("float")
+            vars(sys.modules[name]).pop("float", None)
         for found, key, x in before:
             found[key] = x
 
