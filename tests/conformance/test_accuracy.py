@@ -16,6 +16,7 @@ from refoptim.conformance.exact import Exact, exact, real_arithmetic, replacemen
 from refoptim.conformance.gradients import make_source
 from refoptim.conformance.reference import Reference
 
+from refoptim import SparseGrad
 from refoptim.numerics import power, tree
 from refoptim.optimizers import adafactor, adam, nadam, sparse_adam
 from refoptim.step import rule as rules
@@ -94,6 +95,15 @@ def asgd_l2(h: dict[str, Any], p: Any, gradients: Gradients) -> Iterator[Any]:
         yield p
 
 
+def sparse_adam_uphill(h: dict[str, Any], p: Any, gradients: Gradients) -> Iterator[Any]:
+    b1, b2 = (mp.mpf(x) for x in h["betas"])
+    m = v = mp.mpf(0)
+    for t, gradient in enumerate(gradients, 1):
+        m, v = b1 * m - (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        p = p - h["lr"] * mp.sqrt(1 - b2**t) / (1 - b1**t) * m / (mp.sqrt(v) + h["eps"])
+        yield p
+
+
 TEXTBOOK: dict[str, Callable[[dict[str, Any], Any, Gradients], Iterator[Any]]] = {
     "sgd-momentum": sgd_momentum,
     "adam-coupled-decay": adam_l2,
@@ -101,15 +111,27 @@ TEXTBOOK: dict[str, Callable[[dict[str, Any], Any, Gradients], Iterator[Any]]] =
     "adagrad-decay": adagrad_l2,
     "nadam-coupled-decay": nadam_l2,
     "asgd-average": asgd_l2,
+    "sparse-adam-maximize": sparse_adam_uphill,
 }
+
+
+def given(case: cases.Case, dtype: str) -> tuple[Any, list[Any]]:
+    """Return the elements of the parameters and of the gradients of each step."""
+    source = make_source(case.gradient, case.shapes, dtype)
+    steps = [[dense(g) for g in source.gradients(t, [])] for t in range(1, STEPS + 1)]
+    return accuracy.flat(source.parameters(), float), [accuracy.flat(grads, float) for grads in steps]
+
+
+def dense(g: Any) -> Any:
+    return g.to_dense() if isinstance(g, SparseGrad) else g
 
 
 def distance(name: str, dtype: str = "float32") -> Any:
     """Return how far the exact run of a case is from the textbook at most, relative to the largest number."""
     case = replace(CASES[name], steps=STEPS)
-    source = make_source(case.gradient, case.shapes, dtype)
-    start = np.concatenate([p.reshape(-1) for p in source.parameters()])
-    steps = [np.concatenate([g.reshape(-1) for g in source.gradients(t, [])]) for t in range(1, STEPS + 1)]
+    if name.startswith("sparse"):
+        case = replace(case, shapes=case.shapes[:1])  # each of its rows is touched once in each step
+    start, steps = given(case, dtype)
     frames = [accuracy.flat(frame.parameters, object) for frame in trajectory.run(Exact(), case, dtype)]
     apart = []
     for i, p in enumerate(start):
@@ -123,6 +145,28 @@ def distance(name: str, dtype: str = "float32") -> Any:
 @pytest.mark.parametrize("name", TEXTBOOK)
 def test_the_exact_run_is_the_textbook(name: str) -> None:
     assert distance(name) < mp.mpf(10) ** -DIGITS
+
+
+def rms(x: Any) -> Any:
+    return mp.sqrt(mp.fsum(y**2 for y in x) / len(x))
+
+
+def test_the_exact_run_of_adafactor_is_that_of_its_paper() -> None:
+    """A vector: its elements share the sizes of the parameter and of the update."""
+    case = replace(CASES["adafactor-clipped"], shapes=[(6,)], steps=STEPS)
+    h = case.hyper
+    start, steps = given(case, "float32")
+    p, v = [mp.mpf(x) for x in start], [mp.mpf(0)] * 6
+    frames = trajectory.run(Exact(), case, "float32")
+    for k, (frame, gradients) in enumerate(zip(frames, steps, strict=True), 1):
+        g = [-mp.mpf(x) for x in gradients]
+        rest = mp.mpf(k) ** mp.mpf(h["beta2_decay"])
+        v = [(1 - rest) * a + rest * b**2 for a, b in zip(v, g, strict=True)]
+        u = [b / mp.sqrt(max(a, mp.mpf(h["eps"][0]) ** 2)) for a, b in zip(v, g, strict=True)]
+        size = max(mp.mpf(h["eps"][1]), rms(p)) * min(mp.mpf(h["lr"]), 1 / mp.sqrt(k))
+        size /= max(mp.mpf(1), rms(u) / mp.mpf(h["d"]))
+        p = [x * (1 - mp.mpf(h["lr"]) * h["weight_decay"]) - size * y for x, y in zip(p, u, strict=True)]
+        assert max(abs(a - b) for a, b in zip(frame.parameters[0], p, strict=True)) < mp.mpf(10) ** -DIGITS
 
 
 def test_a_change_in_a_rule_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
