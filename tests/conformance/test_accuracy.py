@@ -234,7 +234,9 @@ def test_errors_have_digits_of_their_own() -> None:
     third = Fraction(1, 3)
     high = float(third)
     way = Way(np.array([[high], [high]]), np.array([[0.0], [float(third - Fraction(high))]]), "float64")
-    assert way.errors(np.array([[high], [high]]))[1, 0] == pytest.approx(float(third - Fraction(high)), rel=1e-12)
+    assert way.errors(np.array([[high], [high]]))[1, 0] == pytest.approx(
+        float(third - Fraction(high)), rel=1e-12, abs=0
+    )
     assert way.errors(np.array([[high], [math.nan]]))[1, 0] == math.inf
     assert way.length[0] == float(third - Fraction(high))
 
