@@ -29,9 +29,15 @@ GUARD = 64
 REMEMBERED = 1 << 10
 """Results that are kept of each function: a step asks for the same powers for every group."""
 
+AHEAD = 32
+"""Powers that are computed at once where steps follow one another, which is quicker than one now and then."""
+
 
 def power(x: float, y: float) -> float:
     """Return x**y, with the special values of C's ``pow``; NaN for x < 0 and an exponent that is no integer."""
+    found = _known.get((x, y))
+    if found is not None:
+        return found
     if y == 0 or x == 1:
         return 1.0
     if x != x or y != y:
@@ -40,7 +46,7 @@ def power(x: float, y: float) -> float:
         return _special_power(x, y)
     if x < 0 and y != int(y):
         return math.nan
-    size = 1.0 if x == -1 else _power(abs(x), y)
+    size = 1.0 if x == -1 else _remembered(abs(x), y)
     return -size if x < 0 and y % 2 else size
 
 
@@ -73,7 +79,21 @@ def _special_power(x: float, y: float) -> float:
     return math.copysign(size, x) if y % 2 == 1 else size
 
 
-@lru_cache(REMEMBERED)
+_known: dict[tuple[float, float], float] = {}
+"""Powers by base and exponent, for bases above 0 other than 1 and exponents other than 0."""
+
+
+def _remembered(x: float, y: float) -> float:
+    """Compute a power and keep it; where it follows on the one before it, so will the next, which are made with it."""
+    if len(_known) > REMEMBERED:
+        _known.clear()
+    follows = 1 < y < 1 << 53 and y == int(y) and (x, y - 1) in _known
+    result = _known[x, y] = _power(x, y)
+    for n in range(int(y) + 1, int(y) + AHEAD) if follows else ():
+        _known[x, n] = _power(x, n)
+    return result
+
+
 def _power(x: float, y: float) -> float:
     """Return x**y for a finite x > 0 that is not 1 and a finite y."""
     if y == 0.5 and x < 1 << 53:
@@ -155,24 +175,40 @@ def _exact_root(m: int, e: int, halvings: int) -> tuple[int, int]:
 
 
 def _whole_power(bits: int, m: int, e: int, n: int) -> Interval:
-    """Enclose (m * 2**e)**n, |n| < 2**GUARD, by repeated squaring, cut to ``bits`` and some more after each product.
-
-    Each cut loses less than two parts in 2**bits, which later squarings double: 4 |n| parts in all.
-    """
-    count = abs(n)
-    bits += count.bit_length()
-    v, cut = m, 0
-    for digit in bin(count)[3:]:
-        v *= v * m if digit == "1" else v
-        cut *= 2
-        if (excess := v.bit_length() - bits) > 0:
-            v >>= excess
-            cut += excess
-    error = 4 * count if cut else 0
+    """Enclose (m * 2**e)**n for |n| < 2**GUARD."""
+    v, cut = _product(bits + GUARD, m, abs(n))
+    error = 4 * abs(n) if cut else 0
     if n > 0:
         return v, v + error, e * n + cut
-    one = 1 << 2 * bits
-    return one // (v + error), one // v + 1, e * n - cut - 2 * bits
+    size = 2 * (bits + GUARD)
+    return (1 << size) // (v + error), (1 << size) // v + 1, e * n - cut - size
+
+
+def _product(bits: int, m: int, n: int) -> tuple[int, int]:
+    """Return v and ``cut`` with v * 2**cut less than m**n by at most 4 n units of v, which has ``bits`` bits if cut.
+
+    It is made by repeated squaring, or of the power before it, if that was the last one asked for. Each cut loses less
+    than two parts in 2**bits; a squaring doubles what was lost, a product adds.
+    """
+    count, v, cut = _last.get((bits, m), (0, 1, 0))
+    if count + 1 == n:
+        v, cut = _shortened(v * m, cut, bits)
+    else:
+        v, cut = m, 0
+        for digit in bin(n)[3:]:
+            v, cut = _shortened(v * v * m if digit == "1" else v * v, 2 * cut, bits)
+    if len(_last) > REMEMBERED:
+        _last.clear()
+    _last[bits, m] = n, v, cut
+    return v, cut
+
+
+_last: dict[tuple[int, int], tuple[int, int, int]] = {}
+
+
+def _shortened(v: int, cut: int, bits: int) -> tuple[int, int]:
+    excess = v.bit_length() - bits
+    return (v >> excess, cut + excess) if excess > 0 else (v, cut)
 
 
 def _real_power(bits: int, m: int, e: int, n: int, halvings: int) -> Interval:
@@ -196,6 +232,7 @@ def _logarithm_of(bits: int, m: int, e: int) -> Interval:
     return value - error, value + error, -scale
 
 
+@lru_cache(REMEMBERED)
 def _logarithm(scale: int, m: int, e: int) -> tuple[int, int]:
     """Return log(m * 2**e) in units of 2**-scale, and how many it may be off.
 

@@ -154,14 +154,31 @@ def test_the_search_finds_hard_cases() -> None:
 def test_few_bits_only_take_longer(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An approximation that leaves the rounding open is made anew: with few bits most are."""
     monkeypatch.setattr(numerics, "BITS", bits)
-    for cached in (numerics._power, numerics._cos, numerics._exp, numerics._log):
-        cached.cache_clear()
+    forget()
     for name, (function, other, draw) in DRAWN.items():
         rng = random.Random(f"{name} {bits}")
         for arguments in (draw(rng) for _ in range(150)):
             assert function(*arguments) == rounded(getattr(mpmath, other), *arguments), arguments
-    for cached in (numerics._power, numerics._cos, numerics._exp, numerics._log):
+    forget()
+
+
+def forget() -> None:
+    for cached in (numerics._cos, numerics._exp, numerics._log):
         cached.cache_clear()
+    numerics._known.clear()
+
+
+def test_steps_that_follow_one_another_are_those_asked_for_alone() -> None:
+    """Powers are made from the one before, and some ahead; from where a run begins changes nothing."""
+    for beta in (0.9, 0.999, 0.5, 1 + 2.0**-52, 3.0):
+        forget()
+        run = [power(beta, k) for k in range(900, 1300)]
+        forget()
+        assert (
+            run
+            == [power(beta, k) for k in range(1299, 899, -1)][::-1]
+            == [rounded(mpmath.power, beta, k) for k in range(900, 1300)]
+        )
 
 
 VALUES = [0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, TINY, -TINY, HUGE, -HUGE]
