@@ -1,8 +1,8 @@
 """Prints what refoptim computes as hashes, one for each thing, so that two machines can be compared byte for byte.
 
-``python digest.py [--engine numpy] [--few] [--threads 2] [--locale de_DE.UTF-8]`` prints a JSON object. ``--few`` takes a
-storage type of each optimizer's first two cases and a schedule of each kind. The entry ``C library`` hashes powers and
-cosines of the C library and ``SIMD`` exponentials of NumPy: they tell whether two runs were on machines that differ.
+``python digest.py [--engine numpy] [--few] [--threads 2] [--locale de_DE.UTF-8]`` prints a JSON object. ``--few``
+takes a storage type of each optimizer's first two cases and a schedule of each kind. The entry ``C library`` hashes
+powers and cosines of the C library and ``SIMD`` exponentials of NumPy: they tell whether two runs were on machines that differ.
 """
 
 from __future__ import annotations
@@ -168,9 +168,9 @@ def main() -> None:
     parser.add_argument("--engine", default="numpy")
     parser.add_argument("--few", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--locale", default="")
+    parser.add_argument("--locale", default="C")
     given = parser.parse_args()
-    locale.setlocale(locale.LC_ALL, given.locale)
+    locale.setlocale(locale.LC_NUMERIC, given.locale)
     refoptim.set_num_threads(given.threads)
     found = {**dict(trajectories(given.engine, given.few)), **dict(large(given.engine))}
     if given.engine == "numpy":
