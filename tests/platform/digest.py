@@ -2,7 +2,8 @@
 
 ``python digest.py [--engine numpy] [--few] [--threads 2] [--locale de_DE.UTF-8]`` prints a JSON object. ``--few``
 takes a storage type of each optimizer's first two cases and a schedule of each kind. The entry ``C library`` hashes
-powers and cosines of the C library and ``SIMD`` exponentials of NumPy: they tell whether two runs were on machines that differ.
+powers and cosines of the C library and ``SIMD`` exponentials of NumPy: they tell whether two runs were on machines that
+differ.
 """
 
 from __future__ import annotations

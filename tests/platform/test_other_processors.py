@@ -28,7 +28,7 @@ OPTIONS = {"arm64": [], "s390x": ["--few"]}
 """What is run on each: everything takes minutes."""
 
 OF_NUMPY_2 = ("LBFGS", "ConjugateGradient")
-"""What needs the rules of NumPy 2 for types: Debian's NumPy for s390x is older, and gives on x86-64 what it gives there."""
+"""What needs the rules of NumPy 2 for types: Debian's for s390x is older, and gives there what it gives on x86-64."""
 
 
 @pytest.fixture(scope="session")
