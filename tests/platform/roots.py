@@ -1,6 +1,6 @@
 """Folders with the Python of another processor, for qemu to run: made once of Debian's packages and of wheels.
 
-``python roots.py arm64`` makes one and prints where it is. It needs Debian's ``apt-get``, ``dpkg-deb`` and the network,
+``python roots.py aarch64`` makes one and prints where it is. It needs Debian's ``apt-get``, ``dpkg-deb`` and the network,
 and changes nothing outside its folder: lists, packages and their state are its own.
 """
 
@@ -29,7 +29,7 @@ class Machine(NamedTuple):
 
 
 MACHINES = {
-    "arm64": Machine(
+    "aarch64": Machine(
         "arm64",
         "aarch64-linux-gnu",
         "qemu-aarch64",
