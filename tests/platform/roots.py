@@ -1,7 +1,7 @@
 """Folders with the Python of another processor, for qemu to run: made once of Debian's packages and of wheels.
 
-``python roots.py aarch64`` makes one and prints where it is. It needs Debian's ``apt-get``, ``dpkg-deb`` and the network,
-and changes nothing outside its folder: lists, packages and their state are its own.
+``python roots.py aarch64`` makes one and prints where it is. It needs Debian's ``apt-get``, ``dpkg-deb`` and the
+network, and changes nothing outside its folder: lists, packages and their state are its own.
 """
 
 from __future__ import annotations
