@@ -8,12 +8,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import halves
 import numpy as np
 import pytest
 from refoptim.conformance import formats, record_lr, words
 from refoptim.conformance.strict import Layout
 
+from helpers import halves
 from refoptim.numerics.arith import round_to, to_bfloat16, widen
 
 INF = math.inf

@@ -14,15 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import digest
 import numpy as np
 import pytest
-import roots
-from test_platform import here, needs_kernels, results
+
+from helpers import digest, halves, roots
+from helpers.environments import here, needs_kernels, results
 
 pytestmark = pytest.mark.qemu
 
-SCRIPT = roots.CHECKOUT / "tests" / "platform" / "digest.py"
+SCRIPT = roots.CHECKOUT / "tests" / "helpers" / "digest.py"
 
 OPTIONS = {"aarch64": [], "s390x": ["--few"]}
 """What is run on each: everything takes minutes."""
@@ -137,8 +137,6 @@ int main() {
 @pytest.mark.parametrize("name", roots.MACHINES)
 def test_powers_and_conversions_of_the_kernels(name: str, tmp_path: Path) -> None:
     """A small program, which needs no Python there, against integers and NumPy here."""
-    import halves
-
     from refoptim.numerics.arith import to_bfloat16
     from refoptim.numerics.power import power
 

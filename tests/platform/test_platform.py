@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import digest
 import numpy as np
 import pytest
+
+from helpers import digest
+from helpers.environments import here, needs_kernels, results, run
 
 FMA_OFF = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-AVX2,-FMA4,-AVX2_Usable,-FMA_Usable"}
 
@@ -42,30 +43,6 @@ ENVIRONMENTS: dict[str, tuple[Callable[[], dict[str, str]], list[str]]] = {
 }
 
 
-def run(environment: dict[str, str], *options: str) -> dict[str, str]:
-    """Run the script that hashes all there is."""
-    done = subprocess.run(
-        [sys.executable, digest.__file__, *options],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
-
-
-@cache
-def here(*options: str) -> dict[str, str]:
-    """Run it as things are."""
-    return run({}, *options)
-
-
-def results(found: dict[str, str]) -> dict[str, str]:
-    return {key: x for key, x in found.items() if key not in digest.SENSORS}
-
-
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_few_results_are_the_same_bytes(name: str) -> None:
     environment, options = ENVIRONMENTS[name]
@@ -84,13 +61,6 @@ def test_all_results_are_the_same_bytes(name: str, engine: str) -> None:
     found = run(environment(), f"--engine={engine}", *options)
     assert len(found) > (300 if engine == "numpy" else 200)
     assert results(found) == results(here(f"--engine={engine}"))
-
-
-def needs_kernels() -> None:
-    from refoptim.engines import host
-
-    if host.missing():
-        pytest.skip(f"no kernels for this computer, {host.missing()}")
 
 
 @pytest.mark.platform
