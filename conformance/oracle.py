@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any, TypeAlias
+from unittest import mock
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from refoptim import SparseGrad
 from refoptim.numerics.arith import Array
 
 from .gradients import np_dtype
-from .rounded import MATH, Whole, real
+from .rounded import MATH, Real, Whole, real
 from .trajectory import State
 
 Tensor: TypeAlias = Any
@@ -45,12 +46,11 @@ def ieee() -> Iterator[None]:
     threads, onednn = t.get_num_threads(), t.backends.mkldnn.enabled
     t.set_num_threads(1)
     t.backends.mkldnn.enabled = False
-    t.Tensor.sqrt, t.Tensor.sqrt_, t.Tensor.item, t.Tensor.numel = _sqrt, _sqrt_, _item, _numel
+    exact = mock.patch.multiple(t.Tensor, sqrt=_sqrt, sqrt_=_sqrt_, item=_item, numel=_numel)
     try:
-        with installed(), rounded_schedules():
+        with exact, installed(), rounded_schedules():
             yield
     finally:
-        del t.Tensor.sqrt, t.Tensor.sqrt_, t.Tensor.item, t.Tensor.numel
         t.backends.mkldnn.enabled = onednn
         t.set_num_threads(threads)
 
@@ -64,15 +64,9 @@ def torch_schedulers() -> dict[str, Callable[..., Any]]:
 @contextmanager
 def rounded_schedules() -> Iterator[None]:
     """Let torch's schedulers compute with cosines and logarithms that are correctly rounded."""
-    modules = (torch().optim.lr_scheduler, torch().optim.swa_utils)
-    before = [module.math for module in modules]
-    for module in modules:
-        module.math = MATH
-    try:
+    optim = torch().optim
+    with mock.patch.object(optim.lr_scheduler, "math", MATH), mock.patch.object(optim.swa_utils, "math", MATH):
         yield
-    finally:
-        for module, found in zip(modules, before, strict=True):
-            module.math = found
 
 
 @contextmanager
@@ -120,7 +114,13 @@ def _sqrt_(x: Tensor) -> Tensor:
 
 
 def _made(cls: Any, *arguments: Any, **settings: Any) -> Any:
-    return cls(*arguments, **real(settings))
+    """Make a scheduler with all its floats, defaults among them, as numbers whose powers are correctly rounded."""
+    bound = inspect.signature(cls).bind(*arguments, **settings)
+    bound.apply_defaults()
+    for name, x in bound.arguments.items():
+        is_float = bound.signature.parameters[name].annotation in (float, "float")
+        bound.arguments[name] = Real(x) if is_float and type(x) is int else real(x)
+    return cls(*bound.args, **bound.kwargs)
 
 
 def _item(x: Tensor) -> Any:
@@ -162,17 +162,19 @@ class Torch:
     def __init__(self, *, as_installed: bool = False) -> None:
         self._arithmetic = installed if as_installed else ieee
         self._loop = {} if as_installed else {"foreach": False}
-        self._number: Callable[[Any], Any] = dict if as_installed else real
+        self._number: Callable[[Any], Any] = (lambda x: x) if as_installed else real
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         cls = getattr(torch().optim, optimizer)
         loop = self._loop if "foreach" in inspect.signature(cls).parameters else {}
         self._params = [to_torch(np.array(p)) for p in parameters]
-        self._build: Callable[[], Any] = partial(cls, self._params, **self._number(hyper), **loop)
+        self._build: Callable[[], Any] = partial(cls, self._params, **hyper, **loop)
         self._optimizer = self._build()
+        self.set({})
 
     def set(self, hyper: Mapping[str, Any]) -> None:
-        self._optimizer.param_groups[0].update(self._number(hyper))
+        group = self._optimizer.param_groups[0]
+        group.update({key: self._number(x) for key, x in {**group, **hyper}.items() if key != "params"})
 
     def step(self, grads: Sequence[Any]) -> None:
         with self._arithmetic():

@@ -7,7 +7,8 @@ the approximation is made anew with twice the bits. That ends, because an exact 
 is rational: powers that are rational are computed exactly, and the other functions have no rational values but at 0 and
 1 (Lindemann). ``kernels/harness/power.cuh`` is the twin of ``power``.
 
-Nothing raises an exception: what is too large is infinite, what is not defined is NaN.
+Numbers are doubles, integers of any size, and whatever gives one of both by ``__index__`` or ``__float__``. Nothing
+raises an exception for its value: what is too large is infinite, what is not defined is NaN.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeAlias
+from operator import index
+from typing import Any, TypeAlias
 
 Interval: TypeAlias = tuple[int, int, int]
 """``low``, ``high``, ``e``: the exact value is between ``low * 2**e`` and ``high * 2**e``."""
@@ -38,6 +40,7 @@ def power(x: float, y: float) -> float:
     found = _known.get((x, y))
     if found is not None:
         return found
+    x, y = _plain(x), _plain(y)
     if y == 0 or x == 1:
         return 1.0
     if x != x or y != y:
@@ -52,23 +55,33 @@ def power(x: float, y: float) -> float:
 
 def cos(x: float) -> float:
     """Return the cosine of an angle in radians, NaN for infinity."""
+    x = abs(_plain(x))
     if x == 0:
         return 1.0
-    return _cos(abs(x)) if math.isfinite(x) else math.nan
+    return _cos(x) if x < math.inf else math.nan
 
 
 def exp(x: float) -> float:
     """Return e**x."""
-    if x == 0 or not math.isfinite(x):
-        return 1.0 if x == 0 else max(x, 0.0)
-    return _exp(x)
+    x = _plain(x)
+    if x == 0 or x != x:
+        return x + 1.0
+    return _exp(x) if abs(x) < 1 << 10 else math.inf if x > 0 else 0.0
 
 
 def log(x: float) -> float:
     """Return the natural logarithm, -inf for 0 and NaN below."""
+    x = _plain(x)
     if x <= 0 or x == 1:
         return 0.0 if x == 1 else math.nan if x else -math.inf
-    return _log(x) if math.isfinite(x) else x
+    return _log(x) if x < math.inf else x + 0.0
+
+
+def _plain(x: Any) -> Any:
+    """Return an integer or a double."""
+    if isinstance(x, (int, float)):
+        return x
+    return index(x) if hasattr(x, "__index__") else float(x)
 
 
 def _special_power(x: float, y: float) -> float:
@@ -96,7 +109,7 @@ def _remembered(x: float, y: float) -> float:
 
 def _power(x: float, y: float) -> float:
     """Return x**y for a finite x > 0 that is not 1 and a finite y."""
-    if y == 0.5 and x < 1 << 53:
+    if y == 0.5 and x < 1 << 53:  # math.sqrt would round a larger integer first
         return math.sqrt(x)
     if abs(y) >= 1 << GUARD:  # a double next to 1 is 2**-53 away from it
         return math.inf if (x > 1) == (y > 0) else 0.0
@@ -117,8 +130,6 @@ def _cos(x: float) -> float:
 
 @lru_cache(REMEMBERED)
 def _exp(x: float) -> float:
-    if abs(x) > 1 << 10:
-        return math.inf if x > 0 else 0.0
     return _nearest(_exponential_of, *_fraction(x))
 
 
@@ -239,7 +250,7 @@ def _logarithm(scale: int, m: int, e: int) -> tuple[int, int]:
     With m * 2**e = 2**k * f and f near i / 64 it is k log(2) + log(i / 64) + 2 artanh((f - i / 64) / (f + i / 64)).
     """
     size = m.bit_length()
-    f, k = m << (scale - size), e + size
+    f, k = m << scale - size if size < scale else m >> size - scale, e + size
     if f < 3 << scale - 2:
         f, k = 2 * f, k - 1
     i = (f >> scale - 7) + 1 >> 1
@@ -290,7 +301,7 @@ def _exponential(scale: int, t: int, error: int) -> Interval:
 def _cosine(bits: int, n: int, halvings: int) -> Interval:
     """Enclose cos(n / 2**halvings): a sine or cosine of what is left when quarters of the circle are taken off."""
     scale = bits + GUARD
-    wide = scale + (GUARD if n >> halvings < 1 << GUARD else 1 << 10)
+    wide = scale + (GUARD if n >> halvings < 1 << GUARD else max(1 << 10, n.bit_length()))
     x, quarter = (n << wide) >> halvings, _quarter_circle(wide)
     quarters = (2 * x + quarter) // (2 * quarter)
     x = x - quarters * quarter >> wide - scale

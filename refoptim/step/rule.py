@@ -172,6 +172,7 @@ def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) ->
 
 def _defined(f: Callable[..., dict[str, Any]], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
     try:
+        float(k)  # kernels count in doubles
         return f(h, k, registers)
     except ArithmeticError as error:
         raise ValueError(f"the scalars of step {k} have no value: {error} ({vars(h)})") from error

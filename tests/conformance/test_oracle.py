@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance.oracle import check_rounding, ieee, to_numpy, to_torch
+from refoptim.conformance import rounded
+from refoptim.conformance.oracle import (
+    Torch,
+    check_rounding,
+    ieee,
+    rounded_schedules,
+    to_numpy,
+    to_torch,
+    torch_schedulers,
+)
+
+from refoptim import SparseGrad
+from refoptim.numerics.power import power
 
 torch = pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
 
@@ -28,13 +43,78 @@ def test_roots_are_correctly_rounded(layout: Any) -> None:
     assert to_numpy(tensor).tobytes() == expected.tobytes()
 
 
+def settings() -> list[Any]:
+    """Return what the oracle changes in torch."""
+    methods = [vars(torch.Tensor).get(name) for name in ("sqrt", "sqrt_", "item", "numel")]
+    modules = [torch.optim.lr_scheduler.math, torch.optim.swa_utils.math]
+    return [*methods, *modules, torch.get_num_threads(), torch.backends.mkldnn.enabled]
+
+
 def test_torch_is_as_before() -> None:
-    before = (torch.Tensor.sqrt, torch.Tensor.sqrt_, torch.get_num_threads(), torch.backends.mkldnn.enabled)
+    torch.set_num_threads(2)
+    before = settings()
     with pytest.raises(ZeroDivisionError), ieee():
         assert torch.get_num_threads() == 1
-        assert torch.Tensor.sqrt is not before[0]
+        assert not any(x is y for x, y in zip(settings(), before, strict=True) if x is not False)
         raise ZeroDivisionError
-    assert (torch.Tensor.sqrt, torch.Tensor.sqrt_, torch.get_num_threads(), torch.backends.mkldnn.enabled) == before
+    assert settings() == before
+
+
+def test_the_oracle_may_be_entered_twice() -> None:
+    before = settings()
+    with ieee():
+        inside = settings()
+        with ieee():
+            pass
+        assert settings() == inside
+    assert settings() == before
+
+
+POWERS = [
+    ("PolynomialLR", (), dict(total_iters=977, power=3)),
+    ("PolynomialLR", (977, 2.2), {}),
+    ("ExponentialLR", (0.997,), {}),
+    ("StepLR", (2,), {}),
+    ("MultiStepLR", ([5, 5, 5, 90, 90],), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "keywords"), POWERS)
+def test_powers_of_all_arguments_and_defaults_are_correctly_rounded(
+    name: str, arguments: tuple[Any, ...], keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every power that torch takes is one of ours, whatever an argument was given as."""
+    asked = []
+    monkeypatch.setattr(rounded, "power", lambda x, y: asked.append((x, y)) or power(x, y))
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.7)
+    optimizer._opt_called = True
+    with rounded_schedules(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = torch_schedulers()[name](optimizer, *arguments, **keywords)
+        for epoch in (3, 7, 90):
+            scheduler.step(epoch)
+    assert len(asked) >= 3
+
+
+@pytest.mark.parametrize("name", ["Adam", "RAdam", "NAdam", "Adamax", "SparseAdam", "ASGD"])
+def test_powers_of_defaults_are_correctly_rounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(rounded, "power", lambda x, y: asked.append((x, y)) or power(x, y))
+    witness = Torch()
+    witness.make(name, {}, [np.ones((2, 2))])
+    g = SparseGrad([[0, 1]], np.ones((2, 2)), (2, 2)) if name == "SparseAdam" else np.ones((2, 2))
+    for _ in range(3):
+        witness.step([g])
+    assert len(asked) >= 3
+
+
+def test_reals_stay_reals() -> None:
+    x = rounded.real({"a": (0.9, [2.5]), "b": 3, "c": None})
+    y = pickle.loads(pickle.dumps(deepcopy(x)))
+    for kept in (x["a"][0], y["a"][0], y["a"][1][0], 1 - x["a"][0], -x["a"][0] * 3, 2 / x["a"][0], x["a"][0] ** 2):
+        assert type(kept) is rounded.Real
+    assert (type(y["b"]), y["c"], y["a"]) == (int, None, (0.9, [2.5]))
+    assert rounded.Whole(10) ** 0.5 == power(10, 0.5) and rounded.Whole(3) ** 2 == 9
 
 
 def test_a_process_with_fused_multiply_add_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,6 @@ ALTERED: dict[str, Row] = {
     "two registers": ("NAdam", state(mu_product=np.ones(2)), V, f"{LAST}the state mu_product {NUMBER} array([1., 1.])"),
     "no register": ("ASGD", state(eta=None), V, f"{LAST}the state eta {NUMBER} None"),
     "a register without a value": ("ASGD", state(mu=nan), V, f"{LAST}the state mu {NUMBER} nan"),
-    "scalars without a value": ("ASGD", group(lambd=1.0, alpha=1e9), V, f"{LAST}the scalars of step 3 have no value"),
     "a setting gone": ("Adam", without("lr"), V, f"{UNSPECIFIED} lr"),
     "a flag gone": ("Adam", without("foreach"), V, f"{UNSPECIFIED} foreach"),
     "members gone": ("Adam", without("params"), T, f"param_groups[1] {LIST}"),
