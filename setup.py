@@ -118,7 +118,6 @@ setup(
             "clang-format>=19",
             "hypothesis>=6.100",
             "ml_dtypes>=0.4",
-            "mpmath>=1.3",
             "mypy>=1.14,<3",
             NVRTC,
             "pre-commit>=3",

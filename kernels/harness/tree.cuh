@@ -230,7 +230,7 @@ __device__ inline void sum_across(const F& f, const Sum<typename F::T>& s, i64 t
 
 }  // namespace tree
 
-// The tiles of a sum: as many as `kernels/sums.py` says.
+// The tiles of a sum: as many as `kernels/harness/sums.py` says.
 template <class F> __device__ inline void sum_tile(const F& f, const Sum<typename F::T>& s, i64 tile) {
     __shared__ typename F::T left[tree::PLACES * tree::RUNS];
     if (s.inner == 1)

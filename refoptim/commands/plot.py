@@ -89,7 +89,7 @@ def lr(
 
     SCHEDULER is a name, with settings in parentheses where several schedulers need different ones. --set gives a
     setting to every scheduler that takes it. Values are Python literals, and functions are lambdas of numbers and the
-    functions of the module math.
+    pow, cos, exp, log and the exact functions of the module math.
 
     \b
     refoptim plot lr StepLR --set step_size=30 --set gamma=0.5
