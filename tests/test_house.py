@@ -85,7 +85,7 @@ def imported(name: str) -> set[str]:
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package_of(name))
             members = {f"{base}.{alias.name}" for alias in node.names}
             found |= {member if member in sources() else base for member in members}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("refoptim."):
             found.add(node.value.rstrip("."))  # for importlib to find
     return found & sources().keys()
 
