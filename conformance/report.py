@@ -65,6 +65,20 @@ class Cell:
         )
 
 
+def catches(result: Result) -> list[str]:
+    """Return lines on the mistakes that a case is there to catch, where its promise is broken."""
+    lines = [f"  {flag}: {meaning}" for flag, meaning in result.catches.items()]
+    return ["this case catches:", *lines] if lines else []
+
+
+def verdict(results: Iterable[Result]) -> str:
+    """Say whether all promises hold, and how many do not."""
+    broken = sum(not r.ok for r in results)
+    if broken == 1:
+        return "1 promise is broken"
+    return f"{broken} promises are broken" if broken else "all promises hold"
+
+
 def column(result: Result) -> str:
     """Name the column of a result: the implementation, and the golden if it is not refoptim's."""
     return result.implementation if result.golden == "reference" else f"{result.implementation} / {result.golden}"
@@ -81,10 +95,9 @@ def matrix(results: Iterable[Result]) -> tuple[list[str], dict[tuple[str, str], 
 
 def page(results: Sequence[Result], versions: Versions, command: str = "refoptim conformance") -> str:
     """Return the page."""
-    broken = sum(not r.ok for r in results)
-    verdict = "All promises hold." if not broken else f"{broken} promises are broken."
+    kind = "good" if all(r.ok for r in results) else "bad"
     body = [
-        f"<h1>Conformance</h1><p class='{'good' if not broken else 'bad'}'>{verdict}</p>",
+        f"<h1>Conformance</h1><p class='{kind}'>{verdict(results).capitalize()}.</p>",
         f"<p><code>{escape(command)}</code></p>",
         _versions(versions),
         "<h2>Optimizer × storage × implementation</h2>",
@@ -135,9 +148,14 @@ def _section(r: Result) -> str:
     lines = [f"{promise}Largest distance: {r.distance}."] if r.ran else []
     lines += [str(r.first)] if r.first else []
     lines += [r.reason] if r.reason else []
-    meaning = "".join(f"<p><b>{escape(flag)}</b>: {escape(flags()[flag])}</p>" for flag in r.flags)
     text = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return f"<section><h3>{title}</h3>{text}{meaning}{picture(r)}</section>"
+    meaning = _meanings({flag: flags()[flag] for flag in r.flags})
+    caught = f"<p>This case catches:</p>{_meanings(r.catches)}" if r.catches else ""
+    return f"<section><h3>{title}</h3>{text}{meaning}{caught}{picture(r)}</section>"
+
+
+def _meanings(found: Mapping[str, str]) -> str:
+    return "".join(f"<p><b>{escape(flag)}</b>: {escape(meaning)}</p>" for flag, meaning in found.items())
 
 
 def picture(r: Result) -> str:

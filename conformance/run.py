@@ -84,6 +84,11 @@ class Result:
         return self.exact or bool(self.steps)
 
     @property
+    def catches(self) -> dict[str, str]:
+        """The mistakes that the case is there to catch and what they mean, where its promise is broken."""
+        return {flag: _flags()[flag] for flag in _caught().get(self.case, ())} if self.outcome == FAILS else {}
+
+    @property
     def distance(self) -> str:
         """EXACT, or the largest distance in a word or two."""
         if not self.ran or not (self.exact or self.ulps):
@@ -92,10 +97,21 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        found = {**asdict(self), "ok": self.ok, "distance": self.distance}
+        found = {**asdict(self), "ok": self.ok, "distance": self.distance, "catches": self.catches}
         if self.first is not None:
             found["first"] = {key: plain(x) for key, x in asdict(self.first).items()}
         return {**found, "absolute": plain(self.absolute), "relative": plain(self.relative)}
+
+
+@cache
+def _flags() -> dict[str, str]:
+    return cases.flags()
+
+
+@cache
+def _caught() -> dict[str, tuple[str, ...]]:
+    """Return the flags of each case; goldens of schedulers have none."""
+    return {case.id: tuple(case.flags) for stem in cases.stems() for case in cases.load(stem)}
 
 
 def in_ulps(n: int) -> str:

@@ -98,14 +98,13 @@ def check(job: Any) -> None:
 
 def describe(result: Any) -> str:
     """Say what is broken, where it begins, and which mistakes the case is there to catch."""
-    from refoptim.conformance import cases
+    from refoptim.conformance import report
 
-    flags = next(case.flags for stem in cases.stems() for case in cases.load(stem) if case.id == result.case)
     lines = [f"{result.optimizer}, case {result.case}, {result.dtype}: promised {result.promise or 'a result'}"]
     if result.first is not None:
         lines.append(f"largest distance {result.distance}; first parts at {result.first}")
     lines += [result.reason] if result.reason else []
-    return "\n".join([*lines, "this case catches:", *(f"  {flag}: {cases.flags()[flag]}" for flag in flags)])
+    return "\n".join([*lines, *report.catches(result)])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -55,7 +56,7 @@ def conformance(
     junit: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Run the cases and compare every bit with the goldens.
+    """Run the cases and compare every bit with the goldens.
 
     Without options all engines of this machine run against all goldens, optimizers and schedulers. An implementation
     named by --impl, found as Python finds modules or in this folder, runs against the goldens of refoptim. The exit
@@ -85,7 +86,9 @@ def conformance(
         ok = all(r.ok for r in results)
         print_json({"ok": ok, "versions": versions, "results": [r.as_dict() for r in results]})
     else:
-        _show(results, versions)
+        _show(results, versions, whole=not implementations)
+        if not (engines or implementations):
+            _tell_of_host()
     sys.exit(not all(r.ok for r in results))
 
 
@@ -99,6 +102,14 @@ def available() -> list[str]:
             continue
         found.append(name)
     return found
+
+
+def _tell_of_host() -> None:
+    """Say why the kernels for this computer were not run, if so."""
+    try:
+        adapters.find("host")
+    except NotAvailable as error:
+        click.echo(f"host not run: {str(error).partition(': ')[2]} (refoptim doctor)")
 
 
 def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iterator[run.Result]:
@@ -122,19 +133,39 @@ def _write(results: Sequence[run.Result], versions: report.Versions, page: Path 
         raise Refused(f"cannot write the report: {error}") from error
 
 
-def _show(results: Sequence[run.Result], versions: report.Versions) -> None:
-    """Print the table, what is broken or new, and a summary."""
-    columns, rows = report.matrix(results)
+def _show(results: Sequence[run.Result], versions: report.Versions, whole: bool) -> None:
+    """Print the table, what is broken or new, what was not run and why, versions, and a summary."""
+    _print_matrix(results, whole)
+    for _, found in groupby((r for r in results if not r.ok or r.outcome == run.PASSES), _case):
+        same = list(found)
+        click.echo("\n".join([*map(_line, same), *max(map(report.catches, same), key=len)]))
+    reasons = Counter((report.column(r), r.reason) for r in results if r.outcome == run.NOT_RUN)
+    for (name, reason), n in reasons.items():
+        click.echo(f"{n} not run, {name}: {reason}")
+    for name, about in versions.items():
+        click.echo(f"{name}: {', '.join(f'{key} {x}' for key, x in about.items()) or 'version unknown'}")
+    counts = Counter(r.outcome for r in results)
+    click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    click.echo(report.verdict(results))
+
+
+def _print_matrix(results: Iterable[run.Result], whole: bool) -> None:
+    """Print the table, and of rows in which nothing ran only their number unless it is wanted whole."""
+    columns, every = report.matrix(results)
+    rows = {key: row for key, row in every.items() if whole or any(x.outcome != run.NOT_RUN for x in row.values())}
     cells = [(*key, *(row[name].text if name in row else "" for name in columns)) for key, row in rows.items()]
     worst = [next((s for s in STYLES if any(c.outcome == s for c in row.values())), "") for row in rows.values()]
     titles = ("optimizer", "storage", *columns)
     piped = not Console().is_terminal
     print_table(titles, [titles, *cells] if piped else cells, [STYLES.get(outcome, "") for outcome in worst])
-    for r in results:
-        if not r.ok or r.outcome == run.PASSES:
-            where = f"{r.outcome}: {r.case} {r.dtype}, {report.column(r)}, promised {r.promise or 'nothing'}"
-            click.echo(f"{where}: {r.first or r.reason}" + (f" ({r.reason})" if r.first and r.reason else ""))
-    for name, found in versions.items():
-        click.echo(f"{name}: {', '.join(f'{key} {x}' for key, x in found.items()) or 'version unknown'}")
-    counts = Counter(r.outcome for r in results)
-    click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    if len(rows) < len(every):
+        click.echo(f"{len(every) - len(rows)} rows are left out, in which nothing ran: why is said below")
+
+
+def _case(result: run.Result) -> tuple[str, str]:
+    return result.implementation, result.case
+
+
+def _line(r: run.Result) -> str:
+    where = f"{r.outcome}: {r.case} {r.dtype}, {report.column(r)}, promised {r.promise or 'nothing'}"
+    return f"{where}: {r.first or r.reason}" + (f" ({r.reason})" if r.first and r.reason else "")
