@@ -45,7 +45,7 @@ def accuracy(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Measure errors against the same rules in real arithmetic, that is in 50 digits.
+    """Measure errors against the same rules in real arithmetic, that is in 50 digits.
 
     All implementations get the same gradients. A table tells for each optimizer, storage type and implementation the
     largest and the mean error of a parameter in units in the last place (ULP), which are small where a parameter

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 try:
     import click
     import rich  # noqa: F401
 except ImportError as error:
     raise SystemExit(f"refoptim's command line needs {error.name}: pip install 'refoptim[cli]'") from error
+
+if find_spec("refoptim.conformance") is None:
+    raise SystemExit(
+        "refoptim's command line runs from an installed package: pip install -e . in this checkout, or call it from "
+        "another folder"
+    )
 
 from .. import __version__
 from .accuracy import accuracy

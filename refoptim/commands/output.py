@@ -36,7 +36,7 @@ def refusing(command: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly at a closed pipe
             raise
         except ModuleNotFoundError as error:
             extra = "refoptim[bfloat16]" if error.name == "ml_dtypes" else error.name
