@@ -28,10 +28,15 @@ PACKAGES = {
     "scipy": ("scipy",),
     "cupy": ("cupy", "cupy-cuda12x", "cupy-cuda13x"),
     "torch": ("torch",),
+    "matplotlib": ("matplotlib",),
+    "mpmath": ("mpmath",),
     "click": ("click",),
     "rich": ("rich",),
 }
 """Packages that refoptim can use, and the names under which they are installed."""
+
+USES = {"matplotlib": "draws what plot and accuracy show", "mpmath": "computes what accuracy compares with"}
+"""What those packages are for that single commands need."""
 
 SHOWN = 3
 """How many goldens with something wrong are named."""
@@ -56,7 +61,8 @@ def _versions() -> Iterator[Finding]:
     for name, distributions in PACKAGES.items():
         version = next(filter(None, map(_version, distributions)), "")
         needed = name == "numpy"
-        yield Finding(name, version or "not installed", int(version.split(".")[0]) >= 2 if needed else None)
+        use = f"; it {USES[name]}" if name in USES else ""
+        yield Finding(name, (version or "not installed") + use, int(version.split(".")[0]) >= 2 if needed else None)
 
 
 def _version(distribution: str) -> str:

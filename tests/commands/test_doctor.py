@@ -21,6 +21,8 @@ def test_doctor_finds_nothing_wrong_here_and_says_what_is_installed() -> None:
     found = {x["name"]: x for x in document["findings"]}
     assert result.exit_code == 0 and document["healthy"]
     assert found["numpy"]["value"] == np.__version__
+    assert found["matplotlib"]["value"].endswith("; it draws what plot and accuracy show")
+    assert found["mpmath"]["value"].endswith("; it computes what accuracy compares with")
     assert found["goldens"]["ok"] and str(goldens.folder()) in found["goldens"]["value"]
     assert "all is well" in call("doctor").stdout
 
