@@ -19,7 +19,8 @@ from refoptim.optimizers.closure import ClosureOptimizer
 FOLDER = "optimizers"
 
 INTRO = """Each page has the formula, in the order in which the code computes it, the hyperparameters, the state, and
-the code itself: the room, which defines the optimizer in NumPy, beside the kernel, which gives the same bits."""
+the code itself: the room, the Python file of one optimizer, which defines it in NumPy, beside the kernel, which gives
+the same bits."""
 
 EXAMPLES = {
     "dense": """import numpy as np
