@@ -2,8 +2,9 @@
 
 A line is an equation, a statement in words, or both with a remark; two spaces or more stand between its parts. What
 follows the rules of Python's expressions is translated to LaTeX, and its order of operations stays: a quotient becomes
-a fraction, and parentheses that the order needs are kept. Besides, ``|x|`` is a magnitude, ``g . d`` a scalar product,
-``g'`` another name, and ``x.T`` a transposed matrix.
+a fraction, and parentheses are kept that the order needs, or that the source puts around the first operand of a sum or
+product. Besides, ``|x|`` is a magnitude, ``g . d`` a scalar product, ``g'`` another name, and ``x.T`` a transposed
+matrix.
 """
 
 from __future__ import annotations
@@ -170,7 +171,14 @@ def _binary(node: ast.BinOp) -> tuple[str, int]:
     if isinstance(node.op, ast.Pow):
         return f"{_base(left)}^{{{_write(right)[0]}}}", POWER
     rank = SUM if isinstance(node.op, (ast.Add, ast.Sub)) else PRODUCT
-    return f"{_at_least(left, rank)} {SIGNS[type(node.op)]} {_at_least(right, rank + 1)}", rank
+    return f"{_first(node, rank)} {SIGNS[type(node.op)]} {_at_least(right, rank + 1)}", rank
+
+
+def _first(node: ast.BinOp, rank: int) -> str:
+    """Write the left operand of a sum or product, in the parentheses that the source gives it: the order makes bits."""
+    text, own = _write(node.left)
+    in_parentheses = node.left.col_offset > node.col_offset
+    return _parenthesized(text) if own < rank or (own == rank and in_parentheses) else text
 
 
 def _base(node: ast.expr) -> str:
