@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "mathml",
     "formula",
+    "differences",
     "docstrings",
     "generate",
 ]

@@ -308,6 +308,13 @@ def test_the_pages_show_mathematics_pictures_and_twins(site: Path) -> None:
         assert name in "".join(picture.itertext())
 
 
+def test_tables_of_differences_become_cards(site: Path) -> None:
+    text = (site / "torch" / "differences.html").read_text(encoding="utf-8")
+    written = (DOCS / "torch" / "differences.md").read_text(encoding="utf-8").count("| torch 2.13 | refoptim |")
+    assert text.count("cards differences") == text.count("<table") == written >= 5
+    assert "cards differences" not in (site / "check" / "others.html").read_text(encoding="utf-8")
+
+
 def test_search_works_without_a_server(site: Path) -> None:
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     assert "optimizers/adafactor" in index and "decoupled_weight_decay" in index
