@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from typing import Any
 
@@ -19,9 +20,10 @@ from refoptim.step.hyper import declared
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 NEEDS_KERNELS = pytest.mark.skipif(
-    bool(host.missing()) and COMPILER is None, reason="there is no C++ compiler that could have built the kernels"
+    bool(host.missing()) and not (COMPILER and os.environ.get("CI")),
+    reason=f"kernels for this computer {host.missing().removeprefix('which ')}",
 )
-"""Where there is a compiler, kernels that are missing are a failure."""
+"""In CI, where there is a compiler, kernels that are missing are a failure."""
 
 RULES = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD"]
 

@@ -12,6 +12,7 @@ import pytest
 
 import refoptim
 from helpers import ROOT
+from helpers.kernels import NEEDS_KERNELS
 from helpers.refusals import R, Row, T, V, f4, gradient, inf, nan, refused, trained
 from refoptim import functional
 from refoptim.engines import host
@@ -224,6 +225,7 @@ def test_kernels_that_were_not_built(way: Any, monkeypatch: pytest.MonkeyPatch, 
     refused([optimizer, w], way("Adam", {"fused": True}, optimizer, w), R, message)
 
 
+@NEEDS_KERNELS
 @pytest.mark.parametrize("name", ["Adam", "Muon"])
 def test_a_pure_rule_takes_no_kernels(name: str) -> None:
     optimizer, w = trained(name)
