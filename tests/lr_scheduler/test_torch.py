@@ -1,4 +1,4 @@
-"""Where schedulers part from torch on purpose: torch 2.13's behaviour stands beside ours (docs/torch/differences.md)."""
+"""Where schedulers part from torch on purpose: torch 2.13 stands beside ours (docs/torch/differences.md)."""
 
 from __future__ import annotations
 
