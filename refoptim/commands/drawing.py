@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
@@ -63,13 +64,30 @@ def _step(scheduler: Any, metrics: list[float]) -> str:
 
 
 def draw(curves: Sequence[Curve], path: Path, *, momentum: bool = False, log: bool = False) -> None:
-    """Draw curves into one figure, a PNG or SVG file by the suffix of ``path``; the same curves give the same bytes.
+    """Draw curves into one figure; the same curves give the same bytes.
 
     Args:
         curves: what to draw.
         path: the file to write.
         momentum: draw the momenta too, below.
         log: make the axis of the learning rate logarithmic.
+
+    Raises:
+        ValueError, ImportError: as ``figure``.
+    """
+    names = ["lr", "momentum"] if momentum else ["lr"]
+    labels = ["\n".join(wrap(curve.label, 80)) for curve in curves]
+    lines = 1 + sum(1 + label.count("\n") for label in labels)
+    with figure(path, 6.4, 0.5 + 0.2 * lines + 2.2 * len(names)) as picture:
+        for axes, name in zip(picture.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
+            _draw(axes, name, curves, log and name == "lr")
+        picture.axes[-1].set_xlabel("epoch")
+        picture.legend(picture.axes[0].lines, labels, loc="outside upper left", frameon=False, fontsize="small")
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Yield an empty figure, in inches, and write it to a PNG or SVG file, by the suffix of ``path``.
 
     Raises:
         ValueError: the suffix is neither .png nor .svg.
@@ -82,16 +100,10 @@ def draw(curves: Sequence[Curve], path: Path, *, momentum: bool = False, log: bo
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'refoptim[plot]'") from error
-    names = ["lr", "momentum"] if momentum else ["lr"]
-    labels = ["\n".join(wrap(curve.label, 80)) for curve in curves]
-    lines = 1 + sum(1 + label.count("\n") for label in labels)
     with mpl.rc_context({"svg.hashsalt": "refoptim", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(6.4, 0.5 + 0.2 * lines + 2.2 * len(names)), layout="constrained")
-        for axes, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
-            _draw(axes, name, curves, log and name == "lr")
-        figure.axes[-1].set_xlabel("epoch")
-        figure.legend(figure.axes[0].lines, labels, loc="outside upper left", frameon=False, fontsize="small")
-        figure.savefig(path, metadata=METADATA[path.suffix], dpi=120)
+        made = Figure(figsize=(width, height), layout="constrained")
+        yield made
+        made.savefig(path, metadata=METADATA[path.suffix], dpi=120)
 
 
 def _draw(axes: Any, name: str, curves: Sequence[Curve], log: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conformance.accuracy import Row
-from .drawing import FORMATS, METADATA
+from .drawing import figure
 
 MARKS = "os^vD<>Xph*"
 
@@ -17,30 +17,22 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw mean errors as marks, and from each a line to the largest; the same rows give the same bytes.
 
     Raises:
-        ValueError: the suffix is neither .png nor .svg.
-        ImportError: matplotlib is missing.
+        ValueError, ImportError: as ``drawing.figure``.
     """
-    if path.suffix not in FORMATS:
-        raise ValueError(f"the file must end in {' or '.join(FORMATS)}, got {path.name!r}")
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'refoptim[plot]'") from error
     storages, optimizers, names = (_distinct(rows, key) for key in ("storage", "optimizer", "implementation"))
     columns = min(2, len(storages))
     lines = -(-len(storages) // columns)
     height = 0.8 + lines * (0.7 + 0.3 * len(optimizers))
-    with mpl.rc_context({"svg.hashsalt": "refoptim", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(1.5 + 4 * columns, height), layout="constrained")
-        panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    with figure(path, 1.5 + 4 * columns, height) as picture:
+        panels = picture.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, storage in zip(panels, storages, strict=False):
             _panel(axes, storage, [x for x in rows if x.storage == storage], optimizers, names)
         for axes in panels[len(storages) :]:
             axes.set_visible(False)
-        handles = [mpl.lines.Line2D([], [], **_mark(i)) for i in range(len(names))]
-        figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize="small")
-        figure.savefig(path, metadata=METADATA[path.suffix], dpi=120)
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], **_mark(i)) for i in range(len(names))]
+        picture.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize="small")
 
 
 def _distinct(rows: Sequence[Row], key: str) -> list[str]:

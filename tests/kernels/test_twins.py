@@ -242,13 +242,7 @@ def check_hypers(kernel: Kernel) -> None:
 
 
 class Formula(ast.NodeTransformer):
-    """Writes a Python expression as kernels do: with ``power`` and ``sqrt``, and with numbers of one type."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        self.generic_visit(node)
-        if not isinstance(node.op, ast.Pow):
-            return node
-        return ast.Call(ast.Name("power", ast.Load()), [node.left, node.right], [])
+    """Writes a Python expression as kernels do: with ``sqrt``, and with numbers of one type."""
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         return ast.Name("sqrt", ast.Load()) if ast.unparse(node) == "math.sqrt" else node
