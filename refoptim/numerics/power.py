@@ -3,9 +3,9 @@
 A C library's may be another neighbour, and which one depends on the library and the processor. Here integers do it, so
 that the result is the same wherever Python runs. An approximation gives integers ``low``, ``high`` and ``e`` with the
 exact value between ``low * 2**e`` and ``high * 2**e``; where both round to the same double, that is the result, else
-the approximation is made anew with twice the bits. That ends, because an exact value in the middle between two doubles
-is rational: powers that are rational are computed exactly, and the other functions have no rational values but at 0 and
-1 (Lindemann). ``kernels/harness/power.cuh`` is the twin of ``power``.
+the approximation is made anew with twice the bits. That ends, because what is exactly in the middle between two doubles
+is a whole number times a power of two: powers that are such numbers are computed exactly, and the other functions have
+no rational values but at 0 and 1 (Lindemann). ``kernels/harness/power.cuh`` is the twin of ``power``.
 
 Numbers are doubles, integers of any size, and whatever gives one of both by ``__index__`` or ``__float__``. Nothing
 raises an exception for its value: what is too large is infinite, what is not defined is NaN.
@@ -316,16 +316,13 @@ def _sine(scale: int, x: int) -> int:
 
 def _series(scale: int, x: int, term: int, n: int) -> int:
     """Sum the series of the cosine (from 1, n = 0) or the sine (from x, n = 1), a unit off for each term."""
-    square, total, sign = x * x >> scale, term, term < 0
-    term = abs(term)
-    total = term
-    way = 1
+    square, sign, way = x * x >> scale, -1 if term < 0 else 1, 1
+    term = total = abs(term)
     while term:
         term = (term * square >> scale) // ((n + 1) * (n + 2))
-        n += 2
-        way = -way
+        n, way = n + 2, -way
         total += way * term
-    return -total if sign else total
+    return sign * total
 
 
 @lru_cache(16)
