@@ -118,8 +118,8 @@ def _made(cls: Any, *arguments: Any, **settings: Any) -> Any:
     bound = inspect.signature(cls).bind(*arguments, **settings)
     bound.apply_defaults()
     for name, x in bound.arguments.items():
-        is_float = bound.signature.parameters[name].annotation in (float, "float")
-        bound.arguments[name] = Real(x) if is_float and type(x) is int else real(x)
+        is_exponent = name == "power" and isinstance(x, int)  # Python asks the float below it first
+        bound.arguments[name] = Real(x) if is_exponent else real(x)
     return cls(*bound.args, **bound.kwargs)
 
 
