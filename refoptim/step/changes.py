@@ -1,0 +1,26 @@
+"""Changes that are all made, or none: nothing that a signal handler raises comes between them.
+
+Whoever changes something that must not be left half done first works out everything that is to be written, and makes
+all memory that this needs. What is left is a list of changes, each a ``partial`` of a function written in C, such as
+``partial(setitem, array, ..., values)`` or ``partial(state.update, counts)``. ``make`` runs them within one call of a
+function written in C: Python runs signal handlers, and raises what they raise, between its own instructions only, so
+an exception comes before the first change or after the last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, TypeAlias
+
+Change: TypeAlias = "partial[Any]"
+"""A call that changes something, of a function written in C."""
+
+_call: Any = partial.__call__
+_run_through = deque[Any](maxlen=0).extend
+
+
+def make(changes: Iterable[Change]) -> None:
+    """Make changes in their order; what keeps one from being made is raised, and those after it are not made."""
+    _run_through(map(_call, changes))
