@@ -7,32 +7,32 @@ arrays, of any type; ``fused`` runs compiled kernels, on the processors of this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
+from operator import setitem
 from typing import Any
 
 import numpy as np
 
 from ..numerics.array_types import HOST, Place, at, on_gpu, place, plain
+from ..step.changes import Change
 from ..step.groups import Group
 from ..step.plan import Bucket, Task
 from ..step.rule import Rule
 from ..step.scaling import Scaling
 from . import cuda, fused, host, pure, reference, steps, whole
+from .fused import Work
 from .kernel import Kernel, counts, kernel_of
-from .launches import Launch
 from .machine import Machine
+from .workspace import Workspace
 
 
-def prepare(bucket: Bucket) -> Callable[[], Launch | None]:
-    """Return what updates the parameters and the state arrays of a bucket; raise RuntimeError if nothing can.
-
-    It returns the launch that did so if that can be repeated.
-    """
+def prepare(bucket: Bucket, workspace: Workspace) -> Work:
+    """Return what updates the parameters and the state arrays of a bucket; raise RuntimeError if nothing can."""
     chosen = _fused(bucket.rule, bucket.group, bucket.place)
     if bucket.counted:
         steps.ready(bucket)
-    return fused.prepare(*chosen, bucket) if chosen else partial(_run, bucket)
+    return fused.prepare(*chosen, bucket, workspace) if chosen else Work(_changes(bucket, workspace))
 
 
 def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
@@ -89,25 +89,23 @@ def _machine(where: Place | None, kernel: Kernel) -> Machine:
 
 
 @np.errstate(all="ignore")
-def _run(bucket: Bucket) -> None:
+def _changes(bucket: Bucket, workspace: Workspace) -> list[Change]:
     if bucket.group.get("differentiable"):
-        for task in bucket.tasks:
-            _replace(bucket, task)
-    elif bucket.sparse or bucket.place != HOST:
-        whole.run(bucket)
-    else:
-        jobs = [reference.Job(task.updated, task.grad, task.arrays) for task in bucket.tasks]
-        pack = bucket.group.get("foreach") is not False
-        reference.run(bucket.rule, bucket.s, jobs, unmade=bucket.unmade, pack=pack)
-        for task in bucket.tasks:
-            if task.master is not None:
-                task.parameter.data[...] = task.master
+        return [_replacement(bucket, task) for task in bucket.tasks]
+    if bucket.sparse or bucket.place != HOST:
+        return whole.prepare(bucket)
+    jobs = [reference.Job(task.updated, task.grad, task.arrays) for task in bucket.tasks]
+    pack = bucket.group.get("foreach") is not False
+    changes = reference.prepare(bucket.rule, bucket.s, jobs, workspace, unmade=bucket.unmade, pack=pack)
+    masters = [(plain(task.parameter.data), task.master) for task in bucket.tasks if task.master is not None]
+    return [*changes, *(partial(setitem, copy, ..., master) for copy, master in masters)]
 
 
-def _replace(bucket: Bucket, task: Task) -> None:
-    """Give the parameter and its state new arrays."""
+def _replacement(bucket: Bucket, task: Task) -> Change:
+    """Compute new arrays for a parameter and its state; return what gives the parameter its array."""
     old: dict[str, Any] = {name: None if bucket.unmade else plain(x) for name, x in task.arrays.items()}
     data = plain(task.parameter.data)
     with at(bucket.place):
-        task.parameter.data, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
+        new, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
     task.arrays.update(state)
+    return partial(setattr, task.parameter, "data", new)

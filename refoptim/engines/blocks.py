@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from operator import setitem
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..numerics.arith import Array, as_reals
+from ..step.changes import Change
 
 CHUNK = 24 << 10
 """Elements of a block at most; with its temporaries it fits the second-level cache. No result depends on it."""
@@ -66,17 +69,17 @@ class Flats:
         job = block.job if isinstance(block, Piece) else block[0]
         return isinstance(self.jobs[job][operand], np.ndarray)
 
-    def store(self, block: Block, operands: Sequence[int], values: Sequence[Array]) -> None:
-        """Write new values of some operands of a block."""
+    def changes(self, block: Block, operands: Sequence[int], values: Sequence[Array]) -> Iterator[Change]:
+        """Yield what writes new values of some operands of a block."""
         if isinstance(block, Piece):
             for operand, value in zip(operands, values, strict=True):
-                self.jobs[block.job][operand][block.start : block.stop] = value
+                yield partial(setitem, self.jobs[block.job][operand], slice(block.start, block.stop), value)
             return
         offset = 0
         for flats in (self.jobs[job] for job in block):
             end = offset + len(flats[0])
             for operand, value in zip(operands, values, strict=True):
-                flats[operand][...] = value[offset:end]
+                yield partial(setitem, flats[operand], ..., value[offset:end])
             offset = end
 
 

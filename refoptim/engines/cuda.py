@@ -11,7 +11,7 @@ import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -21,6 +21,7 @@ import numpy as np
 
 from ..formats.files import replace
 from ..numerics.arith import Array, DType
+from ..step.changes import Change
 from . import nvrtc
 
 GRID = (1 << 31) - 1
@@ -61,14 +62,19 @@ class Cuda:
         self.lock = Lock()
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
-        """Run a kernel, with as many threads in a block as it was compiled for; see ``Machine``."""
+        """Run a kernel; see ``Machine``."""
+        with self.device:
+            self.launching(stem, entry, blocks, *arguments, elements=elements)()
+
+    def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Change:
+        """Return a launch that is yet to be made, with as many threads in a block as the kernel was compiled for."""
         with self.device:
             if entry not in self.entries:
                 kernel = self.load(stem).get_function(entry)
                 self.entries[entry] = kernel, kernel.max_threads_per_block
             kernel, threads = self.entries[entry]
             slots = tuple(np.asarray(x) if isinstance(x, np.generic) else x for x in arguments)
-            kernel((min(blocks, GRID),), (threads,), slots)
+            return partial(kernel, (min(blocks, GRID),), (threads,), slots)
 
     def load(self, stem: str) -> Any:
         """Return the module of a kernel file, compiled and loaded if it is the first time."""

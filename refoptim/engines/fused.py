@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
+from operator import setitem
+from typing import NamedTuple
 
-from ..numerics.arith import Array
-from ..numerics.array_types import at
+from ..numerics.arith import Array, DType
+from ..numerics.array_types import at, plain
+from ..step.changes import Change, there
 from ..step.plan import Bucket, Task
 from . import steps
 from .kernel import Kernel
-from .launches import Launch, Tensor, update_rows
-from .machine import Machine
+from .launches import Launch, Step, Tensor, update_rows
+from .machine import Machine, Recorder
+from .workspace import Workspace
 
 
-def prepare(machine: Machine, kernel: Kernel, bucket: Bucket) -> Callable[[], Launch | None]:
-    """Return what updates the arrays of a bucket, by copies of those that are no piece of memory; these are made now.
+class Work(NamedTuple):
+    """What updates the arrays of a bucket, and the launch that it is if that can be repeated."""
 
-    It returns the launch, if that can be repeated while the arrays stay where they are.
-    """
-    given = [_tensor(kernel, task) for task in bucket.tasks]
+    changes: list[Change]
+    launch: Launch | None = None
+
+
+def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspace) -> Work:
+    """Return what updates the arrays of a bucket; those that are no piece of memory are copied now."""
+    given, recorder = [_tensor(kernel, task) for task in bucket.tasks], Recorder(machine)
     whole = not (bucket.sparse or program_of(kernel.stem))
     with at(bucket.place):
         tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
-        launch = Launch(machine, kernel, tensors) if whole else None
-    return partial(_run, machine, kernel, bucket, given, tensors, launch)
-
-
-def _run(
-    machine: Machine,
-    kernel: Kernel,
-    bucket: Bucket,
-    given: list[Tensor],
-    tensors: list[Tensor],
-    launch: Launch | None,
-) -> Launch | None:
-    with at(bucket.place):
-        if bucket.counted:
-            step = steps.counted(machine, kernel, bucket, bucket.scaling, tensors[0].p.dtype)
-        else:
-            step = steps.given(machine, bucket.s, bucket.unmade)
+        launch = Launch(kernel, tensors, machine) if whole else None
+        step = _step(recorder, kernel, bucket, tensors[0].p.dtype)
         if launch:
-            launch.run(step)
+            launch.run(recorder, step)
         elif program := program_of(kernel.stem):
-            program(machine, bucket.rule, step, tensors)
+            program(recorder, bucket.rule, step, tensors)
         else:
             for tensor in tensors:
-                update_rows(machine, kernel, tensor, step)
-        copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
-        for old, new in copied:
-            _write_back(old, new)
-    return None if copied else launch
+                workspace.used += update_rows(recorder, kernel, tensor, step)
+    copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
+    changes = [*recorder.changes, *(change for old, new in copied for change in _writing_back(old, new))]
+    workspace.used += [tensors, recorder]
+    return Work(there(bucket.place, changes), None if copied else launch)
+
+
+def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> Step:
+    if bucket.counted:
+        return steps.counted(machine, kernel, bucket, bucket.scaling, storage)
+    return steps.given(machine, bucket.s, bucket.unmade)
 
 
 def _tensor(kernel: Kernel, task: Task) -> Tensor:
@@ -85,11 +84,11 @@ def in_line(machine: Machine, x: Array) -> Array:
     return line
 
 
-def _write_back(old: Tensor, new: Tensor) -> None:
-    """Put what was updated in a copy where it belongs."""
+def _writing_back(old: Tensor, new: Tensor) -> Iterator[Change]:
+    """Yield what puts what was updated in a copy where it belongs."""
     for x, y in zip((old.p, *old.state, old.copy), (new.p, *new.state, new.copy), strict=True):
         if x is not y:
-            x[...] = y
+            yield partial(setitem, plain(x), ..., y)
 
 
 @cache

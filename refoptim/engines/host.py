@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..numerics.arith import Array, DType
+from ..step.changes import Change
 from .threads import get_num_threads
 
 LIBRARY = Path(__file__).with_name("_host.so")
@@ -30,12 +31,18 @@ class Host:
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
         """Run a kernel; see ``Machine``."""
+        self.launching(stem, entry, blocks, *arguments, elements=elements)()
+
+    def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Change:
+        """Return a launch that is yet to be made; see ``Machine``."""
         if entry not in self.entries:
             self.entries[entry] = getattr(self.kernels, f"{self.variant}_{entry}")
         slots = [_slot(x) for x in arguments]
         addresses = np.array([x.ctypes.data for x in slots], np.uintp)
         threads = min(self.threads(), blocks, 1 + (FEW * blocks if elements is None else elements) // FEW)
-        self.entries[entry](ctypes.c_longlong(blocks), ctypes.c_int(threads), ctypes.c_void_p(addresses.ctypes.data))
+        table: Any = ctypes.c_void_p(addresses.ctypes.data)
+        table.used = addresses, slots
+        return partial(self.entries[entry], ctypes.c_longlong(blocks), ctypes.c_int(threads), table)
 
     def threads(self) -> int:
         """Return the number of threads to use; a forked child cannot use those of its parent."""

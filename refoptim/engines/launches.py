@@ -63,7 +63,7 @@ class Step(NamedTuple):
 class Launch:
     """A launch that updates some tensors, to be repeated as long as their arrays stay where they are."""
 
-    def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, kernel: Kernel, tensors: Sequence[Tensor], machine: Machine) -> None:
         self.machine, self.kernel, self.count = machine, kernel, len(tensors)
         self.entry, self.dtype, self.place = entry_of(kernel, tensors[0]), tensors[0].p.dtype, place(tensors[0].p)
         self.tables, self.chunks = make_tables(machine, tensors)
@@ -73,16 +73,16 @@ class Launch:
         """Take note that the gradient of tensor ``i`` lies somewhere else now."""
         self.tables[2 * self.count + i] = self.machine.address(g)
 
-    def run(self, step: Step) -> None:
-        """Update the tensors."""
+    def run(self, machine: Machine, step: Step) -> None:
+        """Update the tensors, on their machine or what writes down what that is to do."""
         if not self.chunks:
             return
         with at(self.place):
-            table = self.machine.upload(self.tables)
-            fields = (self.machine.address(table), self.count, self.chunks, *fields_of(self.machine, step))
+            table = machine.upload(self.tables)
+            fields = (machine.address(table), self.count, self.chunks, *fields_of(machine, step))
             record = record_of(self.kernel, step, self.dtype)
             bucket = scalar(BUCKET, fields)
-            self.machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket, elements=self.elements)
+            machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket, elements=self.elements)
 
 
 def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:
@@ -101,12 +101,12 @@ def shared_out(counts: Any) -> tuple[Array, Array]:
     return numbers, np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]
 
 
-def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) -> None:
-    """Update the rows of a tensor that its sparse gradient touches."""
+def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) -> list[Array]:
+    """Update the rows of a tensor that its sparse gradient touches; return what must live until that is done."""
     indices, values = tensor.g.indices, tensor.g.values.copy(order="C")
     rows = np.ravel_multi_index(tuple(indices.astype(np.int64)), tensor.p.shape[: len(indices)])
     if not values.size:
-        return
+        return []
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
     arrays = [address_of(machine, x) for x in (rows, order, tensor.p, values, *tensor.state, tensor.copy)]
@@ -115,6 +115,7 @@ def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) ->
     record = record_of(kernel, step, tensor.p.dtype)
     blocks = -(-reals(values) // THREADS)
     machine.launch(kernel.stem, entry_of(kernel, tensor, "_rows"), blocks, record, scalar(struct, fields))
+    return [rows, order, values]
 
 
 def fields_of(machine: Machine, step: Step) -> list[int]:

@@ -137,14 +137,13 @@ class Program:
         self.buffers.append(dtype)
         return self._first_buffer + len(self.buffers) - 1
 
-    def runner(self, size: int) -> Callable[[list[Array]], None]:
-        """Return a function that updates operands of at most ``size`` elements in place, with buffers of its own."""
-        buffers = [np.empty(size, dtype) for dtype in self.buffers]
+    def runner(self, buffers: Sequence[Array]) -> Callable[[list[Array]], None]:
+        """Return a function that updates operands in place, in buffers of the dtypes ``buffers`` and as long."""
         targets = {operand for _, operand in self.copies}
 
         def run(operands: list[Array]) -> None:
             n = len(operands[0])
-            registers = [*operands, *self.constants, *(x if n == size else x[:n] for x in buffers)]
+            registers = [*operands, *self.constants, *(x if n == len(x) else x[:n] for x in buffers)]
             for function, inputs, output in self.steps:
                 function(*[registers[i] for i in inputs], registers[output])
             values = [registers[source].copy() if source in targets else registers[source] for source, _ in self.copies]

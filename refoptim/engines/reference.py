@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
+from operator import setitem
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -17,11 +18,13 @@ import numpy as np
 
 from ..numerics import tree
 from ..numerics.arith import Array, widen
+from ..step.changes import Change
 from ..step.rule import Record, Rule, apply, extended, unscaled
 from . import blocks
 from .program import trace
 from .pure import is_measured
-from .threads import for_each
+from .threads import shared_out, shares
+from .workspace import Workspace
 
 FEW = 4
 """Blocks up to which running the rule itself is faster than recording it first."""
@@ -61,18 +64,20 @@ class Job(NamedTuple):
     state: dict[str, Array]
 
 
-def run(rule: type[Rule], s: Record, jobs: Sequence[Job], *, unmade: bool, pack: bool) -> None:
-    """Update the arrays of all jobs in place; ``unmade`` state is written without having been read."""
+def prepare(
+    rule: type[Rule], s: Record, jobs: Sequence[Job], workspace: Workspace, *, unmade: bool, pack: bool
+) -> list[Change]:
+    """Return what updates the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
-        for job in jobs:
-            _run_measured(rule, s, job)
-        return
+        return [change for job in jobs for change in _measured(rule, s, job, workspace)]
     flats = blocks.Flats([(job.p, job.g, *job.state.values()) for job in jobs])
     work = list(flats.blocks(pack))
-    if work:
-        wide = get_rounding() == "store" or jobs[0].p.dtype != jobs[0].g.dtype
-        walk = _Walk(flats, partial(apply, rule, s), unmade, wide)
-        for_each(walk.replaying(work[0]) if len(work) > FEW else walk.running, work)
+    wide = get_rounding() == "store" or jobs[0].p.dtype != jobs[0].g.dtype
+    walk = _Walk(flats, partial(apply, rule, s), unmade, wide)
+    written = sum(x.nbytes for job in jobs for x in (job.p, *job.state.values()))
+    if len(work) <= FEW and workspace.takes(written):
+        return [change for block in work for change in walk.running(block)]
+    return shared_out(walk.replaying(work, workspace), work, workspace)
 
 
 class _Walk:
@@ -87,54 +92,55 @@ class _Walk:
         operands = self.flats.load(block)
         return [widen(x) for x in operands] if self.wide else operands
 
-    def running(self) -> Callable[[blocks.Block], None]:
-        """Return a function that runs the rule itself on a block."""
+    def running(self, block: blocks.Block) -> Iterator[Change]:
+        """Run the rule itself on a block; return what writes its results."""
+        p, g, *state = operands = self.load(block)
+        results = self.rule(p, g, *([None] * len(state) if self.unmade else state))
+        kept = [x.copy() if any(x is y for y in operands) else x for x in results]
+        return self.flats.changes(block, self.targets, kept)
 
-        def work(block: blocks.Block) -> None:
-            p, g, *state = operands = self.load(block)
-            results = self.rule(p, g, *([None] * len(state) if self.unmade else state))
-            kept = [x.copy() if any(x is y for y in operands) else x for x in results]
-            self.flats.store(block, self.targets, kept)
-
-        return work
-
-    def replaying(self, example: blocks.Block) -> Callable[[], Callable[[blocks.Block], None]]:
-        """Record the rule; return what gives each thread a function that replays it on a block."""
-        dtypes = [x.dtype for x in self.load(example)]
+    def replaying(self, work: Sequence[blocks.Block], workspace: Workspace) -> list[Callable[[blocks.Block], None]]:
+        """Record the rule; return for each thread a function that replays it on a block."""
+        dtypes = [x.dtype for x in self.load(work[0])]
         program = trace(self.rule, dtypes, self.targets, self.unmade)
+        buffers = (workspace.buffers(i, program.buffers, blocks.CHUNK) for i in range(shares(work)))
+        return [partial(self._replay, program.runner(x)) for x in buffers]
 
-        def worker() -> Callable[[blocks.Block], None]:
-            update = program.runner(blocks.CHUNK)
-
-            def work(block: blocks.Block) -> None:
-                operands = self.load(block)
-                update(operands)
-                copied = [i for i in self.targets if self.wide or not self.flats.is_view(block, i)]
-                self.flats.store(block, copied, [operands[i] for i in copied])
-
-            return work
-
-        return worker
+    def _replay(self, update: Callable[[list[Array]], None], block: blocks.Block) -> None:
+        operands = self.load(block)
+        update(operands)
+        copied = [i for i in self.targets if self.wide or not self.flats.is_view(block, i)]
+        for write in self.flats.changes(block, copied, [operands[i] for i in copied]):
+            write()
 
 
-def _run_measured(rule: type[Rule], s: Record, job: Job) -> None:
-    """Measure the whole arrays, update block by block, then write the state that was measured; rounds at the store."""
+def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> list[Change]:
+    """Measure the whole arrays; return what updates them block by block, then writes the state that was measured.
+
+    16-bit arrays are rounded at the store.
+    """
     p, g, *state = (np.atleast_1d(np.asarray(x)) for x in (job.p, job.g, *job.state.values()))
-    with np.errstate(all="ignore"):
-        g = unscaled(s, widen(g))
-        s = SimpleNamespace(**{**vars(s), "grad_scale": None})
-        measured = rule.measure(s, p, g, *state)
+    g = unscaled(s, widen(g))
+    s = SimpleNamespace(**{**vars(s), "grad_scale": None})
+    measured = rule.measure(s, p, g, *state)
     s = extended(s, measured, p.dtype)
-    walked = [x for name, x in zip(job.state, state, strict=True) if name not in measured]
+    arrays = [p, g, *(x for name, x in zip(job.state, state, strict=True) if name not in measured)]
 
-    def block(cut: tree.Block) -> None:
+    def updated(cut: tree.Block) -> Iterator[Change]:
         here = SimpleNamespace(**vars(s))
         vars(here).update((name, tree.take(getattr(s, name), cut)) for name in measured)
-        results = apply(rule, here, *(widen(tree.take(x, cut)) for x in (p, g, *walked)))
-        for x, result in zip((p, *walked), results, strict=True):
-            tree.take(x, cut)[...] = result
+        p, g, *walked = (tree.take(x, cut) for x in arrays)
+        results = apply(rule, here, *(widen(x) for x in (p, g, *walked)))
+        values = [x.astype(p.dtype, copy=False) for x in results]
+        return (partial(setitem, x, ..., value) for x, value in zip((p, *walked), values, strict=True))
 
-    for_each(lambda: block, list(tree.blocks(p.shape)))
-    for name, x in zip(job.state, state, strict=True):
-        if name in measured:
-            x[...] = measured[name]
+    def update(cut: tree.Block) -> None:
+        for write in updated(cut):
+            write()
+
+    cuts = list(tree.blocks(p.shape))
+    new = [(x, measured[name]) for name, x in zip(job.state, state, strict=True) if name in measured]
+    last = [partial(setitem, x, ..., value.astype(x.dtype, copy=False)) for x, value in new]
+    if len(cuts) <= FEW and workspace.takes(sum(x.nbytes for x in arrays)):
+        return [*(change for cut in cuts for change in updated(cut)), *last]
+    return [*shared_out([update] * shares(cuts), cuts, workspace), *last]

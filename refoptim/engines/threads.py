@@ -1,14 +1,23 @@
-"""The threads on which engines share out large arrays."""
+"""The threads on which engines share out large arrays.
+
+A step must not be left half done by what a signal handler raises, and signal handlers run on the main thread: so large
+arrays are always updated on threads of this module, and the caller waits for them in a call that nothing interrupts.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
+
+from ..step.changes import Change, make
+from .workspace import Workspace
 
 _threads: list[int] = [0]
 
@@ -29,26 +38,134 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def shares(items: Sequence[Any]) -> int:
+    """Return the number of threads that are worth their while for some items, one at least."""
+    return max(1, min(get_num_threads(), len(items) // 2))
+
+
+def shared_out(workers: Sequence[Callable[[Any], None]], items: Sequence[Any], workspace: Workspace) -> list[Change]:
+    """Return changes that call functions on items: each function on a thread of its own, with its share of the items.
+
+    A function is to raise MemoryError only if it has written nothing, and is called again then, after the workspace has
+    given up its reserve. What goes wrong otherwise is found in ``workspace.failures`` afterwards.
+    """
+    workspace.keep_reserve()
+    parts = [partial(_work, worker, items[i :: len(workers)], workspace) for i, worker in enumerate(workers)]
+    queue = _crew(len(parts))
+    if queue is None:
+        return [partial(part) for part in parts]
+    gates = [Gate() for _ in parts]
+    jobs = [partial(_through, part, gate) for part, gate in zip(parts, gates, strict=True)]
+    return [*(partial(queue.put, job) for job in jobs), *(gate.waiting() for gate in gates)]
+
+
 def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) -> None:
     """Call a function on every item, on several threads where there are enough; floating-point flags raise nothing.
 
-    ``worker`` is called once in each thread and returns the function that this thread uses.
+    ``worker`` is called once for each thread and returns the function that this thread uses.
+    """
+    workspace = Workspace()
+    make(shared_out([worker() for _ in range(shares(items))], items, workspace))
+    workspace.check()
+
+
+def _work(worker: Callable[[Any], None], items: Sequence[Any], workspace: Workspace) -> None:
+    """Do a share of the work; errors are left in the workspace."""
+    try:
+        with np.errstate(all="ignore"):
+            for item in items:
+                _insist(worker, item, workspace)
+    except BaseException as error:
+        workspace.failures.append(error)
+
+
+def _insist(worker: Callable[[Any], None], item: Any, workspace: Workspace) -> None:
+    """Call a function on an item, again if there was no memory for it."""
+    try:
+        worker(item)
+    except MemoryError:
+        workspace.give_up_reserve()
+        worker(item)
+
+
+def _through(part: Callable[[], None], gate: Gate) -> None:
+    """Do a share of the work, then open the gate for who waits for it."""
+    try:
+        part()
+    finally:
+        gate.open()
+
+
+_python: Any = ctypes.CDLL(None, handle=ctypes.pythonapi._handle)
+"""Python's functions in C, called without the interpreter's lock."""
+
+_python.PyThread_allocate_lock.restype = ctypes.c_void_p
+for _function in (_python.PyThread_acquire_lock, _python.PyThread_release_lock, _python.PyThread_free_lock):
+    _function.argtypes = [ctypes.c_void_p, ctypes.c_int][: 2 if _function is _python.PyThread_acquire_lock else 1]
+
+
+class Gate:
+    """Is opened by one thread and waited for by another, in a call of C that goes on through all signals.
+
+    ``threading.Lock`` would run signal handlers while it waits, and raise what they raise.
     """
 
-    def share(part: Sequence[Any]) -> None:
-        work = worker()
-        with np.errstate(all="ignore"):
-            for item in part:
-                work(item)
+    def __init__(self) -> None:
+        self._lock = ctypes.c_void_p(_python.PyThread_allocate_lock())
+        if not self._lock:
+            raise MemoryError("no memory for a lock")
+        _python.PyThread_acquire_lock(self._lock, 1)
 
-    threads = min(get_num_threads(), len(items) // 2)
-    if threads < 2:
-        share(items)
-    else:
-        list(_pool(os.getpid(), threads).map(share, [items[i::threads] for i in range(threads)]))
+    def open(self) -> None:
+        """Let the thread pass that waits, now or later."""
+        _python.PyThread_release_lock(self._lock)
+
+    def waiting(self) -> Change:
+        """Return a change that waits until the gate is open."""
+        return partial(_python.PyThread_acquire_lock, self._lock, 1)
+
+    def __del__(self) -> None:
+        if self._lock:
+            _python.PyThread_release_lock(self._lock)
+            _python.PyThread_free_lock(self._lock)
 
 
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; a forked child makes its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="refoptim")
+class _Crew:
+    """The threads of this process, which serve one queue. They end with the process, as they are nobody's."""
+
+    def __init__(self) -> None:
+        self.process, self.lock = os.getpid(), Lock()
+        self.queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.members: list[Thread] = []
+
+    def grow(self, n: int) -> None:
+        """Be at least ``n`` threads; RuntimeError or MemoryError if they cannot be started."""
+        with self.lock:
+            self.members = [thread for thread in self.members if thread.is_alive()]
+            while len(self.members) < n:
+                thread = Thread(target=_serve, args=(self.queue,), name="refoptim", daemon=True)
+                thread.start()
+                self.members.append(thread)
+
+
+def _serve(queue: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        queue.get()()
+
+
+_crews = [_Crew()]
+
+
+def _crew(n: int) -> SimpleQueue[Callable[[], None]] | None:
+    """Return the queue that ``n`` threads serve, None if there can be none, as when the process is about to end.
+
+    A forked child has none of its parent's threads, and makes its own.
+    """
+    if _crews[0].process != os.getpid():
+        _crews[0] = _Crew()
+    crew = _crews[0]
+    try:
+        crew.grow(n)
+    except (RuntimeError, MemoryError):
+        return crew.queue if crew.members else None
+    return crew.queue

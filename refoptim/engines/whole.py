@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import setitem
 from typing import Any
 
 import numpy as np
 
 from ..numerics.array_types import at, plain
+from ..step.changes import Change, there
 from ..step.plan import Bucket, Task
 from . import pure, reference
 
 
-def run(bucket: Bucket) -> None:
-    """Update the parameters and the state arrays of a bucket."""
+def prepare(bucket: Bucket) -> list[Change]:
+    """Compute the new values of a bucket; return what writes them."""
     with at(bucket.place):
-        for task in bucket.tasks:
-            _update(bucket, task)
+        changes = [change for task in bucket.tasks for change in _changes(bucket, task)]
+    return there(bucket.place, changes)
 
 
-def _update(bucket: Bucket, task: Task) -> None:
-    """Update the arrays of one parameter, or their rows that a sparse gradient touches."""
+def _changes(bucket: Bucket, task: Task) -> list[Change]:
+    """Return what updates the arrays of one parameter, or their rows that a sparse gradient touches."""
     g, rows = task.grad, None
     if bucket.sparse:
         rows, g = task.grad.coalesce()
@@ -28,8 +31,7 @@ def _update(bucket: Bucket, task: Task) -> None:
     old: dict[str, Any] = {name: None if bucket.unmade else x[where] for name, x in arrays.items()}
     rounding = reference.get_rounding() if task.master is None else "store"
     new, state = pure.run(bucket.rule, bucket.s, p[where], g, old, rounding)
-    p[where] = new
+    pairs = [(p, new), *((arrays[name], x) for name, x in state.items())]
     if task.master is not None:
-        plain(task.parameter.data)[where] = new.astype(task.parameter.dtype)
-    for name, x in state.items():
-        arrays[name][where] = x
+        pairs.append((plain(task.parameter.data), new.astype(task.parameter.dtype)))
+    return [partial(setitem, x, where, value) for x, value in pairs]

@@ -73,6 +73,11 @@ def at(where: Place | None) -> AbstractContextManager[Any]:
     return context
 
 
+def is_current(where: Place) -> bool:
+    """Tell whether CuPy works at a place as it is: it is the current GPU, or none."""
+    return where.device is None or int(loaded_cupy().cuda.Device()) == where.device
+
+
 def described(x: Any) -> str:
     """Say in a message what ``x`` is: the library and the GPU of an array, the type of anything else."""
     where = place(x)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
+from operator import setitem
 from reprlib import repr as short
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from .. import engines
+from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import fill, is_array, is_writable
 from ..step import state_dict as states
-from ..step.counter import Counter, count_by
+from ..step.changes import Change, make
+from ..step.counter import Counter, recounted
 from ..step.groups import Group, Params, as_groups, check_members, make_group
 from ..step.hooks import (
     Hook,
@@ -47,6 +52,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Closure = Callable[[], Any]
+
+UNFINISHED = RuntimeError("an error came between its writes")
+"""Marks a step that has begun to write; what keeps it from its end leaves the mark."""
 
 
 def hooked(step: Callable[P, R]) -> Callable[P, R]:
@@ -81,6 +89,11 @@ class Optimizer(Rule):
         TypeError, ValueError: an argument has the wrong type, or a value outside its range.
     """
 
+    _repeat: Repeat | None
+    _counters: MutableMapping[Parameter, Counter]
+    _torn: list[BaseException]
+    _stepping: dict[str, int]
+
     def __init__(self, params: Params, defaults: Mapping[str, Any] | None = None, **settings: Any) -> None:
         if defaults is not None and not isinstance(defaults, Mapping):
             raise TypeError(f"defaults must be a dict of settings, got {type(defaults).__name__}")
@@ -88,16 +101,15 @@ class Optimizer(Rule):
         resolve(type(self), defaults)
         self.defaults = defaults
         self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
-        self._forget()
+        vars(self).update(self._fresh())
         self.param_groups: list[Group] = []
         self._make_hooks()
         for described in as_groups(params):
             self.add_param_group(described)
 
-    def _forget(self) -> None:
-        """Forget what state and settings do not say."""
-        self._repeat: Repeat | None = None
-        self._counters: MutableMapping[Parameter, Counter] = WeakKeyDictionary()
+    def _fresh(self) -> dict[str, Any]:
+        """Return the attributes of an optimizer that has nothing but state and settings."""
+        return {"_repeat": None, "_counters": WeakKeyDictionary(), "_torn": [], "_stepping": {}}
 
     def _make_hooks(self) -> None:
         self._step_pre_hooks, self._step_post_hooks = Hooks(), Hooks()
@@ -118,9 +130,13 @@ class Optimizer(Rule):
         for j, p in enumerate(group["params"]):
             where = label(len(self.param_groups), j, p, group.get("param_names", ()))
             self.check_parameter(where, p.shape, p.dtype)
-        if self.eager:
-            self.state.update((p, {"step": 0, **self._first_arrays(h, p)}) for p in group["params"])
-        self.param_groups.append(group)
+        self._check_group(group)
+        eager = group["params"] if self.eager else []
+        state = {p: {"step": 0, **self._first_arrays(h, p)} for p in eager}
+        make([partial(self.state.update, state), partial(self.param_groups.append, group)])
+
+    def _check_group(self, group: Group) -> None:
+        """Raise TypeError or ValueError if a group cannot be added to those that there are."""
 
     def _first_arrays(self, h: Hypers, p: Parameter) -> dict[str, Array]:
         master = master_copy(p, {})
@@ -157,36 +173,78 @@ class Optimizer(Rule):
         return self._advance(closure, grads, Scaling(grad_scale, found_inf))
 
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
-        """Take one step: plan it, run it, keep the new state."""
+        """Call the closure, then take a step."""
         loss = closure() if closure is not None else None
+        with self._alone():
+            self._take(grads, scaling)
+        return loss
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other thread step meanwhile, and none at all where the last step was left half done."""
+        me = get_ident()
+        try:
+            if self._stepping.setdefault("thread", me) != me:
+                raise RuntimeError(
+                    f"this {type(self).__name__} is stepped by another thread: one optimizer takes one step at a time"
+                )
+            if self._torn:
+                raise RuntimeError(
+                    f"the last step of this {type(self).__name__} was left half done ({self._torn[0]!r}): put the "
+                    "parameters back and load a state dict that fits them"
+                )
+            yield
+        finally:
+            if self._stepping.get("thread") == me:
+                self._stepping.clear()
+
+    def _take(self, grads: Iterable[Any] | None, scaling: Scaling) -> None:
+        """Take one step: the last one again if nothing but values has changed, else by a plan."""
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
-        if self._repeat is not None and self._repeat.holds(self.param_groups, self.state, grads, terms):
-            self._repeat.run(scaling)
-            return loss
+        repeat, self._repeat = self._repeat, None
+        if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
+            self._make(repeat.changes(scaling), Workspace())
+            self._repeat = repeat
+            return
         plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
         if all(bucket.counted for bucket in plan) or not scaling.skips():
             self._run(plan)
-        return loss
 
     def _run(self, plan: list[Bucket]) -> None:
-        """Update the arrays, and keep the state; a step that consisted of launches can be repeated."""
-        self._repeat = None
-        launches = [update() for update in [engines.prepare(bucket) for bucket in plan]]
-        for bucket in plan:
-            self._commit(bucket)
+        """Update the arrays and keep the state, all at once; a step that consisted of launches can be repeated."""
+        workspace = Workspace()
+        works = [engines.prepare(bucket, workspace) for bucket in plan]
+        changes = [change for work in works for change in work.changes]
+        self._make([*changes, *self._keeping(plan)], workspace)
+        launches = [work.launch for work in works]
         if plan and all(launches):
             self._repeat = Repeat(self.param_groups, self.state, plan, launches)
 
-    def _commit(self, bucket: Bucket) -> None:
-        """Keep the state of the parameters that were updated."""
-        counts = {"step": bucket.k, **bucket.registers} if bucket.counter is None else bucket.counter.views
-        counts = {name: x for name, x in counts.items() if self.counts_steps or name != "step"}
-        for task in bucket.tasks:
-            master = {} if task.master is None else {"master": task.master}
-            kept = {**counts, **task.arrays, **master}
-            if kept:
-                self.state.setdefault(task.parameter, {}).update(kept)
-            count_by(self._counters, task.parameter, bucket.counter)
+    def _make(self, changes: Sequence[Change], workspace: Workspace) -> None:
+        """Make the changes of a step; one that fails leaves a mark that lasts until a state is loaded."""
+        marks = workspace.failures
+        begin = [partial(marks.append, UNFINISHED), partial(setattr, self, "_torn", marks)]
+        with np.errstate(all="ignore"):
+            make([*begin, *changes, partial(marks.remove, UNFINISHED)])
+        workspace.check()
+
+    def _keeping(self, plan: list[Bucket]) -> Iterator[Change]:
+        """Yield what keeps the state of the parameters that were updated."""
+        for bucket in plan:
+            counts = {"step": bucket.k, **bucket.registers} if bucket.counter is None else bucket.counter.views
+            counts = {name: x for name, x in counts.items() if self.counts_steps or name != "step"}
+            for task in bucket.tasks:
+                master = {} if task.master is None else {"master": task.master}
+                kept = {**counts, **task.arrays, **master}
+                state = self.state.get(task.parameter)
+                if state is not None:
+                    yield partial(state.update, kept)
+                elif kept:
+                    yield partial(setitem, self.state, task.parameter, kept)
+        if self._counters or any(bucket.counter for bucket in plan):
+            stepped = [(task.parameter, bucket.counter) for bucket in plan for task in bucket.tasks]
+            counters, changes = recounted(self._counters, stepped)
+            yield from (*changes, partial(setattr, self, "_counters", counters))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or fill them with zeros."""
@@ -200,7 +258,10 @@ class Optimizer(Rule):
                     p.grad = np.zeros_like(p.grad)
 
     def state_dict(self) -> StateDict:
-        """Return a copy of the state and the settings, in torch's layout."""
+        """Return a copy of the state and the settings, in torch's layout.
+
+        The state of a parameter that stands in no group any more is left out.
+        """
         for hook in (*self._state_dict_pre_hooks.values(),):
             hook(self)
         state = {key: self._on_host(key, values) for key, values in self.state.items()}
@@ -231,10 +292,10 @@ class Optimizer(Rule):
         state, groups = states.read(state_dict, self.param_groups, own, foreign, self._read_state)
         for group in groups:
             resolve(type(self), group)
-        self._forget()
-        self.state.clear()
-        self.state.update(state)
-        self.param_groups = groups
+        replaced = [partial(group.clear) for group in self.param_groups]
+        filled = [partial(old.update, new) for old, new in zip(self.param_groups, groups, strict=True)]
+        own_state = [partial(self.state.clear), partial(self.state.update, state)]
+        make([*replaced, *filled, *own_state, partial(vars(self).update, self._fresh())])
         for hook in (*self._load_state_dict_post_hooks.values(),):
             hook(self)
 
@@ -290,8 +351,7 @@ class Optimizer(Rule):
         return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        vars(self).update(state | self._fresh())
         self._make_hooks()
 
     def __repr__(self) -> str:

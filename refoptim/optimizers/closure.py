@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
+from operator import setitem
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +22,7 @@ from ..numerics.arith import Array, DType, arithmetic, as_reals, storage
 from ..numerics.array_types import at, check_together, copied, place, plain
 from ..step import hyper as hp
 from ..step import state_dict as states
+from ..step.changes import Change, make, there
 from ..step.groups import Group
 from ..step.parameter import Parameter, check_writable
 from ..step.plan import checked_gradient, label
@@ -27,7 +30,7 @@ from ..step.rule import Hypers, resolve
 from ..step.scaling import Scaling
 from ..step.sparse import SparseGrad
 from ..step.state_dict import StateDict
-from .base import Closure, Optimizer
+from .base import UNFINISHED, Closure, Optimizer
 from .line_search import Point, strong_wolfe
 from .vector import Number, largest, move, negated, sum_absolute
 
@@ -120,7 +123,7 @@ class Objective:
         self.params, self.closure, self.maximize = params, closure, maximize
         self.evals = 0
         self.first: Any = None
-        self._start = [(p, p.data, copied(p.data)) for p in params]
+        self._start = [change for p in params for change in _returning(p)]
         self._errors = np.geterr()
 
     def evaluate(self) -> tuple[float, Array]:
@@ -158,11 +161,14 @@ class Objective:
         """Put the parameters ``t`` times ``d`` away from ``origin``, or from where they are."""
         move([_reals(p.data) for p in self.params], d, t, origin)
 
-    def restore(self) -> None:
-        """Put the parameters back to where they were in the beginning."""
-        for p, array, values in self._start:
-            array[...] = values
-            p.data = array
+    def restoring(self) -> list[Change]:
+        """Return what puts the parameters back to where they were in the beginning."""
+        return there(place(self.params[0].data), self._start)
+
+
+def _returning(p: Parameter) -> list[Change]:
+    """Return what gives a parameter its array and the array its values of now."""
+    return [partial(setitem, plain(p.data), ..., copied(p.data)), partial(setattr, p, "data", p.data)]
 
 
 def _reals(x: Array) -> Array:
@@ -267,15 +273,17 @@ class ClosureOptimizer(Optimizer):
         Raises:
             TypeError, ValueError: there is a group already, or this one is wrong. Nothing is added then.
         """
-        name = type(self).__name__
         if self.param_groups:
+            name = type(self).__name__
             raise ValueError(f"{name} doesn't support per-parameter options (parameter groups): pass one group only")
         super().add_param_group(param_group)
-        self._parameters()
 
-    def _parameters(self) -> list[Parameter]:
-        """Return the parameters, or raise if they cannot be one vector that is written to."""
-        name, params = type(self).__name__, self.param_groups[0]["params"]
+    def _check_group(self, group: Group) -> None:
+        self._parameters(group)
+
+    def _parameters(self, group: Group) -> list[Parameter]:
+        """Return the parameters of a group, or raise if they cannot be one vector that is written to."""
+        name, params = type(self).__name__, group["params"]
         if not params:
             raise ValueError(f"{name} needs at least one parameter, got none")
         for j, p in enumerate(params):
@@ -288,19 +296,28 @@ class ClosureOptimizer(Optimizer):
         return list(params)
 
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
-        closure, params = self._checked(closure, grads, scaling), self._parameters()
+        closure = self._checked(closure, grads, scaling)
+        with self._alone():
+            return self._iterate(closure)
+
+    def _iterate(self, closure: Closure) -> Any:
+        """Minimize and keep the state; put everything back if something is raised meanwhile."""
+        params = self._parameters(self.param_groups[0])
         h, s = resolve(type(self), self.param_groups[0]), self._recall(params)
         where = place(params[0].data)
         machine = engines.machine(type(self), self.param_groups[0], where)
         f = Objective(params, closure, h.maximize)
+        whole = partial(setattr, self, "_torn", [])
         try:
+            self._torn = [UNFINISHED]
             with at(where), kernels_on(machine), np.errstate(all="ignore"):
                 self._minimize(h, s, f)
+            s.func_evals += f.evals
+            make([partial(setitem, self.state, params[0], s.kept()), whole])
         except BaseException:
-            f.restore()
+            if self._torn:
+                make([*f.restoring(), whole])
             raise
-        s.func_evals += f.evals
-        self.state[params[0]] = s.kept()
         return f.first
 
     def _minimize(self, h: Hypers, s: Any, f: Objective) -> None:

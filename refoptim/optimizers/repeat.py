@@ -7,6 +7,7 @@ objects of the last step are compared with those that are there now, and only gr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, repeat
 from operator import attrgetter, is_, itemgetter
 from typing import Any
@@ -16,9 +17,11 @@ import numpy as np
 
 from ..engines import steps
 from ..engines.launches import Launch, Step
+from ..engines.machine import Recorder
+from ..step.changes import Change, for_all, there
 from ..step.groups import Group
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
-from ..step.rule import next_registers, record, resolve, step_scalars, unread
+from ..step.rule import Registers, next_registers, record, resolve, step_scalars, unread
 from ..step.scaling import Scaling
 
 FLAGS = ("fused", "differentiable", "capturable")
@@ -103,15 +106,13 @@ class Repeat:
         in_line = grad.flags.c_contiguous and getattr(grad.flags, "aligned", True)
         return in_line and checked_gradient(self.members[i], grad, self.memory) is grad
 
-    def run(self, scaling: Scaling) -> None:
-        """Take the step, or skip it; raise ValueError, and change nothing, if a setting has become wrong."""
+    def changes(self, scaling: Scaling) -> list[Change]:
+        """Return what takes the step, nothing to skip it; raise ValueError if a setting has become wrong."""
         if not all(part.bucket.counted for part in self.parts) and scaling.skips():
-            return
+            return []
         with np.errstate(all="ignore"):
             ready = [part.ready(scaling) for part in self.parts]
-        for part, step in zip(self.parts, ready, strict=True):
-            part.launch.run(step or part.counted(scaling))
-            part.commit()
+        return [change for part, step in zip(self.parts, ready, strict=True) for change in part.changes(step, scaling)]
 
 
 class _Part:
@@ -147,11 +148,11 @@ class _Part:
             counters = map(terms.counters.get, self.parameters)
             stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
             return stands and all(x is counter for x in counters)
-        return all(set(map(itemgetter(name), self.states)) == {x} for name, x in self._counts().items())
+        counts = self._counts(self.bucket.k, self.bucket.registers)
+        return all(set(map(itemgetter(name), self.states)) == {x} for name, x in counts.items())
 
-    def _counts(self) -> dict[str, Any]:
-        count = {"step": self.bucket.k} if self.bucket.rule.counts_steps else {}
-        return {**count, **self.bucket.registers}
+    def _counts(self, k: int, registers: Registers) -> dict[str, Any]:
+        return {"step": k, **registers} if self.bucket.rule.counts_steps else {**registers}
 
     def ready(self, scaling: Scaling) -> Step | None:
         """Return the next step, None if the GPU counts it; nothing has changed yet."""
@@ -163,18 +164,19 @@ class _Part:
         bucket.s = record(scalars | {"sparse": False, "grad_scale": scaling.scale()}, self.dtype)
         return steps.given(self.launch.machine, bucket.s, unmade=False)
 
-    def counted(self, scaling: Scaling) -> Step:
-        """Let the GPU take the scalars to the next step."""
-        return steps.counted(self.launch.machine, self.launch.kernel, self.bucket, scaling, self.dtype)
-
-    def commit(self) -> None:
-        """Keep the step count and the registers, unless the GPU does."""
-        if self.bucket.counted:
-            return
-        self.bucket.k, self.bucket.registers = self.bucket.k + 1, self.registers
-        counts = self._counts()
-        for state in self.states if counts else ():
-            state.update(counts)
+    def changes(self, step: Step | None, scaling: Scaling) -> list[Change]:
+        """Return what updates the arrays, and keeps the step count and the registers unless the GPU does."""
+        bucket, launch = self.bucket, self.launch
+        self.recorder = Recorder(launch.machine)  # keeps what the launch uses
+        step = step or steps.counted(self.recorder, launch.kernel, bucket, scaling, self.dtype)
+        launch.run(self.recorder, step)
+        changes = there(launch.place, self.recorder.changes)
+        if bucket.counted:
+            return changes
+        after = {"k": bucket.k + 1, "registers": self.registers}
+        counts = self._counts(bucket.k + 1, self.registers)
+        kept = [for_all(dict.update, self.states, repeat(counts))] if counts else []
+        return [*changes, partial(vars(bucket).update, after), *kept]
 
 
 def _members(groups: Iterable[Group]) -> list[Any]:

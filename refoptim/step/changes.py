@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, TypeAlias
 
+from ..numerics.array_types import Place, at, is_current
+
 Change: TypeAlias = "partial[Any]"
 """A call that changes something, of a function written in C."""
 
@@ -24,3 +26,16 @@ _run_through = deque[Any](maxlen=0).extend
 def make(changes: Iterable[Change]) -> None:
     """Make changes in their order; what keeps one from being made is raised, and those after it are not made."""
     _run_through(map(_call, changes))
+
+
+def for_all(function: Any, *columns: Iterable[Any]) -> Change:
+    """Return the change that a function of C makes when it is called with the items of some columns, row by row."""
+    return partial(_run_through, map(function, *columns))
+
+
+def there(where: Place | None, changes: list[Change]) -> list[Change]:
+    """Make the GPU of a place the current one around changes, if there are such and it is another one."""
+    if where is None or is_current(where) or not changes:
+        return changes
+    device = at(where)
+    return [partial(device.__enter__), *changes, partial(device.__exit__, None, None, None)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..numerics.array_types import Place, copied, moved
+from .changes import Change
 from .rule import Registers, get_default_dtype
 
 
@@ -55,11 +58,19 @@ class Counter:
         return not counts_steps and self.stands_in(state, counts_steps) and not self.read()["step"]
 
 
-def count_by(counters: MutableMapping[Any, Counter], parameter: Any, counter: Counter | None) -> None:
-    """Let the steps of a parameter be counted by a counter from now on, or by none."""
-    old = counters.pop(parameter, None)
-    if old is not None:
-        old.sharers -= 1
-    if counter is not None:
-        counter.sharers += 1
-        counters[parameter] = counter
+def recounted(
+    counters: Mapping[Any, Counter], stepped: Iterable[tuple[Any, Counter | None]]
+) -> tuple[MutableMapping[Any, Counter], list[Change]]:
+    """Return the counters of parameters after some of them were counted by others, or by none.
+
+    What makes the counters know how many share them is returned too.
+    """
+    now: MutableMapping[Any, Counter] = WeakKeyDictionary(counters)
+    for parameter, counter in stepped:
+        if counter is None:
+            now.pop(parameter, None)
+        else:
+            now[parameter] = counter
+    shared = list(now.values())
+    different = {id(x): x for x in shared}.values()
+    return now, [partial(setattr, x, "sharers", sum(y is x for y in shared)) for x in different]

@@ -50,7 +50,8 @@ def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
         }
         for group in groups
     ]
-    return {"state": {ids.get(key, key): deepcopy(x) for key, x in state.items()}, "param_groups": packed}
+    kept = {ids.get(key, key): x for key, x in state.items() if key in ids or not isinstance(key, Parameter)}
+    return {"state": deepcopy(kept), "param_groups": packed}
 
 
 def read(

@@ -9,15 +9,19 @@ they run kernels if ``fused`` is True, and on CuPy arrays unless it is False.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import setitem
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
 from .. import engines
 from ..engines import pure, reference
+from ..engines.workspace import Workspace
 from ..numerics.arith import Array, DType, add, div, lerp, mul, storage, sub
 from ..numerics.array_types import at, check_together, copied, is_writable, on_gpu, place
 from ..step import hyper as hp
+from ..step.changes import Change, make
 from ..step.parameter import Parameter, as_array
 from ..step.plan import Bucket, Memory, Task
 from ..step.rule import Hypers, Record, Registers, Rule, get_default_dtype, record, resolve, step_scalars
@@ -70,6 +74,13 @@ class Average(Rule):
 
     def write(self, pairs: Sequence[Pair], k: int) -> None:
         """Average the second array of each pair into the first; the pairs have been checked."""
+        workspace = Workspace()
+        with np.errstate(all="ignore"):
+            make(self.changes(pairs, k, workspace))
+        workspace.check()
+
+    def changes(self, pairs: Sequence[Pair], k: int, workspace: Workspace) -> list[Change]:
+        """Return what averages the second array of each pair into the first."""
         pairs = _apart(pairs)
         buckets: dict[Any, Bucket] = {}
         for x, y in (pair for pair in pairs if place(pair[0])):
@@ -77,10 +88,9 @@ class Average(Rule):
             if key not in buckets:
                 buckets[key] = self._bucket(x, k)
             buckets[key].tasks.append(Task(Parameter(x), y, {}))
-        for update in [engines.prepare(bucket) for bucket in buckets.values()]:
-            update()
-        for x, y in (pair for pair in pairs if not place(pair[0])):
-            x[...] = self._average(x, y, k)
+        works = [engines.prepare(bucket, workspace) for bucket in buckets.values()]
+        others = [(x, self._average(x, y, k)) for x, y in pairs if not place(x)]
+        return [*(x for work in works for x in work.changes), *(partial(setitem, x, ..., new) for x, new in others)]
 
     def _bucket(self, x: Array, k: int) -> Bucket:
         """Return what is to be averaged where ``x`` is, in its dtype: nothing yet."""

@@ -1,0 +1,62 @@
+"""The memory that a step works in, all of it there before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array, DType
+
+ROOM = 3 << 20
+"""Bytes of new values that a step may hold until all are known; what is larger is updated in place, block by block."""
+
+RESERVE = 1 << 20
+"""Bytes that are given up where memory runs out after the first write."""
+
+
+class Workspace:
+    """Buffers that the buckets of one step use in turn, and what went wrong on the threads that used them.
+
+    Attributes:
+        room: bytes of new values that may still be held.
+        failures: errors that left arrays half updated.
+        used: what must live until the changes of the step have been made.
+    """
+
+    def __init__(self) -> None:
+        self.room = ROOM
+        self.failures: list[BaseException] = []
+        self.used: list[Any] = []
+        self._buffers: dict[tuple[int, int, DType], Array] = {}
+        self._reserve: list[Array] = []
+
+    def takes(self, size: int) -> bool:
+        """Tell whether there is room for so many bytes of new values, and set them aside then."""
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+    def buffers(self, worker: int, dtypes: Sequence[DType], size: int) -> list[Array]:
+        """Return buffers of ``size`` elements for a worker, the same ones for each bucket."""
+        return [self._buffer((worker, i, dtype), size) for i, dtype in enumerate(dtypes)]
+
+    def _buffer(self, key: tuple[int, int, DType], size: int) -> Array:
+        if key not in self._buffers or len(self._buffers[key]) < size:
+            self._buffers[key] = np.empty(size, key[-1])
+        return self._buffers[key][:size]
+
+    def keep_reserve(self) -> None:
+        """Set memory aside that can be given up later."""
+        self._reserve = self._reserve or [np.empty(RESERVE, np.uint8)]
+
+    def give_up_reserve(self) -> None:
+        """Let others have the memory that was set aside."""
+        self._reserve.clear()
+
+    def check(self) -> None:
+        """Raise the first error that left arrays half updated, if there was one."""
+        if self.failures:
+            raise self.failures[0]
