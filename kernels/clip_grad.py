@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import setitem
 from typing import Any
 
 import numpy as np
 
 from refoptim.engines.fused import in_line
-from refoptim.engines.machine import Machine
+from refoptim.engines.machine import Machine, Recorder
+from refoptim.engines.workspace import Workspace
 from refoptim.numerics.arith import Array, DType, arithmetic, storage
+from refoptim.step.changes import Change
 
 from .harness.sums import SUMMED, Sums, total
 from .harness.tables import Table
@@ -53,8 +57,11 @@ def _norms(
     machine.launch("clip_grad", entry, 1, first, table, n, np.int64(order == 2), norms)
 
 
-def scale(machine: Machine, gradients: Sequence[Array], total_norm: Any, max_norm: float) -> None:
-    """Multiply real gradients in place by the coefficient of a total norm."""
+def scale(
+    machine: Machine, gradients: Sequence[Array], total_norm: Any, max_norm: float, workspace: Workspace
+) -> list[Change]:
+    """Return what multiplies real gradients in place by the coefficient of a total norm."""
+    machine = Recorder(machine)
     number, lines = total_norm.dtype, [in_line(machine, x) for x in gradients]
     norm = machine.upload(np.array([total_norm])) if isinstance(total_norm, np.generic) else total_norm
     coefficients = [machine.empty((1,), np.dtype(name)) for name in ("float64", "float32")]
@@ -65,6 +72,6 @@ def scale(machine: Machine, gradients: Sequence[Array], total_norm: Any, max_nor
         coefficient = coefficients[arithmetic(dtype) == np.float32]
         entry = f"clip_grad_scale_{storage(dtype).name}"
         table.launch("clip_grad", entry, table.bucket((0, 0, 0, 0)), coefficient)
-    for x, line in zip(gradients, lines, strict=True):
-        if x is not line:
-            x[...] = line
+    workspace.used += [lines, machine]
+    copied = [(x, line) for x, line in zip(gradients, lines, strict=True) if x is not line]
+    return [*machine.changes, *(partial(setitem, x, ..., line) for x, line in copied)]

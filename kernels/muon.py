@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,23 +40,43 @@ def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> No
             ``grad_scale`` divides the gradient, and ``found_inf`` other than 0 skips the step.
         tensors: the arrays of each: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
     """
+    number = np.dtype("float64" if step.s.ns_dtype == "float64" else "float32")
+    room = Room(machine, number, [x.p.shape for x in tensors])
     for tensor in tensors:
-        _update(machine, rule, step, tensor)
+        _update(machine, rule, step, tensor, room)
 
 
-def _update(machine: Machine, rule: Any, step: Any, tensor: Any) -> None:
+class Room:
+    """Memory for the matrices of the iteration; those of one tensor lie where those of the one before it lay.
+
+    Args:
+        machine: where they are.
+        number: their dtype.
+        shapes: the shapes of the tensors.
+    """
+
+    def __init__(self, machine: Machine, number: DType, shapes: Sequence[tuple[int, ...]]) -> None:
+        size, square = max(map(prod, shapes)), max(min(shape) ** 2 for shape in shapes)
+        self.memory = [machine.empty((n,), number) for n in (size, size, square, square)]
+
+    def matrices(self, rows: int, columns: int) -> list[Array]:
+        """Return two matrices of this shape, and two with as many columns as rows."""
+        shapes = [(rows, columns), (rows, columns), (rows, rows), (rows, rows)]
+        return [x[: prod(shape)].reshape(shape) for x, shape in zip(self.memory, shapes, strict=True)]
+
+
+def _update(machine: Machine, rule: Any, step: Any, tensor: Any, room: Room) -> None:
     s, p, g, momentum = step.s, tensor.p, tensor.g, tensor.state[0]
     if not p.size:
         return
-    number = np.dtype("float64" if s.ns_dtype == "float64" else "float32")
     turned = p.shape[0] > p.shape[1]
     scaling = (0 if x is None else machine.address(x) for x in (step.grad_scale, step.found_inf))
     fields = (*p.shape, turned, s.ns_dtype == "bfloat16", s.maximize, *scaling)
     matrix, record = scalar(MATRIX, fields), _record(rule, s, p)
-    x = machine.empty((min(p.shape), max(p.shape)), number)
-    entry = f"{_storage(tensor)}_{number.name}"
+    x, *others = room.matrices(min(p.shape), max(p.shape))
+    entry = f"{_storage(tensor)}_{x.dtype.name}"
     machine.launch("muon", f"muon_ahead_{entry}", blocks(p.size), record, matrix, g, momentum, x)
-    x = orthogonalized(machine, s, x)
+    x = orthogonalized(machine, s, x, *others)
     machine.launch("muon", f"muon_{entry}", blocks(p.size), record, matrix, p, g, momentum, x, tensor.copy)
 
 
@@ -71,8 +92,8 @@ def _record(rule: Any, s: Any, p: Array) -> Any:
     return scalar(struct, tuple(number.type(values[name]) for name in RECORD))
 
 
-def orthogonalized(machine: Machine, s: Any, x: Array) -> Array:
-    """Return an almost orthogonal matrix near ``x``, which is overwritten."""
+def orthogonalized(machine: Machine, s: Any, x: Array, other: Array, gram: Array, polynomial: Array) -> Array:
+    """Return an almost orthogonal matrix near ``x``, which is overwritten, as are the others."""
     number, rounded = x.dtype, np.int64(s.ns_dtype == "bfloat16")
     a, b, c = s.exact.ns_coefficients
     norm = Sums(machine, number, [total([machine.address(x)], x.size)])
@@ -80,8 +101,6 @@ def orthogonalized(machine: Machine, s: Any, x: Array) -> Array:
     square, eps = np.uint64(norm.results[0]), number.type(s.exact.eps)
     machine.launch("muon", f"muon_normalize_{number.name}", blocks(x.size), x, np.int64(x.size), square, eps, rounded)
     product = Products(machine, number, rounded)
-    gram, polynomial = (machine.empty((len(x), len(x)), number) for _ in range(2))
-    other = machine.empty(x.shape, number)
     for _ in range(s.exact.ns_steps):
         product(x, x, gram, transposed=True, symmetric=True)
         product(gram, gram, polynomial, symmetric=True, addend=gram, b=b, c=c)

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from operator import setitem
 from reprlib import repr as short
 from typing import Any
 
@@ -26,11 +28,14 @@ import numpy as np
 
 from .engines import machine_at
 from .engines.machine import Machine
+from .engines.threads import shared_out, shares
 from .engines.twins import kernels_on, twinned
+from .engines.workspace import Workspace
 from .numerics import tree
 from .numerics.arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
 from .numerics.array_types import HOST, at, is_writable, place, plain, sharing
 from .step import hyper as hp
+from .step.changes import Change, make
 from .step.parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
 from .step.sparse import SparseGrad
 
@@ -225,8 +230,10 @@ def _norm(total_norm: Any, gradients: Sequence[Array]) -> Any:
 @np.errstate(all="ignore")
 def _clip(gradients: Sequence[Array], max_norm: float, norm: Any, machine: Machine | None) -> None:
     if gradients:
+        workspace = Workspace()
         with kernels_on(machine), at(place(gradients[0])):
-            scale(gradients, norm, max_norm)
+            make(scale(gradients, norm, max_norm, workspace))
+        workspace.check()
 
 
 @twinned
@@ -251,13 +258,21 @@ def _largest(x: Array) -> Any:
 
 
 @twinned
-def scale(gradients: Sequence[Array], total_norm: Any, max_norm: float) -> None:
-    """Multiply real gradients in place by the coefficient of a total norm."""
+def scale(gradients: Sequence[Array], total_norm: Any, max_norm: float, workspace: Workspace) -> list[Change]:
+    """Return what multiplies real gradients in place by the coefficient of a total norm."""
     number = total_norm.dtype.type
     inverse = reciprocal(add(total_norm, number(1e-6)), number(max_norm))
     coefficient = minimum(inverse, number(1))
-    for g in gradients:
-        c = coefficient.astype(arithmetic(g.dtype))
-        for block in tree.blocks(g.shape):
-            part = tree.take(g, block)
-            part[...] = mul(part, c)
+    parts = [
+        (tree.take(g, block), coefficient.astype(arithmetic(g.dtype)))
+        for g in gradients
+        for block in tree.blocks(g.shape)
+    ]
+    if workspace.takes(sum(g.nbytes for g in gradients)) or place(gradients[0]) != HOST:
+        return [partial(setitem, part, ..., mul(part, c)) for part, c in parts]
+    return shared_out([_multiply] * shares(parts), parts, workspace)
+
+
+def _multiply(pair: tuple[Array, Array]) -> None:
+    part, c = pair
+    part[...] = mul(part, c)

@@ -33,10 +33,10 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     whole = not (bucket.sparse or program_of(kernel.stem))
     with at(bucket.place):
         tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
-        launch = Launch(kernel, tensors, machine) if whole else None
+        launch = Launch(machine, kernel, tensors) if whole else None
         step = _step(recorder, kernel, bucket, tensors[0].p.dtype)
         if launch:
-            launch.run(recorder, step)
+            launch.run(step, recorder)
         elif program := program_of(kernel.stem):
             program(recorder, bucket.rule, step, tensors)
         else:

@@ -63,7 +63,7 @@ class Step(NamedTuple):
 class Launch:
     """A launch that updates some tensors, to be repeated as long as their arrays stay where they are."""
 
-    def __init__(self, kernel: Kernel, tensors: Sequence[Tensor], machine: Machine) -> None:
+    def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Tensor]) -> None:
         self.machine, self.kernel, self.count = machine, kernel, len(tensors)
         self.entry, self.dtype, self.place = entry_of(kernel, tensors[0]), tensors[0].p.dtype, place(tensors[0].p)
         self.tables, self.chunks = make_tables(machine, tensors)
@@ -73,8 +73,9 @@ class Launch:
         """Take note that the gradient of tensor ``i`` lies somewhere else now."""
         self.tables[2 * self.count + i] = self.machine.address(g)
 
-    def run(self, machine: Machine, step: Step) -> None:
-        """Update the tensors, on their machine or what writes down what that is to do."""
+    def run(self, step: Step, on: Machine | None = None) -> None:
+        """Update the tensors, or let what is given write down the launch that does so."""
+        machine = on or self.machine
         if not self.chunks:
             return
         with at(self.place):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from _thread import start_new_thread
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,10 @@ def shared_out(workers: Sequence[Callable[[Any], None]], items: Sequence[Any], w
     queue = _crew(len(parts))
     if queue is None:
         return [partial(part) for part in parts]
-    gates = [Gate() for _ in parts]
+    gates = [_closed_gate() for _ in parts]
     jobs = [partial(_through, part, gate) for part, gate in zip(parts, gates, strict=True)]
-    return [*(partial(queue.put, job) for job in jobs), *(gate.waiting() for gate in gates)]
+    waiting = [partial(_python.PyThread_acquire_lock, gate, 1) for gate in gates]
+    return [*(partial(queue.put, job) for job in jobs), *waiting, partial(_closed.extend, gates)]
 
 
 def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) -> None:
@@ -88,64 +90,54 @@ def _insist(worker: Callable[[Any], None], item: Any, workspace: Workspace) -> N
         worker(item)
 
 
-def _through(part: Callable[[], None], gate: Gate) -> None:
+def _through(part: Callable[[], None], gate: Any) -> None:
     """Do a share of the work, then open the gate for who waits for it."""
     try:
         part()
     finally:
-        gate.open()
+        _python.PyThread_release_lock(gate)
 
 
 _python: Any = ctypes.CDLL(None, handle=ctypes.pythonapi._handle)
 """Python's functions in C, called without the interpreter's lock."""
 
 _python.PyThread_allocate_lock.restype = ctypes.c_void_p
-for _function in (_python.PyThread_acquire_lock, _python.PyThread_release_lock, _python.PyThread_free_lock):
-    _function.argtypes = [ctypes.c_void_p, ctypes.c_int][: 2 if _function is _python.PyThread_acquire_lock else 1]
+_python.PyThread_acquire_lock.argtypes = [ctypes.c_void_p, ctypes.c_int]
+_python.PyThread_release_lock.argtypes = [ctypes.c_void_p]
+
+_closed: list[Any] = []
+"""Gates that nobody uses."""
 
 
-class Gate:
-    """Is opened by one thread and waited for by another, in a call of C that goes on through all signals.
+def _closed_gate() -> Any:
+    """Return a gate: a lock that one thread opens and another waits for, in a call of C that goes on through signals.
 
     ``threading.Lock`` would run signal handlers while it waits, and raise what they raise.
     """
-
-    def __init__(self) -> None:
-        self._lock = ctypes.c_void_p(_python.PyThread_allocate_lock())
-        if not self._lock:
-            raise MemoryError("no memory for a lock")
-        _python.PyThread_acquire_lock(self._lock, 1)
-
-    def open(self) -> None:
-        """Let the thread pass that waits, now or later."""
-        _python.PyThread_release_lock(self._lock)
-
-    def waiting(self) -> Change:
-        """Return a change that waits until the gate is open."""
-        return partial(_python.PyThread_acquire_lock, self._lock, 1)
-
-    def __del__(self) -> None:
-        if self._lock:
-            _python.PyThread_release_lock(self._lock)
-            _python.PyThread_free_lock(self._lock)
+    with suppress(IndexError):
+        return _closed.pop()
+    gate = ctypes.c_void_p(_python.PyThread_allocate_lock())
+    if not gate:
+        raise MemoryError("no memory for a lock")
+    _python.PyThread_acquire_lock(gate, 1)
+    return gate
 
 
 class _Crew:
-    """The threads of this process, which serve one queue. They end with the process, as they are nobody's."""
+    """The threads of this process, which serve one queue. They end with the process, and nobody waits for them.
+
+    There is no lock that an interrupt could leave locked: at worst there are more threads than needed.
+    """
 
     def __init__(self) -> None:
-        self.process, self.lock = os.getpid(), Lock()
+        self.process = os.getpid()
         self.queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.members: list[Thread] = []
+        self.members: list[int] = []
 
     def grow(self, n: int) -> None:
         """Be at least ``n`` threads; RuntimeError or MemoryError if they cannot be started."""
-        with self.lock:
-            self.members = [thread for thread in self.members if thread.is_alive()]
-            while len(self.members) < n:
-                thread = Thread(target=_serve, args=(self.queue,), name="refoptim", daemon=True)
-                thread.start()
-                self.members.append(thread)
+        while len(self.members) < n:
+            self.members.append(start_new_thread(_serve, (self.queue,)))
 
 
 def _serve(queue: SimpleQueue[Callable[[], None]]) -> None:
@@ -164,8 +156,6 @@ def _crew(n: int) -> SimpleQueue[Callable[[], None]] | None:
     if _crews[0].process != os.getpid():
         _crews[0] = _Crew()
     crew = _crews[0]
-    try:
+    with suppress(RuntimeError, MemoryError):
         crew.grow(n)
-    except (RuntimeError, MemoryError):
-        return crew.queue if crew.members else None
-    return crew.queue
+    return crew.queue if crew.members else None

@@ -6,9 +6,11 @@ Nothing is imported to find out: an array tells by its type, and there is no arr
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +108,8 @@ def is_its_own(x: Array) -> bool:
 def bounds(x: Array) -> tuple[int, int]:
     """Return the first address of an array and the one behind its last; memory of all devices has one numbering."""
     if isinstance(x, np.ndarray):
-        return byte_bounds(x)
+        low = x.__array_interface__["data"][0] if x.flags.c_contiguous else 0
+        return (low, low + x.nbytes) if low else byte_bounds(x)
     low = high = int(x.data.ptr)
     if not x.size:
         return low, high
@@ -114,6 +117,13 @@ def bounds(x: Array) -> tuple[int, int]:
         return low, high + int(x.nbytes)
     reaches = [(n - 1) * step for n, step in zip(x.shape, x.strides, strict=True)]
     return low + sum(min(0, r) for r in reaches), high + sum(max(0, r) for r in reaches) + x.itemsize
+
+
+def layouts(arrays: Sequence[Array]) -> list[Any]:
+    """Return what says how arrays lie in their memory and whether they can be written to; setting any of it shows."""
+    own = all(isinstance(x, np.ndarray) for x in arrays)
+    flags = ("flags.num",) if own else ("flags.c_contiguous", "flags.f_contiguous", "strides")
+    return [list(map(attrgetter(name), arrays)) for name in ("shape", "dtype", *flags)]
 
 
 def share_memory(x: Array, y: Array) -> bool:
@@ -129,13 +139,23 @@ def share_memory(x: Array, y: Array) -> bool:
 def sharing(arrays: Sequence[Array]) -> tuple[int, int] | None:
     """Return the numbers of two arrays that share memory, if there are such."""
     reaching: list[tuple[int, int]] = []
-    for low, high, i in sorted((*bounds(x), i) for i, x in enumerate(arrays) if x.size):
+    for low, high, i in sorted((*bounds(arrays[i]), i) for i in _suspects(arrays)):
         reaching = [(end, j) for end, j in reaching if end > low]
         for _, j in reaching:
             if share_memory(arrays[j], arrays[i]):
                 return j, i
         reaching.append((high, i))
     return None
+
+
+def _suspects(arrays: Sequence[Array]) -> list[int]:
+    """Return the numbers of the arrays that look at memory which may not be theirs alone."""
+    owners = list(map(owner, arrays))
+    many = Counter(map(id, owners))
+    foreign = not all(map(is_its_own, owners))
+    if len(many) == len(owners) and not foreign:
+        return []
+    return [i for i, x in enumerate(owners) if (foreign or many[id(x)] > 1) and arrays[i].size]
 
 
 def plain(x: Array) -> Array:

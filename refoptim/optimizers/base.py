@@ -17,9 +17,9 @@ import numpy as np
 from .. import engines
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
-from ..numerics.array_types import fill, is_array, is_writable
+from ..numerics.array_types import is_array, is_writable, place, plain
 from ..step import state_dict as states
-from ..step.changes import Change, make
+from ..step.changes import Change, make, there
 from ..step.counter import Counter, recounted
 from ..step.groups import Group, Params, as_groups, check_members, make_group
 from ..step.hooks import (
@@ -248,14 +248,7 @@ class Optimizer(Rule):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or fill them with zeros."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none or not is_array(p.grad):
-                    p.grad = None
-                elif is_writable(p.grad):
-                    fill(p.grad, 0)
-                else:
-                    p.grad = np.zeros_like(p.grad)
+        make([x for group in self.param_groups for p in group["params"] for x in _forgetting(p, set_to_none)])
 
     def state_dict(self) -> StateDict:
         """Return a copy of the state and the settings, in torch's layout.
@@ -360,6 +353,15 @@ class Optimizer(Rule):
             settings = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
             blocks.append(f"Parameter Group {i}\n{''.join(settings)}")
         return f"{type(self).__name__} (\n" + "\n".join(blocks) + ")"
+
+
+def _forgetting(p: Parameter, set_to_none: bool) -> list[Change]:
+    """Return what forgets the gradient of a parameter, or fills it with zeros."""
+    if set_to_none or not is_array(p.grad):
+        return [partial(setattr, p, "grad", None)]
+    if is_writable(p.grad):
+        return there(place(p.grad), [partial(setitem, plain(p.grad), ..., 0)])
+    return [partial(setattr, p, "grad", np.zeros_like(p.grad))]
 
 
 def hyperparameters(cls: type) -> set[str]:

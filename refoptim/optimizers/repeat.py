@@ -18,6 +18,7 @@ import numpy as np
 from ..engines import steps
 from ..engines.launches import Launch, Step
 from ..engines.machine import Recorder
+from ..numerics.array_types import layouts
 from ..step.changes import Change, for_all, there
 from ..step.groups import Group
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
@@ -52,13 +53,15 @@ class Repeat:
         self.memory = Memory(self.data)
         self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
         kept = [x for part in self.parts for column in part.arrays.values() for x in column]
-        self.writable = [x for x in self.data + kept if hasattr(x.flags, "writeable")]
-        self.pins = list(map(ref, self.writable))  # NumPy resizes no array that has a weak reference
+        self.written = self.data + kept
+        self.layouts = layouts(self.written)
+        self.pins = [ref(x) for x in self.written if isinstance(x, np.ndarray)]  # NumPy resizes no array that has one
         self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
         self.missing = self.numbers.count(None)
         self.grads = [_nothing if number is None else number[0].grads[number[1]] for number in self.numbers]
+        self.forms = _forms([x for x in (reference() for reference in self.grads) if x is not None])
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
@@ -78,7 +81,7 @@ class Repeat:
             and all(map(is_, members, self.members))
             and all(map(is_, map(attrgetter("data"), members), self.data))
             and list(map(attrgetter("master"), members)) == self.masters
-            and all(map(attrgetter("flags.writeable"), self.writable))
+            and layouts(self.written) == self.layouts
             and all(part.same(state, terms) for part in self.parts)
         )
 
@@ -97,7 +100,7 @@ class Repeat:
             part, number = self.numbers[i]  # type: ignore[misc]
             self.grads[i] = ref(now[i])
             part.launch.move_gradient(number, now[i])
-        return True
+        return _forms([x for x in now if x is not None]) == self.forms
 
     def _fits(self, i: int, grad: Any) -> bool:
         """Tell whether a new gradient is one piece of memory that the kernel can take as it is."""
@@ -169,7 +172,7 @@ class _Part:
         bucket, launch = self.bucket, self.launch
         self.recorder = Recorder(launch.machine)  # keeps what the launch uses
         step = step or steps.counted(self.recorder, launch.kernel, bucket, scaling, self.dtype)
-        launch.run(self.recorder, step)
+        launch.run(step, self.recorder)
         changes = there(launch.place, self.recorder.changes)
         if bucket.counted:
             return changes
@@ -181,6 +184,12 @@ class _Part:
 
 def _members(groups: Iterable[Group]) -> list[Any]:
     return list(chain.from_iterable(map(itemgetter("params"), groups)))
+
+
+def _forms(grads: Sequence[Any]) -> list[Any]:
+    """Return what is the same for all gradients that can take the place of one another."""
+    names = ("shape", "dtype", "flags.c_contiguous", "flags.f_contiguous")
+    return [list(map(attrgetter(name), grads)) for name in names]
 
 
 def _sizes(groups: Iterable[Group]) -> list[tuple[type, int]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..numerics import array_types as types
 from ..numerics.arith import Array
-from ..numerics.array_types import is_its_own, owner
 from .parameter import Parameter, as_parameter, is_one_array
 
 Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
@@ -123,14 +121,4 @@ def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
     for i, p in enumerate(params):
         if first.setdefault(id(p), i) != i:
             return first[id(p)], i
-    suspects = _suspects(params)
-    pair = types.sharing([params[i].data for i in suspects])
-    return pair and (suspects[pair[0]], suspects[pair[1]])
-
-
-def _suspects(params: Sequence[Parameter]) -> list[int]:
-    """Return the numbers of the parameters that look at memory which may not be theirs alone."""
-    owners = [owner(p.data) for p in params]
-    many = Counter(map(id, owners))
-    foreign = not all(map(is_its_own, owners))
-    return [i for i, x in enumerate(owners) if (foreign or many[id(x)] > 1) and params[i].data.size]
+    return types.sharing([p.data for p in params])

@@ -40,11 +40,7 @@ class Parameter:
         self.data = as_array(data)
         storage(self.data.dtype)
         check_writable(self.data)
-        if overlaps_itself(self.data):
-            raise ValueError(
-                f"optimizer can only optimize arrays whose elements do not share memory, but one of the params has "
-                f"shape {self.shape} and strides {self.data.strides}"
-            )
+        check_no_overlap("one of the params", self.data)
         if grad is not None:
             as_gradient(grad, self.data)
         if not isinstance(master, bool):
@@ -124,6 +120,15 @@ def overlaps_itself(x: Array) -> bool:
             return True
         reach += step * (n - 1)
     return False
+
+
+def check_no_overlap(name: str, x: Array) -> None:
+    """Raise ValueError if elements of the array ``x`` share memory."""
+    if not (x.flags.c_contiguous or x.flags.f_contiguous) and overlaps_itself(x):
+        raise ValueError(
+            f"optimizer can only optimize arrays whose elements do not share memory, but {name} has shape {x.shape} "
+            f"and strides {x.strides}"
+        )
 
 
 def check_writable(x: Array) -> None:

@@ -22,7 +22,7 @@ from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import HOST, Place, copied, place
 from .counter import Counter
 from .groups import Group
-from .parameter import Parameter, as_gradient, check_writable, is_one_array
+from .parameter import Parameter, as_gradient, check_no_overlap, check_writable, is_one_array
 from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars, unread
 from .scaling import Scaling
 from .sparse import SparseGrad
@@ -83,8 +83,10 @@ def make_plan(
     rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None, terms: Terms
 ) -> list[Bucket]:
     """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
-    memory = Memory([p.data for p in parameters(groups)])
-    return _buckets(rule, groups, state, gradients(groups, grads), memory, terms)
+    params = parameters(groups)
+    plan = _buckets(rule, groups, state, gradients(groups, grads), Memory([p.data for p in params]), terms)
+    _check_apart(params, plan)
+    return plan
 
 
 def parameters(groups: Sequence[Group]) -> list[Parameter]:
@@ -118,6 +120,25 @@ def _buckets(
                 plan.add(j, p, grad, state.get(p, {}))
         buckets += plan.buckets.values()
     return buckets
+
+
+def _check_apart(params: Sequence[Parameter], plan: Sequence[Bucket]) -> None:
+    """Raise ValueError if arrays that are written share memory: what they come to would depend on the order."""
+    tasks = [task for bucket in plan for task in bucket.tasks]
+    kept = [x for task in tasks for x in (*task.arrays.values(), task.master) if x is not None]
+    arrays = [*(p.data for p in params), *kept]
+    pair = types.sharing(arrays)
+    if pair is None:
+        return
+    names = [p.name or f"parameter {i}" for i, p in enumerate(params)]
+    number = {id(p): name for p, name in zip(params, names, strict=True)}
+    names += [
+        f"the state {name} of {number[id(task.parameter)]}"
+        for task in tasks
+        for name, x in (*task.arrays.items(), ("master", task.master))
+        if x is not None
+    ]
+    raise ValueError(f"parameters and state must not share memory, but {names[pair[0]]} and {names[pair[1]]} do")
 
 
 def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list[Any]]:
@@ -273,6 +294,7 @@ def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
     if type(data) is not np.ndarray and not types.is_array(data):
         raise TypeError(f"the data must be a NumPy or CuPy array, got {type(data).__name__}")
     check_writable(data)
+    check_no_overlap("the data", data)
     grad = as_gradient(grad, data)
     return deepcopy(grad) if memory and grad in memory else grad
 
@@ -315,15 +337,15 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
         if x is None:
             x = filled(data, shape, fill or 0.0)
             unmade |= fill is None
-        elif not _are_numpys(x, data) or x.shape != shape or x.dtype != data.dtype or not x.flags.writeable:
+        elif not _is_simple(x, data) or x.shape != shape or x.dtype != data.dtype:
             check_state(name, x, shape, data)
         kept[name] = x
     return kept, unmade
 
 
-def _are_numpys(x: Any, data: Array) -> bool:
-    """Tell whether two arrays are NumPy's own, which need no closer look at where they lie."""
-    return type(x) is np.ndarray and type(data) is np.ndarray
+def _is_simple(x: Any, data: Array) -> bool:
+    """Tell whether two arrays are NumPy's own and the first can be written to, so that it needs no closer look."""
+    return type(x) is np.ndarray and type(data) is np.ndarray and x.flags.carray
 
 
 def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array, dtype: DType | None = None) -> None:
@@ -335,6 +357,7 @@ def check_state(name: str, x: Any, shape: tuple[int, ...], data: Array, dtype: D
         raise ValueError(f"the state {name} must be writable, but it is read-only")
     if x.shape != shape or x.dtype != dtype:
         raise ValueError(f"the state {name} must have shape {shape} and dtype {dtype}, got {x.shape} and {x.dtype}")
+    check_no_overlap(f"the state {name}", x)
 
 
 def filled(like: Array, shape: tuple[int, ...], value: float) -> Array:

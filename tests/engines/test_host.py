@@ -150,7 +150,7 @@ def test_kernels_run_and_not_the_reference(name: str, monkeypatch: pytest.Monkey
     def run(*arguments: Any, **more: Any) -> None:
         raise AssertionError("the reference was run")
 
-    monkeypatch.setattr(reference, "run", run)
+    monkeypatch.setattr(reference, "prepare", run)
     x = normal(0, 6, 3)
     optimizer = make(name, [x], fused=True)
     before = x.copy()
@@ -175,8 +175,8 @@ def test_a_thousand_tensors_take_one_launch(monkeypatch: pytest.MonkeyPatch) -> 
     params = [numbers(rng, (int(rng.integers(0, 40)),), "float32") for _ in range(1000)]
     one, other = pair("Adam", params, **SETTINGS["Adam"])
     launches = []
-    launch = Host.launch
-    monkeypatch.setattr(Host, "launch", lambda *x, **more: launches.append(x[2]) or launch(*x, **more))  # type: ignore[func-returns-value]
+    launching = Host.launching
+    monkeypatch.setattr(Host, "launching", lambda *x, **more: launches.append(x[2]) or launching(*x, **more))  # type: ignore[func-returns-value]
     for _ in range(3):
         step(one, other, [numbers(rng, x.shape, "float32") for x in params])
     assert_same_runs(one, other)

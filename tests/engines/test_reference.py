@@ -335,7 +335,8 @@ def test_a_replayed_rule_is_the_rule(dtype: str) -> None:
     rng = np.random.default_rng(1)
     for seed in range(150):
         rule = drawn_rule(seed, arith.arithmetic(kind).type)
-        update = trace(rule, [kind] * 4, [0, 2, 3], unmade=False).runner(40)
+        program = trace(rule, [kind] * 4, [0, 2, 3], unmade=False)
+        update = program.runner([np.empty(40, x) for x in program.buffers])
         for n in (40, 40, 23):
             operands = [gradient(rng, (n,), dtype) for _ in range(4)]
             operands[rng.integers(4)][:3] = [np.inf, np.nan, -0.0]
@@ -349,10 +350,10 @@ def test_a_replayed_rule_is_the_rule(dtype: str) -> None:
 
 
 FORK = """
-import os, signal, threading, time
+import os, signal, time
 import numpy as np
 import refoptim
-from refoptim.engines import blocks
+from refoptim.engines import blocks, threads
 
 def step(p):
     optimizer.step(grads=[np.full_like(p, 0.25)])
@@ -363,7 +364,7 @@ p = np.linspace(-1, 1, 30 * blocks.CHUNK, dtype=np.float32)
 optimizer = refoptim.Adam([p], lr=0.1)
 for _ in range(50):
     step(p)
-    if sum(thread.name.startswith("refoptim") for thread in threading.enumerate()) == 3:
+    if len(threads._crews[0].members) == 3:
         break
 time.sleep(0.1)  # until the threads wait for more
 receive, send = os.pipe()

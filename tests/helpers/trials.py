@@ -1,0 +1,254 @@
+"""Things that must be done whole or not at all, each with a way to see what there is before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import refoptim
+from helpers.pictures import frozen
+from helpers.rooms import DENSE, NAMES, SETTINGS, gradient, make, normal
+from refoptim import Parameter
+
+SHAPES = [(4, 3), (2, 5), (6, 2), (3, 3)]
+LONG = [(37, 5), (2, 5), (41, 4), (9, 9)]
+
+
+@dataclass
+class Trial:
+    """What is tried; ``look`` tells all that it changes, in a form that another trial's can be compared with."""
+
+    act: Callable[[], Any]
+    look: Callable[[], Any]
+
+
+Make = Callable[[], Trial]
+
+
+def held(optimizer: Any) -> Any:
+    """Return what an optimizer holds, parameters by their places; a state without entries is none."""
+    members = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = [{key: x for key, x in group.items() if key != "params"} for group in optimizer.param_groups]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    state = [frozen(optimizer.state.get(p) or {}) for p in members]
+    strange = [key for key, values in optimizer.state.items() if values and key not in members]
+    return frozen([p.data for p in members]), state, repr(groups), sizes, strange
+
+
+def grouped(name: str, shapes: list[tuple[int, ...]], dtype: str = "float32", **settings: Any) -> Any:
+    """Return an optimizer of two groups, the second with a setting of its own."""
+    master = settings.pop("master", False)
+    params = [Parameter(normal(i, *shape, dtype=dtype), master=master) for i, shape in enumerate(shapes)]
+    return make(name, [{"params": params[:2]}, {"params": params[2:], "lr": 0.011}], **settings)
+
+
+def grads(optimizer: Any, name: str, k: int) -> list[Any]:
+    members = [p for group in optimizer.param_groups for p in group["params"]]
+    return [gradient(name, 10 * k + i, p.data) for i, p in enumerate(members)]
+
+
+def step(name: str, before: int, shapes: list[tuple[int, ...]], **settings: Any) -> Trial:
+    """A step after ``before`` others."""
+    optimizer = grouped(name, shapes, **settings)
+
+    def act() -> None:
+        optimizer.step(grads=grads(optimizer, name, 5))
+
+    for _ in range(before):
+        act()
+    return Trial(act, lambda: held(optimizer))
+
+
+def minimization(name: str, before: int, **settings: Any) -> Trial:
+    """A step of an optimizer that calls a closure."""
+    params = [Parameter(normal(i, *shape)) for i, shape in enumerate(SHAPES)]
+    optimizer = getattr(refoptim, name)(params, lr=0.3, max_iter=4, **settings)
+
+    def closure() -> float:
+        for p in params:
+            p.grad = p.data * p.data * p.data - p.data
+        return float(sum(((p.data * p.data / 2 - 1) * (p.data * p.data / 2)).sum() for p in params))
+
+    for _ in range(before):
+        optimizer.step(closure)
+    return Trial(lambda: optimizer.step(closure), lambda: held(optimizer))
+
+
+def loading(name: str) -> Trial:
+    """Loading a state dict into an optimizer that has another state."""
+    optimizer, other = grouped(name, SHAPES), grouped(name, SHAPES, lr=0.5)
+    for one, steps in ((optimizer, 1), (other, 3)):
+        for k in range(steps):
+            one.step(grads=grads(one, name, k))
+    saved = other.state_dict()
+    return Trial(lambda: optimizer.load_state_dict(saved), lambda: held(optimizer))
+
+
+def adding(name: str) -> Trial:
+    """Adding a group."""
+    optimizer = grouped(name, SHAPES)
+    optimizer.step(grads=grads(optimizer, name, 0))
+
+    def act() -> None:
+        optimizer.add_param_group({"params": [normal(7, 3, 2), normal(8, 2, 3)], "lr": 0.5})
+
+    return Trial(act, lambda: held(optimizer))
+
+
+def clipping(fused: bool) -> Trial:
+    """Clipping gradients of two dtypes."""
+    params = [Parameter(normal(i, 40, 3, dtype=d)) for i, d in enumerate(["float32", "float64", "float32", "float16"])]
+    for p in params:
+        p.grad = p.data * 3
+
+    def act() -> None:
+        refoptim.clip_grad.clip_grad_norm_(params, 1.0, fused=fused)
+
+    return Trial(act, lambda: frozen([p.grad for p in params]))
+
+
+def zeroing(set_to_none: bool) -> Trial:
+    """Forgetting gradients."""
+    optimizer = grouped("Adam", SHAPES)
+    members = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in members:
+        p.grad = p.data * 2
+    return Trial(lambda: optimizer.zero_grad(set_to_none), lambda: frozen([p.grad for p in members]))
+
+
+def averaging(before: int, **settings: Any) -> Trial:
+    """Taking weights into an average."""
+    model = {"w": normal(1, 40, 3), "b": normal(2, 3), "half": normal(3, 7, dtype="float16"), "n": np.array(3)}
+    averaged = refoptim.swa_utils.AveragedModel(model, **settings)
+
+    def act() -> None:
+        for x in model.values():
+            x *= 2
+        averaged.update_parameters(model)
+
+    for _ in range(before):
+        act()
+    return Trial(lambda: averaged.update_parameters(model), lambda: frozen(averaged.state_dict()))
+
+
+def loading_an_average() -> Trial:
+    model = {"w": normal(1, 40, 3), "half": normal(3, 7, dtype="float16")}
+    averaged, other = (refoptim.swa_utils.AveragedModel(model) for _ in range(2))
+    averaged.update_parameters(model)
+    for _ in range(3):
+        other.update_parameters({"w": normal(5, 40, 3), "half": normal(6, 7, dtype="float16")})
+    saved = other.state_dict()
+    return Trial(lambda: averaged.load_state_dict(saved), lambda: frozen(averaged.state_dict()))
+
+
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "LambdaLR": lambda o: refoptim.lr_scheduler.LambdaLR(o, [lambda e: 1 - e / 10, lambda e: 1 / (e + 1)]),
+    "MultiplicativeLR": lambda o: refoptim.lr_scheduler.MultiplicativeLR(o, lambda e: 0.9),
+    "StepLR": lambda o: refoptim.lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: refoptim.lr_scheduler.MultiStepLR(o, [1, 3]),
+    "ConstantLR": lambda o: refoptim.lr_scheduler.ConstantLR(o, total_iters=2),
+    "LinearLR": lambda o: refoptim.lr_scheduler.LinearLR(o),
+    "ExponentialLR": lambda o: refoptim.lr_scheduler.ExponentialLR(o, 0.9),
+    "PolynomialLR": lambda o: refoptim.lr_scheduler.PolynomialLR(o, 6),
+    "CosineAnnealingLR": lambda o: refoptim.lr_scheduler.CosineAnnealingLR(o, 7),
+    "CosineAnnealingWarmRestarts": lambda o: refoptim.lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
+    "CyclicLR": lambda o: refoptim.lr_scheduler.CyclicLR(o, [0.1, 0.2], 0.5, 3),
+    "OneCycleLR": lambda o: refoptim.lr_scheduler.OneCycleLR(o, [0.3, 0.5], 20),
+    "ReduceLROnPlateau": lambda o: refoptim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    "SWALR": lambda o: refoptim.swa_utils.SWALR(o, [0.3, 0.2]),
+    "SequentialLR": lambda o: refoptim.lr_scheduler.SequentialLR(
+        o, [SCHEDULERS["ConstantLR"](o), SCHEDULERS["CosineAnnealingLR"](o)], [2]
+    ),
+    "ChainedScheduler": lambda o: refoptim.lr_scheduler.ChainedScheduler(
+        [SCHEDULERS["ExponentialLR"](o), SCHEDULERS["StepLR"](o)]
+    ),
+}
+
+
+def scheduled(optimizer: Any, scheduler: Any) -> Any:
+    state = scheduler.state_dict() if scheduler else None
+    return repr([{k: x for k, x in group.items() if k != "params"} for group in optimizer.param_groups]), repr(state)
+
+
+def scheduling(name: str, before: int) -> Trial:
+    """A step of a scheduler."""
+    optimizer = grouped("SGD", SHAPES)
+    scheduler = SCHEDULERS[name](optimizer)
+    optimizer.step(grads=grads(optimizer, "SGD", 0))
+    arguments = [1.0] if name == "ReduceLROnPlateau" else []
+    for _ in range(before):
+        scheduler.step(*arguments)
+    return Trial(lambda: scheduler.step(*arguments), lambda: scheduled(optimizer, scheduler))
+
+
+def loading_a_schedule(name: str) -> Trial:
+    optimizer, other = (grouped("SGD", SHAPES) for _ in range(2))
+    scheduler, further = SCHEDULERS[name](optimizer), SCHEDULERS[name](other)
+    other.step(grads=grads(other, "SGD", 0))
+    for _ in range(3):
+        further.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+    saved = further.state_dict()
+    return Trial(lambda: scheduler.load_state_dict(saved), lambda: scheduled(optimizer, scheduler))
+
+
+def beginning_a_schedule(name: str) -> Trial:
+    optimizer = grouped("SGD", SHAPES)
+    return Trial(lambda: SCHEDULERS[name](optimizer), lambda: scheduled(optimizer, None))
+
+
+def swapping() -> Trial:
+    """Lending an optimizer other parameters, and taking them back."""
+    optimizer, other = grouped("Adam", SHAPES), grouped("Adam", SHAPES, lr=0.5)
+    for one in (optimizer, other):
+        one.step(grads=grads(one, "Adam", 0))
+    saved = other.state_dict()
+    lent = {str(i): normal(i, *shape) for i, shape in enumerate(SHAPES)}
+
+    def act() -> None:
+        with refoptim.optimizers.swap.swap_in_optimizer_params_and_state(optimizer, lent, saved):
+            pass
+
+    return Trial(act, lambda: held(optimizer))
+
+
+def steps() -> Iterator[tuple[str, Make]]:
+    """Steps of every optimizer on every engine of this computer."""
+    for name in NAMES:
+        for k in (0, 2):
+            yield f"{name}, step {k + 1}", partial(step, name, k, SHAPES)
+            yield f"{name}, step {k + 1}, kernels", partial(step, name, k, SHAPES, fused=True)
+        yield f"{name}, threads", partial(step, name, 2, LONG)
+        yield f"{name}, master", partial(step, name, 2, SHAPES, dtype="float16", master=True)
+        yield f"{name}, master, kernels", partial(step, name, 2, SHAPES, dtype="float16", master=True, fused=True)
+        if name in DENSE and name not in ("Adafactor", "Muon"):
+            yield f"{name}, differentiable", partial(step, name, 2, SHAPES, differentiable=True)
+    for name in ("LBFGS", "ConjugateGradient"):
+        for fused in (None, True):
+            yield f"{name}, fused={fused}", partial(minimization, name, 1, fused=fused)
+
+
+def others() -> Iterator[tuple[str, Make]]:
+    """Everything else that must be done whole or not at all."""
+    for name in SETTINGS:
+        yield f"{name}, load_state_dict", partial(loading, name)
+        yield f"{name}, add_param_group", partial(adding, name)
+    for name in SCHEDULERS:
+        yield f"{name}, step", partial(scheduling, name, 1)
+        yield f"{name}, load_state_dict", partial(loading_a_schedule, name)
+        yield f"{name}, made", partial(beginning_a_schedule, name)
+    for fused in (False, True):
+        yield f"clip_grad_norm_, fused={fused}", partial(clipping, fused)
+        yield f"zero_grad({fused})", partial(zeroing, fused)
+        form = refoptim.swa_utils.get_ema_avg_fn(0.9, fused=fused)
+        yield f"AveragedModel, fused={fused}", partial(averaging, 2, avg_fn=form)
+    yield "AveragedModel, first", partial(averaging, 0)
+    yield "AveragedModel, multi", partial(averaging, 2, multi_avg_fn=refoptim.swa_utils.get_swa_multi_avg_fn())
+    yield "AveragedModel, load_state_dict", loading_an_average
+    yield "swap_in_optimizer_params_and_state", swapping
+
+
+TRIALS: dict[str, Make] = {**dict(steps()), **dict(others())}
