@@ -23,7 +23,7 @@ from refoptim.numerics.arith import Array
 from . import cases, generate, tasks
 from .cases import Case
 from .record import provenance
-from .strict import MAX_BYTES, MAX_HEADER, WORD, GoldenError, Layout, check_size, parse, read_bytes, require, shown
+from .strict import MAX_BYTES, MAX_HEADER, WORD, GoldenError, Layout, check_size, read_bytes, read_json, require, shown
 from .verify import EXACT, Tolerance, Verdict, compare
 from .words import from_words, layout_of, read_word, to_words
 
@@ -217,7 +217,7 @@ def judge(
     Raises:
         GoldenError: the folder holds no suite, one of another version, or one whose inputs this version does not make.
     """
-    listed = {(entry["case"], entry["dtype"]): entry["sha256"] for entry in _table(folder)}
+    listed = {(entry["case"], entry["dtype"]): entry["sha256"] for entry in entries(folder)}
     chosen = [run for run in runs(patterns, dtypes) if (run.case.id, run.dtype) in listed]
     require(bool(chosen), f"{folder.name} holds no case that was asked for")
     for run in chosen:
@@ -228,10 +228,10 @@ def judge(
         yield _judged(folder / run.folder, tensors, tolerance)
 
 
-def _table(folder: Path) -> list[dict[str, Any]]:
+def entries(folder: Path) -> list[dict[str, Any]]:
     """Read the list of cases of a suite."""
     require(folder.is_dir(), f"{folder.name} is no folder")
-    suite = parse(read_bytes(folder / "suite.json", MAX_HEADER), "suite.json")
+    suite = read_json(folder / "suite.json", MAX_HEADER)
     require(isinstance(suite, dict) and suite.get("format") == FORMAT, "suite.json is no suite of refoptim")
     version = suite.get("schema")
     require(

@@ -18,7 +18,7 @@ from refoptim.formats.files import replace
 from refoptim.numerics.arith import Array
 
 from . import npz, safetensors, text
-from .strict import MAX_TENSORS, MAX_TEXT, GoldenError, layout, parse, read_bytes, require, shown
+from .strict import MAX_TENSORS, GoldenError, layout, read_json, require, shown
 from .words import digest, from_hex, to_hex
 
 FORMAT = "refoptim trajectory"
@@ -46,10 +46,12 @@ def _encode_json(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> byt
 
 
 def _decode_json(path: Path) -> tuple[Any, dict[str, Array]]:
-    header = parse(read_bytes(path, MAX_TEXT), path.name)
+    header = read_json(path)
     table = header.pop("tensors", None) if isinstance(header, dict) else None
     require(isinstance(table, dict) and len(table) <= MAX_TENSORS, f"{path.name} has no object 'tensors'")
-    return header, {name: _from_json(x, f"{path.name}: {shown(name)}") for name, x in dict(table or {}).items()}
+    assert isinstance(table, dict)
+    # each text goes as soon as it is an array
+    return header, {name: _from_json(table.pop(name), f"{path.name}: {shown(name)}") for name in [*table]}
 
 
 def _from_json(entry: Any, where: str) -> Array:
@@ -83,12 +85,14 @@ def format_of(path: Path) -> str:
     return SUFFIXES[path.suffix.lower()]
 
 
-def write(path: Path, trajectory: Trajectory, form: str | None = None) -> None:
-    """Write a trajectory in a format, by default that of the file's suffix."""
+def write(path: Path, trajectory: Trajectory, form: str | None = None) -> bytes:
+    """Write a trajectory in a format, by default that of the file's suffix; return what was written."""
     header, tensors = trajectory
     full = {"format": FORMAT, "schema": SCHEMA, **header}
     full["sha256"] = digest(full, tensors)
-    replace(path, ENCODERS[form or format_of(path)](full, tensors))
+    data = ENCODERS[form or format_of(path)](full, tensors)
+    replace(path, data)
+    return data
 
 
 def read(path: Path) -> Trajectory:
@@ -120,6 +124,7 @@ def _checked(header: Any, tensors: dict[str, Array], where: str) -> Trajectory:
     altered = f"{where} was altered after it was made: its sha256 is wrong (leave it out of a file of your own)"
     require(found is None or found == digest(header, tensors), altered)
     require(isinstance(header.get("case"), dict), f"{where} does not say in 'case' what was run")
+    require(isinstance(header.get("provenance", {}), dict), f"{where} has a 'provenance' that is no object")
     return Trajectory({key: x for key, x in header.items() if key not in ("format", "schema")}, tensors)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from refoptim.formats.files import replace
 
 from .cases import SCHEMA as SCHEMA
-from .strict import MAX_TEXT, parse, read_bytes, shown
+from .strict import read_json, require, shown
 from .strict import GoldenError as GoldenError
 
 WITNESSES = ("torch-ieee", "torch-installed", "reference")
@@ -24,6 +24,8 @@ WITNESSES = ("torch-ieee", "torch-installed", "reference")
 
 FRAME_DEPTH = 5
 """How deep a golden is broken into lines: the frame of a recorded step fills one."""
+
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 KEYS = {"schema", "optimizer", "provenance", "trajectories", "checksum"}
 
@@ -35,20 +37,31 @@ def folder() -> Path:
 
 def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:
     """Read a golden file that holds ``keys``, or raise GoldenError if it is cut off, of another version, or altered."""
-    golden = parse(read_bytes(path, MAX_TEXT), path.name)
+    golden = read_json(path)
     if not isinstance(golden, dict) or set(golden) != keys:
         raise GoldenError(f"{path.name} is no golden: it must hold {sorted(keys)}")
     if type(golden["schema"]) is not int or golden["schema"] != SCHEMA:
         raise GoldenError(f"{path.name} has schema {shown(golden['schema'])}, expected {SCHEMA}")
     if golden["checksum"] != checksum(golden):
         raise GoldenError(f"{path.name} was altered after it was recorded: its checksum is wrong")
+    require(isinstance(golden["provenance"], dict), f"{path.name} has a provenance that is no object")
+    _check_trajectories(golden.get("trajectories", []), path.name)
     return golden
+
+
+def _check_trajectories(entries: Any, where: str) -> None:
+    require(isinstance(entries, list), f"{where} has trajectories that are no list")
+    for entry in entries:
+        texts = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("case", "dtype", "sha256"))
+        require(texts and isinstance(entry.get("steps"), dict), f"{where} has an entry that is no trajectory")
 
 
 def checksum(golden: Mapping[str, Any]) -> str:
     """Return the SHA-256 of everything but the checksum, as JSON with sorted keys and no spaces."""
-    contents = {key: x for key, x in golden.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(contents, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    found = hashlib.sha256()
+    for piece in CANONICAL.iterencode({key: x for key, x in golden.items() if key != "checksum"}):
+        found.update(piece.encode())
+    return found.hexdigest()
 
 
 def write(path: Path, golden: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ import json
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,8 +43,8 @@ END = struct.Struct("<4s4H2LH")
 
 MAX_DIRECTORY = 1 << 20
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, ValueError)
-"""What zipfile raises on what it cannot read."""
+MAX_UNPACKED = 1 << 24
+"""How many bytes more than it has itself a file may unpack to."""
 
 
 def encode(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
@@ -74,16 +73,16 @@ def _npy(x: Array) -> bytes:
 
 def decode(path: Path) -> tuple[Any, dict[str, Array]]:
     """Read a file."""
-    check_size(path, MAX_BYTES + MAX_HEADER)
+    size = check_size(path, MAX_BYTES + MAX_HEADER)
     try:
         with path.open("rb") as file:
             _check_directory(file, path.name)
             with zipfile.ZipFile(file) as archive:
-                return _contents(archive, path.name)
-    except GoldenError:
+                return _contents(archive, size, path.name)
+    except (GoldenError, ImportError):
         raise
-    except DAMAGE as error:
-        raise GoldenError(f"{path.name} is damaged: {shown(str(error))}") from None
+    except Exception as error:  # of damaged files zipfile raises errors of a dozen kinds
+        raise GoldenError(f"{path.name} is damaged: {shown(str(error) or type(error).__name__)}") from None
 
 
 def _check_directory(file: BinaryIO, where: str) -> None:
@@ -97,11 +96,13 @@ def _check_directory(file: BinaryIO, where: str) -> None:
     require(entries <= MAX_TENSORS and length <= MAX_DIRECTORY, f"{where} has too many members")
 
 
-def _contents(archive: zipfile.ZipFile, where: str) -> tuple[Any, dict[str, Array]]:
+def _contents(archive: zipfile.ZipFile, size: int, where: str) -> tuple[Any, dict[str, Array]]:
     members = archive.infolist()
     names = [member.filename for member in members]
     require(len(set(names)) == len(names), f"{where} has two members of one name")
-    require(sum(x.file_size for x in members) <= MAX_BYTES + MAX_HEADER, f"{where} unpacks to more than can be read")
+    total = sum(x.file_size for x in members)
+    limit = f"{total} bytes, and at most {MAX_UNPACKED} more than the {size} that it has itself can be"
+    require(total <= size + MAX_UNPACKED, f"{where} unpacks to more than can be read: {limit}")
     plain = all(x.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for x in members)
     require(plain and not any(x.flag_bits & 1 for x in members), f"{where} is encrypted, or compressed in a rare way")
     require("header.json" in names, f"{where} has no header.json")

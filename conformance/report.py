@@ -6,13 +6,14 @@ that name known deviations, and the versions. Every text is escaped; there is no
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
-from refoptim.formats.files import replace
+from refoptim.formats.files import replace, require_folder
+from refoptim.formats.visible import visible
 
 from .cases import flags
 from .run import DEVIATES, ERROR, FAILS, HOLDS, MEASURED, NOT_RUN, PASSES, Result, in_ulps
@@ -98,7 +99,7 @@ def page(results: Sequence[Result], versions: Versions, command: str = "refoptim
     kind = "good" if all(r.ok for r in results) else "bad"
     body = [
         f"<h1>Conformance</h1><p class='{kind}'>{verdict(results).capitalize()}.</p>",
-        f"<p><code>{escape(command)}</code></p>",
+        f"<p><code>{_text(command)}</code></p>",
         _versions(versions),
         "<h2>Optimizer × storage × implementation</h2>",
         _matrix(results),
@@ -112,7 +113,7 @@ def page(results: Sequence[Result], versions: Versions, command: str = "refoptim
 
 def _versions(versions: Versions) -> str:
     rows = [
-        f"<li>{escape(name)}: {escape(', '.join(f'{key} {x}' for key, x in found.items()))}</li>"
+        f"<li>{_text(name)}: {_text(', '.join(f'{key} {x}' for key, x in found.items()))}</li>"
         for name, found in versions.items()
     ]
     return f"<ul>{''.join(rows)}</ul>"
@@ -120,18 +121,18 @@ def _versions(versions: Versions) -> str:
 
 def _matrix(results: Iterable[Result]) -> str:
     columns, rows = matrix(results)
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("optimizer", "storage", *columns))
+    head = "".join(f"<th>{_text(name)}</th>" for name in ("optimizer", "storage", *columns))
     lines = []
     for (optimizer, dtype), cells in rows.items():
         line = "".join(_cell(cells.get(name)) for name in columns)
-        lines.append(f"<tr><td>{escape(optimizer)}</td><td>{escape(dtype)}</td>{line}</tr>")
+        lines.append(f"<tr><td>{_text(optimizer)}</td><td>{_text(dtype)}</td>{line}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "<td class='none'></td>"
-    return f"<td class='{CLASSES[cell.outcome]}'>{escape(cell.text)}</td>"
+    return f"<td class='{CLASSES[cell.outcome]}'>{_text(cell.text)}</td>"
 
 
 def _notable(results: Sequence[Result]) -> list[Result]:
@@ -142,20 +143,20 @@ def _notable(results: Sequence[Result]) -> list[Result]:
 
 
 def _section(r: Result) -> str:
-    name = escape(f"{r.case}, {r.dtype}, {column(r)}")
-    title = f"{name}: <span class='{CLASSES[r.outcome]}'>{escape(r.outcome)}</span>"
+    name = _text(f"{r.case}, {r.dtype}, {column(r)}")
+    title = f"{name}: <span class='{CLASSES[r.outcome]}'>{_text(r.outcome)}</span>"
     promise = f"Promised: {r.promise}. " if r.promise else ""
     lines = [f"{promise}Largest distance: {r.distance}."] if r.ran else []
     lines += [str(r.first)] if r.first else []
     lines += [r.reason] if r.reason else []
-    text = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    text = "".join(f"<p>{_text(line)}</p>" for line in lines)
     meaning = _meanings({flag: flags()[flag] for flag in r.flags})
     caught = f"<p>This case catches:</p>{_meanings(r.catches)}" if r.catches else ""
     return f"<section><h3>{title}</h3>{text}{meaning}{caught}{picture(r)}</section>"
 
 
 def _meanings(found: Mapping[str, str]) -> str:
-    return "".join(f"<p><b>{escape(flag)}</b>: {escape(meaning)}</p>" for flag, meaning in found.items())
+    return "".join(f"<p><b>{_text(flag)}</b>: {_text(meaning)}</p>" for flag, meaning in found.items())
 
 
 def picture(r: Result) -> str:
@@ -173,7 +174,7 @@ def picture(r: Result) -> str:
         f"<svg role='img' aria-label='distance over steps' width='{WIDTH}' height='{HEIGHT}' fill='currentColor'>"
         f"<line class='axis' x1='{MARGIN}' y1='{base}' x2='{WIDTH - MARGIN}' y2='{base}'/>"
         f"<polyline class='line' points='{points}'/>{dots}"
-        f"<text x='0' y='12'>{escape(in_ulps(max(r.ulps)))}</text><text x='0' y='{base}'>0</text>"
+        f"<text x='0' y='12'>{_text(in_ulps(max(r.ulps)))}</text><text x='0' y='{base}'>0</text>"
         f"<text x='{MARGIN}' y='{HEIGHT - 5}'>step {r.steps[0]}</text>"
         f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - 5}' text-anchor='end'>{r.steps[-1]}</text></svg>"
     )
@@ -181,7 +182,7 @@ def picture(r: Result) -> str:
 
 def _flags(results: Iterable[Result]) -> str:
     used = sorted({flag for r in results for flag in r.flags})
-    rows = "".join(f"<dt><b>{escape(flag)}</b></dt><dd>{escape(flags()[flag])}</dd>" for flag in used)
+    rows = "".join(f"<dt><b>{_text(flag)}</b></dt><dd>{_text(flags()[flag])}</dd>" for flag in used)
     return f"<h2>Flags</h2><dl>{rows}</dl>" if used else ""
 
 
@@ -193,19 +194,20 @@ def junit(results: Sequence[Result]) -> str:
     attributes = {"name": "refoptim conformance", **{key: str(n) for key, n in counts.items()}}
     suite = ElementTree.Element("testsuite", attributes)
     for r in results:
-        entry = ElementTree.SubElement(suite, "testcase", classname=column(r), name=f"{r.case}[{r.dtype}]")
+        name = visible(f"{r.case}[{r.dtype}]")
+        entry = ElementTree.SubElement(suite, "testcase", classname=visible(column(r)), name=name)
         tag = {FAILS: "failure", ERROR: "error", NOT_RUN: "skipped"}.get(r.outcome)
         if tag:
-            ElementTree.SubElement(entry, tag, message=_printable(r.reason or f"{r.distance}: {r.first}"))
+            ElementTree.SubElement(entry, tag, message=visible(r.reason or f"{r.distance}: {r.first}"))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _printable(text: str) -> str:
-    """Drop what XML cannot hold."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def _text(text: str) -> str:
+    """Return a text as HTML."""
+    return html.escape(visible(text))
 
 
 def write(path: Path, text: str) -> None:
     """Write a file, whole or not at all, into a folder that exists."""
-    folder = path.resolve().parent.resolve(strict=True)
-    replace(folder / path.resolve().name, text.encode())
+    require_folder(path)
+    replace(path, text.encode())

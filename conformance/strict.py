@@ -1,7 +1,7 @@
 """Reading what others wrote: files are measured before memory is made, and refused with one clear line.
 
 Everything a file says is checked here or by its reader before it is used. Nothing is ever unpickled or run. Whatever a
-file holds, reading it takes no more memory than a small multiple of ``MAX_BYTES``, and most hostile ones none.
+file holds, reading it takes no more memory than four times its size and 64 MiB.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ MAX_BYTES = 1 << 28
 MAX_TEXT = 1 << 26
 """The largest JSON file."""
 
+MAX_BEYOND_ASCII = 1 << 22
+"""The largest JSON file with characters beyond ASCII: one of them makes every character of a text take four bytes."""
+
 MAX_HEADER = 1 << 20
 """The largest description in front of arrays."""
 
@@ -28,6 +31,9 @@ MAX_RANK = 32
 
 MAX_TOKENS = 200_000
 """Entries in a JSON text: every one takes a Python object. A golden has few, its numbers stand in long strings."""
+
+MAX_DEPTH = 50
+"""How deep lists and objects may stand in one another in JSON."""
 
 MAX_DIGITS = 20
 """Digits of an integer in JSON."""
@@ -93,11 +99,32 @@ def is_float(dtype: Any) -> bool:
 
 def read_bytes(path: Path, most: int) -> bytes:
     """Read a file of at most ``most`` bytes, or raise GoldenError."""
-    check_size(path, most)
+    size = check_size(path, most)
     with path.open("rb") as file:
-        data = file.read(most + 1)
-    require(len(data) <= most, f"{path.name} has more than {most} bytes")
+        data = file.read(size + 1)
+    require(len(data) <= size, f"{path.name} grows while it is read")
     return data
+
+
+def read_json(path: Path, most: int = MAX_TEXT) -> Any:
+    """Read a JSON file of at most ``most`` bytes, or raise GoldenError."""
+    data = read_bytes(path, most)
+    plain = len(data) <= MAX_BEYOND_ASCII or (data.isascii() and b"\\u" not in data)
+    require(plain, f"{path.name} has characters beyond ASCII and more than {MAX_BEYOND_ASCII} bytes: too many for both")
+    _count(data, path.name)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise GoldenError(f"{path.name} is not JSON: {error}") from None
+    del data  # it is as large as the text
+    return _parse(text, path.name)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object, or raise GoldenError."""
+    found = read_json(path)
+    require(isinstance(found, dict), f"{path.name} holds no object")
+    return dict(found)
 
 
 def check_size(path: Path, most: int) -> int:
@@ -110,15 +137,40 @@ def check_size(path: Path, most: int) -> int:
 
 def parse(data: bytes, where: str) -> Any:
     """Read JSON: no name twice in an object, no NaN or infinity, few entries, no deep nesting, no endless integers."""
-    require(sum(map(data.count, (b",", b"[", b"{"))) <= MAX_TOKENS, f"{where} has more than {MAX_TOKENS} entries")
+    _count(data, where)
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant
-        )
+        return _parse(data.decode("utf-8"), where)
+    except UnicodeDecodeError as error:
+        raise GoldenError(f"{where} is not JSON: {error}") from None
+
+
+def _count(data: bytes, where: str) -> None:
+    require(sum(map(data.count, (b",", b"[", b"{"))) <= MAX_TOKENS, f"{where} has more than {MAX_TOKENS} entries")
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        found = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant)
     except RecursionError:
         raise GoldenError(f"{where} is nested too deeply") from None
     except ValueError as error:
         raise GoldenError(f"{where} is not JSON: {error}") from None
+    require(_is_flat(found), f"{where} is nested too deeply: more than {MAX_DEPTH} lists and objects in one another")
+    return found
+
+
+def _is_flat(x: Any) -> bool:
+    """Tell whether JSON is not too deep for the functions that write it again."""
+    layer = [x]
+    for _ in range(MAX_DEPTH + 1):
+        layer = [y for each in layer for y in _members(each)]
+        if not layer:
+            return True
+    return False
+
+
+def _members(x: Any) -> Iterable[Any]:
+    return x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

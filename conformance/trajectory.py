@@ -100,7 +100,7 @@ def decode(entry: Any) -> Any:
         return entry
     dtype = np_dtype(entry["dtype"])
     real = storage(dtype)
-    words = np.array([int(word, 16) for word in entry["bits"].split()], f"u{real.itemsize}")
+    words = np.frombuffer(bytes.fromhex(entry["bits"]), f">u{real.itemsize}").astype(f"u{real.itemsize}")
     shape = (*entry["shape"], 2) if dtype.kind == "c" else tuple(entry["shape"])
     return from_reals(words.view(real).reshape(shape), dtype)
 

@@ -37,7 +37,7 @@ def from_words(words: Array, found: Layout) -> Array:
     dtype = np_dtype(found.dtype)
     pair = (2,) if dtype.kind == "c" else ()
     reals = words.astype(words.dtype.newbyteorder("=")).view(storage(dtype))
-    return from_reals(reals.reshape(*found.shape, *pair), dtype)
+    return from_reals(reals.reshape((*found.shape, *pair)), dtype)
 
 
 def from_bytes(data: bytes, found: Layout) -> Array:

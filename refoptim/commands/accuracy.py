@@ -20,7 +20,7 @@ from ..conformance.adapters import NotAvailable
 from ..conformance.exact import DIGITS
 from ..conformance.verify import plain
 from .error_picture import draw
-from .output import Refused, print_json, print_table, refusing
+from .output import Refused, echo, print_json, print_table, refusing
 
 TITLES = ("optimizer", "storage", "implementation", "largest ULP", "mean ULP", "of the way")
 
@@ -75,7 +75,7 @@ def accuracy(
         raise Refused(f"nothing could be measured: {_reasons(missing) or f'no case matches {pattern!r}'}")
     if output:
         draw(rows, output)
-        click.echo(f"wrote {output}", err=True)
+        echo(f"wrote {output}", err=True)
     worse = errors.above(rows, factor)
     if as_json:
         _print_json(rows, missing, versions, steps, bool(worse))
@@ -121,15 +121,15 @@ def _print(rows: Sequence[Row], missing: Sequence[Missing], versions: dict[str, 
     print_table(TITLES, [TITLES, *cells] if piped else cells, ["red" if row in worse else "" for row in rows])
     for ours, theirs in above:
         where = f"{ours.optimizer} {ours.storage}, {ours.implementation}"
-        click.echo(f"above torch: {where}: {ours.mean_ulp:.4g} ULP, {theirs.mean_ulp:.4g} ULP")
+        echo(f"above torch: {where}: {ours.mean_ulp:.4g} ULP, {theirs.mean_ulp:.4g} ULP")
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for x in missing:
         if x.case not in reasons[x.implementation, x.reason]:
             reasons[x.implementation, x.reason].append(x.case)
     for (name, reason), cases in reasons.items():
-        click.echo(f"not measured: {name}, {', '.join(cases)}: {reason}")
+        echo(f"not measured: {name}, {', '.join(cases)}: {reason}")
     for name, found in versions.items():
-        click.echo(f"{name}: {', '.join(f'{key} {x}' for key, x in found.items()) or 'version unknown'}")
+        echo(f"{name}: {', '.join(f'{key} {x}' for key, x in found.items()) or 'version unknown'}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

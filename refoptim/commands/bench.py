@@ -14,7 +14,7 @@ from ..conformance.gradients import np_dtype
 from ..engines import host
 from . import bench_cpu, bench_gpu, gpu_report
 from .measure import Case, Result, cases
-from .output import print_json, print_table, refusing
+from .output import echo, print_json, print_table, refusing
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def cpu(
         found = [_cpu_document(result, name, copy) for result in results for name in engines]
         print_json({"where": where, "copy GB/s": copy / 1e9, "found": found})
         return
-    click.echo(f"np.copyto moves {copy / 1e9:.1f} GB/s, read and written, with {number} thread{'s'[: number > 1]}")
+    echo(f"np.copyto moves {copy / 1e9:.1f} GB/s, read and written, with {number} thread{'s'[: number > 1]}")
     columns = ("case", "engine", "ms", "torch ms", "ratio", "torch's best ms", "ratio", "bytes/el.", "of copy", "extra")
     print_table(columns, [_cpu_row(result, name, copy) for result in results for name in engines])
 
@@ -114,7 +114,7 @@ def _engines(engine: str) -> list[str]:
         host.machine()
         return [engine]
     if missing := host.missing():
-        click.echo(f"only the reference is measured: the kernels {missing.removeprefix('which ')}", err=True)
+        echo(f"only the reference is measured: the kernels {missing.removeprefix('which ')}", err=True)
         return ["reference"]
     return list(bench_cpu.ENGINES)
 
@@ -197,7 +197,7 @@ def gpu(
     chosen = cases(pattern, [*large, ("float32", tensors, small)])
     bench_gpu.check()
     if missing := bench_gpu.torch_is_missing():
-        click.echo(f"torch is not measured: {missing}", err=True)
+        echo(f"torch is not measured: {missing}", err=True)
     copies = bench_gpu.copies(size, repeats)
     copy = max(x.bytes / x.seconds["refoptim"] for x in copies)
     rows, where, failed = [bench_gpu.row(result, copy) for result in copies], gpu_report.surroundings(), []

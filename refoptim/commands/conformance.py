@@ -15,8 +15,9 @@ from rich.progress import track
 
 from ..conformance import adapters, report, run
 from ..conformance.adapters import ENGINES, NotAvailable
+from ..formats.files import refuse_same
 from ..numerics.arith import COMPLEX, FLOATS
-from .output import Refused, print_json, print_table
+from .output import Refused, echo, print_json, print_table, refusing
 
 OTHERS = ", ".join(x for x in adapters.BUILT_IN if x not in ENGINES)
 
@@ -47,6 +48,7 @@ def _named(context: click.Context, option: click.Parameter, names: tuple[str, ..
 @click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@refusing
 def conformance(
     engines: Sequence[str],
     implementations: Sequence[str],
@@ -68,15 +70,13 @@ def conformance(
     refoptim conformance --impl optax --impl torch-fused
     refoptim conformance --impl mypackage.adapter:Mine
     """
+    refuse_same({"--report": page, "--junit": junit})
     names = [*engines, *implementations] or available()
     if any(":" in name for name in names) and "" not in sys.path:
         sys.path.insert(0, "")
-    try:
-        run.check_arithmetic()
-        versions = {name: run.versions(name) for name in names}
-        results = list(perform(names, pattern, dtypes))
-    except (NotAvailable, OSError, RuntimeError, ValueError) as error:
-        raise Refused(str(error)) from error
+    run.check_arithmetic()
+    versions = {name: run.versions(name) for name in names}
+    results = list(perform(names, pattern, dtypes))
     if not results:
         raise Refused(f"no case matches {pattern!r} in {', '.join(dtypes) or 'any storage type'}")
     if all(r.outcome == run.NOT_RUN for r in results):
@@ -109,7 +109,7 @@ def _tell_of_host() -> None:
     try:
         adapters.find("host")
     except NotAvailable as error:
-        click.echo(f"host not run: {str(error).partition(': ')[2]} (refoptim doctor)")
+        echo(f"host not run: {str(error).partition(': ')[2]} (refoptim doctor)")
 
 
 def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iterator[run.Result]:
@@ -130,7 +130,7 @@ def _write(results: Sequence[run.Result], versions: report.Versions, page: Path 
         if junit:
             report.write(junit, report.junit(results))
     except OSError as error:
-        raise Refused(f"cannot write the report: {error}") from error
+        raise OSError(error.errno, f"cannot write the report: {error.strerror}", error.filename) from error
 
 
 def _show(results: Sequence[run.Result], versions: report.Versions, whole: bool) -> None:
@@ -138,15 +138,15 @@ def _show(results: Sequence[run.Result], versions: report.Versions, whole: bool)
     _print_matrix(results, whole)
     for _, found in groupby((r for r in results if not r.ok or r.outcome == run.PASSES), _case):
         same = list(found)
-        click.echo("\n".join([*map(_line, same), *max(map(report.catches, same), key=len)]))
+        echo(*map(_line, same), *max(map(report.catches, same), key=len))
     reasons = Counter((report.column(r), r.reason) for r in results if r.outcome == run.NOT_RUN)
     for (name, reason), n in reasons.items():
-        click.echo(f"{n} not run, {name}: {reason}")
+        echo(f"{n} not run, {name}: {reason}")
     for name, about in versions.items():
-        click.echo(f"{name}: {', '.join(f'{key} {x}' for key, x in about.items()) or 'version unknown'}")
+        echo(f"{name}: {', '.join(f'{key} {x}' for key, x in about.items()) or 'version unknown'}")
     counts = Counter(r.outcome for r in results)
-    click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
-    click.echo(report.verdict(results))
+    echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    echo(report.verdict(results))
 
 
 def _print_matrix(results: Iterable[run.Result], whole: bool) -> None:
@@ -159,7 +159,7 @@ def _print_matrix(results: Iterable[run.Result], whole: bool) -> None:
     piped = not Console().is_terminal
     print_table(titles, [titles, *cells] if piped else cells, [STYLES.get(outcome, "") for outcome in worst])
     if len(rows) < len(every):
-        click.echo(f"{len(every) - len(rows)} rows are left out, in which nothing ran: why is said below")
+        echo(f"{len(every) - len(rows)} rows are left out, in which nothing ran: why is said below")
 
 
 def _case(result: run.Result) -> tuple[str, str]:

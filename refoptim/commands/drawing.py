@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..conformance.spec import Spec
+from ..formats.files import replace, require_folder
+from ..formats.visible import visible
 from ..optimizers.sgd import SGD
 
 FORMATS = (".png", ".svg")
@@ -76,7 +79,7 @@ def draw(curves: Sequence[Curve], path: Path, *, momentum: bool = False, log: bo
         ValueError, ImportError: as ``figure``.
     """
     names = ["lr", "momentum"] if momentum else ["lr"]
-    labels = ["\n".join(wrap(curve.label, 80)) for curve in curves]
+    labels = ["\n".join(wrap(visible(curve.label), 80)) for curve in curves]
     lines = 1 + sum(1 + label.count("\n") for label in labels)
     with figure(path, 6.4, 0.5 + 0.2 * lines + 2.2 * len(names)) as picture:
         for axes, name in zip(picture.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
@@ -92,18 +95,22 @@ def figure(path: Path, width: float, height: float) -> Iterator[Any]:
     Raises:
         ValueError: the suffix is neither .png nor .svg.
         ImportError: matplotlib is missing.
+        OSError: the file cannot be written.
     """
     if path.suffix not in FORMATS:
         raise ValueError(f"the file must end in {' or '.join(FORMATS)}, got {path.name!r}")
+    require_folder(path)
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'refoptim[plot]'") from error
-    with mpl.rc_context({"svg.hashsalt": "refoptim", "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": "refoptim", "svg.fonttype": "none", "text.parse_math": False}):
         made = Figure(figsize=(width, height), layout="constrained")
         yield made
-        made.savefig(path, metadata=METADATA[path.suffix], dpi=120)
+        out = BytesIO()
+        made.savefig(out, format=path.suffix[1:], metadata=METADATA[path.suffix], dpi=120)
+    replace(path, out.getvalue())
 
 
 def _draw(axes: Any, name: str, curves: Sequence[Curve], log: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conformance.accuracy import Row
+from ..formats.visible import visible
 from .drawing import figure
 
 MARKS = "os^vD<>Xph*"
@@ -32,7 +33,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         from matplotlib.lines import Line2D
 
         handles = [Line2D([], [], **_mark(i)) for i in range(len(names))]
-        picture.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize="small")
+        picture.legend(
+            handles, [*map(visible, names)], loc="outside upper center", ncols=4, frameon=False, fontsize="small"
+        )
 
 
 def _distinct(rows: Sequence[Row], key: str) -> list[str]:

@@ -19,7 +19,7 @@ from ..conformance.gradients import KINDS, SOURCES
 from ..lr_scheduler import LRScheduler
 from ..numerics.arith import COMPLEX, FLOATS
 from .describe import find
-from .output import Refused, print_json, print_table, refusing
+from .output import Refused, echo, print_json, print_table, refusing
 
 T = TypeVar("T")
 
@@ -131,9 +131,8 @@ def generate_command(
         entry = tasks.task(cls, settings, dtype, shapes, steps, seed, kind)
         numbers = steps * sum(math.prod(shape) for shape in entry["shapes"])
         header, tensors = generate.make(entry, _progress("computing", steps, hidden=numbers < SHOW_AFTER))
-    formats.write(output, formats.Trajectory(header, tensors), form)
+    data = formats.write(output, formats.Trajectory(header, tensors), form)
     if as_json:
-        data = output.read_bytes()
         print_json({"path": str(output), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
 
 
@@ -171,7 +170,7 @@ def show(file: Path, as_json: bool) -> None:
         print_json({**header, "arrays": arrays})
         return
     for key, value in [*header["case"].items(), *dict(header.get("provenance") or {}).items()]:
-        click.echo(f"{_line(key):12}{_line(value)}")
+        echo(f"{_line(key):12}{_line(value)}")
     print_table(
         ("array", "dtype", "shape"), [[x["name"], x["dtype"], " x ".join(map(str, x["shape"]))] for x in arrays]
     )
@@ -204,9 +203,9 @@ def _show_schedules(found: dict[str, Any], as_json: bool) -> None:
 
 def _show_origin(kind: str, found: dict[str, Any]) -> None:
     """Show what a golden is of, and who computed it."""
-    click.echo(f"{kind:12}{_line(found[kind])}")
+    echo(f"{kind:12}{_line(found[kind])}")
     for key, value in found["provenance"].items():
-        click.echo(f"{_line(key):12}{_line(value)}")
+        echo(f"{_line(key):12}{_line(value)}")
 
 
 @golden.command(name="verify")
@@ -269,7 +268,7 @@ def _print_verdicts(verdicts: Sequence[verify.Verdict]) -> None:
     rows = [[x.name, x.summary, f"{x.differing} of {x.compared}", str(x.first or "")] for x in verdicts]
     print_table(("case", "result", "differing", "first parts in"), rows, [colours[x.holds] for x in verdicts])
     held = sum(x.holds for x in verdicts)
-    click.echo(f"{held} of {len(verdicts)} hold")
+    echo(f"{held} of {len(verdicts)} hold")
 
 
 @golden.command(name="export-suite")
@@ -300,4 +299,4 @@ def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], n
     if as_json:
         print_json({"folder": str(folder), "cases": [{"case": run.case.id, "dtype": run.dtype} for run in chosen]})
         return
-    click.echo(f"{len(chosen)} cases in {folder}: read {folder / 'README.md'}")
+    echo(f"{len(chosen)} cases in {folder}: read {folder / 'README.md'}")

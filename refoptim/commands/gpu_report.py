@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..conformance import strict
 from ..engines import cuda, nvrtc
 from ..formats.files import replace
 
@@ -30,7 +31,7 @@ def write(kind: str, found: Any, path: Path = REPORT, where: dict[str, Any] | No
 
 def read(path: Path = REPORT) -> dict[str, Any]:
     """Return the reports there are."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return strict.read_object(path) if path.is_file() else {}
 
 
 def surroundings(device: int = 0) -> dict[str, Any]:

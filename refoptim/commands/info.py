@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from . import describe, doctor
-from .output import print_json, print_table, refusing
+from .output import echo, heading, print_json, print_table, refusing
 
 
 @click.command(name="list")
@@ -55,11 +55,12 @@ def explain(name: str, as_json: bool) -> None:
         arguments = [{**x, "default": _value(x["default"])} for x in found]
         print_json({"name": cls.__name__, **text._asdict(), "arguments": arguments, "operations": operations})
         return
-    _heading(cls.__name__)
-    click.echo("\n\n".join(text.paragraphs))
+    heading(cls.__name__)
+    echo(*"\n\n".join(text.paragraphs).splitlines())
     for title, body in (("Formula", text.formula), ("State", text.state), ("Order of operations", operations)):
         _section(title, body)
-    _heading("\nHyperparameters")
+    echo()
+    heading("Hyperparameters")
     rows = [(x["name"], str(_value(x["default"])), x["allowed"], x["meaning"]) for x in found]
     print_table(("name", "default", "allowed", "meaning"), rows)
     _section("Sources", text.sources)
@@ -70,14 +71,11 @@ def _value(default: Any) -> Any:
     return "required" if default is inspect.Parameter.empty else default
 
 
-def _heading(title: str) -> None:
-    click.secho(title, bold=True)
-
-
 def _section(title: str, body: str) -> None:
     if body:
-        _heading(f"\n{title}")
-        click.echo(re.sub(rf"^{title[:5]}\w*: ", "", body))
+        echo()
+        heading(title)
+        echo(*re.sub(rf"^{title[:5]}\w*: ", "", body).splitlines())
 
 
 @click.command(name="doctor")

@@ -22,10 +22,11 @@ from .bench import bench
 from .conformance import conformance
 from .golden import golden
 from .info import doctor_command, explain, list_command
+from .output import Program
 from .plot import plot
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="refoptim")
 def main() -> None:
     """torch.optim on NumPy arrays, exact to the bit: tools around the library."""

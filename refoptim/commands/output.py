@@ -1,10 +1,10 @@
-"""What the commands share: tables, JSON, and errors of one line."""
+"""What the commands share: all that they print, tables, JSON, and errors of one line."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from itertools import chain, repeat
 from typing import Any, TypeVar
@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..formats.visible import visible
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 LINE = 300
 """The longest error in characters."""
 
-WRONG = (TypeError, ValueError, OSError, ImportError, MemoryError, RuntimeError)
+WRONG = (TypeError, ValueError, ArithmeticError, OSError, ImportError, MemoryError, RuntimeError)
 """What is raised about arguments and files."""
 
 
@@ -27,6 +29,36 @@ class Refused(click.ClickException):
     """A wrong argument or file: one line, exit code 2."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class Program(click.Group):
+    """The whole command line: whatever is wrong, what is said of it holds nothing that a terminal obeys."""
+
+    def main(self, args: Any = None, prog_name: str | None = None, **more: Any) -> Any:
+        """Run a command; the name of the program is ours, whatever the file is called."""
+        return super().main(args, prog_name or "refoptim", **more)
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read the options before a command."""
+        with _visible_errors():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the options of a command, and run it."""
+        with _visible_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message, "\n\t")
+        raise
 
 
 def refusing(command: F) -> F:
@@ -42,30 +74,40 @@ def refusing(command: F) -> F:
             extra = "refoptim[bfloat16]" if error.name == "ml_dtypes" else error.name
             raise Refused(f"this needs {error.name}: pip install '{extra}'") from error
         except WRONG as error:
-            raise Refused(one_line(str(error) or type(error).__name__)) from error
+            raise Refused(str(error) or type(error).__name__) from error
 
     return run  # type: ignore[return-value]
 
 
 def one_line(text: str) -> str:
     """Return a text as one line that is not too long, its middle left out if need be."""
-    line = " ".join(text.split())
+    line = " ".join(visible(text, "\n\t").split())
     return line if len(line) <= LINE else f"{line[: LINE // 2]} … {line[-LINE // 4 :]}"
 
 
+def echo(*lines: str, err: bool = False) -> None:
+    """Print lines."""
+    click.echo("\n".join(map(visible, lines)), err=err)
+
+
+def heading(text: str) -> None:
+    """Print a heading."""
+    click.secho(visible(text), bold=True)
+
+
 def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    json.dump(document, sys.stdout, indent=2)
-    click.echo()
+    """Print one JSON document, whole or not at all; it is plain ASCII."""
+    click.echo(json.dumps(document, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Iterable[str] = ()) -> None:
     """Print a table in a terminal, and where it is piped its rows, with tabs between the cells."""
+    shown = [[*map(visible, row)] for row in rows]
     if not Console().is_terminal:
-        for row in rows:
+        for row in shown:
             click.echo("\t".join(row).rstrip("\t"))
         return
-    table = Table(*columns)
-    for row, style in zip(rows, chain(styles, repeat("")), strict=False):
+    table = Table(*map(Text, map(visible, columns)))
+    for row, style in zip(shown, chain(styles, repeat("")), strict=False):
         table.add_row(*map(Text, row), style=style)
     Console().print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 
 from ..conformance.spec import SCHEDULERS, Spec, parse, setting
 from .drawing import Curve, draw, follow
+from .output import echo, print_json
 
 
 @click.group()
@@ -109,15 +109,15 @@ def lr(
     curves = [_follow(label, spec, epochs, lr, metrics) for label, spec in given]
     for curve in curves:
         if curve.end:
-            click.echo(f"{curve.label} ends after {len(curve.lr)} epochs: {curve.end}", err=True)
+            echo(f"{curve.label} ends after {len(curve.lr)} epochs: {curve.end}", err=True)
     if as_json:
-        click.echo(json.dumps([vars(curve) for curve in curves], indent=2))
+        print_json([vars(curve) for curve in curves])
         return
     try:
         draw(curves, output, momentum=momentum, log=log)
     except (ImportError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"wrote {output}", err=True)
+    echo(f"wrote {output}", err=True)
 
 
 def _follow(label: str, spec: Spec, epochs: int, lr: float, metrics: Callable[[int], float] | None) -> Curve:

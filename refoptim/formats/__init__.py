@@ -1,1 +1,1 @@
-"""Files: how they are written, whole or not at all. Any room may use it; it knows nothing of what it writes."""
+"""Files: how they are written, whole or not at all, and texts that can be shown anywhere. Any room may use it."""
