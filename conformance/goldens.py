@@ -16,8 +16,8 @@ from typing import Any
 from refoptim.formats.files import replace
 
 from .cases import SCHEMA as SCHEMA
-from .strict import read_json, require, shown
 from .strict import GoldenError as GoldenError
+from .strict import read_json, require, shown
 
 WITNESSES = ("torch-ieee", "torch-installed", "reference")
 """torch under the IEEE oracle, torch as it is installed, and refoptim itself."""

@@ -37,7 +37,7 @@ class Refused(click.ClickException):
 class Program(click.Group):
     """The whole command line: whatever is wrong, what is said of it holds nothing that a terminal obeys."""
 
-    def main(self, args: Any = None, prog_name: str | None = None, **more: Any) -> Any:
+    def main(self, args: Any = None, prog_name: str | None = None, **more: Any) -> Any:  # type: ignore[override]
         """Run a command; the name of the program is ours, whatever the file is called."""
         return super().main(args, prog_name or "refoptim", **more)
 
@@ -57,7 +57,7 @@ def _visible_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = visible(error.message, "\n\t")
+        vars(error).update(message=visible(error.message, "\n\t"))  # an attribute that click calls final
         raise
 
 
@@ -107,7 +107,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], styles: I
         for row in shown:
             click.echo("\t".join(row).rstrip("\t"))
         return
-    table = Table(*map(Text, map(visible, columns)))
+    table = Table()
+    for column in columns:
+        table.add_column(Text(visible(column)))
     for row, style in zip(shown, chain(styles, repeat("")), strict=False):
         table.add_row(*map(Text, row), style=style)
     Console().print(table)

@@ -21,8 +21,8 @@ def replace(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all; into what is no regular file (a device, a pipe, ``/dev/stdout``) write.
 
     A symbolic link is followed: what it leads to is replaced, and the link stays. A file that is replaced keeps its
-    mode, and its owner where this process may give it; a new one has the mode that the umask leaves. Missing folders are
-    made. When this returns, contents and name have reached the disk.
+    mode, and its owner where this process may give it; a new one has the mode that the umask leaves. Folders that are
+    missing are made. When this returns, contents and name have reached the disk.
 
     Raises:
         OSError: it cannot be written. What was there is as it was, and nothing is left beside it.
@@ -99,7 +99,7 @@ def _replace(target: Path, old: os.stat_result | None, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with open(beside, "xb", opener=partial(os.open, mode=0o666 if old is None else 0o600)) as file:  # noqa: PTH123
+        with open(beside, "xb", opener=partial(os.open, mode=0o666 if old is None else 0o600)) as file:
             file.write(data)
             file.flush()
             if old is not None:
