@@ -123,11 +123,13 @@ def runs(patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Run]:
 
 def export(folder: Path, chosen: Iterable[Run], numbers: str = "bin") -> None:
     """Write a suite of runs, its numbers as ``bin`` or ``csv``; results that lie there already stay."""
+    check_place(folder)
     table = []
     for run in chosen:
+        here = folder / run.folder
+        _refuse_links(here, *(here / name for name in ("case.json", "case.txt", f"input.{numbers}")))
         tensors = generate.trajectory(run.case, run.dtype)
         data = input_bin(tensors) if numbers == "bin" else input_csv(tensors)
-        here = folder / run.folder
         replace(here / "case.json", (json.dumps(described(run), indent=1) + "\n").encode())
         replace(here / "case.txt", lines(described(run)).encode("ascii"))
         replace(here / f"input.{numbers}", data)
@@ -137,6 +139,27 @@ def export(folder: Path, chosen: Iterable[Run], numbers: str = "bin") -> None:
     suite = {"format": FORMAT, "schema": SCHEMA, "provenance": provenance("reference"), "cases": table}
     replace(folder / "README.md", README.encode())
     replace(folder / "suite.json", (json.dumps(suite, indent=1) + "\n").encode())
+
+
+def check_place(folder: Path) -> None:
+    """Raise GoldenError if a suite in a folder would take the place of anything but a suite of refoptim.
+
+    The folder may be a link. Within it nothing may be: what is written through one lands in files that lie elsewhere.
+    """
+    suite, readme = folder / "suite.json", folder / "README.md"
+    _refuse_links(suite, readme)
+    if suite.exists():
+        found = read_json(suite, MAX_HEADER)
+        ours = isinstance(found, dict) and found.get("format") == FORMAT
+        require(ours, f"{folder.name} holds a suite.json that is not refoptim's: choose another folder")
+    elif readme.exists():
+        ours = readme.is_file() and readme.read_bytes() == README.encode()
+        require(ours, f"{folder.name} holds a README.md and no suite: choose another folder")
+
+
+def _refuse_links(*paths: Path) -> None:
+    for path in paths:
+        require(not path.is_symlink(), f"{path} is a link: what would be written through it lies elsewhere")
 
 
 def described(run: Run) -> dict[str, Any]:

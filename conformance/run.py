@@ -355,10 +355,10 @@ def _performed(job: Job) -> list[Result]:
         if reason:
             return [replace(blank, reason=reason)]
         theirs = execute(implementation, job.case, job.dtype)
+        partial = bool(getattr(implementation, "partial_state", False))
         check_arithmetic()
     except (Exception, SystemExit) as error:  # what an implementation raises must not end the run
-        return [_excused(replace(blank, outcome=ERROR, reason=f"{type(error).__name__}: {error}"), job)]
-    partial = getattr(implementation, "partial_state", False)
+        return [_excused(replace(blank, outcome=ERROR, reason=told(error)), job)]
     results = []
     for witness in witnesses_of(job):
         promise = promise_of(job, witness, implementation)
@@ -366,6 +366,15 @@ def _performed(job: Job) -> list[Result]:
         found = compare(replace(blank, golden=witness), theirs, golden, promise, partial)
         results.append(_excused(found, job))
     return results
+
+
+def told(error: BaseException) -> str:
+    """Say what an implementation raised: the kind of its error, and its message, if it gives one."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "it does not say why"
+    return f"{type(error).__name__}: {message}"
 
 
 def witnesses_of(job: Job) -> tuple[str, ...]:
@@ -412,17 +421,18 @@ def versions(name: str) -> dict[str, str]:
             made = adapters.find(name)()
             found: Any = getattr(made, "versions", dict)()
             promise = getattr(made, "promise", EXACT)
+            texts = {str(key): str(x) for key, x in found.items()} if isinstance(found, Mapping) else {}
     except adapters.NotAvailable:
         raise
     except (Exception, SystemExit) as error:
-        raise adapters.NotAvailable(f"{name} cannot be used: {type(error).__name__}: {error}") from error
+        raise adapters.NotAvailable(f"{name} cannot be used: {told(error)}") from error
     if not isinstance(found, Mapping):
-        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {found!r}")
+        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {type(found).__name__}")
     if not (promise is None or isinstance(promise, Tolerance)):
         raise adapters.NotAvailable(
             f"{name}: promise must be EXACT, ULP(n), CLOSE(rtol, atol) or None, got {promise!r}"
         )
-    return {str(key): str(x) for key, x in found.items()}
+    return texts
 
 
 def schedules(pattern: str = "") -> list[Callable[[], list[Result]]]:

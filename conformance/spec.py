@@ -78,13 +78,15 @@ def parse(text: str) -> Spec:
         return _spec(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
         raise ValueError(f"{text!r} is no scheduler: {error.msg}") from error
+    except (MemoryError, RecursionError):
+        raise ValueError(f"{text[:60]!r} … is no scheduler: too much stands in one another") from None
 
 
 def setting(text: str) -> Any:
     """Read the value of a setting: a literal or a lambda; any other text stands for itself."""
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return text
 
 

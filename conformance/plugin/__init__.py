@@ -56,7 +56,7 @@ class Suite(pytest.Collector):
             run.versions(named(self.config))
             jobs = run.jobs(named(self.config), str(self.config.getoption("--refoptim-pattern")))
         except adapters.NotAvailable as error:
-            raise pytest.UsageError(str(error)) from error
+            raise pytest.UsageError(_shown(str(error))) from error
         if not jobs:
             raise pytest.UsageError(
                 f"--refoptim-pattern: no case matches {self.config.getoption('--refoptim-pattern')!r}"
@@ -91,7 +91,7 @@ def check(job: Any) -> None:
 
     for result in run.perform(job):
         if result.outcome == run.NOT_RUN:
-            pytest.skip(result.reason)
+            pytest.skip(_shown(result.reason))
         if not result.ok:
             raise Broken(describe(result))
 
@@ -104,7 +104,14 @@ def describe(result: Any) -> str:
     if result.first is not None:
         lines.append(f"largest distance {result.distance}; first parts at {result.first}")
     lines += [result.reason] if result.reason else []
-    return "\n".join([*lines, *report.catches(result)])
+    return "\n".join(map(_shown, [*lines, *report.catches(result)]))
+
+
+def _shown(text: str) -> str:
+    """Return a text of an implementation as a terminal can show it."""
+    from refoptim.formats.visible import visible
+
+    return visible(text)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -86,7 +86,7 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(OSError, match="a'$") as caught:
+    with pytest.raises(OSError, match=r"a'$") as caught:
         files.replace(tmp_path / "a", b"new")
     assert caught.value.errno == errno.ELOOP
     assert sorted(x.name for x in tmp_path.iterdir()) == ["a", "b"]
@@ -196,7 +196,7 @@ def test_a_file_that_may_not_be_so_large_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_written_stays(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"old")
     (tmp_path / "x").chmod(0o444)
-    with pytest.raises(PermissionError, match="x'$"):
+    with pytest.raises(PermissionError, match=r"x'$"):
         files.replace(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
 
@@ -223,7 +223,7 @@ def test_contents_reach_the_disk_before_the_name_and_the_folder_after(
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    with pytest.raises(IsADirectoryError, match="x'$"):
+    with pytest.raises(IsADirectoryError, match=r"x'$"):
         files.replace(tmp_path / "x", b"new")
 
 
