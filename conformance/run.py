@@ -422,15 +422,16 @@ def versions(name: str) -> dict[str, str]:
             found: Any = getattr(made, "versions", dict)()
             promise = getattr(made, "promise", EXACT)
             texts = {str(key): str(x) for key, x in found.items()} if isinstance(found, Mapping) else {}
+            described = repr(found), repr(promise)
     except adapters.NotAvailable:
         raise
     except (Exception, SystemExit) as error:
         raise adapters.NotAvailable(f"{name} cannot be used: {told(error)}") from error
     if not isinstance(found, Mapping):
-        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {type(found).__name__}")
+        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {described[0]}")
     if not (promise is None or isinstance(promise, Tolerance)):
         raise adapters.NotAvailable(
-            f"{name}: promise must be EXACT, ULP(n), CLOSE(rtol, atol) or None, got {promise!r}"
+            f"{name}: promise must be EXACT, ULP(n), CLOSE(rtol, atol) or None, got {described[1]}"
         )
     return texts
 

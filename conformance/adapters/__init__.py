@@ -132,7 +132,7 @@ def _class(name: str) -> Make:
     try:
         defined = import_module(module)
     except (Exception, SystemExit) as error:
-        raise NotAvailable(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+        raise NotAvailable(f"{module} cannot be imported: {error}") from error
     if not hasattr(defined, attribute):
         raise NotAvailable(f"{module} has no {attribute}")
     make: Make = getattr(defined, attribute)

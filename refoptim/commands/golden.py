@@ -178,7 +178,7 @@ def show(file: Path, as_json: bool) -> None:
 
 def _line(x: Any) -> str:
     """Return something of a file on one line; a text stands for itself."""
-    return json.dumps(x)[1:-1] if isinstance(x, str) else json.dumps(x)
+    return x if isinstance(x, str) else json.dumps(x)
 
 
 def _show_golden(found: dict[str, Any], as_json: bool) -> None:

@@ -232,6 +232,6 @@ def test_two_outputs_on_one_path_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("a")
     (tmp_path / "twin").hardlink_to(tmp_path / "a")
     for x, y in [("a", "a"), ("a", "link"), ("a", "twin"), ("new", "new"), ("new", "../" + tmp_path.name + "/new")]:
-        with pytest.raises(ValueError, match="^-o and --report are one file: "):
+        with pytest.raises(ValueError, match=r"^-o and --report are one file: "):
             files.refuse_same({"-o": tmp_path / x, "--report": tmp_path / y})
     files.refuse_same({"-o": tmp_path / "a", "--report": tmp_path / "b", "--junit": None, "--more": None})
