@@ -32,13 +32,13 @@ from importlib.util import find_spec
 if find_spec("refoptim.conformance") is None:
     refoptim.__path__.append(sys.argv[1])
 from pathlib import Path
-from refoptim.conformance import formats, goldens
+from refoptim.conformance import formats, verify
 def status(key):
     return next(int(x.split()[1]) << 10 for x in open("/proc/self/status") if x.startswith(key))
 path, before = Path(sys.argv[2]), status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 try:
-    found = (goldens if path.name == "golden.json" else formats).read(path)
+    found = (verify.verify_file if path.name == "golden.json" else formats.read)(path)
     said = "read"
 except formats.GoldenError as error:
     said = str(error)
@@ -54,11 +54,10 @@ def text(path: Path) -> None:
 
 
 def golden(path: Path) -> None:
-    count = LARGE // 9
-    parameter = {"dtype": "float32", "shape": [count], "bits": ("3f800000 " * count)[:-1]}
-    steps = {"1": {"parameters": [parameter], "state": [{}]}}
-    entry = {"case": "a", "dtype": "float32", "sha256": "", "steps": steps}
-    found = {"schema": goldens.SCHEMA, "optimizer": "SGD", "provenance": {}, "trajectories": [entry]}
+    """Write a golden, rightly signed, with a parameter that is far too large."""
+    found = goldens.read(goldens.folder() / "reference" / "sgd.json")
+    count, frame = LARGE // 9, next(iter(found["trajectories"][0]["steps"].values()))
+    frame["parameters"][0] = {"dtype": "float32", "shape": [count], "bits": ("3f800000 " * count)[:-1]}
     path.write_text(json.dumps({**found, "checksum": goldens.checksum(found)}))
 
 
@@ -96,7 +95,7 @@ def entries(path: Path) -> None:
 
 CASES: list[tuple[str, Callable[[Path], None], str]] = [
     ("x.json", text, "read"),
-    ("golden.json", golden, "read"),
+    ("golden.json", golden, "has other arrays than expected"),
     ("x.npz", numbers, "read"),
     ("x.safetensors", numbers, "read"),
     ("x.json", wide, "characters beyond ASCII and more than 4194304 bytes"),
