@@ -19,6 +19,7 @@ from ..conformance.accuracy import Missing, Row
 from ..conformance.adapters import NotAvailable
 from ..conformance.exact import DIGITS
 from ..conformance.verify import plain
+from . import drawing
 from .error_picture import draw
 from .output import Refused, echo, print_json, print_table, refusing
 
@@ -61,6 +62,8 @@ def accuracy(
     """
     if find_spec("mpmath") is None:
         raise Refused("this needs mpmath: pip install 'refoptim[accuracy]'")
+    if output:
+        drawing.check(output)
     if any(":" in name for name in names) and "" not in sys.path:
         sys.path.insert(0, "")
     try:

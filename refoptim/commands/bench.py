@@ -196,6 +196,8 @@ def gpu(
     large = [(dtype, 1, size) for dtype in dtypes or DTYPES]
     chosen = cases(pattern, [*large, ("float32", tensors, small)])
     bench_gpu.check()
+    if report:
+        gpu_report.read(report)  # if it cannot be read, say so before anything is measured
     if missing := bench_gpu.torch_is_missing():
         echo(f"torch is not measured: {missing}", err=True)
     copies = bench_gpu.copies(size, repeats)

@@ -70,7 +70,7 @@ def conformance(
     refoptim conformance --impl optax --impl torch-fused
     refoptim conformance --impl mypackage.adapter:Mine
     """
-    refuse_same({"--report": page, "--junit": junit})
+    _check_outputs(page, junit)
     names = [*engines, *implementations] or available()
     if any(":" in name for name in names) and "" not in sys.path:
         sys.path.insert(0, "")
@@ -90,6 +90,14 @@ def conformance(
         if not (engines or implementations):
             _tell_of_host()
     sys.exit(not all(r.ok for r in results))
+
+
+def _check_outputs(page: Path | None, junit: Path | None) -> None:
+    """Refuse, before anything is run, reports that could not be written afterwards."""
+    refuse_same({"--report": page, "--junit": junit})
+    for path in (page, junit):
+        if path and not path.parent.is_dir():
+            raise Refused(f"cannot write the report: there is no folder {str(path.parent)!r}")
 
 
 def available() -> list[str]:

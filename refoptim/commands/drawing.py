@@ -88,6 +88,13 @@ def draw(curves: Sequence[Curve], path: Path, *, momentum: bool = False, log: bo
         picture.legend(picture.axes[0].lines, labels, loc="outside upper left", frameon=False, fontsize="small")
 
 
+def check(path: Path) -> None:
+    """Raise ValueError unless a file ends in .png or .svg, and FileNotFoundError unless its folder exists."""
+    if path.suffix not in FORMATS:
+        raise ValueError(f"the file must end in {' or '.join(FORMATS)}, got {path.name!r}")
+    require_folder(path)
+
+
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Any]:
     """Yield an empty figure, in inches, and write it to a PNG or SVG file, by the suffix of ``path``.
@@ -97,9 +104,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Any]:
         ImportError: matplotlib is missing.
         OSError: the file cannot be written.
     """
-    if path.suffix not in FORMATS:
-        raise ValueError(f"the file must end in {' or '.join(FORMATS)}, got {path.name!r}")
-    require_folder(path)
+    check(path)
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure

@@ -28,7 +28,10 @@ WRITERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "report": ("x.html", ("conformance", "--pattern", "sgd-plain", "--engine", "numpy", "--report")),
     "junit": ("x.xml", ("conformance", "--pattern", "sgd-plain", "--engine", "numpy", "--junit")),
     "plot": ("x.svg", ("plot", "lr", "StepLR(step_size=2)", "--epochs", "3", "-o")),
-    "accuracy": ("x.png", ("accuracy", "--pattern", "sgd-momentum", "--dtype", "float32", "--impl", "numpy", "--steps", "1", "-o")),
+    "accuracy": (
+        "x.png",
+        ("accuracy", "--pattern", "sgd-momentum", "--dtype", "float32", "--impl", "numpy", "--steps", "1", "-o"),
+    ),
 }
 """A file's name, and the command to which it is added."""
 
