@@ -357,7 +357,9 @@ def _performed(job: Job) -> list[Result]:
         theirs = execute(implementation, job.case, job.dtype)
         partial = bool(getattr(implementation, "partial_state", False))
         check_arithmetic()
-    except (Exception, SystemExit) as error:  # what an implementation raises must not end the run
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what an implementation raises must not end the run
         return [_excused(replace(blank, outcome=ERROR, reason=told(error)), job)]
     results = []
     for witness in witnesses_of(job):
@@ -425,7 +427,9 @@ def versions(name: str) -> dict[str, str]:
             described = repr(found), repr(promise)
     except adapters.NotAvailable:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise adapters.NotAvailable(f"{name} cannot be used: {told(error)}") from error
     if not isinstance(found, Mapping):
         raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {described[0]}")

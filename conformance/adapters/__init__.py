@@ -131,7 +131,9 @@ def _class(name: str) -> Make:
         raise NotAvailable(f"no implementation {name!r}: expected package.module:Class")
     try:
         defined = import_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a module does, it must not end the run
         raise NotAvailable(f"{module} cannot be imported: {error}") from error
     if not hasattr(defined, attribute):
         raise NotAvailable(f"{module} has no {attribute}")

@@ -140,6 +140,9 @@ class Mine(Adapter):
 class Raises(Mine):
     def step(self, grads): raise type("E" + EVIL, (Exception,), {{}})(EVIL + "\\nall promises hold")
 
+class Ends(Mine):
+    def step(self, grads): raise type("E", (BaseException,), {{}})(EVIL)
+
 class Silent(Mine):
     def step(self, grads): raise type("E", (Exception,), {{"__str__": lambda self: 1 / 0}})()
 
@@ -178,12 +181,14 @@ class Texts(HTMLParser):
         self.found.append(data)
 
 
-@pytest.mark.parametrize("cls", ["Mine", "Raises", "Silent", "Cannot", "Unmade", "Unversioned", "Promises", EVIL])
+@pytest.mark.parametrize(
+    "cls", ["Mine", "Raises", "Ends", "Silent", "Cannot", "Unmade", "Unversioned", "Promises", EVIL]
+)
 def test_implementations_and_reports(module: str, tmp_path: Path, cls: str) -> None:
     page, junit = tmp_path / f"{EVIL}.html", tmp_path / f"{EVIL}.xml"
     chosen = ("--impl", f"{module}:{cls}", "--pattern", "sgd-plain")
     result = call("conformance", *chosen, "--report", page, "--junit", junit)
-    assert result.exit_code == (1 if cls in ("Mine", "Raises", "Silent", "Cannot") else 2), result.output
+    assert result.exit_code == (1 if cls in ("Mine", "Raises", "Ends", "Silent", "Cannot") else 2), result.output
     assert "\nall promises hold" not in result.stdout
     if result.exit_code == 1:
         assert SPOKEN[:-6] in result.stdout

@@ -137,6 +137,27 @@ def test_two_reports_on_one_path_are_refused_before_anything_is_run(tmp_path: Pa
         assert (tmp_path / "x").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("conformance", "--report", "no/x.html"), "cannot write the report: there is no folder 'no'"),
+        (("conformance", "--junit", "no/x.xml"), "cannot write the report: there is no folder 'no'"),
+        (("accuracy", "-o", "no/x.png"), "there is no such folder: 'no'"),
+        (("accuracy", "-o", "x.bmp"), "must end in .png or .svg"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_anything_is_run(
+    arguments: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no such implementation either, which nobody has looked for yet."""
+    if arguments[0] == "accuracy":
+        pytest.importorskip("mpmath", reason="mpmath is not installed")
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments, "--impl", "no.such:Thing")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert says in result.stderr and not [*tmp_path.iterdir()]
+
+
 def test_a_report_of_a_gpu_goes_where_nothing_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reports that a pipe held before are none, and nobody waits for them."""
     path, found = tmp_path / "pipe", list[bytes]()
