@@ -77,7 +77,7 @@ def _stream(path: Path) -> int | None:
     place = path.absolute()
     for _ in range(MOST_LINKS):
         folder = place.parent.resolve()
-        if place.name.isdigit() and re.fullmatch(rf"/dev/fd|/proc/(self|{os.getpid()})/fd", str(folder)):
+        if place.name.isdigit() and re.fullmatch(rf"/dev/fd|/proc/(self|{os.getpid()})/(task/\d+/)?fd", str(folder)):
             return int(place.name)
         if not place.is_symlink():
             break
@@ -86,7 +86,7 @@ def _stream(path: Path) -> int | None:
 
 
 def _write_into(handle: int, data: bytes) -> None:
-    for stream in (sys.stdout, sys.stderr):  # what was printed before stands before
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # what was printed before stands before
         stream.flush()
     with os.fdopen(handle, "wb") as file:
         file.write(data)

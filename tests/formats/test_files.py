@@ -128,7 +128,7 @@ print("after")
 """
 
 
-@pytest.mark.parametrize("name", ["/dev/fd/1", "/proc/self/fd/1", "link"])
+@pytest.mark.parametrize("name", ["/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "link"])
 @pytest.mark.parametrize("how", ["wb", "ab", "pipe"])
 def test_more_is_written_to_the_standard_output(tmp_path: Path, name: str, how: str) -> None:
     """Whatever it is: a file that is begun or added to, or a pipe; nothing that was printed is lost."""
