@@ -102,10 +102,14 @@ def read(path: Path) -> Trajectory:
     require(form in DECODERS, f"{path.name} cannot be read: its suffix is none of {readable}")
     try:
         header, tensors = DECODERS[form](path)
+    except GoldenError:
+        raise
     except ImportError:
         raise GoldenError(
             f"{path.name} holds bfloat16, which needs ml_dtypes: pip install 'refoptim[bfloat16]'"
         ) from None
+    except Exception as error:  # of damaged files zipfile alone raises errors of a dozen kinds
+        raise GoldenError(f"{path.name} cannot be read: {shown(str(error) or type(error).__name__)}") from None
     return _checked(header, tensors, path.name)
 
 

@@ -119,7 +119,7 @@ class Column:
         except ValueError:
             return False
         found, place = read_word(bits, self.words.itemsize), i * self.width + j
-        inside = 0 <= i < self.found.shape[0] and 0 <= j < self.width
+        inside = 0 <= i < self.found.shape[0] and 0 <= j < self.width and place < self.found.words
         if not inside or found is None or not self.missing[place]:
             return False
         self.words[place], self.missing[place] = found, False

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance import export, formats, goldens, record_lr
+from refoptim.conformance import export, formats, goldens, record_lr, text
+from refoptim.conformance.strict import Layout
 from refoptim.conformance.verify import verify_file
 
 from refoptim.commands import gpu_report
@@ -141,6 +142,12 @@ def solution(here: Path, tensors: dict[str, Any], name: str) -> bytes:
         kept = [tensors[f"state.{i}.momentum_buffer"][k - 1].tobytes() for k in steps for i in range(count)]
         (here / name).write_bytes(b"".join(kept))
     return (here / name).read_bytes()
+
+
+def test_an_array_without_elements_has_no_rows() -> None:
+    column = text.Column(Layout("float32", (2, 0)))
+    assert not column.take("0", "0", "3f800000")
+    assert column.array("x").shape == (2, 0)
 
 
 def signed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
