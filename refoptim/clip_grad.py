@@ -270,7 +270,7 @@ def scale(gradients: Sequence[Array], total_norm: Any, max_norm: float, workspac
     ]
     if workspace.takes(sum(g.nbytes for g in gradients)) or place(gradients[0]) != HOST:
         return [partial(setitem, part, ..., mul(part, c)) for part, c in parts]
-    return shared_out([_multiply] * shares(parts), parts, workspace)
+    return shared_out([partial(workspace.insist, _multiply)] * shares(parts), parts, workspace)
 
 
 def _multiply(pair: tuple[Array, Array]) -> None:

@@ -137,18 +137,24 @@ class Program:
         self.buffers.append(dtype)
         return self._first_buffer + len(self.buffers) - 1
 
-    def runner(self, buffers: Sequence[Array]) -> Callable[[list[Array]], None]:
-        """Return a function that updates operands in place, in buffers of the dtypes ``buffers`` and as long."""
+    def runner(self, buffers: Sequence[Array], call: Callable[..., Any]) -> Callable[[list[Array]], None]:
+        """Return a function that updates operands in place.
+
+        Args:
+            buffers: as long as the operands at most are, of the dtypes of ``buffers``.
+            call: calls the function that it is given first on the rest.
+        """
         targets = {operand for _, operand in self.copies}
 
         def run(operands: list[Array]) -> None:
             n = len(operands[0])
             registers = [*operands, *self.constants, *(x if n == len(x) else x[:n] for x in buffers)]
             for function, inputs, output in self.steps:
-                function(*[registers[i] for i in inputs], registers[output])
-            values = [registers[source].copy() if source in targets else registers[source] for source, _ in self.copies]
+                call(function, *[registers[i] for i in inputs], registers[output])
+            sources = ((registers[source], source in targets) for source, _ in self.copies)
+            values = [call(x.copy) if copied else x for x, copied in sources]
             for value, (_, operand) in zip(values, self.copies, strict=True):
-                _convert(value, registers[operand])
+                call(_convert, value, registers[operand])
 
         return run
 

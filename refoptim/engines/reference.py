@@ -104,14 +104,14 @@ class _Walk:
         dtypes = [x.dtype for x in self.load(work[0])]
         program = trace(self.rule, dtypes, self.targets, self.unmade)
         buffers = (workspace.buffers(i, program.buffers, blocks.CHUNK) for i in range(shares(work)))
-        return [partial(self._replay, program.runner(x)) for x in buffers]
+        return [partial(self._replay, program.runner(x, workspace.insist), workspace) for x in buffers]
 
-    def _replay(self, update: Callable[[list[Array]], None], block: blocks.Block) -> None:
-        operands = self.load(block)
+    def _replay(self, update: Callable[[list[Array]], None], workspace: Workspace, block: blocks.Block) -> None:
+        operands = workspace.insist(self.load, block)
         update(operands)
         copied = [i for i in self.targets if self.wide or not self.flats.is_view(block, i)]
         for write in self.flats.changes(block, copied, [operands[i] for i in copied]):
-            write()
+            workspace.insist(write)
 
 
 def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> list[Change]:
@@ -126,17 +126,17 @@ def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> li
     s = extended(s, measured, p.dtype)
     arrays = [p, g, *(x for name, x in zip(job.state, state, strict=True) if name not in measured)]
 
-    def updated(cut: tree.Block) -> Iterator[Change]:
+    def updated(cut: tree.Block) -> list[Change]:
         here = SimpleNamespace(**vars(s))
         vars(here).update((name, tree.take(getattr(s, name), cut)) for name in measured)
         p, g, *walked = (tree.take(x, cut) for x in arrays)
         results = apply(rule, here, *(widen(x) for x in (p, g, *walked)))
         values = [x.astype(p.dtype, copy=False) for x in results]
-        return (partial(setitem, x, ..., value) for x, value in zip((p, *walked), values, strict=True))
+        return [partial(setitem, x, ..., value) for x, value in zip((p, *walked), values, strict=True)]
 
     def update(cut: tree.Block) -> None:
-        for write in updated(cut):
-            write()
+        for write in workspace.insist(updated, cut):
+            workspace.insist(write)
 
     cuts = list(tree.blocks(p.shape))
     new = [(x, measured[name]) for name, x in zip(job.state, state, strict=True) if name in measured]

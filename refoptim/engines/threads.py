@@ -47,8 +47,7 @@ def shares(items: Sequence[Any]) -> int:
 def shared_out(workers: Sequence[Callable[[Any], None]], items: Sequence[Any], workspace: Workspace) -> list[Change]:
     """Return changes that call functions on items: each function on a thread of its own, with its share of the items.
 
-    A function is to raise MemoryError only if it has written nothing, and is called again then, after the workspace has
-    given up its reserve. What goes wrong otherwise is found in ``workspace.failures`` afterwards.
+    What goes wrong is found in ``workspace.failures`` afterwards; functions are to ``insist`` on what they call.
     """
     workspace.keep_reserve()
     parts = [partial(_work, worker, items[i :: len(workers)], workspace) for i, worker in enumerate(workers)]
@@ -76,18 +75,9 @@ def _work(worker: Callable[[Any], None], items: Sequence[Any], workspace: Worksp
     try:
         with np.errstate(all="ignore"):
             for item in items:
-                _insist(worker, item, workspace)
+                worker(item)
     except BaseException as error:
         workspace.failures.append(error)
-
-
-def _insist(worker: Callable[[Any], None], item: Any, workspace: Workspace) -> None:
-    """Call a function on an item, again if there was no memory for it."""
-    try:
-        worker(item)
-    except MemoryError:
-        workspace.give_up_reserve()
-        worker(item)
 
 
 def _through(part: Callable[[], None], gate: Any) -> None:

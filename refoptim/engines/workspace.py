@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..numerics.arith import Array, DType
+
+T = TypeVar("T")
 
 ROOM = 3 << 20
 """Bytes of new values that a step may hold until all are known; what is larger is updated in place, block by block."""
@@ -52,9 +54,13 @@ class Workspace:
         """Set memory aside that can be given up later."""
         self._reserve = self._reserve or [np.empty(RESERVE, np.uint8)]
 
-    def give_up_reserve(self) -> None:
-        """Let others have the memory that was set aside."""
-        self._reserve.clear()
+    def insist(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that changes nothing if it fails, again without the reserve if there was no memory for it."""
+        try:
+            return function(*arguments)
+        except (MemoryError, SystemError):  # NumPy's functions raise the latter where there is none for their own use
+            self._reserve.clear()
+            return function(*arguments)
 
     def check(self) -> None:
         """Raise the first error that left arrays half updated, if there was one."""

@@ -336,7 +336,7 @@ def test_a_replayed_rule_is_the_rule(dtype: str) -> None:
     for seed in range(150):
         rule = drawn_rule(seed, arith.arithmetic(kind).type)
         program = trace(rule, [kind] * 4, [0, 2, 3], unmade=False)
-        update = program.runner([np.empty(40, x) for x in program.buffers])
+        update = program.runner([np.empty(40, x) for x in program.buffers], lambda f, *x: f(*x))
         for n in (40, 40, 23):
             operands = [gradient(rng, (n,), dtype) for _ in range(4)]
             operands[rng.integers(4)][:3] = [np.inf, np.nan, -0.0]

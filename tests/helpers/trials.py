@@ -252,3 +252,13 @@ def others() -> Iterator[tuple[str, Make]]:
 
 
 TRIALS: dict[str, Make] = {**dict(steps()), **dict(others())}
+
+
+def stages_of(make: Make) -> list[Any]:
+    """Return what there is to see before a trial, after it, and after it is done again."""
+    trial = make()
+    seen = [trial.look()]
+    for _ in range(2):
+        trial.act()
+        seen.append(trial.look())
+    return seen

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.faults import Interrupt, Lines, alarms, raised, set_off, traced
 from helpers.kernels import NEEDS_KERNELS
-from helpers.trials import TRIALS, Make
+from helpers.trials import TRIALS, Make, stages_of
 from refoptim.engines import blocks, reference
 
 FAULTS: dict[str, Any] = {"exceptions": (raised, nullcontext), "signals": (set_off, alarms)}
@@ -29,16 +29,6 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let arrays of a hundred elements be long, so that threads share them."""
     monkeypatch.setattr(blocks, "CHUNK", 16)
     monkeypatch.setattr(reference, "FEW", 8)
-
-
-def stages_of(make: Make) -> list[Any]:
-    """Return what there is to see before a trial, after it, and after it is done again."""
-    trial = make()
-    seen = [trial.look()]
-    for _ in range(2):
-        trial.act()
-        seen.append(trial.look())
-    return seen
 
 
 def interrupted(make: Make, stages: list[Any], fault: Any, at: int) -> bool:
