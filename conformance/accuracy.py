@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refoptim.numerics.arith import FLOATS, Array, epsilon
+from refoptim.numerics.ieee import check_arithmetic
 
 from . import adapters, cases, promises, trajectory
 from .adapters import ENGINES, NotAvailable, Unsupported
@@ -151,6 +152,7 @@ def why_not(name: str, job: Job) -> str:
 
 def measure(job: Job, names: Sequence[str]) -> Iterator[Row | Missing]:
     """Measure a case on implementations."""
+    check_arithmetic()
     try:
         exact = exact_way(job)
     except ImportError as error:  # bfloat16 without ml_dtypes

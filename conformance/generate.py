@@ -23,6 +23,7 @@ import numpy as np
 import refoptim
 from refoptim import SparseGrad
 from refoptim.numerics.arith import Array, as_reals
+from refoptim.numerics.ieee import check_arithmetic
 from refoptim.optimizers.closure import ClosureOptimizer, count
 
 from .cases import Case
@@ -47,6 +48,7 @@ class Recording(Reference):
 
 def trajectory(case: Case, dtype: str, watch: Watch = iter) -> dict[str, Array]:
     """Run a case on the reference and return its arrays; ``watch`` sees each frame pass by."""
+    check_arithmetic()
     cls = getattr(refoptim, case.optimizer)
     if issubclass(cls, ClosureOptimizer):
         return _closure_trajectory(case, dtype, watch)

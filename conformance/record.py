@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import refoptim
+from refoptim.numerics.ieee import check_arithmetic
 
 from . import cases, goldens
 from .oracle import Torch
@@ -60,6 +61,7 @@ def provenance(witness: str) -> dict[str, str]:
 
 def record(witness: str, stem: str) -> dict[str, Any]:
     """Run all cases of an optimizer on a witness and return the golden, without date and checksum."""
+    check_arithmetic()
     found = cases.load(stem)
     runs = [trajectory(implementation(witness), case, dtype) for case in found for dtype in case.dtypes]
     return {

@@ -17,6 +17,7 @@ import numpy as np
 
 import refoptim
 from refoptim.numerics.arith import Array
+from refoptim.numerics.ieee import check_arithmetic
 
 from . import goldens, record
 from .lr_cases import CYCLERS, DRAWS, EPOCHS, LRS, Case, draw, make_optimizer, trace
@@ -79,6 +80,7 @@ def kept(name: str) -> tuple[str, ...]:
 
 def schedules(name: str) -> dict[str, Any]:
     """Run the cases of a scheduler on torch and return the golden, without date and checksum."""
+    check_arithmetic()
     entries = []
     for case in (draw(name, seed) for seed in range(CASES)):
         values = torch_trace(case)

@@ -19,11 +19,11 @@ import numpy as np
 
 import refoptim
 from refoptim.numerics.arith import Array, as_reals, storage
+from refoptim.numerics.ieee import check_arithmetic
 
 from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
 from .cases import Case
 from .gradients import FORMATS, np_dtype
-from .oracle import check_rounding
 from .promises import STORED, Deviation
 from .reference import Reference
 from .trajectory import Digest, Frame, Implementation, State, decode, run
@@ -127,12 +127,6 @@ class Run(NamedTuple):
     sha256: str
     steps: list[int]
     tensors: dict[str, Array]
-
-
-def check_arithmetic() -> None:
-    """Raise RuntimeError unless subnormals survive and rounding is to nearest: nothing below holds without."""
-    for dtype in (np.float32, np.float64):
-        check_rounding(np.array, dtype)
 
 
 def execute(implementation: Implementation, case: Case, dtype: str) -> Run:

@@ -17,6 +17,7 @@ from refoptim.conformance.spec import parse
 
 import refoptim
 from refoptim.numerics.arith import Array
+from refoptim.numerics.ieee import check_arithmetic
 from refoptim.step.hyper import is_number
 
 from .gradients import draws, values
@@ -72,6 +73,7 @@ def trajectory(entry: Mapping[str, Any]) -> dict[str, Array]:
     Raises:
         TypeError, ValueError: the description is none, or names a setting that does not exist or is outside its range.
     """
+    check_arithmetic()
     optimizer = refoptim.SGD([np.zeros(1)], lr=entry["lr"], momentum=entry["momentum"])
     spec = parse(entry["scheduler"])
     metric = values(draws(entry["seed"], 0, entry["steps"]), "normal", "float64") if spec.name == PLATEAU else None

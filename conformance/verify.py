@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from refoptim.numerics.arith import Array, as_reals
+from refoptim.numerics.ieee import check_arithmetic
 
 from . import cases, formats, generate, goldens, lr_cases, record_lr, schedules, tasks
 from .generate import Watch
@@ -199,7 +200,9 @@ def verify_file(path: Path, tolerance: Tolerance = EXACT, watch: Watch = iter) -
 
     Raises:
         GoldenError: the file is neither, is cut off, altered, of another version, or does not fit what it says it is.
+        RuntimeError: this process does not compute as IEEE 754 says.
     """
+    check_arithmetic()
     if is_golden(path):
         return list(verify_golden(path, tolerance))
     if is_schedules(path):

@@ -50,12 +50,13 @@ class Suite(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test for each case and storage type."""
-        from refoptim.conformance import adapters, run
+        from refoptim.conformance import run
 
         try:
+            run.check_arithmetic()
             run.versions(named(self.config))
             jobs = run.jobs(named(self.config), str(self.config.getoption("--refoptim-pattern")))
-        except adapters.NotAvailable as error:
+        except RuntimeError as error:
             raise pytest.UsageError(_shown(str(error))) from error
         if not jobs:
             raise pytest.UsageError(
@@ -89,6 +90,7 @@ def check(job: Any) -> None:
     """Run a case; skip what is not supported, fail where a promise is broken."""
     from refoptim.conformance import run
 
+    run.check_arithmetic()
     for result in run.perform(job):
         if result.outcome == run.NOT_RUN:
             pytest.skip(_shown(result.reason))

@@ -44,14 +44,39 @@ template <int... J> struct PlacesUpTo<0, J...> {
     using Type = Places<J...>;
 };
 
+// The arithmetic of IEEE 754 as long as it lives: to nearest, subnormals kept, however this thread was set; its flags stay.
+class Arithmetic {
+#if defined(__x86_64__)
+    unsigned before, plain = 0x1F80;
+
+  public:
+    Arithmetic() { __asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(before) : "m"(plain) : "memory"); }
+    ~Arithmetic() { __asm__ volatile("ldmxcsr %0" : : "m"(before) : "memory"); }
+#elif defined(__aarch64__)
+    unsigned long before, plain = 0;
+
+  public:
+    Arithmetic() { __asm__ volatile("mrs %0, fpcr\n\tmsr fpcr, %1" : "=&r"(before) : "r"(plain) : "memory"); }
+    ~Arithmetic() { __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory"); }
+#else
+  public:
+    Arithmetic() {}
+    ~Arithmetic() {}
+#endif
+};
+
 // Runs a kernel on `blocks` blocks and `threads` processors; `arguments` points to its arguments, as in CUDA's launch.
 template <class... A, int... J>
 static void launch_with(void (*kernel)(A...), long long blocks, int threads, void** arguments, Places<J...>) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (long long block = 0; block < blocks; block++) {
-        blockIdx.x = block;
-        gridDim.x = blocks;
-        kernel(*(A*)arguments[J]...);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Arithmetic plain;
+#pragma omp for schedule(static)
+        for (long long block = 0; block < blocks; block++) {
+            blockIdx.x = block;
+            gridDim.x = blocks;
+            kernel(*(A*)arguments[J]...);
+        }
     }
 }
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from .. import __version__
 from ..conformance import cases, goldens, record_lr
-from ..conformance.oracle import check_rounding
 from ..engines import host, nvrtc
 from ..engines.threads import get_num_threads
+from ..numerics.ieee import check_rounding
 
 PACKAGES = {
     "numpy": ("numpy",),

@@ -123,33 +123,56 @@ def test_a_process_with_fused_multiply_add_is_refused(monkeypatch: pytest.Monkey
         pass
 
 
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="torch cannot flush subnormals on this processor")
+def test_a_process_that_flushes_subnormals_is_refused() -> None:
+    torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(RuntimeError, match=r"into zeros [(]FTZ[)] and takes subnormal operands for zeros"), ieee():
+            pass
+    finally:
+        torch.set_flush_denormal(False)
+
+
 class Wrong:
-    """Numbers whose sums go through a function."""
+    """Numbers whose results go through a function."""
 
     def __init__(self, x: Any, change: Any) -> None:
         self.x, self.change = x, change
 
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.x
+
     def __add__(self, other: Wrong) -> Any:
-        return self.change(self.x, other.x)
+        return self.change(self.x + other.x, self.x, other.x)
+
+    def __sub__(self, other: Wrong) -> Any:
+        return self.change(self.x - other.x, self.x, -other.x)
+
+    def __mul__(self, other: Wrong) -> Any:
+        return self.change(self.x * other.x, self.x, self.x * 0)
+
+    def __truediv__(self, other: Wrong) -> Any:
+        return self.change(self.x / other.x, self.x, self.x * 0)
 
 
-def flushed(x: Any, y: Any) -> Any:
-    return np.where(np.abs(x + y) < np.finfo(x.dtype).tiny, 0, x + y).astype(x.dtype)
+def flushed(z: Any, x: Any, y: Any) -> Any:
+    return np.where(np.abs(z) < np.finfo(x.dtype).tiny, 0, z).astype(x.dtype)
 
 
-def rounded_up(x: Any, y: Any) -> Any:
-    return np.where(y > 0, np.nextafter(x, x.dtype.type(np.inf)), x + y).astype(x.dtype)
+def rounded_up(z: Any, x: Any, y: Any) -> Any:
+    return np.where((y > 0) & (np.abs(x) >= 1), np.nextafter(x, x.dtype.type(np.inf)), z).astype(x.dtype)
 
 
-def rounded_half_away(x: Any, y: Any) -> Any:
-    return np.where(y == 0.5 * np.finfo(x.dtype).eps, x * (1 + np.finfo(x.dtype).eps), x + y).astype(x.dtype)
+def rounded_half_away(z: Any, x: Any, y: Any) -> Any:
+    return np.where(y == 0.5 * np.finfo(x.dtype).eps, x * (1 + np.finfo(x.dtype).eps), z).astype(x.dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("change", [flushed, rounded_up, rounded_half_away])
 def test_other_arithmetic_is_refused(change: Any, dtype: Any) -> None:
     check_rounding(np.array, dtype)
-    with pytest.raises(RuntimeError, match="subnormals or are not rounded to nearest even"):
+    says = "turns subnormal results into zeros" if change is flushed else "does not round to nearest even"
+    with pytest.raises(RuntimeError, match=f"arithmetic in this process {says} ?[(;]"):
         check_rounding(lambda x: Wrong(x, change), dtype)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from helpers import ROOT
 from helpers.implementations import CASES
+from helpers.processor import needs_mxcsr
 
 CONFTEST = f"""
 import sys
@@ -98,3 +99,10 @@ def test_a_test_asked_for_by_its_node_id_comes_alone(folder: Path) -> None:
 
 def test_an_unknown_implementation_is_a_usage_error(folder: Path) -> None:
     assert "no implementation 'nobody'" in pytest_in(folder, "--refoptim-impl", "nobody")
+
+
+@needs_mxcsr
+def test_a_process_that_loses_subnormals_is_a_usage_error(folder: Path) -> None:
+    (folder / "more.txt").write_text("from helpers.processor import set_mxcsr\nset_mxcsr(0x9FC0)\n")
+    output = pytest_in(folder, "--refoptim-impl", "numpy", "--refoptim-pattern", "sgd-plain")
+    assert "ERROR: float32 arithmetic in this process turns subnormal results into zeros (FTZ)" in output
