@@ -35,10 +35,11 @@ class BuildHost(build_ext):
         host = runpy.run_path(str(KERNELS / "host/build.py"))
         source_hash = runpy.run_path(str(KERNELS / "harness/source_hash.py"))["source_hash"]()
         target = Path(self.get_ext_fullpath(ext.name))
-        target.unlink(missing_ok=True)
+        in_place = Path(__file__).parent / self.get_ext_filename(ext.name)
         try:
-            say(host["build"](target, source_hash, say=say))
+            say(host["build"](target, source_hash, say=say, earlier=[in_place]))
         except host["BuildError"] as error:
+            target.unlink(missing_ok=True)
             say(f"installed without fused kernels for NumPy arrays: {error}")
 
 

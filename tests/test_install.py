@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import runpy
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
@@ -63,8 +69,9 @@ def build(checkout: Path) -> Build:
     """Return a function that makes a wheel of the copy."""
     pytest.importorskip("setuptools.command.bdist_wheel", reason="setuptools 77 is not installed")
 
-    def run(**environment: str) -> Wheel:
-        for left in ("build", "dist"):
+    def run(again: bool = False, **environment: str) -> Wheel:
+        """``again``: as pip does it in a folder in which it was before."""
+        for left in ("dist",) if again else ("build", "dist"):
             shutil.rmtree(checkout / left, ignore_errors=True)
         inherited = {key: x for key, x in os.environ.items() if key not in ("CXX", "CXXFLAGS")}
         command = [sys.executable, "setup.py", "-q", "bdist_wheel"]
@@ -161,7 +168,176 @@ def test_flags_from_outside_cannot_change_a_bit(build: Build, plain: Wheel) -> N
     unsafe = "-Ofast -ffast-math -ffp-contract=fast -march=native -mfma -mrecip"
     line, files, _ = build(CXX=f"{COMPILER} -funsafe-math-optimizations", CXXFLAGS=f"-Wextra {unsafe}")
     assert line.endswith(f"; flags left out: -funsafe-math-optimizations {unsafe}")
-    assert files[LIBRARY] == plain.files[LIBRARY]
+    assert code(files) == code(plain.files)
+
+
+def code(files: dict[str, bytes]) -> bytes:
+    """Return the library of a wheel without the line behind it, which says what it was built with."""
+    found, line = files[LIBRARY][:-1].rsplit(b"\n", 1)
+    assert re.fullmatch(rb"refoptim [0-9a-f]{64} [0-9a-f]{64}", line)
+    return found
+
+
+@needs_compiler
+@pytest.mark.parametrize("before", [True, False])
+def test_flags_of_a_wrapper_cannot_change_a_bit(build: Build, plain: Wheel, tmp_path: Path, before: bool) -> None:
+    """Flags that the compiler gets from elsewhere are undone by those behind them, or seen by the kernels."""
+    wrapper = tmp_path / "wrapper"
+    fast = "-O3 -ffast-math -ffp-contract=fast"
+    wrapper.write_text(f'#!/bin/sh\nexec {COMPILER} {fast if before else ""} "$@" {"" if before else fast}\n')
+    wrapper.chmod(0o755)
+    line, files, _ = build(CXX=str(wrapper))
+    if before:
+        assert code(files) == code(plain.files)
+    else:
+        assert "the compiler is set to change results" in line and LIBRARY not in files
+
+
+CHANGING = [
+    *("-Ofast", "-O fast", "-ffast-math", "--fast-math", "-funsafe-math-optimizations", "-ffp-contract=fast", "-mfma"),
+    *("-fassociative-math", "-freciprocal-math", "-ffinite-math-only", "-fno-signed-zeros", "-frounding-math", "-O3"),
+    *("-mfpmath=387", "-march=native", "-mdaz-ftz", "-fexcess-precision=fast", "-fsingle-precision-constant"),
+    *("-fno-honor-nans", "-fdenormal-fp-math=preserve-sign", "-x c", "-std=c++98", "-specs=fast.specs", "-pg"),
+    *("-Xclang -ffast-math", "-Xpreprocessor -Dsqrt=x", "-mllvm -fp-contract=fast", "--param x=1", "-include fast.h"),
+    *("-imacros fast.h", "@flags", "fast.o", "-Wl,fast.o", "-Wl,--wrap=sqrt", "-Wa,-mfma", "-Wp,-Dsqrt=x"),
+    *(
+        "-fplugin=fast.so",
+        "-wrapper fast",
+        "-D fabsf=x",
+        "-D__FAST_MATH__",
+        "-Dmul(x,y)=x",
+        "-D HOST=0",
+        "-UHOST",
+    ),
+    *("'-ffast-math'", "-Wl,-rpath,/a,fast.o", "--config=fast.cfg", "-l fast"),
+]
+
+
+def compiler(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Any:
+    """Return the compiler that a build would use."""
+    for name in ("CXX", "CXXFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"CXX": COMPILER, **environment}.items():
+        monkeypatch.setenv(name, value)
+    return runpy.run_path(str(KERNELS / "host/build.py"))["Compiler"]()
+
+
+@needs_compiler
+@pytest.mark.parametrize("flag", CHANGING)
+def test_what_could_change_a_result_is_left_out_in_every_spelling(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [word.strip("'") for word in flag.split()]
+    found = compiler(monkeypatch, CXXFLAGS=f"-g {flag} -pipe")
+    assert (found.command, found.left_out) == ([COMPILER, "-g", "-pipe"], words)
+    found = compiler(monkeypatch, CXX=f"{COMPILER} {flag}", CXXFLAGS="-pipe")
+    assert (found.command, found.left_out) == ([COMPILER, "-pipe"], words)
+
+
+@needs_compiler
+def test_a_flag_that_lacks_its_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flag in ("-D", "-I", "--sysroot", "-isystem"):
+        assert compiler(monkeypatch, CXXFLAGS=f"-g {flag}").left_out == [flag]
+    assert compiler(monkeypatch, CXXFLAGS="-D -g -pipe").left_out == ["-D", "-g"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("-I dir -Idir", ["-I", "dir", "-Idir"]),
+        ("-isystem dir -L dir -B dir", ["-isystem", "dir", "-L", "dir", "-B", "dir"]),
+        ("-D NDEBUG=1 -D_GLIBCXX_ASSERTIONS", ["-D", "NDEBUG=1", "-D_GLIBCXX_ASSERTIONS"]),
+        (
+            """-DTHIS='a b' '-DTHAT="c d"' -I"my dir" -I my\\ dir""",
+            ["-DTHIS=a b", '-DTHAT="c d"', "-Imy dir", "-I", "my dir"],
+        ),
+        ("--sysroot /x --sysroot=/x", ["--sysroot", "/x", "--sysroot=/x"]),
+        ("-Wall -Wno-psabi -Wl,-rpath,/x -Wl,-z,now", ["-Wall", "-Wno-psabi", "-Wl,-rpath,/x", "-Wl,-z,now"]),
+        ("-g3 -ggdb -pipe -fsanitize=address", ["-g3", "-ggdb", "-pipe", "-fsanitize=address"]),
+        ("-fdebug-prefix-map=/a=/b -fstack-protector-strong", ["-fdebug-prefix-map=/a=/b", "-fstack-protector-strong"]),
+    ],
+)
+def test_what_changes_no_result_is_passed_on(flags: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compiler(monkeypatch, CXXFLAGS=flags)
+    assert (found.command, found.left_out) == ([COMPILER, *words], [])
+
+
+@needs_compiler
+def test_flags_with_values_of_their_own_and_quotes_build(build: Build, plain: Wheel, tmp_path: Path) -> None:
+    flags = f"""-I {tmp_path} -D THIS -D 'THAT="a b"' -isystem "{tmp_path}" """
+    line, files, _ = build(CXXFLAGS=flags)
+    assert (line, code(files)) == (plain.line, code(plain.files))
+
+
+@needs_compiler
+def test_a_launcher_before_the_compiler_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = compiler(monkeypatch, CXX=f"launcher {COMPILER} -g -O3")
+    assert (found.command, found.left_out) == (["launcher", COMPILER, "-g"], ["-O3"])
+    assert found.run("-dumpmachine")
+
+
+@needs_compiler
+def test_a_variable_that_edits_the_command_line_is_kept_from_the_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "says"
+    path.write_text('#!/bin/sh\necho "[$CCC_OVERRIDE_OPTIONS] [$CPATH]"\n')
+    path.chmod(0o755)
+    found = compiler(monkeypatch, CXX=str(path), CCC_OVERRIDE_OPTIONS="+-ffast-math", CPATH="/x")
+    assert found.run() == "[] [/x]"
+
+
+def test_quotes_that_do_not_end_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="CXXFLAGS cannot be read: No closing quotation") as raised:
+        compiler(monkeypatch, CXXFLAGS="-D 'A=1")
+    assert type(raised.value).__name__ == "BuildError"
+
+
+@needs_compiler
+def test_what_is_built_already_is_not_built_again(build: Build, checkout: Path, tmp_path: Path) -> None:
+    """The same sources, compiler and flags give the same library; one that was damaged is built anew."""
+    quick = hasty(tmp_path / "hasty")
+    first = build(CXX=quick)
+    second = build(again=True, CXX=quick)
+    assert first.progress and not second.progress and second.files[LIBRARY] == first.files[LIBRARY]
+    assert second.line == f"refoptim: kernels are those that {quick} built before"
+    assert build(again=True, CXX=quick, CXXFLAGS="-D THIS").progress
+    (path,) = (checkout / "build").glob(f"lib*/{LIBRARY}")
+    whole = path.read_bytes()
+    for damaged in (whole[:-200], whole[:5000] + b"\1\2\3" + whole[5003:]):
+        path.write_bytes(damaged)
+        done = build(again=True, CXX=quick)
+        assert done.progress and done.files[LIBRARY] == first.files[LIBRARY]
+
+
+def hasty(path: Path) -> str:
+    """Write a compiler that takes less time: it does not optimize."""
+    path.write_text(f'#!/bin/sh\nexec {COMPILER} "$@" -O0\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_compiler
+def test_a_library_that_lacks_a_variant_is_built_again(build: Build, tmp_path: Path) -> None:
+    """What the compiler could not do, for want of memory perhaps, it may do now."""
+    poor = script(tmp_path / "poor", "-march=x86-64-v4")
+    assert build(CXX=poor).progress
+    assert bool(build(again=True, CXX=poor).progress) == (platform.machine() in ("x86_64", "AMD64"))
+
+
+@needs_compiler
+def test_a_library_in_place_is_taken(build: Build, checkout: Path, tmp_path: Path) -> None:
+    """An editable installation builds elsewhere and copies: what it left in the checkout is taken the next time."""
+    quick = hasty(tmp_path / "hasty")
+    first, place = build(CXX=quick), checkout / LIBRARY
+    place.write_bytes(first.files[LIBRARY])
+    try:
+        assert not build(CXX=quick).progress
+    finally:
+        place.unlink()
 
 
 @needs_compiler
@@ -172,6 +348,71 @@ def test_what_a_compiler_does_not_know_is_left_out(build: Build, tmp_path: Path)
     assert not library.refoptim_has_threads()
     left_out = [x for x in wheel.progress if x.endswith("left out")]
     assert len(left_out) == (len(BUILT) if "avx512" in wheel.line else 0) and all("for avx512" in x for x in left_out)
+
+
+@needs_compiler
+def test_the_remedy_brings_the_kernels_although_pip_has_a_wheel_without(checkout: Path, tmp_path: Path) -> None:
+    """Installed from an index without a compiler, the wheel stays in pip's cache; with a compiler it comes back."""
+    index, quick = tmp_path / "index", script(tmp_path / "quick", "-march=x86-64-v4", "-march=x86-64-v3")
+    sdist = [sys.executable, "setup.py", "-q", "sdist", "-d", str(index / "refoptim")]
+    subprocess.run(sdist, cwd=checkout, check=True, capture_output=True)
+    (index / "refoptim" / "index.html").write_text(
+        "".join(f'<a href="{x.name}">{x.name}</a>' for x in index.rglob("*.gz"))
+    )
+    with served(index) as url:
+        pip = installer(tmp_path, url)
+        assert not pip("install", "refoptim", CXX="/nowhere/c++")
+        assert not pip("install", "--force-reinstall", "refoptim", CXX=quick)
+        command = host.REBUILD.split()
+        assert command[0] == "pip" and command[-1] == "." and " ".join(command) in host.REMEDY
+        assert pip(*command[1:-1], "refoptim", CXX=quick)
+        assert not pip("install", "--force-reinstall", "refoptim", CXX="/nowhere/c++")
+        assert pip(*command[1:-1], str(checkout), CXX=quick)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder as a package index."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """Serves files without a word."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def installer(folder: Path, index: str) -> Callable[..., bool]:
+    """Make an environment that has setuptools alone; return what runs pip there and tells if there are kernels then."""
+    venv.create(folder / "venv", with_pip=False)
+    tools = folder / "tools"
+    tools.mkdir()
+    for path in (
+        x for name in ("setuptools", "_distutils_hack") for x in Path(sys.prefix).rglob(f"site-packages/{name}*")
+    ):
+        (tools / path.name).symlink_to(path)
+    isolated = {"PIP_CACHE_DIR": str(folder / "cache"), "PIP_CONFIG_FILE": os.devnull, "PYTHONPATH": str(tools)}
+    found = {key: x for key, x in os.environ.items() if not key.startswith(("PIP_", "CXX", "PYTHON"))} | isolated
+
+    def pip(verb: str, *arguments: str, CXX: str) -> bool:
+        options = ("--no-deps", "--no-build-isolation", "--index-url", index, "--disable-pip-version-check")
+        python = str(folder / "venv" / "bin" / "python")
+        command = [sys.executable, "-m", "pip", "--python", python, verb, *options, *arguments]
+        done = subprocess.run(
+            command, env=found | {"CXX": CXX}, cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return bool(list((folder / "venv").rglob("_host.so")))
+
+    return pip
+
+
+def test_the_guide_gives_the_remedy() -> None:
+    assert f"```sh\n{host.REBUILD}\n```" in (ROOT / "docs" / "guide" / "install.md").read_text(encoding="utf-8")
 
 
 def test_the_hash_is_of_every_source(checkout: Path, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
+from itertools import islice, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -18,7 +22,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 FLAGS = (
     *("-std=c++20", "-O2", "-fPIC", "-Wall", "-DHOST"),
-    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 """None of them changes a bit of a result: no contraction, no reordering, no flushing of subnormals."""
 
@@ -39,8 +43,21 @@ X86 = {
 
 OTHER = {"baseline": ()}
 
-HARMLESS = ("-D", "-I", "-L", "-W", "-B", "-g", "-pipe", "-fsanitize", "-fstack-protector", "-fno-omit-frame-pointer")
-"""What flags from outside begin with that cannot change a result; all others are left out."""
+SEARCH = ("-I", "-L", "-B", "-isystem", "-iquote", "-idirafter", "-isysroot", "--sysroot")
+
+VALUED = ("-D", *SEARCH)
+"""Flags whose value may be a word of its own."""
+
+HARMLESS = re.compile(
+    rf"({'|'.join(SEARCH)})=?.+|-W(?![alp],).*|-Wl,-rpath[,=][^,]+|-Wl,-z,(relro|now)|-g.*|-pipe|-stdlib=.+"
+    r"|--gcc-toolchain=.+|-fsanitize.*|-fstack-protector.*|-fno-omit-frame-pointer|-f(debug|file|macro)-prefix-map=.+"
+    r"|-fdiagnostics.*"
+)
+"""Flags from outside that cannot change a result. With ``-D`` of names that the kernels do not know, all that is let
+through: a list of flags that do change one would never be whole."""
+
+EDITS = ("CCC_OVERRIDE_OPTIONS",)
+"""Variables by which a compiler changes its own command line; it does not get them."""
 
 
 class BuildError(Exception):
@@ -51,24 +68,63 @@ class Compiler:
     """The C++ compiler that ``CXX`` names, or the first that is found, with the harmless ones of ``CXXFLAGS``."""
 
     def __init__(self) -> None:
-        words = shlex.split(os.environ.get("CXX", "")) or [*filter(shutil.which, COMPILERS)][:1]
+        words = _words("CXX") or [*filter(shutil.which, COMPILERS)][:1]
         if not words:
             raise BuildError("no C++ compiler was found")
-        flags = [*words[1:], *shlex.split(os.environ.get("CXXFLAGS", ""))]
-        self.left_out = [x for x in flags if x.startswith("-") and not x.startswith(HARMLESS)]
-        self.command = [x for x in [*words, *flags] if x == words[0] or x.startswith(HARMLESS)]
+        self.program = [words[0], *takewhile(_is_program, words[1:])]  # ccache g++
+        self.command, self.left_out = [*self.program], list[str]()
+        for flag in _flags([*words[len(self.program) :], *_words("CXXFLAGS")]):
+            (self.command if _is_harmless("".join(flag)) else self.left_out).extend(flag)
 
     def run(self, *arguments: str | Path) -> str:
         """Run the compiler and return what it prints; raise BuildError with the first error if it fails."""
         try:
-            done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, check=False)
+            command, known = [*self.command, *arguments], {k: x for k, x in os.environ.items() if k not in EDITS}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=known)
         except OSError as error:
             raise BuildError(f"the C++ compiler cannot be run: {error}") from None
         if done.returncode:
             lines = [*filter(None, done.stderr.splitlines())]
             first = next((x for x in lines if "error" in x), f"exit status {done.returncode}")
-            raise BuildError(f"{self.command[0]} fails: {first}")
+            raise BuildError(f"{shlex.join(self.program)} fails: {first}")
         return done.stdout.strip()
+
+
+def _words(variable: str) -> list[str]:
+    """Return what a variable of the environment holds, in words as a shell would make them."""
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise BuildError(f"{variable} cannot be read: {error}") from None
+
+
+def _is_program(word: str) -> bool:
+    return word[0] not in "-@" and shutil.which(word) is not None and not re.search(r"\.(o|a|so)\b", word)
+
+
+def _flags(words: Iterable[str]) -> Iterator[list[str]]:
+    """Yield each flag with its value."""
+    rest = iter(words)
+    for word in rest:
+        yield [word, *islice(rest, word in VALUED)]
+
+
+def _is_harmless(flag: str) -> bool:
+    if flag in VALUED:
+        return False
+    if not flag.startswith("-D"):
+        return bool(HARMLESS.fullmatch(flag))
+    name = re.split(r"\W", flag[2:], maxsplit=1)[0]
+    reserved = name.startswith("__") and not re.fullmatch(r"__STDC_\w+_MACROS", name)
+    return bool(name) and not reserved and name not in _known_names()
+
+
+@cache
+def _known_names() -> set[str]:
+    """Return all words in the sources: a macro of such a name could change them."""
+    folder = HERE.parent
+    sources = [*folder.rglob("*.cu"), *folder.rglob("*.cuh"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]
+    return {name for path in sources for name in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
 
 
 class Job(NamedTuple):
@@ -95,15 +151,22 @@ Objects = dict[str, list[Path] | BuildError]
 
 
 def build(
-    target: Path, source_hash: str, only: Iterable[str] = (), say: Callable[[str], None] = lambda line: None
+    target: Path,
+    source_hash: str,
+    only: Iterable[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+    earlier: Iterable[Path] = (),
 ) -> str:
     """Build the library and return a line about it; raise BuildError if that cannot be done.
+
+    A library that the same compiler built whole from the same sources is taken as it is.
 
     Args:
         target: Where to put it, replacing at once what is there.
         source_hash: What it says it was built from.
         only: The variants to build, all by default. Of those the compiler does not know are left out.
         say: Takes a line about what is being done.
+        earlier: Where libraries may lie that were built before, beside ``target``.
     """
     compiler = Compiler()
     machine = compiler.run("-dumpmachine")
@@ -112,9 +175,42 @@ def build(
         folder = Path(name)
         openmp = _openmp(compiler, folder)
         variants = {name: (*known[name], *openmp) for name in only or known}
+        recipe = _recipe(compiler, variants, source_hash)
+        for path in (target, *earlier):
+            if _is_whole(path, recipe):
+                _put(target, path.read_bytes())
+                return f"kernels are those that {shlex.join(compiler.program)} built before"
         objects = _compile_all(compiler, folder, variants, say)
-        _link(compiler, folder, _built(objects), openmp, source_hash, target)
+        library = _link(compiler, folder, _built(objects), openmp, source_hash).read_bytes()
+    whole = not any(isinstance(x, BuildError) for x in objects.values())
+    _put(target, library + _stamp(recipe, library) if whole else library)
     return _report(compiler, objects, openmp)
+
+
+def _recipe(compiler: Compiler, variants: Mapping[str, tuple[str, ...]], source_hash: str) -> str:
+    """Return a hash of all that a library depends on."""
+    parts = [source_hash, compiler.command, compiler.run("--version"), sorted(variants.items())]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _stamp(recipe: str, library: bytes) -> bytes:
+    """Return what is put behind a library that has all its variants: loading one does not read so far."""
+    return f"\nrefoptim {recipe} {hashlib.sha256(library).hexdigest()}\n".encode()
+
+
+def _is_whole(path: Path, recipe: str) -> bool:
+    """Tell whether a file is the library that would be built, undamaged."""
+    data = path.read_bytes() if path.is_file() else b""
+    size = len(_stamp(recipe, b""))
+    return data[-size:] == _stamp(recipe, data[:-size])
+
+
+def _put(target: Path, data: bytes) -> None:
+    """Write the library, replacing at once what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    beside.write_bytes(data)
+    beside.replace(target)
 
 
 def _openmp(compiler: Compiler, folder: Path) -> tuple[str, ...]:
@@ -168,25 +264,17 @@ def _built(objects: Objects) -> dict[str, list[Path]]:
 
 
 def _link(
-    compiler: Compiler,
-    folder: Path,
-    built: dict[str, list[Path]],
-    openmp: tuple[str, ...],
-    source_hash: str,
-    target: Path,
-) -> None:
+    compiler: Compiler, folder: Path, built: dict[str, list[Path]], openmp: tuple[str, ...], source_hash: str
+) -> Path:
     facts = (f"-DVARIANTS={' '.join(built)}", f"-DSOURCE_HASH={source_hash}")
     library = folder / "library"
     objects = [path for paths in built.values() for path in paths]
     compiler.run(*FLAGS, *openmp, *facts, "-shared", HERE / "variants.cpp", *objects, "-o", library)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{os.getpid()}")
-    shutil.copyfile(library, beside)
-    beside.replace(target)
+    return library
 
 
 def _report(compiler: Compiler, objects: Objects, openmp: tuple[str, ...]) -> str:
-    line = f"kernels built by {compiler.command[0]} for {', '.join(_built(objects))}"
+    line = f"kernels built by {shlex.join(compiler.program)} for {', '.join(_built(objects))}"
     line += "" if openmp else ", without threads (no OpenMP)"
     line += "".join(f"; not for {name}: {error}" for name, error in objects.items() if isinstance(error, BuildError))
-    return line + (f"; flags left out: {' '.join(compiler.left_out)}" if compiler.left_out else "")
+    return line + (f"; flags left out: {shlex.join(compiler.left_out)}" if compiler.left_out else "")

@@ -49,17 +49,17 @@ class Arithmetic {
 #if defined(__x86_64__)
     unsigned before, plain = 0x1F80;
 
-  public:
+public:
     Arithmetic() { __asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(before) : "m"(plain) : "memory"); }
     ~Arithmetic() { __asm__ volatile("ldmxcsr %0" : : "m"(before) : "memory"); }
 #elif defined(__aarch64__)
     unsigned long before, plain = 0;
 
-  public:
+public:
     Arithmetic() { __asm__ volatile("mrs %0, fpcr\n\tmsr fpcr, %1" : "=&r"(before) : "r"(plain) : "memory"); }
     ~Arithmetic() { __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory"); }
 #else
-  public:
+public:
     Arithmetic() {}
     ~Arithmetic() {}
 #endif

@@ -1,10 +1,5 @@
 // What the library of kernels says of itself: built once, for any processor.
-#include <float.h>
 #include <string.h>
-
-#if FLT_EVAL_METHOD != 0
-#error "floats must be computed as floats and doubles as doubles"
-#endif
 
 #define TEXT_OF(X) #X
 #define TEXT(X) TEXT_OF(X)

@@ -16,7 +16,12 @@ from .threads import get_num_threads
 
 LIBRARY = Path(__file__).with_name("_host.so")
 
-REMEDY = "install a C++ compiler (g++ 10 or newer, or clang++ 12 or newer) and reinstall refoptim"
+REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary refoptim ."
+"""Builds the library anew, in a checkout: pip's cache and an index may hold a wheel without it."""
+
+AGAIN = f"run {REBUILD} in the checkout (with -e . if that is how it was installed)"
+
+REMEDY = f"install a C++ compiler (g++ 10 or newer, or clang++ 12 or newer), then {AGAIN}"
 
 FEW = 1 << 15
 """Elements that are worth a thread."""
@@ -94,10 +99,10 @@ def _machine(path: Path) -> Host | str:
     except OSError as error:
         return f"which cannot be loaded ({error}): {REMEDY}"
     if _text(library.refoptim_source_hash) != source_hash():
-        return "which were built from other sources: reinstall refoptim"
+        return f"which were built from other sources: {AGAIN}"
     fitting = variants(library)
     if not fitting:
-        return f"and this processor has none of {_text(library.refoptim_variants)}: reinstall refoptim"
+        return f"and this processor has none of {_text(library.refoptim_variants)}: {AGAIN}"
     return Host(library, fitting[0])
 
 
