@@ -134,6 +134,12 @@ class Optimizer(Rule):
         eager = group["params"] if self.eager else []
         state = {p: {"step": 0, **self._first_arrays(h, p)} for p in eager}
         make([partial(self.state.update, state), partial(self.param_groups.append, group)])
+        self._own(group)
+
+    def _own(self, group: Group) -> None:
+        """Let the parameters of a group know who keeps their master copies."""
+        for p in group["params"]:
+            p.belongs_to(self)
 
     def _check_group(self, group: Group) -> None:
         """Raise TypeError or ValueError if a group cannot be added to those that there are."""
@@ -346,6 +352,8 @@ class Optimizer(Rule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state | self._fresh())
         self._make_hooks()
+        for group in self.param_groups:
+            self._own(group)
 
     def __repr__(self) -> str:
         blocks = []

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import check_together, handed_over, is_array, is_writable, place, plain
 from .sparse import SparseGrad, as_sparse
+
+
+class _Keeper(ref[Any]):
+    """A weak reference that copies and pickles leave out: a copy of a Parameter is not the optimizer's."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
 class Parameter:
@@ -32,7 +42,7 @@ class Parameter:
             next step.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "master", "name")
+    __slots__ = ("__weakref__", "_optimizer", "data", "grad", "master", "name")
 
     def __init__(self, data: Array, grad: Any = None, name: str | None = None, *, master: bool = False) -> None:
         if name is not None and not isinstance(name, str):
@@ -50,6 +60,18 @@ class Parameter:
         self.grad = grad
         self.name = name
         self.master = master
+        self._optimizer: _Keeper | None = None
+
+    def belongs_to(self, optimizer: Any) -> None:
+        """Remember the optimizer, the newest one, as long as it lives: it keeps the master copy."""
+        self._optimizer = _Keeper(optimizer)
+
+    def master_copy(self) -> Array | None:
+        """Return the float32 copy in the state of the newest optimizer of this parameter, None if there is none."""
+        optimizer = self._optimizer() if self._optimizer else None
+        x: Any = optimizer.state.get(self, {}).get("master") if optimizer else None
+        fits = is_array(x) and place(x) == place(self.data) and (x.shape, x.dtype.name) == (self.shape, "float32")
+        return x if fits else None
 
     @property
     def shape(self) -> tuple[int, ...]:

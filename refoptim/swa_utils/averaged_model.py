@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arith import Array, storage
-from ..numerics.array_types import at, copied, fill, place
+from ..numerics.arith import Array, is_narrow, storage, widen
+from ..numerics.array_types import at, copied, place
 from ..step import hyper as hp
+from ..step.changes import make
 from ..step.parameter import Parameter
 from ..step.state_dict import StateDict, array_like, step_count
-from .averages import SWA, Average, MultiAverage, array, check_writable, same_kind
+from .averages import SWA, Average, MultiAverage, Pair, array, check_writable, same_kind
 from .batch_norms import BatchNorm
 from .members import Member, join, matched, members
+from .wide import refresh
 
 AvgFn = Callable[[Array, Array, int], Array]
 """``avg_fn(averaged, current, num_averaged)`` returns the new average of one array."""
@@ -23,8 +25,8 @@ AvgFn = Callable[[Array, Array, int], Array]
 MultiAvgFn = Callable[[list[Array], list[Array], int], Any]
 """``multi_avg_fn(averaged, current, num_averaged)`` writes the new averages into the arrays ``averaged``."""
 
-Paired = tuple[Member, Member]
-"""A member of an average, and the same member of the model."""
+Named = tuple[str, Pair]
+"""The name of a member, and its average with what is averaged into it."""
 
 
 class AveragedModel:
@@ -34,6 +36,8 @@ class AveragedModel:
 
         SWA, the default    average = average + (current - average) / (n_averaged + 1)
         EMA                 average = decay * average + (1 - decay) * current
+
+    Averages of 16-bit arrays are kept in float32 beside ``module``. Of a Parameter with a master copy that is averaged.
 
     Args:
         model: an object with ``parameters()``, which yields Parameters or arrays, and perhaps ``named_parameters()``,
@@ -47,7 +51,7 @@ class AveragedModel:
         use_buffers: average the buffers too, instead of copying them from the model. Integers are always copied.
 
     Attributes:
-        module: the copy, whose arrays are the averages.
+        module: the copy, whose arrays are the averages, those of 16 bits rounded.
         n_averaged: how many models have been averaged, an int.
 
     Raises:
@@ -77,6 +81,7 @@ class AveragedModel:
         self.use_buffers = bool(hp.Flag("").resolve("use_buffers", use_buffers))
         self.n_averaged = 0
         self.module = self._copied(model, device)
+        self._wide: dict[str, Array] = {}
 
     def _copied(self, model: Any, device: Any) -> Any:
         """Check and copy a model."""
@@ -93,6 +98,23 @@ class AveragedModel:
     def _averages(self, member: Member) -> bool:
         """Tell whether a member is averaged, not copied."""
         return not member.is_buffer or (self.use_buffers and member.array.dtype.kind not in "biu")
+
+    def _pair(self, own: Member, current: Array) -> Pair:
+        """Return the array that keeps an average, float32 beside one of 16 bits, with what is to be taken in."""
+        if not (self._averages(own) and is_narrow(own.array)):
+            return Pair(own.array, current)
+        wide = self._wide.get(own.name)
+        if wide is None or wide.shape != own.array.shape or place(wide) != place(own.array):
+            wide = self._wide[own.name] = copied(own.array, np.dtype(np.float32))
+        refresh(wide, own.array)
+        return Pair(wide, current, own.array)
+
+    def _kept(self) -> dict[str, Pair]:
+        """Return the averages by the names of state dicts; an array that stands in the module twice has one."""
+        found = members(self.module)
+        first = {member.identity: member for member in reversed(found)}
+        pairs = {key: self._pair(member, member.array) for key, member in first.items()}
+        return {join("module", member.name): pairs[member.identity] for member in found}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the averaged module."""
@@ -116,42 +138,42 @@ class AveragedModel:
         pairs = matched(members(self.module), members(model))
         for own, _ in pairs:
             check_writable(f"the average of {own.name}", own.array)
-        averaged = [pair for pair in pairs if self.n_averaged and self._averages(pair[0])]
-        taken = [pair for pair in pairs if not (self.n_averaged and self._averages(pair[0]))]
+        found = [(own, self._pair(own, new.exact if self._averages(own) else new.array)) for own, new in pairs]
+        averaged = [(own.name, pair) for own, pair in found if self.n_averaged and self._averages(own)]
+        taken = [pair for own, pair in found if not (self.n_averaged and self._averages(own))]
         self._average(averaged)
-        for own, new in taken:
-            fill(own.array, new.array)
+        _write((pair, pair.current) for pair in taken)
         self.n_averaged += 1
 
-    def _average(self, pairs: list[Paired]) -> None:
+    def _average(self, pairs: list[Named]) -> None:
         """Average in place by a rule; by a function, compute all new values before the first is written."""
         function: Any = self.multi_avg_fn if self.avg_fn is None else self.avg_fn
         rule = SWA() if function is None else function
         if isinstance(rule, Average):
-            rule.write([(own.array, new.array) for own, new in pairs], self.n_averaged)
+            rule.write([pair for _, pair in pairs], self.n_averaged)
             return
         compute = _written if self.avg_fn is None else _returned
         values = compute(function, pairs, self.n_averaged)
-        for (own, _), value in zip(pairs, values, strict=True):
-            fill(own.array, value)
+        _write(zip((pair for _, pair in pairs), values, strict=True))
 
     def state_dict(self) -> StateDict:
-        """Return copies of all arrays, in torch's layout: ``n_averaged`` and ``module.NAME``."""
-        arrays = {join("module", x.name): copied(x.array) for x in members(self.module)}
+        """Return copies of all arrays, in torch's layout: ``n_averaged`` and ``module.NAME``; 16 bits as float32."""
+        arrays = {name: copied(pair.average) for name, pair in self._kept().items()}
         return {"n_averaged": np.array(self.n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take over copies of saved arrays, of NumPy, CuPy or torch, or nested lists, on the devices of the averages.
 
+        Averages of 16 bits may be float32, as they were saved, or of 16 bits, as torch saves them.
+
         Raises:
             RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
         """
         try:
-            n, values = _read(state_dict, members(self.module))
+            n, values = _read(state_dict, self._kept())
         except ValueError as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
-        for member, value in values:
-            fill(member.array, value)
+        _write(values)
         self.n_averaged = n
 
     @property
@@ -190,33 +212,44 @@ def _check_dtype(member: Member) -> None:
         raise TypeError(f"{member.name} cannot be averaged: {error}") from error
 
 
-def _returned(avg_fn: AvgFn, pairs: list[Paired], n: int) -> list[Array]:
+def _write(values: Iterable[tuple[Pair, Array]]) -> None:
+    """Write new averages."""
+    with np.errstate(all="ignore"):
+        make([change for pair, value in values for change in pair.put(value)])
+
+
+def _returned(avg_fn: AvgFn, pairs: list[Named], n: int) -> list[Array]:
     """Return what ``avg_fn`` returns for each pair, rounded to the dtype of the average."""
     values = []
-    for own, new in pairs:
-        with at(place(own.array)):
-            values.append(_result(avg_fn(own.array.copy(), new.array, n), own))
+    for name, pair in pairs:
+        with at(place(pair.average)):
+            values.append(_result(avg_fn(pair.average.copy(), _current(pair), n), pair.average, name))
     return values
 
 
-def _result(value: Any, own: Member) -> Array:
-    what = f"what avg_fn returns for {own.name}"
+def _current(pair: Pair) -> Array:
+    """Return what is to be averaged in the dtype of the average."""
+    return pair.current if pair.rounded is None else widen(pair.current)
+
+
+def _result(value: Any, average: Array, name: str) -> Array:
+    what = f"what avg_fn returns for {name}"
     value = array(what, np.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else value)
-    if value.shape != own.array.shape:
-        raise ValueError(f"{what} must have shape {own.array.shape}, got {value.shape}")
-    if value.dtype.kind not in "biufV" + own.array.dtype.kind:
-        raise TypeError(f"{what} must fit into dtype {own.array.dtype}, got {value.dtype}")
+    if value.shape != average.shape:
+        raise ValueError(f"{what} must have shape {average.shape}, got {value.shape}")
+    if value.dtype.kind not in "biufV" + average.dtype.kind:
+        raise TypeError(f"{what} must fit into dtype {average.dtype}, got {value.dtype}")
     with np.errstate(all="ignore"):
-        return value.astype(own.array.dtype)
+        return value.astype(average.dtype)
 
 
-def _written(multi_avg_fn: MultiAvgFn, pairs: list[Paired], n: int) -> list[Array]:
+def _written(multi_avg_fn: MultiAvgFn, pairs: list[Named], n: int) -> list[Array]:
     """Return what ``multi_avg_fn``, called once for each device and dtype, writes into copies of the averages."""
-    values = [copied(own.array) for own, _ in pairs]
+    values = [copied(pair.average) for _, pair in pairs]
     kinds = [(place(x) or str(getattr(x, "device", "")), x.dtype) for x in values]
     for kind in dict.fromkeys(kinds):
         averaged = [x for x, other in zip(values, kinds, strict=True) if other == kind]
-        current = [new.array for (_, new), other in zip(pairs, kinds, strict=True) if other == kind]
+        current = [_current(pair) for (_, pair), other in zip(pairs, kinds, strict=True) if other == kind]
         given = list(averaged)
         with at(place(given[0])):
             multi_avg_fn(given, current, n)
@@ -225,19 +258,28 @@ def _written(multi_avg_fn: MultiAvgFn, pairs: list[Paired], n: int) -> list[Arra
     return values
 
 
-def _read(saved: Any, own: list[Member]) -> tuple[int, list[tuple[Member, Array]]]:
-    """Check a state dict and return the counter and the new value of each member, or raise ValueError."""
+def _read(saved: Any, own: dict[str, Pair]) -> tuple[int, list[tuple[Pair, Array]]]:
+    """Check a state dict and return the counter and the new value of each average, or raise ValueError."""
     if not isinstance(saved, Mapping):
         raise ValueError(f"state_dict must be a dict, got {type(saved).__name__}")
-    names = {join("module", member.name): member for member in own}
-    missing = [name for name in ("n_averaged", *names) if name not in saved]
-    extra = [name for name in saved if name not in names and name != "n_averaged"]
+    missing = [name for name in ("n_averaged", *own) if name not in saved]
+    extra = [name for name in saved if name not in own and name != "n_averaged"]
     if missing or extra:
         raise ValueError(f"Missing key(s) in state_dict: {missing}. Unexpected key(s) in state_dict: {extra}.")
-    for name, member in names.items():
-        check_writable(name, member.array)
-    values = [(member, _saved(saved[name], member.array, name)) for name, member in names.items()]
+    for name, pair in own.items():
+        check_writable(name, pair.average if pair.rounded is None else pair.rounded)
+    values = [(pair, _saved_average(saved[name], pair, name)) for name, pair in own.items()]
     return step_count(saved["n_averaged"], "n_averaged"), values
+
+
+def _saved_average(value: Any, pair: Pair, name: str) -> Array:
+    """Return a saved average in the dtype that it is kept in, or raise ValueError."""
+    if pair.rounded is None:
+        return _saved(value, pair.average, name)
+    try:
+        return _saved(value, pair.average, name)
+    except (TypeError, ValueError):
+        return widen(_saved(value, pair.rounded, name))
 
 
 def _saved(value: Any, own: Array, name: str) -> Array:

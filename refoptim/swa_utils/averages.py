@@ -11,24 +11,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from operator import setitem
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from .. import engines
 from ..engines import pure, reference
 from ..engines.workspace import Workspace
-from ..numerics.arith import Array, DType, add, div, lerp, mul, storage, sub
+from ..numerics.arith import Array, DType, add, div, is_narrow, lerp, mul, storage, sub
 from ..numerics.array_types import at, check_together, copied, is_writable, on_gpu, place
 from ..step import hyper as hp
-from ..step.changes import Change, make
+from ..step.changes import Change, make, there
 from ..step.parameter import Parameter, as_array
 from ..step.plan import Bucket, Memory, Task
 from ..step.rule import Hypers, Record, Registers, Rule, get_default_dtype, record, resolve, step_scalars
 from ..step.scaling import Scaling
 
-Pair: TypeAlias = tuple[Array, Array]
-"""An average and what is averaged into it."""
+
+class Pair(NamedTuple):
+    """An average and what is averaged into it; ``rounded`` is the 16-bit array, if any, beside a float32 average."""
+
+    average: Array
+    current: Array
+    rounded: Array | None = None
+
+    def task(self) -> Task:
+        """Return what an engine is to do: where the weight has 16 bits, the average is like a master copy."""
+        if self.rounded is not None and is_narrow(self.current):
+            return Task(Parameter(self.rounded), self.current, {}, self.average)
+        return Task(Parameter(self.average), self.current, {})
+
+    def put(self, value: Array) -> list[Change]:
+        """Return what writes a new average, or the one that there is beside itself."""
+        arrays = [x for x in (self.average, self.rounded) if x is not None and x is not value]
+        return there(place(self.average), [partial(setitem, x, ..., value) for x in arrays])
+
 
 Decay = Annotated[
     float,
@@ -64,12 +81,12 @@ class Average(Rule):
         self.h = resolve(type(self), settings)
 
     def __call__(self, averaged: Array, current: Array, num_averaged: int) -> Array:
-        x, y = checked("averaged", averaged, "current", current)
+        x, y, _ = checked("averaged", averaged, "current", current)
         k = count(num_averaged)
         if not (self.h.fused or (self.h.fused is None and on_gpu(x))):
             return self._average(x, y, k)
         x = copied(x)
-        self.write([(x, y)], k)
+        self.write([Pair(x, y)], k)
         return x
 
     def write(self, pairs: Sequence[Pair], k: int) -> None:
@@ -83,14 +100,19 @@ class Average(Rule):
         """Return what averages the second array of each pair into the first."""
         pairs = _apart(pairs)
         buckets: dict[Any, Bucket] = {}
-        for x, y in (pair for pair in pairs if place(pair[0])):
-            key = place(x), x.dtype
+        tasks = [(pair, pair.task()) for pair in pairs if place(pair.average)]
+        for pair, task in tasks:
+            key = place(pair.average), task.parameter.dtype, task.grad.dtype
             if key not in buckets:
-                buckets[key] = self._bucket(x, k)
-            buckets[key].tasks.append(Task(Parameter(x), y, {}))
+                buckets[key] = self._bucket(pair.average, k)
+            buckets[key].tasks.append(task)
         works = [engines.prepare(bucket, workspace) for bucket in buckets.values()]
-        others = [(x, self._average(x, y, k)) for x, y in pairs if not place(x)]
-        return [*(x for work in works for x in work.changes), *(partial(setitem, x, ..., new) for x, new in others)]
+        others = [(pair, self._new(pair, k)) for pair in pairs if not place(pair.average)]
+        others += [(pair, pair.average) for pair, task in tasks if task.master is None]
+        return [*(x for work in works for x in work.changes), *(x for pair, new in others for x in pair.put(new))]
+
+    def _new(self, pair: Pair, k: int) -> Array:
+        return self._average(pair.average, pair.current.astype(pair.average.dtype), k)
 
     def _bucket(self, x: Array, k: int) -> Bucket:
         """Return what is to be averaged where ``x`` is, in its dtype: nothing yet."""
@@ -228,7 +250,7 @@ def checked(name: str, x: Any, other: str, y: Any, write: bool = False) -> Pair:
     same_kind(name, x, other, y)
     if write:
         check_writable(name, x)
-    return x, y
+    return Pair(x, y)
 
 
 def array(name: str, x: Any) -> Array:
@@ -268,8 +290,8 @@ def count(num_averaged: Any) -> int:
 
 def _apart(pairs: Sequence[Pair]) -> list[Pair]:
     """Copy the second arrays that writing to a first one would change."""
-    memory = Memory([x for x, _ in pairs])
-    return [(x, copied(y) if place(y) and y in memory else y) for x, y in pairs]
+    memory = Memory([x for pair in pairs for x in (pair.average, pair.rounded) if x is not None])
+    return [pair._replace(current=copied(y)) if place(y := pair.current) and y in memory else pair for pair in pairs]
 
 
 def get_ema_avg_fn(decay: float = 0.999, *, fused: bool | None = None) -> EMA:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..numerics.arith import Array
 from ..step.parameter import Parameter
 from .averages import array, same_kind
+from .wide import behind
 
 
 class Member(NamedTuple):
@@ -22,6 +23,12 @@ class Member(NamedTuple):
     holder: Any
     array: Array
     is_buffer: bool
+
+    @property
+    def exact(self) -> Array:
+        """The weights: of a Parameter with a master copy that copy, where the array still is what it rounds to."""
+        master = self.holder.master_copy() if isinstance(self.holder, Parameter) else None
+        return self.array if master is None else behind(self.array, master)
 
     @property
     def identity(self) -> int:
