@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
@@ -350,7 +351,18 @@ def test_what_a_compiler_does_not_know_is_left_out(build: Build, tmp_path: Path)
     assert len(left_out) == (len(BUILT) if "avx512" in wheel.line else 0) and all("for avx512" in x for x in left_out)
 
 
+def has(package: str, major: int) -> bool:
+    """Tell whether a package is installed, in a version that is not older."""
+    try:
+        return int(metadata.version(package).split(".")[0]) >= major
+    except metadata.PackageNotFoundError:
+        return False
+
+
 @needs_compiler
+@pytest.mark.skipif(
+    not (has("pip", 23) and has("setuptools", 77)), reason="pip 23 and setuptools 77 are not installed, or are older"
+)
 def test_the_remedy_brings_the_kernels_although_pip_has_a_wheel_without(checkout: Path, tmp_path: Path) -> None:
     """Installed from an index without a compiler, the wheel stays in pip's cache; with a compiler it comes back."""
     index, quick = tmp_path / "index", script(tmp_path / "quick", "-march=x86-64-v4", "-march=x86-64-v3")
@@ -391,11 +403,11 @@ def installer(folder: Path, index: str) -> Callable[..., bool]:
     venv.create(folder / "venv", with_pip=False)
     tools = folder / "tools"
     tools.mkdir()
-    for path in (
-        x for name in ("setuptools", "_distutils_hack") for x in Path(sys.prefix).rglob(f"site-packages/{name}*")
-    ):
+    here = Path(str(metadata.distribution("setuptools").locate_file("")))
+    for path in (*here.glob("setuptools*"), *here.glob("_distutils_hack")):
         (tools / path.name).symlink_to(path)
     isolated = {"PIP_CACHE_DIR": str(folder / "cache"), "PIP_CONFIG_FILE": os.devnull, "PYTHONPATH": str(tools)}
+    isolated |= {"NO_PROXY": "127.0.0.1"}
     found = {key: x for key, x in os.environ.items() if not key.startswith(("PIP_", "CXX", "PYTHON"))} | isolated
 
     def pip(verb: str, *arguments: str, CXX: str) -> bool:
