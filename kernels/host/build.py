@@ -123,7 +123,7 @@ def _is_harmless(flag: str) -> bool:
 def _known_names() -> set[str]:
     """Return all words in the sources: a macro of such a name could change them."""
     folder = HERE.parent
-    sources = [*folder.rglob("*.cu"), *folder.rglob("*.cuh"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]
+    sources = sorted([*folder.rglob("*.cu"), *folder.rglob("*.cuh"), *HERE.glob("*.h"), *HERE.glob("*.cpp")])
     return {name for path in sources for name in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
 
 
