@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .base import EPOCH_DEPRECATION_WARNING as EPOCH_DEPRECATION_WARNING
 from .base import LRScheduler
 from .chained_scheduler import ChainedScheduler
 from .constant_lr import ConstantLR

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from numbers import Integral
 from typing import Annotated, Any, ClassVar, TypeVar
 from weakref import ref
@@ -25,15 +25,17 @@ import numpy as np
 
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
+from ..step.changes import Change, make
 from ..step.groups import Group
 from ..step.hyper import Count, Hyper, Interval, Real, declared, is_number, number
 from ..step.rule import resolve
-from .plain import as_number, like, memory, plain, recall, remembered, without_functions
+from .group_lists import are_first, inserted, joined, kept, places, seen
+from .plain import as_number, like, memory, plain, recalling, without_functions
+from .saved import COUNT, FINITE, STARTS, ListOf, check_sane, number_of, refuse_other, refusing
+from .stage import LR as LR
+from .stage import Stage, copy_group, read_lr, write_lr
 
 S = TypeVar("S", bound="LRScheduler")
-
-LR = Any
-"""A learning rate: a Python number, or a NumPy scalar of the dtype of the array that holds it."""
 
 LAST_EPOCH = Count("the last epoch of the run to be continued, -1 to begin a new one", interval=Interval("[-1, inf)"))
 
@@ -42,13 +44,15 @@ Gamma = Annotated[float, Real("the factor by which the learning rate is multipli
 Iterations = Annotated[int, Count("the epochs that the change takes", interval=Interval("[0, inf)"))]
 LowestRate = Annotated[float, Real("the lowest learning rate")]
 
-EPOCH_DEPRECATED = (
+EPOCH_DEPRECATION_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. Please use "
     "`scheduler.step()` to step the scheduler. An epoch given sets `last_epoch` to it, and the closed form of the "
     "schedule is used where there is one."
 )
 
-NOT_SAVED = frozenset({"optimizer", "_schedulers", "_resumed", "_is_initial", "_get_lr_called_within_step"})
+NOT_SAVED = frozenset(
+    {"optimizer", "_schedulers", "_groups", "_seen", "_resumed", "_is_initial", "_get_lr_called_within_step"}
+)
 """Attributes that no state dict holds."""
 
 
@@ -65,90 +69,16 @@ class Whole(Count):
 EPOCHS = Count("a number of epochs", interval=Interval("[0, inf)"))
 
 
-class Stage:
-    """Stands in for an optimizer while something is tried: its groups are copies, all else is the optimizer's."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self.actual = optimizer
-        for i, group in enumerate(optimizer.param_groups):
-            check_lr(i, group)
-        self.param_groups: list[Group] = [copy_group(group) for group in optimizer.param_groups]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.actual, name)
-
-    def take_over(self) -> None:
-        """Give the optimizer's groups the values of the copies; arrays of learning rates are written in place."""
-        for group, tried in zip(self.actual.param_groups, self.param_groups, strict=True):
-            lr = tried.pop("lr")
-            group.update(tried)
-            write_lr(group, lr)
-
-
-def is_array(x: Any) -> bool:
-    """Tell whether ``x`` is an array, not a NumPy scalar."""
-    return type(x) is not float and hasattr(x, "shape") and not isinstance(x, np.generic)
-
-
-def copy_group(group: Group) -> Group:
-    """Copy a group; of its values only the array of the learning rate is copied too."""
-    return {**group, "lr": group["lr"].copy()} if is_array(group["lr"]) else dict(group)
-
-
-def as_lr(group: Group, value: float) -> LR:
-    """Return a number in the type that the group's learning rate computes in."""
-    return group["lr"].dtype.type(value) if is_array(group["lr"]) else value
-
-
-def read_lr(group: Group, key: str = "lr") -> LR:
-    """Return ``group[key]`` in the type that the group's learning rate computes in."""
-    value = group[key]
-    return as_lr(group, value if type(value) is float else number(key, value))
-
-
-def write_lr(group: Group, value: LR | Array, key: str = "lr") -> None:
-    """Set a learning rate of a group, in place if an array holds it."""
-    if is_array(group.get(key)):
-        group[key][...] = value
-    else:
-        group[key] = value
-
-
-def check_lr(i: int, group: Group) -> None:
-    """Raise unless the learning rate of a group is a number, or an array of one float that can be written to."""
-    lr = group["lr"]
-    if type(lr) is float:
-        return
-    number("lr", lr)
-    if is_array(lr) and np.dtype(lr.dtype).kind in "iu":
-        raise TypeError(f"lr of param_groups[{i}] must hold a float to be scheduled, got dtype {lr.dtype}")
-    if isinstance(lr, np.ndarray) and not lr.flags.writeable:
-        raise ValueError(f"lr of param_groups[{i}] must be a writable array to be scheduled, got a read-only one")
-
-
 def check(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments that the constructor of ``cls`` declares, given its ``locals()``; return them by name."""
     hypers: dict[str, Hyper] = {name: x for name, x in declared(cls).items() if name in arguments}
     return {name: x.resolve(name, arguments[name]) for name, x in hypers.items()}
 
 
-def refuse_other(name: str, own: Mapping[str, Any], state: Any, optional: frozenset[str]) -> None:
-    """Raise unless a state dict has the entries of the scheduler ``name``, whose attributes are ``own``."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"a state dict must be a dict, got {type(state).__name__}")
-    missing = sorted(own.keys() - state.keys() - optional)
-    unknown = sorted(state.keys() - own.keys() - NOT_SAVED - {"param_groups", *own})
-    if missing or unknown:
-        what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}"
-        raise ValueError(f"loaded state dict is not one of {name}: it {what}")
-    if not state.keys() & {"param_groups", "_last_lr"}:
-        raise ValueError(f"loaded state dict is not one of {name}: it lacks '_last_lr'")
-
-
-def watch(optimizer: Any) -> None:
-    """Let the optimizer note that its ``step`` was called, by wrapping it once."""
+def watch(optimizer: Any) -> list[Change]:
+    """Return what lets the optimizer note that its ``step`` was called: it is wrapped once."""
     if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
-        return
+        return []
     of, step, replaced = ref(optimizer), type(optimizer).step, vars(optimizer).get("step")
 
     @wraps(step)
@@ -158,7 +88,7 @@ def watch(optimizer: Any) -> None:
         return replaced(*args, **kwargs) if replaced else step(stepping, *args, **kwargs)
 
     wrapper._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
-    optimizer.step = wrapper
+    return [partial(setattr, optimizer, "step", wrapper)]
 
 
 class LRScheduler:
@@ -176,7 +106,7 @@ class LRScheduler:
         base_lrs: the ``initial_lr`` of the groups.
 
     A group that is added to the optimizer later joins at the next step: its ``lr`` then becomes its ``initial_lr``, and
-    the schedule goes on from there.
+    the schedule goes on from there. A group keeps what is its own wherever it stands in ``param_groups``.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, or a value outside its range.
@@ -189,6 +119,12 @@ class LRScheduler:
     _resumed: bool = False
     _schedulers: Sequence[LRScheduler] = ()
 
+    _groups: Sequence[Group] = ()
+    """The groups that the scheduler knows, in the order in which its lists hold their entries."""
+
+    _seen: Mapping[str, list[Any]] = {}
+    """The value that all groups shared in a list before some left, or two that differed."""
+
     _recursive: ClassVar[bool] = True
     """Whether ``get_lr`` depends on the learning rates before it, and not on ``last_epoch`` alone."""
 
@@ -198,11 +134,28 @@ class LRScheduler:
     _governs: ClassVar[tuple[str, ...]] = ()
     """What the scheduler sets in groups besides ``lr`` and ``initial_lr``."""
 
+    _per_group: ClassVar[dict[str, str]] = {}
+    """The lists with one entry per group, by the argument that gives them."""
+
     _functions: ClassVar[tuple[str, ...]] = ()
     """The attributes that are functions, or lists of them."""
 
     _optional: ClassVar[frozenset[str]] = frozenset({"base_lrs", "_last_lr", "_starts", "_step_count"})
     """Attributes that a state dict written by torch lacks, or may lack."""
+
+    _legacy: ClassVar[frozenset[str]] = frozenset({"verbose"})
+    """What a state dict written by an earlier torch may hold, and nobody needs."""
+
+    _rates: ClassVar[frozenset[str]] = frozenset({"param_groups", "_last_lr", "base_lrs"})
+    """A state dict holds one of these, whoever wrote it."""
+
+    _kept: ClassVar[dict[str, Hyper]] = {
+        "_step_count": COUNT,
+        "base_lrs": ListOf(""),
+        "_last_lr": ListOf(""),
+        "_starts": STARTS,
+    }
+    """What attributes must be that no argument of the constructor gives."""
 
     optimizer: Any
     last_epoch: int
@@ -220,7 +173,7 @@ class LRScheduler:
             trial._begin(trial.last_epoch)
             for group in trial.optimizer.param_groups:
                 resolve(type(optimizer), group)
-        watch(optimizer)
+            trial.optimizer.also += watch(optimizer)
 
     # What a subclass says.
 
@@ -260,11 +213,15 @@ class LRScheduler:
         """
         self._check_order()
         if epoch is not None and not self._takes_epochs:
-            warnings.warn(EPOCH_DEPRECATED, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         with self._trial() as trial:
             trial._step_count += 1
             trial._resumed = False
             trial._update_lr(epoch if epoch is None else self._check_epoch(epoch))
+
+    def _go(self, metric: Any) -> None:
+        """Make the next step on a copy; ``metric`` is for those that take one."""
+        self.step()
 
     def _check_epoch(self, epoch: Any) -> Any:
         """Return an epoch given to ``step``, or raise."""
@@ -272,7 +229,7 @@ class LRScheduler:
 
     def _check_order(self) -> None:
         """Warn, at the first step, if the optimizer has not stepped before."""
-        if self._step_count != 1 or isinstance(self.optimizer, Stage):
+        if not (self._step_count == 1 or self._resumed) or isinstance(self.optimizer, Stage):
             return
         if not hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
             warnings.warn(
@@ -332,15 +289,44 @@ class LRScheduler:
         self._replay(last_epoch + 1)
         self._resumed = last_epoch >= 0
 
+    def _align(self) -> None:
+        """Give the groups that are still there their entries, wherever they stand now, and forget the others."""
+        groups = self.optimizer.groups
+        if are_first(self._groups, groups):
+            return
+        found, known = places(self._groups, groups), len(self._groups)
+        lists = self._lists()
+        self._seen = {name: seen(getattr(self, name), self._seen.get(name, [])) for name in lists}
+        last = ["_last_lr"] if len(self._last_lr) >= known else []
+        for name in (*lists, "base_lrs", "_starts", *last):
+            setattr(self, name, kept(name, getattr(self, name), found, known))
+        self._groups = [group for group, j in zip(groups, found, strict=True) if j is not None]
+
+    def _bases(self, group: Group) -> Iterator[LR]:
+        """Yield the base learning rate of a group of the optimizer, if the scheduler knows it."""
+        return (lr for lr, known in zip(self.base_lrs, self._groups, strict=False) if known is group)
+
+    def _lists(self) -> list[str]:
+        """Return which of the declared lists there are."""
+        return [name for name in self._per_group if name in vars(self)]
+
     def _admit(self) -> None:
-        """Take in the groups of the optimizer that the scheduler does not know yet."""
-        groups = self.optimizer.param_groups
-        for i in range(len(self.base_lrs), len(groups)):
-            self._check_resumable(i, groups[i])
-            self._prepare(groups[i], i)
-            groups[i].setdefault("initial_lr", copy_group(groups[i])["lr"])
-            self._starts = [*self._starts, [self.last_epoch, self._start(groups[i], i)]]
-            self.base_lrs = [*self.base_lrs, self._base(groups[i], i)]
+        """Take in the groups of the optimizer that the scheduler does not know yet, wherever they stand."""
+        for i, group in enumerate(self.optimizer.groups):
+            if i == len(self._groups) or self._groups[i] is not group:
+                self._join(self.optimizer.param_groups[i], i)
+                self._groups = inserted(self._groups, i, group)
+
+    def _join(self, group: Group, i: int) -> None:
+        """Make an entry for group ``i`` in every list."""
+        self._check_resumable(i, group)
+        for name in self._lists():
+            of, before = self._per_group[name], self._seen.get(name, [])
+            setattr(self, name, joined(of, getattr(self, name), i, len(self._groups), before))
+        self._prepare(group, i)
+        group.setdefault("initial_lr", copy_group(group)["lr"])
+        self._starts = inserted(self._starts, i, [self.last_epoch, self._start(group, i)])
+        self.base_lrs = inserted(self.base_lrs, i, self._base(group, i))
 
     def _check_resumable(self, i: int, group: Group) -> None:
         if self._resumed and "initial_lr" not in group:
@@ -356,14 +342,15 @@ class LRScheduler:
         self.step()
         self._is_initial = False
 
-    def _replay(self, epoch: int) -> None:
-        """Go from the beginning to an epoch, as an uninterrupted run of steps does."""
+    def _replay(self, epoch: int, metrics: Iterable[Any] = ()) -> None:
+        """Go from the beginning to an epoch, as an uninterrupted run of steps does that take these metrics."""
+        coming = iter(metrics)
         self._restart()
         if epoch and not self._recursive:
             self._jump(epoch)
         while self.last_epoch < epoch:
             self._set_starts(self.last_epoch)
-            self.step()
+            self._go(next(coming, math.nan))
 
     def _restart(self) -> None:
         """Go to epoch 0 from where the schedule started."""
@@ -388,29 +375,30 @@ class LRScheduler:
 
     @contextmanager
     def _trial(self: S) -> Iterator[S]:
-        """Hand out a copy to work on, and take it over if that did not fail."""
+        """Hand out a copy to work on; if that did not fail, take everything over at once."""
         if isinstance(self.optimizer, Stage):
             yield self
         else:
             trial = self._copy()
             yield trial
-            trial.optimizer.take_over()
-            self._take_over(trial)
+            make([*trial.optimizer.changes(), *self._changes(trial)])
 
     def _copy(self: S, stage: Stage | None = None) -> S:
-        """Return a copy that works on copies of the optimizer's groups."""
+        """Return a copy that works on copies of the optimizer's groups and knows where these stand."""
         copied = object.__new__(type(self))
         vars(copied).update(vars(self))
         copied.optimizer = stage or Stage(self.optimizer)
         if self._schedulers:
             copied._schedulers = [scheduler._copy(copied.optimizer) for scheduler in self._schedulers]
+        copied._align()
         return copied
 
-    def _take_over(self, trial: LRScheduler) -> None:
-        """Become what the copy became."""
-        vars(self).update({name: x for name, x in vars(trial).items() if name not in ("optimizer", "_schedulers")})
-        for scheduler, tried in zip(self._schedulers, trial._schedulers, strict=True):
-            scheduler._take_over(tried)
+    def _changes(self, trial: LRScheduler) -> list[Change]:
+        """Return what makes this scheduler, and those it is made of, become what the copy became."""
+        own = {name: x for name, x in vars(trial).items() if name not in ("optimizer", "_schedulers")}
+        members = zip(self._schedulers, trial._schedulers, strict=True)
+        changes = [change for scheduler, tried in members for change in scheduler._changes(tried)]
+        return [partial(dict.update, vars(self), own), *changes]
 
     # Looking ahead.
 
@@ -423,8 +411,11 @@ class LRScheduler:
         Raises:
             TypeError, ValueError: ``epoch`` is not an integer in [0, inf), or the schedule has ended there.
         """
-        trial = self._copy()
-        trial._replay(EPOCHS.resolve("epoch", epoch))
+        return self._lr_at(epoch, ())
+
+    def _lr_at(self, epoch: int, metrics: Iterable[Any]) -> list[float]:
+        trial = self._silent_copy()
+        trial._replay(EPOCHS.resolve("epoch", epoch), metrics)
         return trial._lrs()
 
     def preview(self, n: int) -> Array:
@@ -436,12 +427,20 @@ class LRScheduler:
         Raises:
             TypeError, ValueError: ``n`` is not an integer in [0, inf), or the schedule ends before.
         """
-        trial = self._copy()
-        rows = np.empty((EPOCHS.resolve("n", n), len(self.optimizer.param_groups)))
+        return self._preview(n, ())
+
+    def _preview(self, n: int, metrics: Iterable[Any]) -> Array:
+        trial, coming = self._silent_copy(), iter(metrics)
+        rows = np.empty((EPOCHS.resolve("n", n), len(trial.optimizer.param_groups)))
         for row in rows:
-            trial.step()
+            trial._go(next(coming, math.nan))
             row[:] = trial._lrs()
         return rows
+
+    def _silent_copy(self: S) -> S:
+        copied = self._copy()
+        copied.optimizer.silent = True
+        return copied
 
     def _lrs(self) -> list[float]:
         return [float(read_lr(group)) for group in self.optimizer.param_groups]
@@ -453,17 +452,18 @@ class LRScheduler:
 
         It holds all attributes but the optimizer, and under ``param_groups`` what the scheduler governs in the groups,
         as it is now. Of a function it holds None, of a callable object its attributes; a number that is not finite is
-        the string "inf", "-inf" or "nan".
+        the string "inf", "-inf" or "nan". Groups that have not joined yet are numbered under ``_waiting``.
 
         Raises:
             TypeError: an attribute of a subclass is something else.
         """
+        copied = self._copy(Stage(self.optimizer, checked=False))
         keys = ("lr", "initial_lr", *self._governed())
         groups = [
             {key: plain(f"{key} of param_groups[{i}]", group[key]) for key in keys if key in group}
-            for i, group in enumerate(self.optimizer.param_groups)
+            for i, group in enumerate(copied.optimizer.param_groups)
         ]
-        return {**self._dump(), "param_groups": groups}
+        return {**copied._dump(), "param_groups": groups}
 
     def _governed(self) -> list[str]:
         """Return what this scheduler and those it is made of set in groups."""
@@ -477,70 +477,104 @@ class LRScheduler:
     def _dump(self) -> dict[str, Any]:
         """Return the state without that of the groups."""
         own = {key: plain(f"{type(self).__name__}.{key}", x) for key, x in self._saved().items()}
-        return own | ({"_schedulers": [x._dump() for x in self._schedulers]} if self._schedulers else {})
+        known = set(map(id, self._groups))
+        waiting = [i for i, group in enumerate(self.optimizer.groups) if id(group) not in known]
+        members = [x._dump() for x in self._schedulers]
+        return own | ({"_waiting": waiting} if waiting else {}) | ({"_schedulers": members} if members else {})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a saved state, the arguments of the constructor and the learning rates of the groups included.
 
-        State dicts that torch 2.13 wrote are understood too.
+        State dicts that torch wrote, 2.13 or earlier, are understood too.
 
         Raises:
             TypeError, ValueError: the state is not one of this scheduler and of these groups. Nothing has changed then.
         """
-        with self._trial() as trial:
-            trial._load(state_dict)
-            trial._load_groups(state_dict)
-        self._recall(state_dict)
+        with refusing(type(self).__name__):
+            check_sane(state_dict)
+            with self._trial() as trial:
+                trial._load(state_dict)
+                trial._load_groups(state_dict)
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Read a saved state, on a copy, but that of the groups and of functions."""
+        """Read a saved state, on a copy, but that of the groups."""
         self._admit()
         own = self._saved()
-        refuse_other(type(self).__name__, own, state, self._optional)
+        known = {*NOT_SAVED, *self._legacy, *self._optional, "param_groups", "_waiting"}
+        refuse_other(type(self).__name__, own, state, self._optional, known, {*self._rates})
+        self._resumed = False
+        self._load_values(own, state)
+        self._know_groups(state)
+        for key in self._functions:
+            self.optimizer.also += recalling(key, self._called(key, state[key]), state[key])
+        self._load_members(state.get("_schedulers", ()))
+
+    def _load_values(self, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Set the attributes that no function is, each checked."""
         checked = check(type(self), state)
         for key in own.keys() & state.keys() - set(self._functions):
-            value = like(key, own[key], state[key]) if checked.get(key) is None else checked[key]
+            value = checked[key] if key in checked else like(key, own[key], number_of(state[key]))
             setattr(self, key, value)
-        for key in self._functions:
-            remembered(key, getattr(self, key), state[key])
+        for key in self._kept.keys() & state.keys() & vars(self).keys():
+            self._kept[key].resolve(key, getattr(self, key))
         if "_starts" not in state:
             self._starts = [[-1, lr] for lr in self.base_lrs]
-        saved = state.get("_schedulers", ())
+
+    def _know_groups(self, state: Mapping[str, Any]) -> None:
+        """Know the groups that the one who saved the state knew."""
+        groups = self.optimizer.groups
+        waiting = state.get("_waiting", range(len(self.base_lrs), len(groups)))
+        if not isinstance(waiting, (list, tuple, range)):
+            raise TypeError(f"_waiting of a state dict must be a list, got {waiting!r}")
+        known = [i for i in range(len(groups)) if i not in waiting]
+        fit = all(len(known) <= len(getattr(self, name)) <= len(groups) for name in self._lists())
+        if not len(self._starts) == len(self.base_lrs) == len(known) or not fit:
+            raise ValueError(
+                f"loaded state dict has values for {len(self.base_lrs)} parameter groups, expected {len(known)}"
+            )
+        for key in self._functions:
+            if isinstance(functions := getattr(self, key), list):
+                setattr(self, key, [functions[i] for i in sorted(range(len(functions)), key=waiting.__contains__)])
+        self._groups = [groups[i] for i in known]
+
+    def _called(self, key: str, saved: Any) -> Any:
+        """Return the functions of which something was saved: those of the known groups, perhaps with more."""
+        functions = getattr(self, key)
+        many = isinstance(functions, list) and isinstance(saved, (list, tuple))
+        return functions[: max(len(saved), len(self._groups))] if many else functions
+
+    def _load_members(self, saved: Any) -> None:
+        if not isinstance(saved, (list, tuple)):
+            raise TypeError(f"_schedulers of a state dict must be a list, got {type(saved).__name__}")
         if len(saved) != len(self._schedulers):
             raise ValueError(f"loaded state dict has {len(saved)} schedulers, expected {len(self._schedulers)}")
         for scheduler, own_state in zip(self._schedulers, saved, strict=True):
             scheduler._load(own_state)
 
     def _load_groups(self, state: Mapping[str, Any]) -> None:
-        """Give the groups what a saved state holds of them."""
+        """Give the groups what a saved state holds of them; one that torch wrote before 1.4 holds nothing."""
         groups = self.optimizer.param_groups
-        saved = state["param_groups"] if "param_groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
-        if not isinstance(saved, (list, tuple)) or not all(isinstance(x, Mapping) and "lr" in x for x in saved):
-            raise TypeError("param_groups of a state dict must be a list of dicts that hold lr")
-        if not len(self._starts) == len(self.base_lrs) <= len(saved) == len(groups):
-            raise ValueError(f"loaded state dict has {len(saved)} parameter groups, expected {len(groups)}")
-        for i, (group, values) in enumerate(zip(groups, saved, strict=True)):
-            self._load_group(f"of param_groups[{i}]", group, values)
+        saved = state.get("param_groups", [{"lr": lr} for lr in self._last_lr] if "_last_lr" in state else None)
+        if saved is not None:
+            if not isinstance(saved, (list, tuple)) or not all(isinstance(x, Mapping) and "lr" in x for x in saved):
+                raise TypeError("param_groups of a state dict must be a list of dicts that hold lr")
+            if len(saved) != len(groups):
+                raise ValueError(f"loaded state dict has {len(saved)} parameter groups, expected {len(groups)}")
+            for i, (group, values) in enumerate(zip(groups, saved, strict=True)):
+                self._load_group(f"of param_groups[{i}]", group, values)
         if "_last_lr" not in state:
             self._note()
 
     def _load_group(self, where: str, group: Group, values: Mapping[str, Any]) -> None:
         for key in group.keys() & values.keys() & {"lr", "initial_lr"}:
             lr = as_number(f"{key} {where}", values[key])
-            if lr != lr:
-                raise ValueError(f"{key} {where} in a state dict is nan")
-            write_lr(group, lr, key)
+            write_lr(group, FINITE.resolve(f"{key} {where}", lr), key)
         for key in values.keys() & set(self._governed()):
             group[key] = like(f"{key} {where}", group.get(key), values[key])
+            if key != "betas":
+                FINITE.resolve(f"{key} {where}", group[key])
         resolve(type(self.optimizer.actual), {**group, "lr": 0.0})
-
-    def _recall(self, state: Mapping[str, Any]) -> None:
-        """Give functions that are objects the attributes that a saved state holds of them."""
-        for key in self._functions:
-            recall(key, getattr(self, key), state[key])
-        for scheduler, own_state in zip(self._schedulers, state.get("_schedulers", ()), strict=True):
-            scheduler._recall(own_state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        watch(self.optimizer)
+        make(watch(self.optimizer))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..optimizers.base import Optimizer
-from .base import LRScheduler, write_lr
-from .composite import Composite, members
+from .base import LRScheduler
+from .composite import Composite, members, takes_metrics
+from .stage import write_lr
 
 
 class ChainedScheduler(Composite):
@@ -17,7 +19,8 @@ class ChainedScheduler(Composite):
 
         lr(e) = what the members make, one after another, of the last lr
 
-    Members may be sequences and chains themselves. If all members were constructed with ``last_epoch=N``, the chain
+    Members may be sequences and chains themselves, or a ReduceLROnPlateau: ``step`` then takes the metric of the epoch.
+    If all members were constructed with ``last_epoch=N``, the chain
     continues where an uninterrupted chain would after its epoch N.
 
     Args:
@@ -35,6 +38,11 @@ class ChainedScheduler(Composite):
 
     def _begin(self, last_epoch: int) -> None:
         """Take the members where they are; put them and the groups together where all were constructed to continue."""
+        if takes_metrics(self) and any(scheduler._resumed for scheduler in self._schedulers):
+            raise ValueError(
+                "a chain with a ReduceLROnPlateau cannot be continued by the last_epoch of its members: "
+                "begin with last_epoch=-1 and load its state dict"
+            )
         self.last_epoch, self.base_lrs, self._starts = -1, [], []
         self._admit()
         epoch = self._schedulers[0].last_epoch
@@ -66,15 +74,19 @@ class ChainedScheduler(Composite):
         self._starts = [[-1, lr] for lr in self._last_lr]
 
     def _update_lr(self, epoch: int | None = None) -> None:
-        self._admit()
         if epoch is None:
-            for scheduler in self._schedulers:
-                scheduler.step()
-            self.last_epoch += 1
+            self._advance(math.nan)
         else:
+            self._admit()
             for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
                 write_lr(group, base_lr)
             self._initial_step()
+
+    def _advance(self, metric: Any) -> None:
+        self._admit()
+        for scheduler in self._schedulers:
+            scheduler._go(metric)
+        self.last_epoch += 1
         self._note()
 
     def _load(self, state: Mapping[str, Any]) -> None:

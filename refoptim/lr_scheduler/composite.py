@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, SupportsFloat
 
+from ..numerics.arith import Array
 from .base import LRScheduler
-from .reduce_lr_on_plateau import ReduceLROnPlateau
+from .reduce_lr_on_plateau import ReduceLROnPlateau, real
 
 
 class Composite(LRScheduler):
@@ -14,18 +15,59 @@ class Composite(LRScheduler):
 
     _schedulers: list[LRScheduler]
 
-    def step(self) -> None:  # type: ignore[override]
+    def step(self, metrics: SupportsFloat | None = None) -> None:
         """Go to the next epoch and set its learning rates; to be called after ``optimizer.step()``.
 
+        Args:
+            metrics: the metric of the epoch, for a member that is a ReduceLROnPlateau; the others do not look at it.
+
         Raises:
-            ValueError: a schedule has no learning rate there. Nothing has changed then.
+            TypeError: ``metrics`` is no number, is missing where a ReduceLROnPlateau steps, or no member is one.
+            ValueError: a schedule has no learning rate there.
+                Nothing has changed then, in each case.
         """
-        super().step()
+        if metrics is not None and not takes_metrics(self):
+            raise TypeError(f"step takes no metrics: this {type(self).__name__} has no ReduceLROnPlateau as a member")
+        metric = None if metrics is None else real(metrics)
+        self._check_order()
+        with self._trial() as trial:
+            trial._go(metric)
+
+    def _go(self, metric: Any) -> None:
+        self._step_count += 1
+        self._resumed = False
+        self._advance(metric)
+
+    def _advance(self, metric: Any) -> None:
+        """Go to the next epoch."""
+        raise NotImplementedError
 
     def _rewind(self) -> None:
         super()._rewind()
         for scheduler in self._schedulers:
             scheduler._rewind()
+
+    def lr_at(self, epoch: int, metrics: Iterable[SupportsFloat] = ()) -> list[float]:
+        """Return the learning rates of an epoch, one per group, changing nothing.
+
+        Args:
+            epoch: an integer in [0, inf).
+            metrics: the metrics of the steps up to there, for members that are a ReduceLROnPlateau; where there are
+                none left, nothing is better any more.
+        """
+        return self._lr_at(epoch, metrics)
+
+    def preview(self, n: int, metrics: Iterable[SupportsFloat] = ()) -> Array:
+        """Return the learning rates that the ``n`` coming calls of ``step`` will set, changing nothing.
+
+        Args:
+            n: an integer in [0, inf).
+            metrics: the metrics of these steps; where there are none left, nothing is better any more.
+
+        Returns:
+            A float64 array of shape (n, groups).
+        """
+        return self._preview(n, metrics)
 
 
 def members(name: str, schedulers: Any, optimizer: Any, none: str) -> list[LRScheduler]:
@@ -36,16 +78,22 @@ def members(name: str, schedulers: Any, optimizer: Any, none: str) -> list[LRSch
         raise ValueError(f"{name} expects at least one scheduler{none}, but got no scheduler.")
     for i, scheduler in enumerate(schedulers):
         _check_member(name, i, scheduler, optimizer)
-    found = [id(x) for scheduler in schedulers for x in _all(scheduler)]
+    found = [id(x) for scheduler in schedulers for x in all_of(scheduler)]
     if len(set(found)) < len(found):
         raise ValueError(f"{name} expects different schedulers, but one of them is given twice")
     return list(schedulers)
 
 
-def _all(scheduler: LRScheduler) -> Iterator[LRScheduler]:
+def all_of(scheduler: LRScheduler) -> Iterator[LRScheduler]:
+    """Yield a scheduler and those it is made of, at any depth."""
     yield scheduler
     for member in scheduler._schedulers:
-        yield from _all(member)
+        yield from all_of(member)
+
+
+def takes_metrics(scheduler: LRScheduler) -> bool:
+    """Tell whether a scheduler is, or is made of, a ReduceLROnPlateau."""
+    return any(isinstance(x, ReduceLROnPlateau) for x in all_of(scheduler))
 
 
 def _check_member(name: str, i: int, scheduler: Any, optimizer: Any) -> None:
@@ -53,11 +101,6 @@ def _check_member(name: str, i: int, scheduler: Any, optimizer: Any) -> None:
         got = type(scheduler).__name__
         raise TypeError(
             f"{name} at index {i} should have `optimizer` as its attribute, as an LRScheduler has: got {got}"
-        )
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError(
-            f"{name} does not support `ReduceLROnPlateau` scheduler as it requires additional kwargs to be specified "
-            f"when calling `step`, but got one at index {i} in the given schedulers sequence."
         )
     if scheduler.optimizer is not (optimizer or scheduler.optimizer):
         raise ValueError(

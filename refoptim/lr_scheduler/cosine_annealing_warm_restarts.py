@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from ..numerics.power import cos
 from ..optimizers.base import Optimizer
-from ..step.hyper import Interval, Real
+from ..step.hyper import Count, Interval, Real
 from .base import LR, LastEpoch, LowestRate, LRScheduler, Whole, check
 
 Epoch = Real("", stem="Expected non-negative epoch, but got {value}")
@@ -29,6 +29,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     _recursive = False
     _takes_epochs = True
+    _kept = {
+        **LRScheduler._kept,
+        "T_cur": Real("", interval=Interval("[-1, inf)")),
+        "T_i": Count("", interval=Interval("[1, inf)")),
+    }
 
     T_0: int
     T_mult: int
@@ -76,7 +81,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def lr_at(self, epoch: float) -> list[float]:
         """Return the learning rates of an epoch, which may be a fraction, one per group, changing nothing."""
-        trial = self._copy()
+        trial = self._silent_copy()
         trial._restart()
         trial._update_lr(self._check_epoch(epoch))
         return trial._lrs()
@@ -115,5 +120,5 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)
-        if not (self.T_i >= 1 and self.T_cur >= -1):
+        if self.T_cur > self.T_i:
             raise ValueError(f"loaded state dict has T_cur={self.T_cur} and T_i={self.T_i}")

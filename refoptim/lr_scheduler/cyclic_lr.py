@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from ..numerics.power import power
 from ..optimizers.base import Optimizer
 from ..step.groups import Group
 from ..step.hyper import Choice, Flag, Hyper, Interval, Real
-from .base import LR, LastEpoch, check, write_lr
+from .base import LR, LastEpoch, check
 from .momentum_cycler import MomentumCycler
 from .per_group import Function, PerGroup, Rates, spread
+from .stage import write_lr
 
 MODES = ("triangular", "triangular2", "exp_range")
 
@@ -52,6 +53,11 @@ class CyclicLR(MomentumCycler):
     """
 
     _functions = ("_scale_fn_custom",)
+    _kept = {
+        **MomentumCycler._kept,
+        "total_size": Real("", interval=Interval("(0, inf)")),
+        "step_ratio": Real("", interval=Interval("(0, 1]")),
+    }
 
     max_lrs: list[float]
     total_size: float
@@ -86,14 +92,13 @@ class CyclicLR(MomentumCycler):
         last_epoch: LastEpoch = -1,
     ) -> None:
         given = check(type(self), locals())
-        if mode not in MODES and scale_fn is None:
-            raise ValueError(f"mode is invalid and scale_fn is None (mode must be one of {MODES}, got {mode!r})")
         self._given_lrs = spread("base_lr", given["base_lr"], optimizer)
         self.max_lrs = spread("max_lr", given["max_lr"], optimizer)
         up, down = float(given["step_size_up"]), given["step_size_down"]
         self.total_size = up + (up if down is None else float(down))
         self.step_ratio = up / self.total_size
         self.mode, self.gamma, self._scale_fn_custom = mode, given["gamma"], given["scale_fn"]
+        self._check_mode()
         custom, by_epoch = scale_fn is not None, mode == "exp_range"
         self.scale_mode = given["scale_mode"] if custom else "iterations" if by_epoch else "cycle"
         self.cycle_momentum = given["cycle_momentum"]
@@ -102,6 +107,14 @@ class CyclicLR(MomentumCycler):
             self.base_momentums = spread("base_momentum", given["base_momentum"], optimizer)
             self.max_momentums = spread("max_momentum", given["max_momentum"], optimizer)
         super().__init__(optimizer, last_epoch)
+
+    def _check_mode(self) -> None:
+        if self.mode not in MODES and self._scale_fn_custom is None:
+            raise ValueError(f"mode is invalid and scale_fn is None (mode must be one of {MODES}, got {self.mode!r})")
+
+    def _load_values(self, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        super()._load_values(own, state)
+        self._check_mode()
 
     def _prepare(self, group: Group, i: int) -> None:
         super()._prepare(group, i)

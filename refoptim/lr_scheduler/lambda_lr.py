@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..optimizers.base import Optimizer
-from ..step.groups import Group
 from .base import LR, LastEpoch, LRScheduler, check
-from .per_group import Functions, Schedule, extended, spread
+from .per_group import Functions, Schedule, spread
 
 
 class LambdaLR(LRScheduler):
@@ -21,6 +20,7 @@ class LambdaLR(LRScheduler):
 
     _recursive = False
     _functions = ("lr_lambdas",)
+    _per_group = {"lr_lambdas": "lr_lambda"}
 
     lr_lambdas: list[Schedule]
 
@@ -28,9 +28,6 @@ class LambdaLR(LRScheduler):
         functions = check(type(self), locals())["lr_lambda"]
         self.lr_lambdas = spread("lr_lambda", functions, optimizer, "Expected {} lr_lambdas, but got {}: ")
         super().__init__(optimizer, last_epoch)
-
-    def _prepare(self, group: Group, i: int) -> None:
-        self.lr_lambdas = extended("lr_lambda", self.lr_lambdas, i + 1)
 
     def _next(self, lr: LR, i: int) -> LR:
         return self.base_lrs[i] * self.lr_lambdas[i](self.last_epoch)

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from ..step.groups import Group
 from .base import LR, LRScheduler
-from .per_group import extended
+from .saved import UNSIGNED, ListOf
+
+MOMENTA = ("base_momentums", "max_momentums")
 
 
 class MomentumCycler(LRScheduler):
@@ -15,7 +17,17 @@ class MomentumCycler(LRScheduler):
 
     _recursive = False
     _governs: ClassVar[tuple[str, ...]] = ("momentum", "betas", "base_momentum", "max_momentum")
-    _optional = LRScheduler._optional | {"base_momentums", "max_momentums", "use_beta1"}
+    _per_group = {
+        "_given_lrs": "base_lr",
+        "max_lrs": "max_lr",
+        "base_momentums": "base_momentum",
+        "max_momentums": "max_momentum",
+    }
+    _optional = LRScheduler._optional | {*MOMENTA, "use_beta1"}
+    _kept = {
+        **LRScheduler._kept,
+        **{name: ListOf("", item=UNSIGNED) for name in ("max_lrs", *MOMENTA)},
+    }
 
     max_lrs: list[float]
     cycle_momentum: bool
@@ -38,11 +50,7 @@ class MomentumCycler(LRScheduler):
         self.use_beta1 = "betas" in optimizer.defaults
 
     def _prepare(self, group: Group, i: int) -> None:
-        self._given_lrs = extended("base_lr", self._given_lrs, i + 1)
-        self.max_lrs = extended("max_lr", self.max_lrs, i + 1)
         if self.cycle_momentum:
-            self.base_momentums = extended("base_momentum", self.base_momentums, i + 1)
-            self.max_momentums = extended("max_momentum", self.max_momentums, i + 1)
             group["max_momentum"], group["base_momentum"] = self.max_momentums[i], self.base_momentums[i]
 
     def _base(self, group: Group, i: int) -> LR:
@@ -67,6 +75,7 @@ class MomentumCycler(LRScheduler):
         moved = self.last_epoch > 0
         super()._rewind()
         if moved:
+            self._admit()
             self.last_epoch = 0
             self._set_momenta()
             self.last_epoch = -1
@@ -74,9 +83,20 @@ class MomentumCycler(LRScheduler):
     def _saved(self) -> dict[str, Any]:
         return {name: x for name, x in super()._saved().items() if name != "_given_lrs"}
 
-    def _load(self, state: Mapping[str, Any]) -> None:
-        super()._load(state)
+    def _load_values(self, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        cycled = state.get("cycle_momentum", self.cycle_momentum) is True
+        if cycled and not self.cycle_momentum:
+            self._check_momentum(self.optimizer)
+            self.base_momentums = self.max_momentums = [0.0] * len(self.base_lrs)
+            own = {**own, **{name: getattr(self, name) for name in (*MOMENTA, "use_beta1")}}
+            lacking = [name for name in MOMENTA if name not in state and not self._reads_groups(state)]
+            if lacking:
+                raise ValueError(f"loaded state dict is not one of {type(self).__name__}: it lacks {lacking[0]!r}")
+        super()._load_values(own, state)
         self._given_lrs = list(self.base_lrs)
-        per_group = [self.max_lrs, *([self.base_momentums, self.max_momentums] if self.cycle_momentum else [])]
-        if any(len(values) != len(self.base_lrs) for values in per_group):
-            raise ValueError("loaded state dict does not hold one value for each of its parameter groups")
+        if cycled:
+            self._check_momentum(self.optimizer)
+
+    def _reads_groups(self, state: Mapping[str, Any]) -> bool:
+        """Tell whether the groups hold what the state dict lacks."""
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ from ..optimizers.base import Optimizer
 from ..step.hyper import Hyper
 from .base import EPOCHS, LR, Gamma, LastEpoch, LRScheduler, check
 
+MANY = 1000
+"""So many milestones are saved as a list; more of them, as counts."""
+
 
 @dataclass(frozen=True)
 class Epochs(Hyper):
@@ -20,7 +22,8 @@ class Epochs(Hyper):
 
     def _resolve(self, name: str, value: Any) -> Counter[int]:
         if isinstance(value, Mapping):
-            value = [int(epoch) for epoch, count in value.items() for _ in range(count)]
+            counts = {int(epoch): EPOCHS.resolve(f"{name}[{epoch!r}]", count) for epoch, count in value.items()}
+            return Counter({EPOCHS.resolve(name, epoch): count for epoch, count in counts.items()})
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError(f"{name} must be an iterable of integers, got {value!r}")
         return Counter(EPOCHS.resolve(f"{name}[{i}]", epoch) for i, epoch in enumerate(value))
@@ -56,8 +59,9 @@ class MultiStepLR(LRScheduler):
         return lr * power(self.gamma, count) if count else lr
 
     def _get_closed_form_lr(self) -> list[LR]:
-        passed = bisect_right(sorted(self.milestones.elements()), self.last_epoch)
+        passed = sum(count for epoch, count in self.milestones.items() if epoch <= self.last_epoch)
         return [base_lr * power(self.gamma, passed) for base_lr in self.base_lrs]
 
     def _saved(self) -> dict[str, Any]:
-        return {**super()._saved(), "milestones": sorted(self.milestones.elements())}
+        few = self.milestones.total() <= MANY
+        return {**super()._saved(), "milestones": sorted(self.milestones.elements()) if few else {**self.milestones}}

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from ..numerics.power import cos
 from ..optimizers.base import Optimizer
 from ..step.groups import Group
-from ..step.hyper import Choice, Flag, Interval, Real
+from ..step.hyper import Choice, Count, Flag, Interval, Real
 from .base import LR, LastEpoch, Whole, check
 from .momentum_cycler import MomentumCycler
-from .per_group import PerGroup, Rates, check_optimizer, extended, spread
+from .per_group import PerGroup, Rates, check_optimizer, spread
+from .saved import UNSIGNED, ListOf
 
 UP = ("initial_lr", "max_lr", "max_momentum", "base_momentum")
 DOWN = ("max_lr", "min_lr", "base_momentum", "max_momentum")
 BACK = ("max_lr", "initial_lr", "base_momentum", "max_momentum")
 OUT = ("initial_lr", "min_lr", "max_momentum", "max_momentum")
 
+
+STRATEGY = Choice(
+    "the shape of the ways",
+    options=("cos", "linear"),
+    stem="anneal_strategy must be one of 'cos' or 'linear', instead got {value}",
+)
 
 Phase = dict[str, Any]
 """Where a phase ends, and the names of the values at its ends."""
@@ -76,7 +84,15 @@ class OneCycleLR(MomentumCycler):
     """
 
     _governs: ClassVar[tuple[str, ...]] = (*MomentumCycler._governs, "max_lr", "min_lr")
-    _optional = MomentumCycler._optional | {"max_lrs", "min_lrs"}
+    _per_group = {**MomentumCycler._per_group, "_given_lrs": "max_lr", "min_lrs": "max_lr"}
+    _optional = MomentumCycler._optional | {"max_lrs", "min_lrs", "_anneal_func_type", "_schedule_phases"}
+    _legacy = MomentumCycler._legacy | {"anneal_func", "step_size_up", "step_size_down"}
+    _kept = {
+        **MomentumCycler._kept,
+        "total_steps": Count("", interval=Interval("[1, inf)")),
+        "min_lrs": ListOf("", item=UNSIGNED),
+        "_anneal_func_type": STRATEGY,
+    }
 
     total_steps: int
     min_lrs: list[float]
@@ -98,14 +114,7 @@ class OneCycleLR(MomentumCycler):
                 interval=Interval("[0, 1]"),
             ),
         ] = 0.3,
-        anneal_strategy: Annotated[
-            str,
-            Choice(
-                "the shape of the ways",
-                options=("cos", "linear"),
-                stem="anneal_strategy must be one of 'cos' or 'linear', instead got {value}",
-            ),
-        ] = "cos",
+        anneal_strategy: Annotated[str, STRATEGY] = "cos",
         cycle_momentum: Annotated[bool, Flag("cycle the momentum, or the first beta, too")] = True,
         base_momentum: Annotated[Rates, PerGroup("the lowest momentum", item=Real(""))] = 0.85,
         max_momentum: Annotated[Rates, PerGroup("the highest momentum", item=Real(""))] = 0.95,
@@ -131,7 +140,6 @@ class OneCycleLR(MomentumCycler):
 
     def _prepare(self, group: Group, i: int) -> None:
         super()._prepare(group, i)
-        self.min_lrs = extended("max_lr", self.min_lrs, i + 1)
         group["initial_lr"], group["max_lr"] = self._given_lrs[i], self.max_lrs[i]
         group["min_lr"] = self.min_lrs[i]
 
@@ -158,9 +166,47 @@ class OneCycleLR(MomentumCycler):
         return last, _part(step, start, last["end_step"])
 
     def _anneal(self, start: float, end: float, part: float) -> float:
-        if self._anneal_func_type == "linear":
-            return (end - start) * part + start
-        return end + (start - end) / 2.0 * (cos(math.pi * part) + 1)
+        linear = self._anneal_func_type == "linear"
+        return self._annealing_linear(start, end, part) if linear else self._annealing_cos(start, end, part)
+
+    @staticmethod
+    def _annealing_cos(start: float, end: float, pct: float) -> float:
+        return end + (start - end) / 2.0 * (cos(math.pi * pct) + 1)
+
+    @staticmethod
+    def _annealing_linear(start: float, end: float, pct: float) -> float:
+        return (end - start) * pct + start
+
+    def _reads_groups(self, state: Mapping[str, Any]) -> bool:
+        return "max_lrs" not in state
+
+    def _load_values(self, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        super()._load_values(own, state)
+        if self._reads_groups(state):
+            groups = self.optimizer.param_groups
+            for name in ("max_lr", "min_lr", *(("base_momentum", "max_momentum") if self.cycle_momentum else ())):
+                setattr(self, f"{name}s", [UNSIGNED.resolve(name, group[name]) for group in groups])
+        if "_anneal_func_type" not in state:
+            self._anneal_func_type = _strategy(state.get("anneal_func"), vars(self).get("_anneal_func_type", "cos"))
+        if "step_size_up" in state:
+            self._schedule_phases = [_phase(state["step_size_up"], UP), _phase(self.total_steps - 1, DOWN)]
+        _check_phases(self._schedule_phases, self.total_steps)
+
+
+def _strategy(anneal_func: Any, own: str) -> str:
+    """Return the name of a function that a state dict holds which torch wrote before 2.1."""
+    names = {"_annealing_cos": "cos", "_annealing_linear": "linear"}
+    return names.get(getattr(anneal_func, "__name__", ""), own)
+
+
+def _check_phases(phases: Any, total_steps: int) -> None:
+    """Raise ValueError unless saved phases are those of a cycle of so many steps."""
+    names = [{**x, "end_step": None} for x in phases]
+    first, *others, last = [Real("", interval=Interval("[-1, inf)")).resolve("end_step", x["end_step"]) for x in phases]
+    expected = _phases(total_steps, (first + 1) / total_steps, three_phase=bool(others))
+    fits = first <= last == total_steps - 1 and others in ([], [2 * first])
+    if not fits or names != [{**x, "end_step": None} for x in expected]:
+        raise ValueError(f"loaded state dict has phases of another cycle than one of {total_steps} steps: {phases!r}")
 
 
 def _part(step: int, start: float, end: float) -> float:

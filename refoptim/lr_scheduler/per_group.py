@@ -66,13 +66,3 @@ def spread(name: str, value: Any, optimizer: Any, stem: str = "") -> list[Any]:
         stem = stem or f"{name} must have the same length as optimizer.param_groups. "
         raise ValueError(stem.format(n, len(value)) + f"{name} has {len(value)} values, param_groups has {n}.")
     return value
-
-
-def extended(name: str, values: list[Any], n: int) -> list[Any]:
-    """Return a list with one value per group, made longer for groups that came later, or raise ValueError."""
-    if len(values) < n and any(x != values[0] for x in values):
-        raise ValueError(
-            f"{name} must have the same length as optimizer.param_groups. "
-            f"{name} has {len(values)} values, param_groups has {n}: a group was added, give {name} for it too"
-        )
-    return [*values, *[values[0]] * (n - len(values))]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from numbers import Integral, Real
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
+from ..step.changes import Change
 from ..step.hyper import number
+from .stage import is_tensor
 
 NON_FINITE = ("inf", "-inf", "nan")
 
@@ -39,7 +42,7 @@ def plain(where: str, x: Any) -> Any:
 
 def as_number(where: str, value: Any) -> float:
     """Return a saved number."""
-    return float(value) if value in NON_FINITE else number(where, value)
+    return float(value) if isinstance(value, str) and value in NON_FINITE else number(where, value)
 
 
 def like(where: str, current: Any, value: Any) -> Any:
@@ -48,6 +51,8 @@ def like(where: str, current: Any, value: Any) -> Any:
         return _of(bool, where, value)
     if isinstance(current, np.generic):
         return type(current)(as_number(where, value))
+    if is_tensor(current):
+        return current.new_tensor(as_number(where, value))
     if isinstance(current, Real):
         return as_number(where, value)
     if isinstance(current, str):
@@ -103,9 +108,8 @@ def remembered(where: str, f: Any, saved: Any) -> Any:
     return {key: like(f"{where}.{key}", own.get(key), value) for key, value in saved.items()}
 
 
-def recall(where: str, f: Any, saved: Any) -> None:
-    """Give a callable object, or a list of them, the attributes saved of it."""
+def recalling(where: str, f: Any, saved: Any) -> list[Change]:
+    """Return what gives a callable object, or a list of them, the attributes saved of it."""
     kept = remembered(where, f, saved)
-    for x, attributes in zip(f, kept, strict=True) if isinstance(f, list) else [(f, kept)]:
-        if attributes:
-            vars(x).update(attributes)
+    pairs = zip(f, kept, strict=True) if isinstance(f, list) else [(f, kept)]
+    return [partial(dict.update, vars(x), attributes) for x, attributes in pairs if attributes]

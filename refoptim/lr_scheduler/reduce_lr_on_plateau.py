@@ -5,24 +5,35 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, SupportsFloat
-
-import numpy as np
+from dataclasses import replace
+from math import prod
+from reprlib import repr as short
+from typing import Annotated, Any, ClassVar, SupportsFloat
 
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
+from ..step.groups import Group
 from ..step.hyper import Choice, Count, Flag, Interval, Real
-from .base import EPOCH_DEPRECATED, EPOCHS, LRScheduler, check, check_lr, read_lr, write_lr
+from .base import EPOCH_DEPRECATION_WARNING, EPOCHS, LR, LRScheduler, check
 from .per_group import PerGroup, Rates, spread
+from .saved import COUNT, NOT_NAN, UNSIGNED, ListOf
+from .stage import read_lr, write_lr
 
 Waiting = Interval("[0, inf)")
+UNSIGNED_OR_NONE = replace(UNSIGNED, optional=True)
 
 
-def _real(metric: Any) -> float:
-    """Return a metric as a float, or raise TypeError."""
-    if not hasattr(metric, "__float__"):
-        raise TypeError(f"metrics must be a real number, got {metric!r}")
-    return float(metric)
+def real(metric: Any) -> float:
+    """Return a metric as a float, or raise TypeError; an array may hold it, of any shape with one element."""
+    element = metric.item() if hasattr(metric, "item") and prod(getattr(metric, "shape", ())) == 1 else metric
+    if not hasattr(element, "__float__"):
+        raise TypeError(f"metrics must be a real number, got {short(metric)}")
+    try:
+        return float(element)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"metrics must be a real number, got {short(metric)}: {error}") from error
+    except OverflowError as error:
+        raise ValueError(f"metrics must be a number that fits into a double, got {short(metric)}") from error
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -35,10 +46,20 @@ class ReduceLROnPlateau(LRScheduler):
         after more than ``patience`` epochs that were not better:  lr = max(lr * factor, min_lr)
         where that lowers lr by more than ``eps``; then ``cooldown`` epochs are not counted
 
-    NaN is not better. A relative threshold does not suit metrics that may be negative.
+    NaN is not better. A relative threshold does not suit metrics that may be negative. In a sequence it begins at its
+    milestone with the base learning rates and no metric known; the metric given with that step is of the epoch before.
     """
 
-    _optional = LRScheduler._optional | {"verbose"}
+    _per_group: ClassVar[dict[str, str]] = {"min_lrs": "min_lr"}
+    _optional = LRScheduler._optional | {"verbose", "default_min_lr", "mode_worse"}
+    _rates = LRScheduler._rates | {"min_lrs"}
+    _kept = {
+        **LRScheduler._kept,
+        "best": NOT_NAN,
+        "cooldown_counter": COUNT,
+        "num_bad_epochs": COUNT,
+        "min_lrs": ListOf("", item=UNSIGNED),
+    }
 
     mode: str
     factor: float
@@ -79,11 +100,20 @@ class ReduceLROnPlateau(LRScheduler):
         vars(self).update(given)
         self.min_lrs = spread("min_lr", lowest, optimizer, "expected {} min_lrs, got {}: ")
         self.default_min_lr = None if isinstance(lowest, list) else lowest
-        for i, group in enumerate(optimizer.param_groups):
-            check_lr(i, group)
         self.optimizer = optimizer
+        with self._trial() as trial:
+            trial._begin(-1)
+
+    def _begin(self, last_epoch: int) -> None:
+        self.last_epoch, self.base_lrs, self._starts = last_epoch, [], []
+        self._admit()
+        self._initial_step()
+
+    def _initial_step(self) -> None:
+        self._reset()
         self._note()
-        self.base_lrs, self._starts = list(self._last_lr), [[-1, lr] for lr in self._last_lr]
+
+    def _rewind(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
@@ -110,21 +140,48 @@ class ReduceLROnPlateau(LRScheduler):
             epoch: deprecated; the number of the epoch.
 
         Raises:
-            TypeError: ``metrics`` is no number. Nothing has changed then.
+            TypeError, ValueError: ``metrics`` is no number that fits into a double. Nothing has changed then.
             RuntimeError: a group was added to the optimizer, and ``min_lr`` was given as a list.
         """
-        metric = _real(metrics)
+        metric = real(metrics)
         if epoch is not None:
-            warnings.warn(EPOCH_DEPRECATED, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         with self._trial() as trial:
+            trial._admit()
             trial.last_epoch = trial.last_epoch + 1 if epoch is None else EPOCHS.resolve("epoch", epoch)
             trial._count(metric)
             if trial.num_bad_epochs > trial.patience:
                 trial._reduce()
             trial._note()
 
+    def _go(self, metric: Any) -> None:
+        if metric is None:
+            raise TypeError("metrics must be given where ReduceLROnPlateau steps: step(metrics)")
+        self.step(metric)
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Begin at the base learning rates, with no metric known; another scheduler says when."""
+        self._admit()
+        for actual, group in zip(self.optimizer.groups, self.optimizer.param_groups, strict=True):
+            write_lr(group, next(self._bases(actual), read_lr(group)))
+        self._initial_step()
+
     def _admit(self) -> None:
-        """Groups are taken as they come."""
+        """Take in groups that came later, but while some have no ``min_lr`` of their own."""
+        if self.default_min_lr is not None:
+            missing = len(self.optimizer.groups) - len(self.min_lrs)
+            self.min_lrs = [*self.min_lrs, *[self.default_min_lr] * missing]
+        if len(self.min_lrs) >= len(self.optimizer.groups):
+            super()._admit()
+
+    def _join(self, group: Group, i: int) -> None:
+        held = "initial_lr" in group
+        super()._join(group, i)
+        if not held:
+            del group["initial_lr"]
+
+    def _start(self, group: Group, i: int) -> LR:
+        return read_lr(group)
 
     def _count(self, metric: float) -> None:
         """Count the epochs without improvement."""
@@ -144,20 +201,18 @@ class ReduceLROnPlateau(LRScheduler):
             new = max(old * self.factor, self.min_lrs[i])
             if old - new > self.eps:
                 write_lr(group, new)
-                if self.verbose:
+                if self.verbose and not self.optimizer.silent:
                     print(f"Epoch {self.last_epoch:5d}: reducing learning rate of group {i} to {new:.4e}.")
         self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
 
     def _check_groups(self) -> None:
         n = len(self.optimizer.param_groups)
-        if n != len(self.min_lrs):
-            if self.default_min_lr is None:
-                raise RuntimeError(
-                    f"The number of param groups in the `optimizer` ({n}) differs from when `ReduceLROnPlateau` was "
-                    f"initialized ({len(self.min_lrs)}), usually due to a new param group being added to the "
-                    f"optimizer. Please modify the `min_lrs` field to match the length of the `optimizer` param groups."
-                )
-            self.min_lrs = [self.default_min_lr] * n
+        if n != len(self._groups):
+            raise RuntimeError(
+                f"The number of param groups in the `optimizer` ({n}) differs from when `ReduceLROnPlateau` was "
+                f"initialized ({len(self._groups)}), usually due to a new param group being added to the "
+                f"optimizer. Please modify the `min_lrs` field to match the length of the `optimizer` param groups."
+            )
 
     def _is_better(self, metric: float, best: float) -> bool:
         relative = self.threshold_mode == "rel"
@@ -172,11 +227,7 @@ class ReduceLROnPlateau(LRScheduler):
             epoch: an integer in [0, inf).
             metrics: the metrics of the steps; where there are none left, nothing is better any more.
         """
-        trial = self._silent_copy()
-        trial._set_starts(-1)
-        trial._reset()
-        trial._follow(EPOCHS.resolve("epoch", epoch), metrics)
-        return trial._lrs()
+        return self._lr_at(epoch, metrics)
 
     def preview(self, n: int, metrics: Iterable[SupportsFloat] = ()) -> Array:
         """Return the learning rates that the ``n`` coming calls of ``step`` will set, changing nothing.
@@ -188,21 +239,14 @@ class ReduceLROnPlateau(LRScheduler):
         Returns:
             A float64 array of shape (n, groups).
         """
-        rows = self._silent_copy()._follow(EPOCHS.resolve("n", n), metrics)
-        return np.array(rows, dtype=np.float64).reshape(-1, len(self.optimizer.param_groups))
+        return self._preview(n, metrics)
 
-    def _silent_copy(self) -> ReduceLROnPlateau:
-        copied = self._copy()
-        copied.verbose = False
-        return copied
-
-    def _follow(self, n: int, metrics: Iterable[SupportsFloat]) -> list[list[float]]:
-        coming = iter(metrics)
-        rows = []
-        for _ in range(n):
-            self.step(next(coming, math.nan))
-            rows.append(self._lrs())
-        return rows
+    def _load_values(self, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        modern = {**state, "verbose": bool(state.get("verbose", self.verbose))}
+        lowest = modern.pop("default_min_lr", self.default_min_lr)
+        super()._load_values(own, modern)
+        self.default_min_lr = UNSIGNED_OR_NONE.resolve("default_min_lr", lowest)
+        self.mode_worse = math.inf if self.mode == "min" else -math.inf
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)

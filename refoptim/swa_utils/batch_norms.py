@@ -58,7 +58,7 @@ def update_bn(loader: Iterable[Any], model: HasBatchNorms, device: Any = None) -
     Args:
         loader: yields batches; of a tuple or list the first element is used.
         model: see ``HasBatchNorms``; an AveragedModel of such a model is one too. Without batch norms nothing is done.
-        device: None, or where each batch is moved with its ``to_device`` first.
+        device: None, or where each batch is moved first, with its ``to`` as torch does, or else its ``to_device``.
 
     The statistics start at mean 0 and variance 1, momenta are None during the pass, and the model is in training mode.
     Momenta and modes are put back at the end; if the pass raises, the statistics are put back as well.
@@ -72,7 +72,12 @@ def update_bn(loader: Iterable[Any], model: HasBatchNorms, device: Any = None) -
     with _afresh(model, norms):
         for batch in loader:
             first = batch[0] if isinstance(batch, (list, tuple)) else batch
-            model(first if device is None else first.to_device(device))
+            model(first if device is None else _moved(first, device))
+
+
+def _moved(batch: Any, device: Any) -> Any:
+    """Move a batch to a device, as torch's tensors do it or as the array standard says."""
+    return batch.to(device) if hasattr(batch, "to") else batch.to_device(device)
 
 
 STATISTICS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from ..lr_scheduler.base import LR, LastEpoch, LRScheduler, Whole, check
-from ..lr_scheduler.per_group import PerGroup, Rates, extended, spread
+from ..lr_scheduler.per_group import PerGroup, Rates, spread
+from ..lr_scheduler.saved import UNSIGNED, ListOf
 from ..numerics.power import cos
 from ..optimizers.base import Optimizer
 from ..step import hyper as hp
@@ -38,7 +38,14 @@ class SWALR(LRScheduler):
     """
 
     _governs: ClassVar[tuple[str, ...]] = ("swa_lr",)
-    _optional = LRScheduler._optional | {"_swa_lrs"}
+    _per_group: ClassVar[dict[str, str]] = {"_swa_lrs": "swa_lr"}
+    _optional = LRScheduler._optional | {"_swa_lrs", "_anneal_strategy"}
+    _legacy = LRScheduler._legacy | {"anneal_func"}
+    _kept = {
+        **LRScheduler._kept,
+        "_swa_lrs": ListOf("", item=UNSIGNED),
+        "_anneal_strategy": STRATEGY,
+    }
 
     anneal_epochs: int
 
@@ -64,7 +71,6 @@ class SWALR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _prepare(self, group: Group, i: int) -> None:
-        self._swa_lrs = extended("swa_lr", self._swa_lrs, i + 1)
         group["swa_lr"] = self._swa_lrs[i]
 
     def _next(self, lr: LR, i: int) -> LR:
@@ -78,7 +84,3 @@ class SWALR(LRScheduler):
         """Return the share of ``swa_lr`` in the learning rate."""
         t = max(0, min(1, count / max(1, self.anneal_epochs)))
         return (1 - cos(math.pi * t)) / 2 if self._anneal_strategy == "cos" else t
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        super()._load(state)
-        STRATEGY.resolve("_anneal_strategy", self._anneal_strategy)

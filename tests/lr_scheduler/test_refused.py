@@ -251,12 +251,6 @@ REFUSED_MEMBERS: list[tuple[str, Callable[[Any, Any, Any], Any], type[Exception]
     ),
     ("a number as member", lambda o, a, b: lrs.SequentialLR(o, [3], []), TypeError, ["index 0", "`optimizer`", "int"]),
     (
-        "a plateau as member",
-        lambda o, a, b: lrs.ChainedScheduler([a, lrs.ReduceLROnPlateau(o)]),
-        ValueError,
-        ["does not support `ReduceLROnPlateau`", "index 1"],
-    ),
-    (
         "members of two optimizers",
         lambda o, a, b: lrs.ChainedScheduler([a, step(sgd())]),
         ValueError,
