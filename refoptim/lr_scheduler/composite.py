@@ -13,6 +13,8 @@ from .reduce_lr_on_plateau import ReduceLROnPlateau, real
 class Composite(LRScheduler):
     """Base of the schedulers made of schedulers."""
 
+    _rates = LRScheduler._rates | {"_schedulers"}
+
     _schedulers: list[LRScheduler]
 
     def step(self, metrics: SupportsFloat | None = None) -> None:

@@ -55,8 +55,6 @@ class SequentialLR(Composite):
         schedulers: the members, in their order.
     """
 
-    _rates = Composite._rates | {"_milestones"}
-
     _milestones: list[int]
 
     def __init__(

@@ -159,6 +159,49 @@ def test_an_array_keeps_its_identity_and_computes_in_its_dtype(text: str, dtype:
     assert len(set(expected)) > 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("text", [*ON_ARRAYS, "SWALR(swa_lr=0.05, anneal_epochs=30)"])
+def test_a_tensor_as_learning_rate_keeps_its_identity_too(text: str, dtype: str, torch: Any) -> None:
+    for shape in ((), (1,)):
+        lrs = [torch.full(shape, 0.3, dtype=getattr(torch, dtype)) for _ in range(2)]
+        expected = on_array(torch.optim.SGD, lrs[0], torch.zeros(1), text)
+        assert on_array(refoptim.SGD, lrs[1], np.zeros(1), text) == expected
+        assert len(set(expected)) > 1
+
+
+def test_plateau_and_saved_states_of_tensors_equal_torch(torch: Any) -> None:
+    found = []
+    for library, lrs, zeros in (
+        (torch.optim, torch.optim.lr_scheduler, torch.zeros),
+        (refoptim, lr_scheduler, np.zeros),
+    ):
+        lr = torch.tensor(0.5)
+        optimizer = library.SGD([zeros(1)], lr=lr)
+        scheduler = lrs.ReduceLROnPlateau(optimizer, patience=0, factor=0.3)
+        for metric in (1.0, 2.0, 2.0):
+            scheduler.step(metric)
+        assert optimizer.param_groups[0]["lr"] is lr
+        found.append((lr.item(), [x.item() for x in scheduler.get_last_lr()]))
+    assert found[0] == found[1]
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.5)
+    scheduler = lr_scheduler.ExponentialLR(optimizer, 0.3)
+    saved = json.loads(json.dumps(scheduler.state_dict()))
+    optimizer._opt_called = True
+    scheduler.step()
+    kept = optimizer.param_groups[0]["lr"]
+    scheduler.load_state_dict(saved)
+    assert kept is optimizer.param_groups[0]["lr"] and kept.item() == 0.5 == scheduler.base_lrs[0].item()
+    assert scheduler.preview(1).item() == torch.tensor(0.5).mul(0.3).item() == scheduler.lr_at(1)[0]
+
+
+def test_a_tensor_that_cannot_be_scheduled_is_refused(torch: Any) -> None:
+    optimizer = refoptim.SGD([np.zeros(1)], lr=torch.tensor(1))
+    with pytest.raises(
+        TypeError, match=r"lr of param_groups\[0\] must hold a float to be scheduled, got dtype torch.int"
+    ):
+        lr_scheduler.StepLR(optimizer, 2)
+
+
 def test_plateau_writes_into_an_array() -> None:
     lr = np.array([0.5], np.float32)
     optimizer = refoptim.SGD([np.zeros(1)], lr=lr)
@@ -314,6 +357,33 @@ def test_an_overridden_step_warns() -> None:
     optimizer.step = lambda: None
     with pytest.warns(UserWarning, match="has been overridden after learning rate scheduler initialization"):
         scheduler.step()
+
+
+CONTINUED = [text for text in ON_ARRAYS if not text.startswith("CosineAnnealingWarm")]
+
+
+@pytest.mark.parametrize("case", ["not called", "overridden", "called"])
+@pytest.mark.parametrize("text", CONTINUED)
+def test_a_scheduler_that_continues_warns_as_torch_does(text: str, case: str, torch: Any) -> None:
+    """All but CosineAnnealingWarmRestarts, whose steps torch does not count."""
+    found = []
+    for library, classes, zeros in ((torch.optim, torch_schedulers(), torch.zeros), (refoptim, SCHEDULERS, np.zeros)):
+        group = {"params": [zeros(1)], "lr": 0.5, "initial_lr": 0.5, "max_lr": 0.5, "min_lr": 0.01}
+        momenta = {"base_momentum": 0.8, "max_momentum": 0.9}
+        optimizer = library.SGD([{**group, **momenta}], lr=0.5, momentum=0.9)
+        scheduler = parse(text).build(optimizer, classes, last_epoch=10)
+        if case == "overridden":
+            optimizer.step = lambda: None
+        elif case == "called":
+            optimizer.step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scheduler.step()
+        found.append({str(x.message).partition("`. ")[0].partition("initialization.")[0] for x in caught})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scheduler.step()
+    assert found[0] == found[1] and bool(found[0]) is (case != "called")
 
 
 def test_the_step_of_an_optimizer_is_wrapped_once() -> None:
