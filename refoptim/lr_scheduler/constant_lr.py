@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from ..optimizers.base import Optimizer
@@ -19,8 +20,8 @@ class ConstantLR(LRScheduler):
         lr(e)           = lr(e - 1)                                    else;
         closed form: base_lr * (factor if e < total_iters else 1)
 
-    Where the formula divides by zero: with ``factor=0`` the learning rate returns to ``base_lr``, and with
-    ``total_iters=0`` it never leaves it.
+    Where the formula divides by zero or overflows: with ``factor=0``, or one whose inverse is infinite, the learning
+    rate returns to ``base_lr``, and with ``total_iters=0`` it never leaves it.
     """
 
     factor: float
@@ -48,7 +49,8 @@ class ConstantLR(LRScheduler):
             return lr
         if self.last_epoch == 0:
             return lr * self.factor
-        return lr * (1.0 / self.factor) if self.factor else self.base_lrs[i]
+        inverse = 1.0 / self.factor if self.factor else math.inf
+        return lr * inverse if inverse < math.inf else self.base_lrs[i]
 
     def _get_closed_form_lr(self) -> list[LR]:
         over = self.last_epoch >= self.total_iters

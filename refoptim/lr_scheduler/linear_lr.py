@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from ..optimizers.base import Optimizer
@@ -20,7 +21,8 @@ class LinearLR(LRScheduler):
         where slope = end_factor - start_factor;
         closed form: base_lr * (start_factor + slope * min(total_iters, e) / total_iters)
 
-    With ``total_iters=0`` the factor is ``end_factor`` from the beginning.
+    Where the formula overflows, the closed form is taken. With ``total_iters=0`` the factor is ``end_factor`` from the
+    beginning.
     """
 
     start_factor: float
@@ -58,7 +60,8 @@ class LinearLR(LRScheduler):
         if self.last_epoch > self.total_iters:
             return lr
         slope = self.end_factor - self.start_factor
-        return lr * (1.0 + slope / (self.total_iters * self.start_factor + (self.last_epoch - 1) * slope))
+        ratio = 1.0 + slope / (self.total_iters * self.start_factor + (self.last_epoch - 1) * slope)
+        return lr * ratio if ratio < math.inf else self._get_closed_form_lr()[i]
 
     def _get_closed_form_lr(self) -> list[LR]:
         if not self.total_iters:

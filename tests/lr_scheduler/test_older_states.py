@@ -1,4 +1,4 @@
-"""State dicts of schedulers that earlier releases of torch wrote: what torch 2.13 loads, with torch 2.13's run after it."""
+"""State dicts of schedulers that earlier releases of torch wrote, loaded by torch 2.13 and here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ReduceLROnPlateau in sequences and chains, and beside them: torch's schedulers, stepped by hand, say what is right."""
+"""ReduceLROnPlateau in sequences and chains, and beside them: torch's schedulers, stepped by hand, are the witness."""
 
 from __future__ import annotations
 

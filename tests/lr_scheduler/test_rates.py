@@ -428,3 +428,27 @@ def test_verbose_prints_reductions(capsys: pytest.CaptureFixture[str]) -> None:
     for metric in (1.0, 2.0):
         scheduler.step(metric)
     assert capsys.readouterr().out == "Epoch     2: reducing learning rate of group 0 to 5.0000e-02.\n"
+
+
+def test_the_text_of_the_warning_has_torchs_name(torch: Any) -> None:
+    ours, theirs = lr_scheduler.EPOCH_DEPRECATION_WARNING, torch.optim.lr_scheduler.EPOCH_DEPRECATION_WARNING
+    stem = "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. "
+    assert ours.startswith(stem) and theirs.startswith(stem)
+
+
+def test_an_undo_is_torchs(torch: Any) -> None:
+    found = []
+    for library, zeros in ((torch.optim, torch.zeros), (refoptim, np.zeros)):
+        optimizer = library.SGD([zeros(1)], lr=0.5)
+        lrs = library.lr_scheduler
+        chain = lrs.ChainedScheduler([lrs.StepLR(optimizer, 2), lrs.ExponentialLR(optimizer, 0.5)])
+        sequence = lrs.SequentialLR(optimizer, [lrs.ConstantLR(optimizer), chain], [3])
+        leaves = [sequence._schedulers[0], *chain._schedulers]
+        before = [x.last_epoch for x in leaves]
+        sequence.recursive_undo()
+        once = [x.last_epoch for x in leaves]
+        sequence.recursive_undo(chain)
+        found.append(
+            [np.subtract(once, before).tolist(), [x.last_epoch for x in leaves] == [once[0], *np.subtract(once[1:], 1)]]
+        )
+    assert found[0] == found[1] == [[-1, -1, -1], True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,3 +217,75 @@ def test_a_whole_pct_start_is_taken_where_torch_refuses_it(torch: Any) -> None:
     with pytest.raises(ValueError, match="Expected float between 0 and 1 pct_start"):
         torchs(torch, text.format(0))
     assert values(ours(text.format(0)), 8) == values(torchs(torch, text.format(0.0)), 8)
+
+
+def test_a_group_that_was_removed_takes_its_schedule_with_it(torch: Any) -> None:
+    functions = [lambda epoch: 0.5**epoch, lambda epoch: 0.25**epoch]
+    found = []
+    for library, schedulers, zeros in ((torch.optim, torch.optim.lr_scheduler, torch.zeros), (refoptim, lrs, np.zeros)):
+        optimizer = library.SGD([{"params": [zeros(1)]}, {"params": [zeros(1)]}], lr=1.0)
+        optimizer._opt_called = True
+        scheduler = schedulers.LambdaLR(optimizer, functions)
+        multiplied = schedulers.MultiplicativeLR(optimizer, functions)
+        optimizer.param_groups.reverse()
+        multiplied.step()
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.param_groups.pop(0)
+        if library is refoptim:
+            scheduler.step()
+            assert optimizer.param_groups[0]["lr"] == 0.5
+        else:
+            with pytest.raises(ValueError, match="zip"):
+                scheduler.step()
+    assert found == [[0.5, 0.25], [0.25, 0.5]]
+
+
+def test_a_plateau_may_be_a_member(torch: Any) -> None:
+    for library, schedulers, zeros in ((torch.optim, torch.optim.lr_scheduler, torch.zeros), (refoptim, lrs, np.zeros)):
+        optimizer = library.SGD([zeros(1)], lr=1.0)
+        members = [schedulers.ReduceLROnPlateau(optimizer)]
+        for make in (schedulers.ChainedScheduler, partial(schedulers.SequentialLR, optimizer, milestones=[])):
+            if library is refoptim:
+                assert make(schedulers=members)._schedulers == members
+            else:
+                with pytest.raises(ValueError, match="does not support `ReduceLROnPlateau`"):
+                    make(schedulers=members)
+
+
+def test_a_function_in_a_saved_cycle_counts(torch: Any) -> None:
+    text = "OneCycleLR(max_lr=0.5, total_steps=9)"
+    for make in (torchs, ours):
+        args = (torch,) if make is torchs else ()
+        scheduler = make(*args, text)
+        state = {key: x for key, x in scheduler.state_dict().items() if key != "_anneal_func_type"}
+        scheduler.load_state_dict({**state, "anneal_func": type(scheduler)._annealing_linear})
+        assert scheduler._anneal_func_type == ("cos" if make is torchs else "linear")
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR(max_lr=0.1, total_steps=9, ", "CyclicLR(base_lr=0.1, max_lr=0.2, "])
+@pytest.mark.parametrize("momenta", ["max_momentum=1.5)", "max_momentum=1.0)", "base_momentum=-0.5)"])
+def test_momenta_out_of_range_are_refused(name: str, momenta: str, torch: Any) -> None:
+    spec = parse(name + momenta)
+    spec.build(torch.optim.Adam([torch.zeros(1)]), torch_schedulers())
+    optimizer: Any = refoptim.Adam([np.zeros(1)])
+    with pytest.raises(ValueError, match=r"Invalid (beta parameter at index 0|base_momentum value)"):
+        spec.build(optimizer)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+@pytest.mark.parametrize(
+    "text", ["ConstantLR(factor=5e-324, total_iters=2)", "LinearLR(start_factor=5e-324, total_iters=2)"]
+)
+def test_factors_without_a_finite_inverse(text: str, torch: Any) -> None:
+    assert np.isnan(values(torchs(torch, text), 3)[-1])
+    assert values(ours(text), 2)[2] == 0.5
+
+
+def test_a_state_that_leads_to_a_division_by_zero_is_refused(torch: Any) -> None:
+    text = "CosineAnnealingWarmRestarts(T_0=3)"
+    theirs, our = torchs(torch, text), ours(text)
+    theirs.load_state_dict({**theirs.state_dict(), "T_i": 0})
+    with pytest.raises(ZeroDivisionError):
+        theirs.step()
+    with pytest.raises(ValueError, match="T_i"):
+        our.load_state_dict({**our.state_dict(), "T_i": 0})

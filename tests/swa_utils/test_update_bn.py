@@ -165,3 +165,23 @@ def test_a_model_that_does_not_show_what_is_needed_is_refused() -> None:
     with pytest.raises(ValueError, match="running_var of batch norm 1 must be writable"):
         swa_utils.update_bn(batches(), model)
     assert model.statistics() == kept
+
+
+@pytest.mark.parametrize("way", ["to", "to_device"])
+def test_batches_are_moved_as_torch_moves_them_or_as_the_array_standard_says(way: str) -> None:
+    moved = []
+
+    class Batch:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+    def move(self: Any, device: Any) -> Any:
+        moved.append(device)
+        return self.array
+
+    setattr(Batch, way, move)
+    here, there = Normed(), Normed()
+    swa_utils.update_bn(batches(), here)
+    swa_utils.update_bn([[Batch(x), None] for x in batches()], there, device="there")
+    assert moved == ["there"] * 4
+    assert there.statistics() == here.statistics()
