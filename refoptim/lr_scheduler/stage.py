@@ -56,9 +56,10 @@ class Stage:
 
 
 def _changes(group: Group, before: Group, tried: Group) -> list[Change]:
-    held = [key for key in RATES if is_array(before.get(key)) and is_array(tried.get(key))]
-    values = {key: x for key, x in tried.items() if key not in held and (key not in before or x is not before[key])}
-    return [partial(dict.update, group, values), *(_writing(before[key], tried[key]) for key in held)]
+    values = {key: x for key, x in tried.items() if before.get(key, tried) is not x}
+    held = [key for key in RATES if key in values and is_array(values[key]) and is_array(before.get(key))]
+    writing = [_writing(before[key], values.pop(key)) for key in held]
+    return [partial(dict.update, group, values), *writing]
 
 
 def _writing(array: Any, value: Any) -> Change:
@@ -78,7 +79,11 @@ def is_tensor(x: Any) -> bool:
 
 def copy_group(group: Group) -> Group:
     """Copy a group; of its values only the arrays of learning rates are copied too."""
-    return {**group, **{key: _copy(group[key]) for key in RATES if is_array(group.get(key))}}
+    copied = dict(group)
+    for key in RATES:
+        if is_array(group.get(key, 0.0)):
+            copied[key] = _copy(group[key])
+    return copied
 
 
 def _copy(array: Any) -> Any:
