@@ -1,7 +1,8 @@
 """Lists with one entry per group: an entry belongs to its group, wherever that stands now.
 
 A group is told by its dict. Where dicts were replaced by copies, it is told by its parameters, and by whether it holds
-``initial_lr``: a dict that describes the same parameters anew is a new group.
+``initial_lr``: a dict that describes the same parameters anew is a new group. Where all groups were replaced by copies
+with arrays of their own, those of another optimizer, it is told by its position.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ def places(known: Sequence[Group], groups: Sequence[Group]) -> list[int | None]:
         if found[i] is None:
             found[i] = next((j for j in free if _is_copy(group, known[j])), None)
             free = [j for j in free if j != found[i]]
-    return found
+    return list(range(len(known))) if _are_copies(known, groups) and set(found) <= {None} else found
+
+
+def _are_copies(known: Sequence[Group], groups: Sequence[Group]) -> bool:
+    """Tell whether two lists of scheduled groups are alike, but for what they hold."""
+    return all("initial_lr" in group for group in groups) and _shapes(known) == _shapes(groups)
+
+
+def _shapes(groups: Sequence[Group]) -> list[list[tuple[int, ...]]]:
+    return [[p.shape for p in group["params"]] for group in groups]
 
 
 def _is_copy(group: Group, known: Group) -> bool:

@@ -284,6 +284,19 @@ def test_a_description_of_the_same_parameters_is_a_new_group() -> None:
     assert scheduler.base_lrs == [0.37, 0.05, 4.0]
 
 
+@pytest.mark.parametrize("name", ["LambdaLR", "CyclicLR", "SequentialLR"])
+def test_an_optimizer_that_was_copied_alone_may_take_the_place_of_the_first(name: str, torch: Any) -> None:
+    optimizer, scheduler = after_steps(OF_THEIR_OWN[name])
+    other = pickle.loads(pickle.dumps(optimizer))
+    other._opt_called = True
+    for x in (scheduler, *scheduler._schedulers):
+        x.optimizer = other
+    for _ in range(AFTER):
+        step(scheduler)
+    expected = [of_torch(OF_THEIR_OWN[name], j, BEFORE + AFTER, torch)[-1] for j in range(3)]
+    assert [values(group) for group in other.param_groups] == expected
+
+
 def test_empty_groups_that_a_launcher_drops() -> None:
     """0.9 of 5e-4 at epoch 1, computed by hand, and not of the 1e-5 of a group that is gone."""
     optimizer: Any = refoptim.AdamW([{"params": []}, {"params": [np.zeros(1)], "lr": 5e-4}, {"params": []}], lr=1e-5)
