@@ -35,7 +35,7 @@ from .numerics import tree
 from .numerics.arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
 from .numerics.array_types import HOST, at, is_writable, place, plain, sharing
 from .step import hyper as hp
-from .step.changes import Change, make
+from .step.changes import Change
 from .step.parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
 from .step.sparse import SparseGrad
 
@@ -232,8 +232,7 @@ def _clip(gradients: Sequence[Array], max_norm: float, norm: Any, machine: Machi
     if gradients:
         workspace = Workspace()
         with kernels_on(machine), at(place(gradients[0])):
-            make(scale(gradients, norm, max_norm, workspace))
-        workspace.check()
+            workspace.make(scale(gradients, norm, max_norm, workspace))
 
 
 @twinned

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..step.changes import Change, make
+from ..step.changes import Change
 from .workspace import Workspace
 
 _threads: list[int] = [0]
@@ -66,8 +66,7 @@ def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) 
     ``worker`` is called once for each thread and returns the function that this thread uses.
     """
     workspace = Workspace()
-    make(shared_out([worker() for _ in range(shares(items))], items, workspace))
-    workspace.check()
+    workspace.make(shared_out([worker() for _ in range(shares(items))], items, workspace))
 
 
 def _work(worker: Callable[[Any], None], items: Sequence[Any], workspace: Workspace) -> None:

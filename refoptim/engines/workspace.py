@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ..numerics.arith import Array, DType
+from ..step.changes import Change, make
 
 T = TypeVar("T")
 
@@ -16,6 +18,9 @@ ROOM = 3 << 20
 
 RESERVE = 1 << 20
 """Bytes that are given up where memory runs out after the first write."""
+
+UNFINISHED = RuntimeError("an error came between its writes")
+"""Marks what has begun to write; what keeps it from its end leaves the mark."""
 
 
 class Workspace:
@@ -62,7 +67,15 @@ class Workspace:
             self._reserve.clear()
             return function(*arguments)
 
-    def check(self) -> None:
-        """Raise the first error that left arrays half updated, if there was one."""
+    def make(self, changes: Iterable[Change], owner: Any = None) -> None:
+        """Make the changes that need this workspace, and raise what went wrong.
+
+        A failure leaves its mark in ``_torn`` of the owner of what is changed.
+        """
+        begin = [partial(self.failures.append, UNFINISHED)]
+        if owner is not None:
+            begin.append(partial(setattr, owner, "_torn", self.failures))
+        with np.errstate(all="ignore"):
+            make([*begin, *changes, partial(self.failures.remove, UNFINISHED)])
         if self.failures:
             raise self.failures[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from operator import setitem
@@ -52,9 +52,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Closure = Callable[[], Any]
-
-UNFINISHED = RuntimeError("an error came between its writes")
-"""Marks a step that has begun to write; what keeps it from its end leaves the mark."""
 
 
 def hooked(step: Callable[P, R]) -> Callable[P, R]:
@@ -209,7 +206,7 @@ class Optimizer(Rule):
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
-            self._make(repeat.changes(scaling), Workspace())
+            Workspace().make(repeat.changes(scaling), self)
             self._repeat = repeat
             return
         plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
@@ -221,18 +218,10 @@ class Optimizer(Rule):
         workspace = Workspace()
         works = [engines.prepare(bucket, workspace) for bucket in plan]
         changes = [change for work in works for change in work.changes]
-        self._make([*changes, *self._keeping(plan)], workspace)
+        workspace.make([*changes, *self._keeping(plan)], self)
         launches = [work.launch for work in works]
         if plan and all(launches):
             self._repeat = Repeat(self.param_groups, self.state, plan, launches)
-
-    def _make(self, changes: Sequence[Change], workspace: Workspace) -> None:
-        """Make the changes of a step; one that fails leaves a mark that lasts until a state is loaded."""
-        marks = workspace.failures
-        begin = [partial(marks.append, UNFINISHED), partial(setattr, self, "_torn", marks)]
-        with np.errstate(all="ignore"):
-            make([*begin, *changes, partial(marks.remove, UNFINISHED)])
-        workspace.check()
 
     def _keeping(self, plan: list[Bucket]) -> Iterator[Change]:
         """Yield what keeps the state of the parameters that were updated."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import engines
 from ..engines.twins import kernels_on
+from ..engines.workspace import UNFINISHED
 from ..numerics.arith import Array, DType, arithmetic, as_reals, storage
 from ..numerics.array_types import at, check_together, copied, place, plain
 from ..step import hyper as hp
@@ -30,7 +31,7 @@ from ..step.rule import Hypers, resolve
 from ..step.scaling import Scaling
 from ..step.sparse import SparseGrad
 from ..step.state_dict import StateDict
-from .base import UNFINISHED, Closure, Optimizer
+from .base import Closure, Optimizer
 from .line_search import Point, strong_wolfe
 from .vector import Number, largest, move, negated, sum_absolute
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..engines.workspace import Workspace
 from ..numerics.arith import Array, is_narrow, storage, widen
 from ..numerics.array_types import at, copied, place
 from ..step import hyper as hp
-from ..step.changes import make
+from ..step.changes import Change, make
 from ..step.parameter import Parameter
 from ..step.state_dict import StateDict, array_like, step_count
 from .averages import SWA, Average, MultiAverage, Pair, array, check_writable, same_kind
@@ -62,6 +64,8 @@ class AveragedModel:
     Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, "Averaging weights leads to wider optima and better
     generalization", UAI 2018.
     """
+
+    _torn: Sequence[BaseException] = ()
 
     def __init__(
         self,
@@ -135,26 +139,29 @@ class AveragedModel:
             TypeError, ValueError: the model is not made like the one the average began with, an average is read-only,
                 or a function did not do what it should. Nothing has changed then, nor if a function raises.
         """
+        if self._torn:
+            raise RuntimeError(
+                f"the last update of this average was left half done ({self._torn[0]!r}): load a state dict"
+            )
         pairs = matched(members(self.module), members(model))
         for own, _ in pairs:
             check_writable(f"the average of {own.name}", own.array)
         found = [(own, self._pair(own, new.exact if self._averages(own) else new.array)) for own, new in pairs]
         averaged = [(own.name, pair) for own, pair in found if self.n_averaged and self._averages(own)]
         taken = [pair for own, pair in found if not (self.n_averaged and self._averages(own))]
-        self._average(averaged)
-        _write((pair, pair.current) for pair in taken)
-        self.n_averaged += 1
+        workspace = Workspace()
+        changes = [*self._averaging(averaged, workspace), *_writing((pair, pair.current) for pair in taken)]
+        workspace.make([*changes, partial(setattr, self, "n_averaged", self.n_averaged + 1)], self)
 
-    def _average(self, pairs: list[Named]) -> None:
-        """Average in place by a rule; by a function, compute all new values before the first is written."""
+    def _averaging(self, pairs: list[Named], workspace: Workspace) -> list[Change]:
+        """Return what averages in place by a rule, or writes the new values that a function gives."""
         function: Any = self.multi_avg_fn if self.avg_fn is None else self.avg_fn
         rule = SWA() if function is None else function
         if isinstance(rule, Average):
-            rule.write([pair for _, pair in pairs], self.n_averaged)
-            return
+            return rule.changes([pair for _, pair in pairs], self.n_averaged, workspace)
         compute = _written if self.avg_fn is None else _returned
         values = compute(function, pairs, self.n_averaged)
-        _write(zip((pair for _, pair in pairs), values, strict=True))
+        return _writing(zip((pair for _, pair in pairs), values, strict=True))
 
     def state_dict(self) -> StateDict:
         """Return copies of all arrays, in torch's layout: ``n_averaged`` and ``module.NAME``; 16 bits as float32."""
@@ -173,8 +180,9 @@ class AveragedModel:
             n, values = _read(state_dict, self._kept())
         except ValueError as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
-        _write(values)
-        self.n_averaged = n
+        whole = {"n_averaged": n, "_torn": []}
+        with np.errstate(all="ignore"):
+            make([*_writing(values), partial(vars(self).update, whole)])
 
     @property
     def training(self) -> bool:
@@ -212,10 +220,9 @@ def _check_dtype(member: Member) -> None:
         raise TypeError(f"{member.name} cannot be averaged: {error}") from error
 
 
-def _write(values: Iterable[tuple[Pair, Array]]) -> None:
-    """Write new averages."""
-    with np.errstate(all="ignore"):
-        make([change for pair, value in values for change in pair.put(value)])
+def _writing(values: Iterable[tuple[Pair, Array]]) -> list[Change]:
+    """Return what writes new averages."""
+    return [change for pair, value in values for change in pair.put(value)]
 
 
 def _returned(avg_fn: AvgFn, pairs: list[Named], n: int) -> list[Array]:

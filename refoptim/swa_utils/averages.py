@@ -21,7 +21,7 @@ from ..engines.workspace import Workspace
 from ..numerics.arith import Array, DType, add, div, is_narrow, lerp, mul, storage, sub
 from ..numerics.array_types import at, check_together, copied, is_writable, on_gpu, place
 from ..step import hyper as hp
-from ..step.changes import Change, make, there
+from ..step.changes import Change, there
 from ..step.parameter import Parameter, as_array
 from ..step.plan import Bucket, Memory, Task
 from ..step.rule import Hypers, Record, Registers, Rule, get_default_dtype, record, resolve, step_scalars
@@ -92,9 +92,7 @@ class Average(Rule):
     def write(self, pairs: Sequence[Pair], k: int) -> None:
         """Average the second array of each pair into the first; the pairs have been checked."""
         workspace = Workspace()
-        with np.errstate(all="ignore"):
-            make(self.changes(pairs, k, workspace))
-        workspace.check()
+        workspace.make(self.changes(pairs, k, workspace))
 
     def changes(self, pairs: Sequence[Pair], k: int, workspace: Workspace) -> list[Change]:
         """Return what averages the second array of each pair into the first."""
