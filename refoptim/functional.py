@@ -54,8 +54,9 @@ from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
 from .step.hyper import is_number
+from .step.limits import check_constants, check_number, fitting
 from .step.plan import Layout, filled, first_registers, layout
-from .step.rule import Hypers, Rule, next_registers, record, resolve, step_scalars
+from .step.rule import Hypers, Rule, next_registers, resolve, step_scalars
 from .step.sparse import SparseGrad, as_sparse
 
 State = dict[str, Any]
@@ -129,8 +130,11 @@ def _one(rule: type[Rule], h: Hypers, t: int, p: Array, grad: Any, state: State,
     registers = first_registers(rule.registers(h), state)
     arrays = _arrays(layout(rule, h, p.shape), p, state, {"step", *registers})
     scalars = step_scalars(rule, h, int(t), registers) | {"sparse": isinstance(g, SparseGrad)}
-    new_p, new_arrays = pure.run(rule, record(scalars, p.dtype), p, g, arrays, rounding)
-    return new_p, {**next_registers(rule, h, int(t), registers), **new_arrays}
+    after = next_registers(rule, h, int(t), registers)
+    s = fitting(rule, h, scalars, p.dtype)
+    check_constants(rule, h, s, p.shape, p.dtype)
+    new_p, new_arrays = pure.run(rule, s, p, g, arrays, rounding)
+    return new_p, {**after, **new_arrays}
 
 
 def _array(name: str, x: Any) -> Array:
@@ -155,6 +159,7 @@ def _arrays(arrays: Layout, p: Array, state: State, others: set[str]) -> State:
     kept = {}
     for name, (shape, fill) in arrays.items():
         if state.get(name) is None:
+            check_number(f"the first {name}", fill or 0.0, storage(p.dtype))
             kept[name] = fill if fill is None else filled(p, shape, fill)
         else:
             kept[name] = _array(f"the state {name}", state[name])

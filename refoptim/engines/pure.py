@@ -9,6 +9,7 @@ import numpy as np
 from ..numerics.arith import Array, as_reals, from_reals, round_to, widen
 from ..numerics.array_types import place
 from ..step.rule import Record, Rule, apply, extended, unscaled
+from ..step.rule import is_measured as is_measured
 from ..step.sparse import SparseGrad
 
 State = dict[str, Any]
@@ -53,11 +54,6 @@ def _apart(results: list[Array], operands: list[Array]) -> list[Array]:
         apart.append(x.copy() if shared else x)
         taken += [apart[-1]] if place(x) else []
     return apart
-
-
-def is_measured(rule: type[Rule]) -> bool:
-    """Tell whether a rule needs sums over elements, so that its arrays keep their shapes."""
-    return rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
 
 
 def _flat(rule: type[Rule], s: Record, operands: list[Array], names: list[str], rounding: str) -> list[Array]:

@@ -116,6 +116,12 @@ class Adafactor(Optimizer):
         )
 
     @classmethod
+    def constants(cls, s: Record, shape: tuple[int, ...], dtype: DType) -> dict[str, Any]:
+        number, eps1 = arithmetic(dtype).type, s.exact.eps1 or 0.0
+        shrink = {"shrink": s.shrink} if s.weight_decay else {}
+        return {"eps[0] * eps[0]": number(eps1 * eps1), "eps[1] * rho": number(s.exact.eps2 * s.exact.rho), **shrink}
+
+    @classmethod
     def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
         eps1 = epsilon(p.dtype) if s.exact.eps1 is None else s.exact.eps1
         floor = arithmetic(p.dtype).type(eps1 * eps1)

@@ -25,6 +25,7 @@ from ..step import hyper as hp
 from ..step import state_dict as states
 from ..step.changes import Change, make, there
 from ..step.groups import Group
+from ..step.limits import check_number
 from ..step.parameter import Parameter, check_writable
 from ..step.plan import checked_gradient, label
 from ..step.rule import Hypers, resolve
@@ -305,6 +306,7 @@ class ClosureOptimizer(Optimizer):
         """Minimize and keep the state; put everything back if something is raised meanwhile."""
         params = self._parameters(self.param_groups[0])
         h, s = resolve(type(self), self.param_groups[0]), self._recall(params)
+        check_number("lr", h.lr, arithmetic(params[0].dtype), h)
         where = place(params[0].data)
         machine = engines.machine(type(self), self.param_groups[0], where)
         f = Objective(params, closure, h.maximize)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from ..numerics import tree
-from ..numerics.arith import Array, DType, axpy, div, lerp, maximum, mul, to_bfloat16, widen
+from ..numerics.arith import Array, DType, arithmetic, axpy, div, lerp, maximum, mul, to_bfloat16, widen
 from ..numerics.array_types import plain
 from ..step import hyper as hp
 from ..step.groups import Params
@@ -120,6 +120,19 @@ class Muon(Optimizer):
             lr=h.lr,
             shrink=1 - h.lr * h.weight_decay,
         )
+
+    @classmethod
+    def constants(cls, s: Record, shape: tuple[int, ...], dtype: DType) -> dict[str, Any]:
+        inner = np.dtype("float64" if s.ns_dtype == "float64" else "float32").type
+        eps = np.asarray(inner(s.exact.eps))
+        return {
+            "one_minus_momentum": s.one_minus_momentum,
+            "momentum": s.momentum,
+            "shrink": s.shrink,
+            "step_size": arithmetic(dtype).type(cls.step_size(s, shape)),
+            "eps": to_bfloat16(eps) if s.ns_dtype == "bfloat16" else eps,
+            **{f"ns_coefficients[{i}]": inner(x) for i, x in enumerate(s.exact.ns_coefficients)},
+        }
 
     @classmethod
     def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:

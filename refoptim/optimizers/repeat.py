@@ -21,8 +21,9 @@ from ..engines.machine import Recorder
 from ..numerics.array_types import layouts
 from ..step.changes import Change, for_all, there
 from ..step.groups import Group
+from ..step.limits import fitting
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
-from ..step.rule import Registers, next_registers, record, resolve, step_scalars, unread
+from ..step.rule import Registers, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
 
 FLAGS = ("fused", "differentiable", "capturable")
@@ -122,7 +123,7 @@ class _Part:
     """A bucket of the step, its tasks left out, and its launch."""
 
     def __init__(self, state: Mapping[Any, Any], bucket: Bucket, launch: Launch) -> None:
-        self.bucket, self.launch, self.dtype = bucket, launch, bucket.tasks[0].parameter.dtype
+        self.bucket, self.launch, self.dtype = bucket, launch, bucket.tasks[0].updated.dtype
         self.flags = [bucket.group.get(name) for name in FLAGS]
         self.parameters = [task.parameter for task in bucket.tasks]
         self.grads = [ref(task.grad) for task in bucket.tasks]
@@ -164,7 +165,8 @@ class _Part:
             return None
         scalars = step_scalars(bucket.rule, bucket.h, k, bucket.registers)
         self.registers = next_registers(bucket.rule, bucket.h, k, bucket.registers)
-        bucket.s = record(scalars | {"sparse": False, "grad_scale": scaling.scale()}, self.dtype)
+        scalars |= {"sparse": False, "grad_scale": scaling.scale()}
+        bucket.s = fitting(bucket.rule, bucket.h, scalars, self.dtype)
         return steps.given(self.launch.machine, bucket.s, unmade=False)
 
     def changes(self, step: Step | None, scaling: Scaling) -> list[Change]:

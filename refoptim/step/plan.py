@@ -22,8 +22,9 @@ from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import HOST, Place, copied, place
 from .counter import Counter
 from .groups import Group
+from .limits import check_constants, check_number, fitting
 from .parameter import Parameter, as_gradient, check_no_overlap, check_writable, is_one_array
-from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, record, resolve, step_scalars, unread
+from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, resolve, step_scalars, unread
 from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import register, step_count
@@ -227,7 +228,10 @@ class _GroupPlan:
             updated = p.data if master is None else master
             state = {} if self._is_skipped(p, state) else state
             arrays, unmade = state_arrays(self._layout(updated), updated, state)
-            self._bucket(p, state, unmade, isinstance(grad, SparseGrad)).tasks.append(Task(p, grad, arrays, master))
+            bucket = self._bucket(p, state, unmade, isinstance(grad, SparseGrad))
+            if bucket.s is not None:
+                check_constants(self.rule, self.h, bucket.s, p.shape, updated.dtype)
+            bucket.tasks.append(Task(p, grad, arrays, master))
         except (TypeError, ValueError, RuntimeError) as error:
             where = label(self.number, index, p, self.group.get("param_names", ()))
             raise type(error)(f"{where}: {error}") from None
@@ -261,7 +265,8 @@ class _GroupPlan:
             scalars = step_scalars(self.rule, self.h, k, registers)
             scalars |= {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
             after = next_registers(self.rule, self.h, k, registers)
-            self.buckets[key] = self._new(record(scalars, p.data.dtype), k, after, kind)
+            dtype = np.dtype(np.float32) if p.master else p.data.dtype
+            self.buckets[key] = self._new(fitting(self.rule, self.h, scalars, dtype), k, after, kind)
         return self.buckets[key]
 
     def _new(self, s: Record | None, k: int, registers: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
@@ -326,7 +331,10 @@ def first_registers(values: Mapping[str, float], state: Mapping[str, Any]) -> di
 
 
 def _register(name: str, first: float, state: Mapping[str, Any]) -> Any:
-    return register(state[name], f"the state {name}") if name in state else get_default_dtype().type(first)
+    if name in state:
+        return register(state[name], f"the state {name}")
+    check_number(f"the first {name}", first, get_default_dtype())
+    return get_default_dtype().type(first)
 
 
 def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:
@@ -335,6 +343,7 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
     for name, (shape, fill) in arrays.items():
         x = state.get(name)
         if x is None:
+            check_number(f"the first {name}", fill or 0.0, storage(data.dtype))
             x = filled(data, shape, fill or 0.0)
             unmade |= fill is None
         elif not _is_simple(x, data) or x.shape != shape or x.dtype != data.dtype:

@@ -21,6 +21,7 @@ in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advanc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from numbers import Real
 from types import SimpleNamespace
@@ -113,9 +114,19 @@ class Rule:
         return {}
 
     @classmethod
+    def constants(cls, s: Record, shape: tuple[int, ...], dtype: DType) -> dict[str, Any]:
+        """Name the numbers that a rule which measures uses and that scalars alone decide, rounded as it does."""
+        return {}
+
+    @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         """Return the new parameter and the new state arrays."""
         raise NotImplementedError
+
+
+def is_measured(rule: type[Rule]) -> bool:
+    """Tell whether a rule needs sums over elements, so that its arrays keep their shapes."""
+    return rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
 
 
 def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
@@ -166,8 +177,18 @@ def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> d
 
 
 def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
-    """Return the registers after step ``k``; raise ValueError where they overflow or divide by zero."""
-    return _defined(rule.advance, h, k, registers)
+    """Return the registers after step ``k``; raise where they overflow or divide by zero."""
+    after = _defined(rule.advance, h, k, registers)
+    for name, x in after.items():
+        if math.isinf(x):
+            raise overflow(x.dtype, f"{name} after step {k}", h)
+    return after
+
+
+def overflow(dtype: DType, name: str, h: Hypers | None = None) -> RuntimeError:
+    """Return the error that says which number is too large for a type, with the settings that it comes of."""
+    settings = "" if h is None else f" ({', '.join(f'{key}={x!r}' for key, x in vars(h).items())})"
+    return RuntimeError(f"value cannot be converted to type {dtype} without overflow: {name}{settings}")
 
 
 def _defined(f: Callable[..., dict[str, Any]], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Numbers that are too large for the type in which a step uses them: refused, before anything is written.
+
+A number of a record that is finite but beyond the storage type is rare, so only then is it worth asking where it is
+used: the rule's own ``update`` says so, run on one element with numbers that take note.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import DType, storage
+from .hyper import is_number
+from .rule import Hypers, Record, Rule, is_measured, overflow, record
+
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": 255 * 2.0**120,
+    "float32": (2 - 2.0**-23) * 2.0**127,
+    "float64": sys.float_info.max,
+}
+"""The largest number of each storage type."""
+
+
+def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) -> Record:
+    """Return the record of a step on arrays of ``dtype``, or raise RuntimeError if a number overflows where it is used.
+
+    16-bit storage is taken as the rounding ``each`` takes it, whoever runs the step, so that all give one answer.
+    """
+    s = record(scalars, dtype)
+    largest = LARGEST[storage(dtype).name]
+    large = [name for name, x in scalars.items() if is_number(x, Real) and not abs(x) <= largest]
+    if large not in ([], ["grad_scale"]) and not is_measured(rule):
+        _try(rule, h, s, storage(dtype))
+    return s
+
+
+def check_constants(rule: type[Rule], h: Hypers, s: Record, shape: tuple[int, ...], dtype: DType) -> None:
+    """Raise RuntimeError if a number that ``measure`` makes of scalars alone is too large for its type."""
+    for name, x in rule.constants(s, shape, dtype).items():
+        check_number(name, x, x.dtype, h)
+
+
+def check_number(name: str, x: Any, dtype: DType, h: Hypers | None = None) -> None:
+    """Raise RuntimeError if a number, which the settings ``h`` decide, is not finite in the type ``dtype``."""
+    with np.errstate(all="ignore"):
+        fits = math.isfinite(dtype.type(x))
+    if not fits:
+        raise overflow(dtype, f"{name} = {float(x)!r}", h)
+
+
+class _Watched(np.ndarray[Any, Any]):
+    """A number of a record that takes note, in ``used``, of the types in which the words of a rule use it."""
+
+    used: list[DType]
+
+    def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
+        self.used.append(np.dtype(dtype))
+        return np.asarray(self).astype(dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return getattr(ufunc, method)(*map(_noted, inputs), **options)
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+        return function(*map(_noted, inputs), **options)
+
+
+def _watched(x: Any) -> _Watched:
+    watched = np.array(x).view(_Watched)
+    watched.used = []
+    return watched
+
+
+def _noted(x: Any) -> Any:
+    """Return an operand as a plain one; one that is watched is used as it is."""
+    if not isinstance(x, _Watched):
+        return x
+    x.used.append(x.dtype)
+    return np.asarray(x)
+
+
+def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType) -> None:
+    """Run the array half of a rule on one element, and raise RuntimeError if a number overflows in it."""
+    numbers = {name: _watched(x) for name, x in vars(s).items() if isinstance(x, np.floating)}
+    arrays = (np.ones(1, dtype) for _ in rule.arrays(h, (1,)))
+    rule.update(type(s)(**{**vars(s), **numbers}), np.ones(1, dtype), np.ones(1, dtype), *arrays)
+    for name, x in numbers.items():
+        for used in x.used:
+            check_number(name, getattr(s.exact, name), used, h)
