@@ -36,7 +36,7 @@ from .numerics.arith import Array, DType, absolute, add, arithmetic, as_reals, m
 from .numerics.array_types import HOST, at, is_writable, place, plain, sharing
 from .step import hyper as hp
 from .step.changes import Change
-from .step.parameter import Parameter, as_array, as_gradient, is_one_array, overlaps_itself
+from .step.parameter import Parameter, array_again, as_array, as_gradient, is_one_array, overlaps_itself
 from .step.sparse import SparseGrad
 
 __all__ = ["clip_grad_norm_", "clip_grads_with_norm_", "get_total_norm"]
@@ -142,7 +142,7 @@ def _array(name: str, x: Any, order: float) -> Array:
     try:
         if isinstance(x, SparseGrad) or hasattr(x, "tocoo"):
             raise TypeError("a sparse array has no norm here: pass its values")
-        x = plain(as_array(x))
+        x = plain(as_array(array_again(x)))
         storage(x.dtype)
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None

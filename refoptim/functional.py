@@ -20,6 +20,8 @@ Returns:
 Raises:
     TypeError, ValueError, RuntimeError: as the optimizer does.
 
+NumPy makes scalars of arrays without axes: ``np.float32(2)`` counts as such an array.
+
 Arrays may be of any type that understands NumPy's functions and operators: the elementwise rules write into none of
 them, so types that record what is computed (for derivatives, say) can pass through.
 
@@ -55,6 +57,7 @@ from .optimizers.conjugate_gradient import conjugate_direction as conjugate_grad
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
 from .step.hyper import is_number
 from .step.limits import check_constants, check_number, fitting
+from .step.parameter import array_again
 from .step.plan import Layout, filled, first_registers, layout
 from .step.rule import Hypers, Rule, next_registers, resolve, step_scalars
 from .step.sparse import SparseGrad, as_sparse
@@ -139,6 +142,7 @@ def _one(rule: type[Rule], h: Hypers, t: int, p: Array, grad: Any, state: State,
 
 def _array(name: str, x: Any) -> Array:
     """Return an array that rules can take; raise TypeError otherwise."""
+    x = array_again(x)
     if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "__array_ufunc__"):
         raise TypeError(f"{name} must be an array that understands NumPy's functions, got {type(x).__name__}")
     return np.asarray(x) if isinstance(x, np.ndarray) else x

@@ -33,7 +33,11 @@ _rounding: ContextVar[str] = ContextVar("rounding", default="each")
 
 
 def rounding(mode: str) -> AbstractContextManager[None]:
-    """Choose how 16-bit arrays are rounded inside the block: after each word ("each") or once when stored ("store")."""
+    """Choose how 16-bit arrays are rounded inside the block: after each word ("each") or once when stored ("store").
+
+    The choice is the thread's that makes it: a thread started inside the block begins with "each". Choose there again,
+    or start it with ``contextvars.copy_context().run``.
+    """
     if mode not in ("each", "store"):
         raise ValueError(f"rounding must be 'each' or 'store', got {mode!r}")
     return _rounded(mode)

@@ -28,7 +28,7 @@ class Parameter:
         data: a NumPy or CuPy array (or anything that hands over its memory by DLPack) of dtype float16, bfloat16,
             float32, float64, complex64 or complex128. It is kept, not copied, and an optimizer writes into it.
         grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse, and on
-            the same device.
+            the same device. A NumPy scalar counts as an array without axes.
         name: a name for messages and state dicts.
         master: keep a float32 copy of 16-bit data in the state of the optimizer, under the name ``master``: the rule
             updates the copy, all its state is float32, and ``data`` is the copy rounded. What is written into ``data``
@@ -43,6 +43,9 @@ class Parameter:
     """
 
     __slots__ = ("__weakref__", "_optimizer", "data", "grad", "master", "name")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, array_again(value) if name in ("data", "grad") else value)
 
     def __init__(self, data: Array, grad: Any = None, name: str | None = None, *, master: bool = False) -> None:
         if name is not None and not isinstance(name, str):
@@ -89,6 +92,11 @@ class Parameter:
         return f"Parameter(shape={self.shape}, dtype={self.dtype}{name})"
 
 
+def array_again(x: Any) -> Any:
+    """Return a NumPy scalar, which NumPy makes of arrays without axes, as such an array, and anything else as it is."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
+
+
 def as_array(x: Any) -> Array:
     """Return the NumPy or CuPy array that ``x`` is or hands over by DLPack, sharing its memory; or raise TypeError."""
     if isinstance(x, np.ma.MaskedArray):
@@ -119,12 +127,13 @@ def _as_gradient(grad: Any) -> Any:
         return grad
     if isinstance(grad, np.ma.MaskedArray):
         raise TypeError("the gradient must not be a masked array: fill what is masked")
+    grad = array_again(grad)
     if place(grad) is not None:
         return plain(grad)
     sparse = as_sparse(grad)
     if sparse is not None:
         return sparse
-    if not hasattr(grad, "__dlpack__") or isinstance(grad, np.generic):
+    if not hasattr(grad, "__dlpack__"):
         raise TypeError(f"the gradient must be an array, got {type(grad).__name__}")
     return handed_over(grad)
 

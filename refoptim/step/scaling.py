@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.array_types import on_gpu
+from ..numerics.array_types import at, on_gpu, place
 from . import hyper as hp
 
 
@@ -16,9 +16,10 @@ class Scaling:
 
     Args:
         grad_scale: the factor by which the loss was multiplied, None for 1.
-        found_inf: other than 0 (or None) if some gradient overflowed; the step is skipped then.
+        found_inf: True, or other than 0 (or None), if some gradient overflowed; the step is skipped then.
 
-    Either may be a float32 array of one element on a GPU. It is read there, by the kernels, if they can do so.
+    Either may be an array of one element. A float32 array on a GPU is read there, by the kernels, if they can do so;
+    so is a boolean ``found_inf``.
 
     Raises:
         TypeError, ValueError: an argument is no real number, or the factor is not in (0, inf) in float32, or an array
@@ -26,6 +27,9 @@ class Scaling:
     """
 
     def __init__(self, grad_scale: Any = None, found_inf: Any = None) -> None:
+        if on_gpu(found_inf) and found_inf.dtype == bool:
+            with at(place(found_inf)):
+                found_inf = found_inf.astype(np.float32)
         self.grad_scale, self.found_inf = grad_scale, found_inf
         for name, x in (("grad_scale", grad_scale), ("found_inf", found_inf)):
             if on_gpu(x) and (x.size != 1 or x.dtype != np.float32):
@@ -45,9 +49,11 @@ class Scaling:
 
 
 def _is_set(found_inf: Any) -> bool:
-    if isinstance(found_inf, (bool, np.bool_)):
-        return bool(found_inf)
-    return hp.number("found_inf", found_inf) != 0
+    """Tell whether a number is not 0, or a flag set, held by an array perhaps."""
+    x = found_inf
+    if math.prod(getattr(x, "shape", (0,))) == 1 and not isinstance(x, np.ma.MaskedArray):
+        x = x.item()
+    return x if isinstance(x, bool) else hp.number("found_inf", found_inf) != 0
 
 
 def _scale(grad_scale: Any) -> float:

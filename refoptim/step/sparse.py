@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import Array, DType, storage, widen
-from ..numerics.array_types import at, check_together, filled, place
+from ..numerics.array_types import at, check_together, filled, handed_over, place
 from .hyper import is_number
 
 
@@ -95,6 +95,19 @@ class SparseGrad:
         return f"SparseGrad(shape={self.shape}, nnz={self.indices.shape[1]}, dtype={self.dtype})"
 
 
+def _of_torch(x: Any) -> SparseGrad | None:
+    """Return a sparse tensor of torch, which shares its memory, as a SparseGrad; None for a dense one."""
+    if str(x.layout) == "torch.strided":
+        return None
+    if str(x.layout) != "torch.sparse_coo":
+        raise TypeError(f"a sparse tensor must have the layout torch.sparse_coo, got {x.layout}: call to_sparse_coo()")
+    try:
+        indices, values = (handed_over(part.detach()) for part in (x._indices(), x._values()))
+    except TypeError as error:
+        raise TypeError(f"a sparse tensor cannot be taken, make a SparseGrad of its parts: {error}") from None
+    return SparseGrad(indices, values, tuple(x.shape))
+
+
 def _add_rest(sums: Array, values: Array, first: Array, group: Array) -> None:
     """Add the values that are not the first of their group to its sum, in order.
 
@@ -134,9 +147,14 @@ def _shape(shape: Any) -> tuple[int, ...]:
 
 
 def as_sparse(x: Any) -> SparseGrad | None:
-    """Return ``x``, checked, as a SparseGrad if it is one or an array of scipy.sparse or of CuPy's, else None."""
+    """Return ``x`` as a SparseGrad if it is one, an array of scipy.sparse or of CuPy's or a tensor of torch's, or None.
+
+    What is taken is checked.
+    """
     if isinstance(x, SparseGrad):
         return SparseGrad(x.indices, x.values, x.shape)
+    if hasattr(x, "layout") and hasattr(x, "to_sparse_coo"):
+        return _of_torch(x)
     if not type(x).__module__.startswith(("scipy.sparse", "cupyx.scipy.sparse")) or not hasattr(x, "tocoo"):
         return None
     coo = x.tocoo()

@@ -91,6 +91,7 @@ class AveragedModel:
         """Check and copy a model."""
         found = members(model)
         for member in found:
+            _check_holder(member)
             if self._averages(member):
                 _check_dtype(member)
             if device not in (None, getattr(member.array, "device", None)):
@@ -145,6 +146,7 @@ class AveragedModel:
             )
         pairs = matched(members(self.module), members(model))
         for own, _ in pairs:
+            _check_holder(own)
             check_writable(f"the average of {own.name}", own.array)
         found = [(own, self._pair(own, new.exact if self._averages(own) else new.array)) for own, new in pairs]
         averaged = [(own.name, pair) for own, pair in found if self.n_averaged and self._averages(own)]
@@ -177,8 +179,10 @@ class AveragedModel:
             RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
         """
         try:
+            for member in members(self.module):
+                _check_holder(member)
             n, values = _read(state_dict, self._kept())
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
         whole = {"n_averaged": n, "_torn": []}
         with np.errstate(all="ignore"):
@@ -211,6 +215,12 @@ def _check_function(name: str, function: Any, other_form: bool) -> None:
     if other_form:
         other = "multi_avg_fn" if name == "avg_fn" else "avg_fn"
         raise TypeError(f"{name} must not be {function!r}, which is one for {other}")
+
+
+def _check_holder(member: Member) -> None:
+    """Raise TypeError if an average cannot be written into what holds it."""
+    if isinstance(member.holder, np.generic):
+        raise TypeError(f"{member.name} must be an array, for its average to be written into, got a NumPy scalar")
 
 
 def _check_dtype(member: Member) -> None:

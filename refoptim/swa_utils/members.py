@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..numerics.arith import Array
-from ..step.parameter import Parameter
+from ..step.parameter import Parameter, array_again
 from .averages import array, same_kind
 from .wide import behind
 
@@ -78,7 +78,7 @@ def join(prefix: str, name: Any) -> str:
 
 
 def _member(name: str, holder: Any, is_buffer: bool) -> Member:
-    x = array(name, holder.data if isinstance(holder, Parameter) else holder)
+    x = array(name, holder.data if isinstance(holder, Parameter) else array_again(holder))
     if x.dtype.kind not in "biufcV":
         raise TypeError(f"{name} must hold numbers, got dtype {x.dtype}")
     return Member(name, holder, x, is_buffer or x.dtype.kind in "biu")

@@ -154,6 +154,18 @@ def test_a_number_of_the_host_means_what_it_means_there(gpu: Any, found_inf: Any
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("capturable", [True, False])
+def test_a_flag_on_a_gpu_skips_a_step(gpu: Any, capturable: bool) -> None:
+    ours = refoptim.Adam([gpu.asarray(x) for x in drawn(0)], capturable=capturable)
+    theirs = refoptim.Adam(drawn(0))
+    for step, skipped in enumerate([False, True, False]):
+        flag = gpu.asarray(np.array(skipped))
+        ours.step(grads=[gpu.asarray(g) for g in drawn(step + 1)], found_inf=flag)
+        if not skipped:
+            theirs.step(grads=drawn(step + 1))
+    assert_same(ours, theirs)
+
+
 @pytest.mark.parametrize("clear", [True, False])
 def test_a_buffer_that_is_yet_to_be_made_begins_with_the_gradient(gpu: Any, clear: bool) -> None:
     options: dict[str, Any] = {"momentum": 0.9 if clear else 0.0, "dampening": 0.5}

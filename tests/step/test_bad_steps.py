@@ -44,7 +44,7 @@ GRADIENTS: dict[str, Row] = {
     "a list": ("Adam", lambda: [[1.0, 2.0]] * 3, T, f"{NO_ARRAY}, got list"),
     "text": ("Adam", lambda: "gradient", T, f"{NO_ARRAY}, got str"),
     "a number": ("Adam", lambda: 1.0, T, f"{NO_ARRAY}, got float"),
-    "a NumPy scalar": ("Adam", lambda: np.float64(1), T, f"{NO_ARRAY}, got float64"),
+    "a NumPy scalar": ("Adam", lambda: np.float64(1), V, f"{SHAPE} (3, 2), got ()"),
     "a Parameter": ("Adam", lambda: Parameter(f8(3, 2)), T, f"{NO_ARRAY}, got Parameter"),
     "an operator": ("Adam", lambda: aslinearoperator(f8(3, 2)), T, f"{NO_ARRAY}, got MatrixLinearOperator"),
     "a sparse shape": ("SGD", lambda: SparseGrad([[0]], f8(1, 2), (4, 2)), V, f"{SHAPE} (3, 2), got (4, 2)"),

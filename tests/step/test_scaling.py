@@ -212,3 +212,32 @@ def test_torch_does_the_same(name: str, fused: bool | None) -> None:
         np.testing.assert_allclose(members(mine)[0].data, tensor.numpy(), rtol=3e-6, atol=1e-6)
         counts = [state["step"] for state in mine.state.values() if "step" in state]
         assert counts == [int(state["step"]) for state in theirs.state.values() if "step" in state]
+
+
+FLAGS = [
+    True,
+    np.True_,
+    np.array(True),
+    np.array([[True]]),
+    lambda torch: torch.tensor(True),
+    lambda torch: torch.ones(1),
+]
+CLEAR = [False, np.False_, np.array(False), np.array([False]), lambda torch: torch.tensor([False])]
+
+
+@pytest.mark.parametrize("fused", ENGINES)
+@pytest.mark.parametrize(("flag", "skipped"), [*((x, True) for x in FLAGS), *((x, False) for x in CLEAR)])
+def test_flags_skip_a_step(torch: Any, flag: Any, skipped: bool, fused: bool | None) -> None:
+    """As a bool or an array that holds one, which a scaler may hand over."""
+    w = np.ones(3)
+    optimizer = refoptim.Adam([w], lr=0.5, fused=fused)
+    optimizer.step(grads=[np.ones(3)], found_inf=flag(torch) if callable(flag) else flag)
+    assert (w.tolist() == [1, 1, 1], not optimizer.state) == (skipped, skipped)
+
+
+def test_two_flags_are_too_many(torch: Any) -> None:
+    for flags in (np.zeros(2, bool), torch.zeros(2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="Tensor found_inf must be 1-element"):
+            refoptim.SGD([np.ones(1)]).step(grads=[np.ones(1)], found_inf=flags)
+    with pytest.raises(TypeError, match="grad_scale must hold a real number, got dtype bool"):
+        refoptim.SGD([np.ones(1)]).step(grads=[np.ones(1)], grad_scale=np.array(True))

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse
 
 import refoptim
+from helpers.refusals import refused
 from helpers.rooms import assert_equal_bits, assert_equal_runs, make, members, normal
 from refoptim import SparseGrad, functional
 
@@ -270,3 +271,44 @@ def test_many_parameters_at_once() -> None:
             optimizer.step(grads=[g])
     for p, optimizer in zip(members(together), alone, strict=True):
         assert_equal_bits(p.data, members(optimizer)[0].data)
+
+
+def of_torch(torch: Any, g: SparseGrad) -> Any:
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(g.indices), torch.from_numpy(g.values), g.shape, check_invariants=True
+    )
+
+
+@pytest.mark.parametrize(("shape", "axes"), SHAPES)
+@pytest.mark.parametrize("name", ["SGD", "SparseAdam", "Adagrad"])
+def test_sparse_tensors_of_torch(torch: Any, name: str, shape: Any, axes: int) -> None:
+    """They share their memory; duplicates count as they do in a SparseGrad."""
+    more = {} if name == "SparseAdam" else {"weight_decay": 0}
+    one, other = (make(name, [normal(1, *shape)], **more) for _ in range(2))
+    for k in range(3):
+        g = drawn(shape, axes, 7, k)
+        one.step(grads=[of_torch(torch, g)])
+        other.step(grads=[g])
+    assert_equal_runs(one, other)
+
+
+def test_a_sparse_embedding_of_torch(torch: Any) -> None:
+    layer = torch.nn.Embedding(5, 3, sparse=True)
+    w = layer.weight.detach().numpy().copy()
+    layer(torch.tensor([1, 4])).pow(2).sum().backward()
+    refoptim.SparseAdam([w], lr=0.1).step(grads=[layer.weight.grad])
+    torch.optim.SparseAdam([layer.weight], lr=0.1).step()
+    assert_equal_bits(w, layer.weight.detach().numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_sparse_tensors_that_cannot_be_taken(torch: Any) -> None:
+    w = normal(1, 4, 3)
+    optimizer = refoptim.SGD([w])
+    bfloat16 = torch.eye(4, 3, dtype=torch.bfloat16).to_sparse()
+    for grad, message in (
+        (bfloat16, "a sparse tensor cannot be taken, make a SparseGrad of its parts: Tensor does not hand"),
+        (torch.eye(4, 3).to_sparse_csr(), "must have the layout torch.sparse_coo, got torch.sparse_csr: call to_sp"),
+        (torch.eye(4, 3, dtype=torch.float64).to_sparse(), "the gradient must have dtype float32, got float64"),
+    ):
+        refused([optimizer, w], lambda grad=grad: optimizer.step(grads=[grad]), TypeError, message)
