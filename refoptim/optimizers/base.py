@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from operator import setitem
@@ -21,7 +20,7 @@ from ..numerics.array_types import is_array, is_writable, place, plain
 from ..step import state_dict as states
 from ..step.changes import Change, make, there
 from ..step.counter import Counter, recounted
-from ..step.groups import Group, Params, as_groups, check_members, make_group
+from ..step.groups import Group, Params, as_groups, check_members, check_spelling, make_group
 from ..step.hooks import (
     Hook,
     Hooks,
@@ -38,6 +37,7 @@ from ..step.plan import Bucket, Terms, label, layout, make_plan, master_copy, st
 from ..step.rule import Hypers, Rule, resolve
 from ..step.scaling import Scaling
 from ..step.state_dict import StateDict
+from ..step.states import States
 from .repeat import Repeat
 
 __all__ = [
@@ -97,7 +97,7 @@ class Optimizer(Rule):
         defaults = {**(defaults or {}), **settings}
         resolve(type(self), defaults)
         self.defaults = defaults
-        self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
+        self.state: dict[Any, dict[str, Any]] = States(dict)
         vars(self).update(self._fresh())
         self.param_groups: list[Group] = []
         self._make_hooks()
@@ -117,10 +117,14 @@ class Optimizer(Rule):
         """Add a group: a dict with the key ``params`` and the settings that differ from the defaults.
 
         Raises:
-            TypeError, ValueError: the dict does not describe a group, a setting is outside its range, or a parameter is
-                optimized already. Nothing is added then.
+            TypeError, ValueError, RuntimeError: the dict does not describe a group, a setting is misspelt, outside its
+                range or too large for the type of a parameter, or a parameter is optimized already. Nothing is added
+                then.
         """
         group = make_group(param_group, self.defaults)
+        rule: type = type(self)
+        others = {*self.defaults, *hyperparameters(Optimizer)}
+        check_spelling(param_group, declared(rule), others, "a parameter group")
         h = resolve(type(self), group)
         engines.check(type(self), group)
         check_members(group, self.param_groups)

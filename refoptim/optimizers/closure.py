@@ -24,7 +24,7 @@ from ..numerics.array_types import at, check_together, copied, place, plain
 from ..step import hyper as hp
 from ..step import state_dict as states
 from ..step.changes import Change, make, there
-from ..step.groups import Group
+from ..step.groups import Group, check_once
 from ..step.limits import check_number
 from ..step.parameter import Parameter, check_writable
 from ..step.plan import checked_gradient, label
@@ -286,6 +286,9 @@ class ClosureOptimizer(Optimizer):
     def _parameters(self, group: Group) -> list[Parameter]:
         """Return the parameters of a group, or raise if they cannot be one vector that is written to."""
         name, params = type(self).__name__, group["params"]
+        if any(other is not group for other in self.param_groups):
+            raise ValueError(f"{name} doesn't support per-parameter options (parameter groups): leave one group only")
+        check_once([group])
         if not params:
             raise ValueError(f"{name} needs at least one parameter, got none")
         for j, p in enumerate(params):

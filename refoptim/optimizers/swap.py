@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from reprlib import repr as short
@@ -12,6 +11,7 @@ from ..numerics.arith import Array
 from ..step.groups import Group, sharing
 from ..step.parameter import Parameter, as_parameter
 from ..step.state_dict import StateDict
+from ..step.states import States
 from .base import Optimizer
 
 
@@ -85,7 +85,8 @@ def _matched(optimizer: Optimizer, parameters: list[Parameter], swapin: StateDic
 def _states(groups: list[Group], swapin: StateDict) -> dict[Any, Any]:
     """Return the state by parameter, or raise RuntimeError."""
     saved = swapin["state"]
-    state: dict[Any, Any] = defaultdict(dict)
+    _check_ids(saved, [i for group in swapin["param_groups"] for i in group["params"]])
+    state: dict[Any, Any] = States(dict)
     for group, ids in zip(groups, (g["params"] for g in swapin["param_groups"]), strict=True):
         for p, i in zip(group["params"], ids, strict=True):
             if not isinstance(saved, Mapping) or not isinstance(saved.get(i, {}), Mapping):
@@ -94,6 +95,17 @@ def _states(groups: list[Group], swapin: StateDict) -> dict[Any, Any]:
                 )
             state[p] = dict(saved.get(i, {}))
     return state
+
+
+def _check_ids(saved: Any, ids: list[Any]) -> None:
+    """Raise RuntimeError if two parameters have one id, or a state is that of none."""
+    if len(set(ids)) < len(ids):
+        raise RuntimeError(f"the ids in the param_groups of swapin_optim_state must differ, got {short(ids)}")
+    extra = [key for key in saved if key not in ids] if isinstance(saved, Mapping) else []
+    if extra:
+        raise RuntimeError(
+            f"the state of swapin_optim_state must be keyed by the ids in param_groups, got extra keys {short(extra)}"
+        )
 
 
 def _group(i: int, group: Group, saved: Group, rest: Iterator[Parameter]) -> Group:

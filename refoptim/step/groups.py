@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from ..numerics import array_types as types
@@ -85,6 +86,24 @@ def check_keys(described: Mapping[Any, Any], where: str) -> None:
             raise TypeError(f"the settings of {where} must have names, got {key!r}")
 
 
+def check_spelling(keys: Iterable[str], own: Collection[str], others: Collection[str], where: str) -> None:
+    """Raise ValueError if a key that is no setting is close to one: a letter or two off, or in capitals.
+
+    ``own`` are the settings that are meant, ``others`` names that may stand there all the same.
+    """
+    for key in keys:
+        meant = None if key in own or key in others else _close(key, own)
+        if meant:
+            raise ValueError(f"{where} has the key {key!r}, which is no setting: did you mean {meant!r}?")
+
+
+def _close(key: str, names: Iterable[str]) -> str | None:
+    """Return the name that a key is a slip of; what adds a word or a number to a name, such as ``eps2``, is none."""
+    alike = [x for x in names if abs(len(x) - len(key)) <= 2 and key.rstrip("0123456789") != x]
+    found = get_close_matches(key.lower(), alike, n=1, cutoff=0.82)
+    return found[0] if found else None
+
+
 def check_names(names: Any, n: int, where: str, same: Sequence[str] = ()) -> None:
     """Raise ValueError unless ``names`` are those of ``n`` parameters, and the ``same`` if these are given."""
     listed = isinstance(names, (list, tuple)) and all(isinstance(x, str) for x in names)
@@ -115,10 +134,25 @@ def check_members(group: Group, others: Sequence[Group]) -> None:
         )
 
 
+def check_once(groups: Sequence[Group]) -> None:
+    """Raise ValueError if a parameter stands twice in groups that were changed by hand, or two share memory."""
+    pair = sharing([p for group in groups for p in group["params"]])
+    if pair is None:
+        return
+    places = [f"parameter {j} of group {i}" for i, group in enumerate(groups) for j in range(len(group["params"]))]
+    first, second = (places[i] for i in sorted(pair))
+    raise ValueError(
+        f"some parameters appear in more than one parameter group: {first} and {second} are one, or share memory"
+    )
+
+
 def sharing(params: Sequence[Parameter]) -> tuple[int, int] | None:
     """Return the numbers of two parameters that share memory, or are one, if there are such."""
     first: dict[int, int] = {}
     for i, p in enumerate(params):
         if first.setdefault(id(p), i) != i:
             return first[id(p)], i
-    return types.sharing([p.data for p in params])
+    arrays = {i: p.data for i, p in enumerate(params) if types.is_array(p.data)}
+    pair = types.sharing(list(arrays.values()))
+    numbers = list(arrays)
+    return pair and (numbers[pair[0]], numbers[pair[1]])

@@ -21,7 +21,7 @@ from ..numerics import array_types as types
 from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import HOST, Place, copied, place
 from .counter import Counter
-from .groups import Group
+from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
 from .parameter import Parameter, as_gradient, check_no_overlap, check_writable, is_one_array
 from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, resolve, step_scalars, unread
@@ -91,7 +91,7 @@ def make_plan(
 
 
 def parameters(groups: Sequence[Group]) -> list[Parameter]:
-    """Return the parameters of all groups, or raise TypeError if a group does not hold Parameters."""
+    """Return the parameters of all groups; raise TypeError for what is none, ValueError for one that stands twice."""
     for i, group in enumerate(groups):
         if not isinstance(group, dict) or not isinstance(group.get("params"), (list, tuple)):
             raise TypeError(f"param_groups[{i}] must be a dict with a list 'params', got {short(group)}")
@@ -101,6 +101,7 @@ def parameters(groups: Sequence[Group]) -> list[Parameter]:
                     f"parameter {j} of group {i} must be a Parameter, got {type(p).__name__}: "
                     "add_param_group makes Parameters of arrays"
                 )
+    check_once(groups)
     return [p for group in groups for p in group["params"]]
 
 

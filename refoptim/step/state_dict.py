@@ -20,7 +20,7 @@ import numpy as np
 
 from ..numerics.arith import Array, DType
 from ..numerics.array_types import is_array, moved, on_gpu, place
-from .groups import Group, check_keys, check_names
+from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
 from .parameter import Parameter
 from .rule import get_default_dtype
@@ -40,7 +40,12 @@ ReadState = Callable[[Group, Parameter, Any, str], Any]
 
 
 def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
-    """Return a copy of everything an optimizer holds, parameters replaced by their ids."""
+    """Return a copy of everything an optimizer holds, parameters replaced by their ids.
+
+    Raises:
+        ValueError: a parameter stands in the groups twice, or two share memory.
+    """
+    check_once(groups)
     members = [p for group in groups for p in group["params"]]
     ids = {p: i for i, p in enumerate(members)}
     packed = [
@@ -114,12 +119,13 @@ def _saved_groups(loaded: Any, groups: Sequence[Group]) -> list[Group]:
 def _check_settings(
     i: int, group: Group, new: Mapping[str, Any], own: Collection[str], foreign: Collection[str]
 ) -> None:
-    """Raise ValueError if a saved group is one of another optimizer; it may lack flags."""
+    """Raise ValueError if a saved group is one of another optimizer, or a setting is misspelt; it may lack flags."""
     stem = f"loaded state dict is not one of this optimizer: param_groups[{i}]"
     check_keys(new, f"param_groups[{i}] of a state dict")
     missing = [key for key in own if key not in new and key not in FLAGS]
     if missing:
         raise ValueError(f"{stem} lacks {', '.join(map(repr, missing))}")
+    check_spelling(new, own, {*foreign, *group}, f"param_groups[{i}] of a state dict")
     strange = [key for key in new if key in foreign and key not in group and key not in FLAGS]
     if strange:
         raise ValueError(f"{stem} has {', '.join(map(repr, strange))}")

@@ -67,6 +67,22 @@ SWAPS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         R,
         "the state of swapin_optim_state must hold a dict per",
     ),
+    "a state too many": (
+        lend(alter=lambda d: d["state"].update({3: d["state"][0]})),
+        R,
+        "must be keyed by the ids in param_groups, got extra keys [3]",
+    ),
+    "an entry that is no parameter's": (
+        lend(alter=lambda d: d["state"].update(note={})),
+        R,
+        "must be keyed by the ids in param_groups, got extra keys ['note']",
+    ),
+    "states under text": (
+        lend(alter=lambda d: d.update(state={str(i): x for i, x in d["state"].items()})),
+        R,
+        "must be keyed by the ids in param_groups, got extra keys ['0', '1', '2']",
+    ),
+    "one id twice": (lend(alter=second_group(params=[1])), R, "must differ, got [0, 1, 1]"),
     "a wrong setting": (lend(alter=second_group(lr=nan)), V, "Invalid learning rate: nan (lr must be in [0, inf))"),
     "another state": (
         lend(alter=lambda d: d["state"][2].update(exp_avg=f8(1))),

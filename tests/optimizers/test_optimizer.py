@@ -349,6 +349,8 @@ def test_tensors_that_cannot_be_handed_over(what: str, torch: Any) -> None:
     }[what]()
     with pytest.raises(TypeError, match="Tensor does not hand its memory over to NumPy:"):
         refoptim.SGD([tensor])
+    if what == "sparse":
+        return  # what a parameter cannot be, a gradient can
     with pytest.raises(TypeError, match="parameter 0 of group 0: Tensor does not hand its memory over to NumPy:"):
         refoptim.SGD([normal(1, 2, 2)]).step(grads=[tensor])
 

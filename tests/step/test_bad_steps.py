@@ -145,6 +145,7 @@ UNSPECIFIED = "parameter group didn't specify a value of required optimization p
 LIST = "must be a dict with a list 'params', got"
 WRITABLE = "optimizer can only optimize writable arrays, but one of the params is read-only"
 MATRIX = "Muon only supports 2D parameters whereas we found a parameter with size: (6,)"
+TWICE = "some parameters appear in more than one parameter group: parameter 0 of"
 STRANGER = "parameter 1 of group 1 must be a Parameter, got ndarray: add_param_group makes Parameters of arrays"
 
 ALTERED: dict[str, Row] = {
@@ -189,6 +190,20 @@ ALTERED: dict[str, Row] = {
     "a flag gone": ("Adam", without("foreach"), V, f"{UNSPECIFIED} foreach"),
     "members gone": ("Adam", without("params"), T, f"param_groups[1] {LIST}"),
     "a bare array among members": ("Adam", lambda w: w.groups[1]["params"].append(f8(2)), T, STRANGER),
+    "a group twice": ("Adam", lambda w: w.groups.append(dict(w.groups[1])), V, f"{TWICE} group 1 and parameter 0 of g"),
+    "a member of two groups": (
+        "Adam",
+        lambda w: w.groups[0]["params"].append(w.last),
+        V,
+        f"{TWICE.replace('0 of', '2 of')} group 0 and parameter 0 of group 1 are one, or share memory",
+    ),
+    "a member twice": ("Adam", lambda w: w.groups[1]["params"].append(w.last), V, f"{TWICE} group 1 and parameter 1"),
+    "two members of one memory": (
+        "Adam",
+        lambda w: w.groups[0]["params"].append(Parameter(w.arrays[2][1:])),
+        V,
+        f"{TWICE.replace('0 of', '2 of')} group 0 and parameter 0 of group 1 are one, or share memory",
+    ),
     "a group of nothing": ("Adam", lambda w: w.groups.append(None), T, f"param_groups[2] {LIST} None"),
     "a vector for Muon": ("Muon", to_vector, V, f"{LAST}{MATRIX}"),
 }
