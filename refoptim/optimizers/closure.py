@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from operator import setitem
+from reprlib import repr as short
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -74,7 +75,7 @@ def vector(value: Any, extent: Extent, where: str) -> Array:
 
 def real(value: Any, extent: Extent, where: str) -> Number:
     """Read a number: a NumPy scalar if it comes in the dtype of the parameters, else a Python number."""
-    x = np.asarray(value)
+    x = np.asarray(states.of_numpy(value, where))
     if x.ndim or x.dtype.kind not in "fiu":
         raise ValueError(f"{where} must be a real number, got {value!r}")
     return x.dtype.type(x) if hasattr(value, "dtype") and x.dtype == extent.dtype else x.item()
@@ -86,7 +87,7 @@ def several(reader: Reader) -> Reader:
     def read(value: Any, extent: Extent, where: str) -> list[Any]:
         if not isinstance(value, (list, tuple)) and not getattr(value, "shape", None):
             raise ValueError(f"{where} must be a list, got {value!r}")
-        return [reader(x, extent, f"{where} item {i},") for i, x in enumerate(value)]
+        return [reader(x, extent, f"{where} item {i},") for i, x in enumerate(states.of_numpy(value, where))]
 
     return read
 
@@ -398,7 +399,8 @@ def _check_order(optimizer: Optimizer, loaded: StateDict) -> None:
     names = optimizer.param_groups[0].get("param_names")
     if names and isinstance(saved, (list, tuple)) and saved and isinstance(saved[0], Mapping):
         other = saved[0].get("param_names", names)
-        if list(other) != names:
+        listed = isinstance(other, (list, tuple)) and all(isinstance(x, str) for x in other)
+        if listed and list(other) != names:  # what are no names is refused where it is read
             raise ValueError(
-                f"loaded state dict names other parameters, or in another order: {other}, expected {names}"
+                f"loaded state dict names other parameters, or in another order: {short(other)}, expected {names}"
             )

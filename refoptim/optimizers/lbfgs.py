@@ -31,6 +31,9 @@ from .vector import Number, dot, downhill
 MIN_CURVATURE = 1e-10
 """A pair whose product y . s is not larger than this is not kept."""
 
+LONGEST = 1 << 16
+"""The length up to which the coefficients in the state are padded with None to ``history_size``, as torch does."""
+
 
 @dataclass
 class History(Progress):
@@ -144,7 +147,7 @@ class LBFGS(ClosureOptimizer):
         else:
             keep_pair(s, g, h.history_size)
             s.d, al, slope = descend(g, s.old_dirs, s.old_stps, s.ro, s.H_diag)
-            s.al = al + [None] * (h.history_size - len(al))
+            s.al = al + [None] * (min(h.history_size, LONGEST) - len(al))
         s.prev_flat_grad, s.prev_loss = g, loss
         s.t = first_length(g, h.lr) if first else h.lr
         return Point(0, loss, g, slope)

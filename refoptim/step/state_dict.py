@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Real
 from reprlib import repr as short
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import Array, DType
-from ..numerics.array_types import is_array, moved, on_gpu, place
+from ..numerics.array_types import bounds, is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
 from .parameter import Parameter
@@ -37,6 +38,25 @@ Owners = dict[str, tuple[Group, Parameter]]
 
 ReadState = Callable[[Group, Parameter, Any, str], Any]
 """Checks and copies the saved state of one parameter."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise ValueError for what Python raises where a saved state, or a message about it, cannot be made sense of."""
+    try:
+        yield
+    except (RecursionError, AttributeError, OverflowError) as reason:
+        raise ValueError(
+            f"a state dict must hold numbers, texts, arrays and few levels of lists and dicts: {reason}"
+        ) from None
+
+
+def copy_of(value: Any, where: str) -> Any:
+    """Return a deep copy; raise ValueError for what has none, such as an array that is larger than its memory."""
+    try:
+        return deepcopy(value)
+    except (TypeError, MemoryError) as error:
+        raise ValueError(f"{where} cannot be copied: {error}") from error
 
 
 def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
@@ -59,6 +79,7 @@ def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
     return {"state": deepcopy(kept), "param_groups": packed}
 
 
+@reading()
 def read(
     loaded: Any, groups: Sequence[Group], own: Collection[str], foreign: Collection[str], read_state: ReadState
 ) -> tuple[dict[Any, Any], list[Group]]:
@@ -86,7 +107,7 @@ def _read_states(saved: Mapping[Any, Any], owners: Owners, read_state: ReadState
         if str(key) not in owners:
             if isinstance(key, int) or str(key).isdecimal():
                 raise ValueError(f"state {key} of a state dict belongs to no parameter: the ids are {list(owners)}")
-            state[key] = deepcopy(values)
+            state[key] = copy_of(values, f"state {short(key)} of a state dict")
             continue
         group, p = owners[str(key)]
         if not isinstance(values, Mapping) or p in state:
@@ -148,8 +169,16 @@ def _merge(i: int, group: Group, new: Mapping[str, Any]) -> Group:
 def _plain(value: Any, where: str) -> Any:
     """Copy a setting; a list of numbers, as JSON leaves a tuple, becomes a tuple again."""
     if hasattr(value, "detach"):
-        return np.array(_from_torch(value.float() if value.dtype.itemsize == 2 else value, where))
-    return tuple(_plain(x, where) for x in value) if isinstance(value, (list, tuple)) else deepcopy(value)
+        return copy_of(_from_torch(_widened(value, where), where), where)
+    return tuple(_plain(x, where) for x in value) if isinstance(value, (list, tuple)) else copy_of(value, where)
+
+
+def _widened(tensor: Any, where: str) -> Any:
+    """Return a torch tensor of 16-bit numbers in float32, and another as it is."""
+    try:
+        return tensor.float() if tensor.dtype.itemsize == 2 else tensor
+    except RuntimeError as error:
+        raise ValueError(f"{where} cannot be copied: {error}") from error
 
 
 def _ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
@@ -193,6 +222,15 @@ def _as_array(value: Any, dtype: DType, where: str) -> Array:
     if not is_array(value):
         raise ValueError(f"{where} must be an array, got {type(value).__name__}")
     return value.view(dtype) if value.dtype == "V2" and dtype.name == "bfloat16" else value
+
+
+def of_numpy(value: Any, where: str) -> Any:
+    """Return a torch tensor as a NumPy array; raise ValueError for an array that is larger than its memory."""
+    x = _from_torch(value, where) if hasattr(value, "detach") else value
+    low, high = bounds(x) if is_array(x) else (0, 0)
+    if is_array(x) and x.nbytes > high - low:
+        raise ValueError(f"{where} must not repeat its elements, got strides {x.strides}")
+    return x
 
 
 def _from_torch(tensor: Any, where: str) -> Array:

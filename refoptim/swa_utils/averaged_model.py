@@ -15,7 +15,7 @@ from ..numerics.array_types import at, copied, place
 from ..step import hyper as hp
 from ..step.changes import Change, make
 from ..step.parameter import Parameter
-from ..step.state_dict import StateDict, array_like, step_count
+from ..step.state_dict import StateDict, array_like, reading, step_count
 from .averages import SWA, Average, MultiAverage, Pair, array, check_writable, same_kind
 from .batch_norms import BatchNorm
 from .members import Member, join, matched, members
@@ -179,9 +179,10 @@ class AveragedModel:
             RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
         """
         try:
-            for member in members(self.module):
-                _check_holder(member)
-            n, values = _read(state_dict, self._kept())
+            with reading():
+                for member in members(self.module):
+                    _check_holder(member)
+                n, values = _read(state_dict, self._kept())
         except (TypeError, ValueError) as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
         whole = {"n_averaged": n, "_torn": []}
