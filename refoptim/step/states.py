@@ -15,18 +15,12 @@ class States(defaultdict[Any, dict[str, Any]]):
     """A dict of dicts by Parameter, as torch's: a Parameter that has none yet gets one by being asked for.
 
     An array, or a tensor, stands for the Parameter that was made of it. If none of those that have state was, that is a
-    KeyError, and no entry is made.
+    KeyError, and no entry is made. Only asking works like this: what is put in is put in as by any dict, by a function
+    written in C, which no signal handler interrupts.
     """
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
         return super().__getitem__(key if type(key) is Parameter else self._parameter(key))
-
-    def __setitem__(self, key: Any, value: dict[str, Any]) -> None:
-        super().__setitem__(key if type(key) is Parameter else self._parameter(key), value)
-
-    def setdefault(self, key: Any, value: Any = None) -> Any:
-        """Return the state under a key; make it ``value`` if there is none."""
-        return super().setdefault(key if type(key) is Parameter else self._parameter(key), value)
 
     def _parameter(self, key: Any) -> Any:
         """Return the Parameter of an array; a key that is no array as it is."""
