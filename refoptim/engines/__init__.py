@@ -108,4 +108,4 @@ def _replacement(bucket: Bucket, task: Task) -> Change:
     with at(bucket.place):
         new, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
     task.arrays.update(state)
-    return partial(setattr, task.parameter, "data", new)
+    return partial(object.__setattr__, task.parameter, "data", new)  # not setattr, for which Parameter runs Python

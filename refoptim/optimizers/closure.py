@@ -171,7 +171,7 @@ class Objective:
 
 def _returning(p: Parameter) -> list[Change]:
     """Return what gives a parameter its array and the array its values of now."""
-    return [partial(setitem, plain(p.data), ..., copied(p.data)), partial(setattr, p, "data", p.data)]
+    return [partial(setitem, plain(p.data), ..., copied(p.data)), partial(object.__setattr__, p, "data", p.data)]
 
 
 def _reals(x: Array) -> Array:
