@@ -12,7 +12,8 @@ static atomic_long counted;
 static size_t least;
 
 static int fails(size_t size) {
-    if (!atomic_load_explicit(&left, memory_order_relaxed) || size < least) return 0;
+    if (!atomic_load_explicit(&left, memory_order_relaxed) || size < least)
+        return 0;
     atomic_fetch_add(&counted, 1);
     return atomic_fetch_sub(&left, 1) == 1;
 }
@@ -38,44 +39,57 @@ static size_t used;
 
 void* malloc(size_t size) {
     static __typeof__(&malloc) next;
-    if (fails(size)) return errno = ENOMEM, NULL;
-    if (!next) next = NEXT(malloc);
+    if (fails(size))
+        return errno = ENOMEM, NULL;
+    if (!next)
+        next = NEXT(malloc);
     return next(size);
 }
 
 void* calloc(size_t n, size_t size) {
     static __typeof__(&calloc) next;
     static int looking;
-    if (looking) return used + n * size > sizeof early ? NULL : early + (used += n * size) - n * size;
-    if (fails(n * size)) return errno = ENOMEM, NULL;
-    if (!next) looking = 1, next = NEXT(calloc), looking = 0;
+    if (looking)
+        return used + n * size > sizeof early ? NULL : early + (used += n * size) - n * size;
+    if (fails(n * size))
+        return errno = ENOMEM, NULL;
+    if (!next)
+        looking = 1, next = NEXT(calloc), looking = 0;
     return next(n, size);
 }
 
 void* realloc(void* old, size_t size) {
     static __typeof__(&realloc) next;
-    if (fails(size)) return errno = ENOMEM, NULL;
-    if (!next) next = NEXT(realloc);
+    if (fails(size))
+        return errno = ENOMEM, NULL;
+    if (!next)
+        next = NEXT(realloc);
     return next(old, size);
 }
 
 void free(void* x) {
     static __typeof__(&free) next;
-    if ((char*)x >= early && (char*)x < early + sizeof early) return;
-    if (!next) next = NEXT(free);
+    if ((char*)x >= early && (char*)x < early + sizeof early)
+        return;
+    if (!next)
+        next = NEXT(free);
     next(x);
 }
 
 int posix_memalign(void** out, size_t alignment, size_t size) {
     static __typeof__(&posix_memalign) next;
-    if (fails(size)) return ENOMEM;
-    if (!next) next = NEXT(posix_memalign);
+    if (fails(size))
+        return ENOMEM;
+    if (!next)
+        next = NEXT(posix_memalign);
     return next(out, alignment, size);
 }
 
 void* aligned_alloc(size_t alignment, size_t size) {
     static __typeof__(&aligned_alloc) next;
-    if (fails(size)) return errno = ENOMEM, NULL;
-    if (!next) next = NEXT(aligned_alloc);
+    if (fails(size))
+        return errno = ENOMEM, NULL;
+    if (!next)
+        next = NEXT(aligned_alloc);
     return next(alignment, size);
 }
