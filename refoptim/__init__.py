@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
+
 from . import clip_grad, functional, lr_scheduler, swa_utils
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
@@ -63,3 +66,6 @@ __all__ = [
     "swa_utils",
     "swap_in_optimizer_params_and_state",
 ]
+
+with suppress(ModuleNotFoundError):  # a checkout has none
+    import_module("refoptim.kernels")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib import import_module
+from pathlib import Path
 
 from ..step.rule import Rule
 
@@ -50,7 +51,7 @@ def _is_ours(module: str) -> bool:
 
 @cache
 def _read(stem: str, name: str) -> Kernel | None:
-    source = files("refoptim.kernels").joinpath(f"{stem}.cu")
+    source = Path(import_module("refoptim.kernels").__path__[0], f"{stem}.cu")
     if not source.is_file():
         return None
     _, _, text = source.read_text(encoding="utf-8").partition(f"struct {name} ")

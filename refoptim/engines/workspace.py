@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..numerics.arith import Array, DType
-from ..step.changes import Change, make
+from ..step.changes import Change, make_insisting
 
 T = TypeVar("T")
 
@@ -76,6 +76,6 @@ class Workspace:
         if owner is not None:
             begin.append(partial(setattr, owner, "_torn", self.failures))
         with np.errstate(all="ignore"):
-            make([*begin, *changes, partial(self.failures.remove, UNFINISHED)])
+            make_insisting([*begin, *changes, partial(self.failures.remove, UNFINISHED)], self._reserve.clear)
         if self.failures:
             raise self.failures[0]

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.ma  # NumPy would import it at first use, and a child that is forked meanwhile would hang
 from numpy.lib.array_utils import byte_bounds
 
 from .arith import Array, DType

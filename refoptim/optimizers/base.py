@@ -359,10 +359,10 @@ class Optimizer(Rule):
 def _forgetting(p: Parameter, set_to_none: bool) -> list[Change]:
     """Return what forgets the gradient of a parameter, or fills it with zeros."""
     if set_to_none or not is_array(p.grad):
-        return [partial(setattr, p, "grad", None)]
+        return [partial(object.__setattr__, p, "grad", None)]
     if is_writable(p.grad):
         return there(place(p.grad), [partial(setitem, plain(p.grad), ..., 0)])
-    return [partial(setattr, p, "grad", np.zeros_like(p.grad))]
+    return [partial(object.__setattr__, p, "grad", np.zeros_like(p.grad))]
 
 
 def hyperparameters(cls: type) -> set[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from operator import setitem
 from reprlib import repr as short
 from typing import Any
 
 from ..numerics.arith import Array
+from ..step.changes import Change, make
 from ..step.groups import Group, sharing
 from ..step.parameter import Parameter, as_parameter
 from ..step.state_dict import StateDict
@@ -36,15 +39,15 @@ def swap_in_optimizer_params_and_state(
     groups = _matched(optimizer, parameters, swapin_optim_state)
     state = _states(groups, swapin_optim_state)
     own_state, own_list, own_groups = optimizer.state, optimizer.param_groups, list(optimizer.param_groups)
-    contents = [dict(group) for group in own_groups]
+    lending = [partial(setattr, optimizer, "state", state), *_replacing(own_groups, groups)]
+    own = {"state": own_state, "param_groups": own_list}
+    members = partial(setitem, own_list, slice(None), own_groups)
+    returning = [partial(vars(optimizer).update, own), members, *_replacing(own_groups, map(dict, own_groups))]
     try:
-        optimizer.state = state
-        _replace(own_groups, groups)
+        make(lending)
         yield
     finally:
-        optimizer.state, optimizer.param_groups = own_state, own_list
-        own_list[:] = own_groups
-        _replace(own_groups, contents)
+        make(returning)
 
 
 def _check_types(optimizer: Any, parameters: Any) -> None:
@@ -54,11 +57,10 @@ def _check_types(optimizer: Any, parameters: Any) -> None:
         raise TypeError(f"swapin_parameters must be a dict of parameters by name, got {type(parameters).__name__}")
 
 
-def _replace(groups: list[Group], contents: list[Group]) -> None:
-    """Give each group dict new contents; the dicts and their list stay the same objects."""
-    for group, new in zip(groups, contents, strict=True):
-        group.clear()
-        group.update(new)
+def _replacing(groups: list[Group], contents: Iterable[Group]) -> list[Change]:
+    """Return what gives each group dict new contents; the dicts and their list stay the same objects."""
+    pairs = zip(groups, contents, strict=True)
+    return [change for group, new in pairs for change in (partial(group.clear), partial(group.update, new))]
 
 
 def _matched(optimizer: Optimizer, parameters: list[Parameter], swapin: StateDict) -> list[Group]:

@@ -10,8 +10,9 @@ an exception comes before the first change or after the last.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import length_hint
 from typing import Any, TypeAlias
 
 from ..numerics.array_types import Place, at, is_current
@@ -26,6 +27,17 @@ _run_through = deque[Any](maxlen=0).extend
 def make(changes: Iterable[Change]) -> None:
     """Make changes in their order; what keeps one from being made is raised, and those after it are not made."""
     _run_through(map(_call, changes))
+
+
+def make_insisting(changes: Sequence[Change], prepare: Callable[[], Any]) -> None:
+    """Make changes, and one for which there is no memory once more after ``prepare``; it has changed nothing then."""
+    coming = iter(changes)
+    try:
+        _run_through(map(_call, coming))
+    except (MemoryError, SystemError):  # NumPy's functions raise the latter where there is none for their own use
+        prepare()
+        failed = len(changes) - length_hint(coming) - 1
+        make(changes[failed:])
 
 
 def for_all(function: Any, *columns: Iterable[Any]) -> Change:

@@ -1,7 +1,7 @@
 """What an interrupt finds half done is finished, or has not begun: wherever it comes, and whatever raises it.
 
-Every trial is interrupted before each of its lines (``pytest -m slow``), or before some of them. Then everything must
-be as it was, or as it is without the interrupt, and go on from there.
+Every trial is interrupted before some of its lines (``pytest -m faults``) or before each (``pytest -m slow``). Then
+everything must be as it was, or as it is without the interrupt, and go on from there.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @NEEDS_KERNELS
+@pytest.mark.faults
 @pytest.mark.parametrize("name", TRIALS)
 def test_some_lines(name: str, fault: Any) -> None:
     n, stages = count(TRIALS[name]), stages_of(TRIALS[name])
