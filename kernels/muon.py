@@ -56,7 +56,7 @@ class Room:
     """
 
     def __init__(self, machine: Machine, number: DType, shapes: Sequence[tuple[int, ...]]) -> None:
-        size, square = max(map(prod, shapes)), max(min(shape) ** 2 for shape in shapes)
+        size, square = max(map(prod, shapes)), max(min(shape) * min(shape) for shape in shapes)
         self.memory = [machine.empty((n,), number) for n in (size, size, square, square)]
 
     def matrices(self, rows: int, columns: int) -> list[Array]:

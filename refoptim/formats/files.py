@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Mapping
@@ -97,7 +96,7 @@ def _replace(target: Path, old: os.stat_result | None, data: bytes) -> None:
     if old is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    beside = target.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         with open(beside, "xb", opener=partial(os.open, mode=0o666 if old is None else 0o600)) as file:
             file.write(data)

@@ -477,7 +477,7 @@ def averaging_early(room: Room) -> Room:
 
 by_update("StepLags", [Rprop], lagging)
 by_update("GradientKeptAfterTurn", [Rprop], kept_after_turn)
-by_scalars("StepSizeUnbounded", [Rprop], lambda h, k, s: {"smallest": 0.0, "largest": inf})
+by_scalars("StepSizeUnbounded", [Rprop], lambda h, k, s: {"smallest": 0.0, "largest": 6e4})
 by_words("SignOfNan", [Rprop], sign=np.sign)
 register("EtaOfThisStep", [ASGD], eta_of_this_step)
 register("EtaInDouble", [ASGD], product_in_double)

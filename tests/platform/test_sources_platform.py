@@ -166,16 +166,16 @@ def encodings(source: Source) -> Iterator[Finding]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         given = {x.arg for x in node.keywords}
         texts = [x.value for x in ast.walk(node) if isinstance(x, ast.Constant) and isinstance(x.value, str)]
-        binary = any(x in ("rb", "wb", "ab", "r+b") for x in texts) or (name == "open" and is_archive(node))
+        binary = any(x in ("rb", "wb", "xb", "ab", "r+b") for x in texts) or (name == "open" and is_bytes(node))
         if name in ("open", "fdopen", "read_text", "write_text") and "encoding" not in given and not binary:
             yield name, node.lineno
         if given & {"text", "universal_newlines"} and "encoding" not in given:
             yield "text=True", node.lineno
 
 
-def is_archive(node: ast.Call) -> bool:
-    """Tell whether a member of an archive is opened, which is always binary."""
-    return attribute(node.func, "archive") == "open"
+def is_bytes(node: ast.Call) -> bool:
+    """Tell whether a member of an archive is opened, or a descriptor, which have no encoding."""
+    return "open" in (attribute(node.func, "archive"), attribute(node.func, "os"))
 
 
 def byte_orders(source: Source) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ from helpers.kernels import NEEDS_KERNELS
 from helpers.trials import TRIALS, Make, stages_of
 from refoptim.engines import blocks, reference
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an alarm in a callback
+
 FAULTS: dict[str, Any] = {"exceptions": (raised, nullcontext), "signals": (set_off, alarms)}
 """What is set off before a line, and what it needs."""
 

@@ -18,6 +18,8 @@ from helpers.kernels import NEEDS_KERNELS
 from helpers.rooms import make, normal
 from refoptim.engines import threads
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an alarm in a callback
+
 N = 300_000
 STEPS = 40
 KINDS = [(name, fused) for name in ("SGD", "Adam", "Adafactor") for fused in (None, True)] + [("Muon", None)]

@@ -430,3 +430,40 @@ def test_state_that_belongs_to_no_parameter_is_kept() -> None:
 
 def test_every_optimizer_is_here() -> None:
     assert list(SETTINGS) == NAMES
+
+
+def test_the_state_of_a_parameter_that_left_its_group_is_left_out() -> None:
+    arrays = [normal(i, 3) for i in range(3)]
+    optimizer = make("Adam", [{"params": arrays[:2]}, {"params": arrays[2:]}])
+    optimizer.step(grads=[normal(9, 3) for _ in arrays])
+    gone = optimizer.param_groups[0]["params"].pop(0)
+    saved = optimizer.state_dict()
+    assert list(saved["state"]) == [0, 1]
+    assert gone in optimizer.state
+    other = make("Adam", [{"params": [normal(1, 3)]}, {"params": [normal(2, 3)]}])
+    other.load_state_dict(saved)
+    assert [other.state[p]["step"] for p in members(other)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "SGD"])
+def test_a_group_that_cannot_be_added_leaves_nothing_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the state of those of its parameters that are right."""
+    optimizer = make(name, [normal(1, 3)])
+    before = picture(optimizer)
+    right = refoptim.Parameter(normal(2, 3))
+    for wrong in (optimizer.param_groups[0]["params"][0], np.ones(3, int), right):
+        with pytest.raises((TypeError, ValueError)):
+            optimizer.add_param_group({"params": [right, wrong]})
+        assert picture(optimizer) == before
+    assert right not in optimizer.state
+
+
+def test_loading_fills_the_groups_that_there_are() -> None:
+    """What holds on to a group, as schedulers do, goes on seeing it."""
+    optimizer = make("Adam", [normal(1, 3)])
+    groups, group = optimizer.param_groups, optimizer.param_groups[0]
+    saved = make("Adam", [normal(1, 3)], lr=0.25).state_dict()
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups is groups
+    assert groups[0] is group
+    assert group["lr"] == 0.25

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ class Emulator(host.Host):
         super().__init__(ctypes.CDLL(str(library)), "emulator")
         self.blocks, self.size, self.launched = blocks, size, set[str]()
 
-    def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
-        """Run a kernel; see ``Machine``."""
+    def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Any:
+        """Return a launch that is yet to be made; see ``Machine``."""
         self.launched.add(entry)
         slots = [host._slot(x) for x in arguments]
         addresses = (ctypes.c_void_p * len(slots))(*(x.ctypes.data for x in slots))
+        addresses.used = slots
         function = getattr(self.kernels, f"emulator_{entry}")
-        function(ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
+        return partial(function, ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
