@@ -24,7 +24,7 @@ narrows them after it gets the rounding ``store`` from the same words. Complex a
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 COMPLEX: dict[str, DType] = {"complex64": np.dtype("float32"), "complex128": np.dtype("float64")}
 
 
+@cache
 def storage(dtype: DType) -> DType:
     """Return the real storage type of ``dtype`` (a complex number is a pair of it), or raise TypeError."""
     if dtype.name in COMPLEX and dtype.isnative:
@@ -48,6 +49,7 @@ def storage(dtype: DType) -> DType:
     raise TypeError(f"dtype {dtype.str if not dtype.isnative else dtype} is not supported: choose one of {allowed}")
 
 
+@cache
 def arithmetic(dtype: DType) -> DType:
     """Return the type that arrays of ``dtype`` compute in: float64, or float32 for everything narrower."""
     return np.dtype("float64" if storage(dtype).itemsize == 8 else "float32")

@@ -149,13 +149,18 @@ def sharing(arrays: Sequence[Array]) -> tuple[int, int] | None:
     return None
 
 
+def _is_whole(x: Any) -> bool:
+    """Tell whether an array is NumPy's, and all of the memory that NumPy allocated for it."""
+    return type(x) is np.ndarray and x.base is None and x.flags.owndata
+
+
 def _suspects(arrays: Sequence[Array]) -> list[int]:
     """Return the numbers of the arrays that look at memory which may not be theirs alone."""
+    if all(map(_is_whole, arrays)) and len(set(map(id, arrays))) == len(arrays):
+        return []
     owners = list(map(owner, arrays))
     many = Counter(map(id, owners))
     foreign = not all(map(is_its_own, owners))
-    if len(many) == len(owners) and not foreign:
-        return []
     return [i for i, x in enumerate(owners) if (foreign or many[id(x)] > 1) and arrays[i].size]
 
 

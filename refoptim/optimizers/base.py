@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial, wraps
+from itertools import repeat
 from operator import setitem
 from reprlib import repr as short
 from threading import get_ident
@@ -18,7 +19,7 @@ from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import is_array, is_writable, place, plain
 from ..step import state_dict as states
-from ..step.changes import Change, make, there
+from ..step.changes import Change, for_all, make, there
 from ..step.counter import Counter, recounted
 from ..step.groups import Group, Params, as_groups, check_members, check_spelling, make_group
 from ..step.hooks import (
@@ -232,14 +233,16 @@ class Optimizer(Rule):
         for bucket in plan:
             counts = {"step": bucket.k, **bucket.registers} if bucket.counter is None else bucket.counter.views
             counts = {name: x for name, x in counts.items() if self.counts_steps or name != "step"}
+            known = []
             for task in bucket.tasks:
-                master = {} if task.master is None else {"master": task.master}
-                kept = {**counts, **task.arrays, **master}
-                state = self.state.get(task.parameter)
-                if state is not None:
-                    yield partial(state.update, kept)
-                elif kept:
-                    yield partial(setitem, self.state, task.parameter, kept)
+                state, arrays = self.state.get(task.parameter), task.kept
+                if state is None and (counts or arrays):
+                    yield partial(setitem, self.state, task.parameter, {**counts, **arrays})
+                elif state is not None:
+                    known.append(state)
+                    if any(state.get(name) is not x for name, x in arrays.items()):
+                        yield partial(state.update, arrays)
+            yield for_all(dict.update, known, repeat(counts))
         if self._counters or any(bucket.counter for bucket in plan):
             stepped = [(task.parameter, bucket.counter) for bucket in plan for task in bucket.tasks]
             counters, changes = recounted(self._counters, stepped)

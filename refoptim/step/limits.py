@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
-from numbers import Real
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ..numerics.arith import DType, storage
-from .hyper import is_number
 from .rule import Hypers, Record, Rule, is_measured, overflow, record
 
 LARGEST = {
@@ -26,14 +25,21 @@ LARGEST = {
 """The largest number of each storage type."""
 
 
+NUMBERS = (int, float, np.integer, np.floating)
+
+
+@cache
+def _largest(dtype: DType) -> float:
+    return LARGEST[storage(dtype).name]
+
+
 def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) -> Record:
     """Return the record of a step on arrays of ``dtype``, or raise RuntimeError if a number overflows where it is used.
 
     16-bit storage is taken as the rounding ``each`` takes it, whoever runs the step, so that all give one answer.
     """
-    s = record(scalars, dtype)
-    largest = LARGEST[storage(dtype).name]
-    large = [name for name, x in scalars.items() if is_number(x, Real) and not abs(x) <= largest]
+    s, largest = record(scalars, dtype), _largest(dtype)
+    large = [name for name, x in scalars.items() if isinstance(x, NUMBERS) and not abs(x) <= largest]
     if large not in ([], ["grad_scale"]) and not is_measured(rule):
         _try(rule, h, s, storage(dtype))
     return s

@@ -24,7 +24,7 @@ from .counter import Counter
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
 from .parameter import Parameter, as_gradient, check_no_overlap, check_writable, is_one_array
-from .rule import Hypers, Record, Rule, get_default_dtype, next_registers, resolve, step_scalars, unread
+from .rule import Hypers, Record, Rule, get_default_dtype, is_measured, next_registers, resolve, step_scalars, unread
 from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import register, step_count
@@ -42,6 +42,11 @@ class Task(NamedTuple):
     def updated(self) -> Array:
         """The array that the rule updates: the master copy, or the parameter itself."""
         return self.parameter.data if self.master is None else self.master
+
+    @property
+    def kept(self) -> dict[str, Array]:
+        """The arrays that the state of the parameter holds."""
+        return self.arrays if self.master is None else {**self.arrays, "master": self.master}
 
 
 @dataclass
@@ -208,6 +213,7 @@ class _GroupPlan:
     def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory, terms: Terms) -> None:
         self.rule, self.number, self.group, self.memory, self.terms = rule, number, group, memory, terms
         self.h = settled(rule, group, terms)
+        self.measured, self.counting = is_measured(rule), bool(terms.counters)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
 
@@ -227,10 +233,10 @@ class _GroupPlan:
                 raise RuntimeError("`differentiable` replaces parameters, and a master copy is updated in place")
             master = master_copy(p, state)
             updated = p.data if master is None else master
-            state = {} if self._is_skipped(p, state) else state
+            state = {} if self.counting and self._is_skipped(p, state) else state
             arrays, unmade = state_arrays(self._layout(updated), updated, state)
             bucket = self._bucket(p, state, unmade, isinstance(grad, SparseGrad))
-            if bucket.s is not None:
+            if self.measured and bucket.s is not None:
                 check_constants(self.rule, self.h, bucket.s, p.shape, updated.dtype)
             bucket.tasks.append(Task(p, grad, arrays, master))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -299,8 +305,9 @@ def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
     data = p.data
     if type(data) is not np.ndarray and not types.is_array(data):
         raise TypeError(f"the data must be a NumPy or CuPy array, got {type(data).__name__}")
-    check_writable(data)
-    check_no_overlap("the data", data)
+    if type(data) is not np.ndarray or not data.flags.carray:  # arrays that are in order need no closer look
+        check_writable(data)
+        check_no_overlap("the data", data)
     grad = as_gradient(grad, data)
     return deepcopy(grad) if memory and grad in memory else grad
 
