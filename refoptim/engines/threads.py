@@ -130,8 +130,10 @@ class _Crew:
 
 
 def _serve(queue: SimpleQueue[Callable[[], None]]) -> None:
+    """Do what comes for ever: who waits for a thread that died would wait for ever."""
     while True:
-        queue.get()()
+        with suppress(BaseException):
+            queue.get()()
 
 
 _crews = [_Crew()]

@@ -122,7 +122,7 @@ def bounds(x: Array) -> tuple[int, int]:
 
 def layouts(arrays: Sequence[Array]) -> list[Any]:
     """Return what says how arrays lie in their memory and whether they can be written to; setting any of it shows."""
-    own = all(isinstance(x, np.ndarray) for x in arrays)
+    own = {*map(type, arrays)} <= {np.ndarray}
     flags = ("flags.num",) if own else ("flags.c_contiguous", "flags.f_contiguous", "strides")
     return [list(map(attrgetter(name), arrays)) for name in ("shape", "dtype", *flags)]
 

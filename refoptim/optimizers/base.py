@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -90,7 +91,7 @@ class Optimizer(Rule):
     _repeat: Repeat | None
     _counters: MutableMapping[Parameter, Counter]
     _torn: list[BaseException]
-    _stepping: dict[str, int]
+    _stepping: dict[str, list[int]]
 
     def __init__(self, params: Params, defaults: Mapping[str, Any] | None = None, **settings: Any) -> None:
         if defaults is not None and not isinstance(defaults, Mapping):
@@ -135,13 +136,8 @@ class Optimizer(Rule):
         self._check_group(group)
         eager = group["params"] if self.eager else []
         state = {p: {"step": 0, **self._first_arrays(h, p)} for p in eager}
-        make([partial(self.state.update, state), partial(self.param_groups.append, group)])
-        self._own(group)
-
-    def _own(self, group: Group) -> None:
-        """Let the parameters of a group know who keeps their master copies."""
-        for p in group["params"]:
-            p.belongs_to(self)
+        owned = [p.belonging_to(self) for p in group["params"]]
+        make([partial(self.state.update, state), *owned, partial(self.param_groups.append, group)])
 
     def _check_group(self, group: Group) -> None:
         """Raise TypeError or ValueError if a group cannot be added to those that there are."""
@@ -190,12 +186,15 @@ class Optimizer(Rule):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no other thread step meanwhile, and none at all where the last step was left half done."""
-        me = get_ident()
+        mine = [get_ident()]
         try:
-            if self._stepping.setdefault("thread", me) != me:
+            other = self._stepping.setdefault("by", mine)
+            if other is not mine and self._is_stepped_by(*other):
+                thread = "this thread" if other == mine else "another thread"
                 raise RuntimeError(
-                    f"this {type(self).__name__} is stepped by another thread: one optimizer takes one step at a time"
+                    f"this {type(self).__name__} is stepped by {thread}: one optimizer takes one step at a time"
                 )
+            self._stepping["by"] = mine  # a step that was interrupted may have left its mark
             if self._torn:
                 raise RuntimeError(
                     f"the last step of this {type(self).__name__} was left half done ({self._torn[0]!r}): put the "
@@ -203,8 +202,18 @@ class Optimizer(Rule):
                 )
             yield
         finally:
-            if self._stepping.get("thread") == me:
+            if self._stepping.get("by") is mine:
                 self._stepping.clear()
+
+    def _is_stepped_by(self, thread: int) -> bool:
+        """Tell whether a thread is inside a step of this optimizer, other than the one that is about to begin."""
+        inside = {"_take", "_iterate"} | ({"_advance"} if thread != get_ident() else set())
+        frame = sys._current_frames().get(thread)
+        while frame is not None:
+            if frame.f_code.co_name in inside and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _take(self, grads: Iterable[Any] | None, scaling: Scaling) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
@@ -343,13 +352,13 @@ class Optimizer(Rule):
         return self._load_state_dict_post_hooks.register(hook, prepend)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
+        torn = {"_torn": list(self._torn)} if self._torn else {}
+        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups, **torn}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | self._fresh())
+        vars(self).update(self._fresh() | state)
         self._make_hooks()
-        for group in self.param_groups:
-            self._own(group)
+        make([p.belonging_to(self) for group in self.param_groups for p in group["params"]])
 
     def __repr__(self) -> str:
         blocks = []

@@ -190,8 +190,8 @@ def _members(groups: Iterable[Group]) -> list[Any]:
 
 def _forms(grads: Sequence[Any]) -> list[Any]:
     """Return what is the same for all gradients that can take the place of one another."""
-    names = ("shape", "dtype", "flags.c_contiguous", "flags.f_contiguous")
-    return [list(map(attrgetter(name), grads)) for name in names]
+    shapes, dtypes, in_c = (list(map(attrgetter(name), grads)) for name in ("shape", "dtype", "flags.c_contiguous"))
+    return [shapes, dtypes, in_c, None if all(in_c) else list(map(attrgetter("flags.f_contiguous"), grads))]
 
 
 def _sizes(groups: Iterable[Group]) -> list[tuple[type, int]]:

@@ -99,9 +99,23 @@ def check_spelling(keys: Iterable[str], own: Collection[str], others: Collection
 
 def _close(key: str, names: Iterable[str]) -> str | None:
     """Return the name that a key is a slip of; what adds a word or a number to a name, such as ``eps2``, is none."""
-    alike = [x for x in names if abs(len(x) - len(key)) <= 2 and key.rstrip("0123456789") != x]
+    if key[-1:].isdecimal():
+        return None
+    alike = [x for x in names if abs(len(x) - len(key)) <= 2]
     found = get_close_matches(key.lower(), alike, n=1, cutoff=0.82)
-    return found[0] if found else None
+    return next(iter(found or (x for x in alike if _is_one_slip(key.lower(), x))), None)
+
+
+def _is_one_slip(key: str, name: str) -> bool:
+    """Tell whether a letter of a name is missing, wrong or too much, or two are swapped; in ``lr`` none is wrong."""
+    shorter_keys, shorter_names = _without_a_letter(key), _without_a_letter(name)
+    if len(name) < 3:
+        return len(name) == 2 and (name in shorter_keys or key == name[::-1])
+    return not {key, *shorter_keys}.isdisjoint({name, *shorter_names})
+
+
+def _without_a_letter(text: str) -> list[str]:
+    return [text[:i] + text[i + 1 :] for i in range(len(text))]
 
 
 def check_names(names: Any, n: int, where: str, same: Sequence[str] = ()) -> None:

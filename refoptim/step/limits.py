@@ -41,7 +41,9 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
     s, largest = record(scalars, dtype), _largest(dtype)
     large = [name for name, x in scalars.items() if isinstance(x, NUMBERS) and not abs(x) <= largest]
     if large not in ([], ["grad_scale"]) and not is_measured(rule):
-        _try(rule, h, s, storage(dtype))
+        own = rule.scalars.__module__.partition(".")[0] == __package__.partition(".")[0]
+        meant = [] if own else [name for name in large if abs(scalars[name]) == math.inf]  # a rule of others may use it
+        _try(rule, h, s, storage(dtype), {*large}.difference(meant))
     return s
 
 
@@ -53,9 +55,7 @@ def check_constants(rule: type[Rule], h: Hypers, s: Record, shape: tuple[int, ..
 
 def check_number(name: str, x: Any, dtype: DType, h: Hypers | None = None) -> None:
     """Raise RuntimeError if a number, which the settings ``h`` decide, is not finite in the type ``dtype``."""
-    with np.errstate(all="ignore"):
-        fits = math.isfinite(dtype.type(x))
-    if not fits:
+    if not abs(float(x)) <= _largest(np.dtype(dtype)):
         raise overflow(dtype, f"{name} = {float(x)!r}", h)
 
 
@@ -89,9 +89,9 @@ def _noted(x: Any) -> Any:
     return np.asarray(x)
 
 
-def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType) -> None:
-    """Run the array half of a rule on one element, and raise RuntimeError if a number overflows in it."""
-    numbers = {name: _watched(x) for name, x in vars(s).items() if isinstance(x, np.floating)}
+def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) -> None:
+    """Run the array half of a rule on one element, and raise RuntimeError if one of some numbers overflows in it."""
+    numbers = {name: _watched(x) for name, x in vars(s).items() if name in names and isinstance(x, np.floating)}
     arrays = (np.ones(1, dtype) for _ in rule.arrays(h, (1,)))
     rule.update(type(s)(**{**vars(s), **numbers}), np.ones(1, dtype), np.ones(1, dtype), *arrays)
     for name, x in numbers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -9,16 +10,15 @@ import numpy as np
 
 from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import check_together, handed_over, is_array, is_writable, place, plain
+from .changes import Change
 from .sparse import SparseGrad, as_sparse
 
 
-class _Keeper(ref[Any]):
-    """A weak reference that copies and pickles leave out: a copy of a Parameter is not the optimizer's."""
-
-    __slots__ = ()
+class _Keepers(list[Any]):
+    """Weak references that copies and pickles leave out: a copy of a Parameter is not its optimizers'."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
+        return _Keepers, ()
 
 
 class Parameter:
@@ -42,7 +42,7 @@ class Parameter:
             next step.
     """
 
-    __slots__ = ("__weakref__", "_optimizer", "data", "grad", "master", "name")
+    __slots__ = ("__weakref__", "_optimizers", "data", "grad", "master", "name")
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, array_again(value) if name in ("data", "grad") else value)
@@ -63,16 +63,18 @@ class Parameter:
         self.grad = grad
         self.name = name
         self.master = master
-        self._optimizer: _Keeper | None = None
+        self._optimizers = _Keepers()
 
-    def belongs_to(self, optimizer: Any) -> None:
-        """Remember the optimizer, the newest one, as long as it lives: it keeps the master copy."""
-        self._optimizer = _Keeper(optimizer)
+    def belonging_to(self, optimizer: Any) -> Change:
+        """Return what remembers an optimizer, as long as it lives: it may keep the master copy."""
+        living = (x for x in self._optimizers if x() not in (None, optimizer))
+        return partial(object.__setattr__, self, "_optimizers", _Keepers([*living, ref(optimizer)]))
 
     def master_copy(self) -> Array | None:
-        """Return the float32 copy in the state of the newest optimizer of this parameter, None if there is none."""
-        optimizer = self._optimizer() if self._optimizer else None
-        x: Any = optimizer.state.get(self, {}).get("master") if optimizer else None
+        """Return the float32 copy that the newest optimizer keeps which has one of this parameter, None if none has."""
+        optimizers = [optimizer for keeper in self._optimizers if (optimizer := keeper()) is not None]
+        copies = [optimizer.state.get(self, {}).get("master") for optimizer in optimizers]
+        x: Any = next((x for x in reversed(copies) if x is not None), None)
         fits = is_array(x) and place(x) == place(self.data) and (x.shape, x.dtype.name) == (self.shape, "float32")
         return x if fits else None
 

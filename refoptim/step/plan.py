@@ -23,7 +23,7 @@ from ..numerics.array_types import HOST, Place, copied, place
 from .counter import Counter
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
-from .parameter import Parameter, as_gradient, check_no_overlap, check_writable, is_one_array
+from .parameter import Parameter, array_again, as_gradient, check_no_overlap, check_writable, is_one_array
 from .rule import Hypers, Record, Rule, get_default_dtype, is_measured, next_registers, resolve, step_scalars, unread
 from .scaling import Scaling
 from .sparse import SparseGrad
@@ -316,7 +316,9 @@ def master_copy(p: Parameter, state: Mapping[str, Any]) -> Array | None:
     """Return the float32 copy of a parameter, made if there is none yet; None if it is to have none."""
     if not p.master:
         return None
-    x = state.get("master")
+    if p.dtype.itemsize != 2:
+        raise ValueError(f"master=True keeps a float32 copy of 16-bit data, but the data has dtype {p.dtype}")
+    x = array_again(state.get("master"))
     if x is None:
         return copied(p.data, np.dtype(np.float32))
     check_state("master", x, p.shape, p.data, np.dtype(np.float32))
@@ -349,7 +351,7 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
     """Return the state arrays of a parameter, missing ones newly made, and whether one of those has no first value."""
     kept, unmade = {}, False
     for name, (shape, fill) in arrays.items():
-        x = state.get(name)
+        x = array_again(state.get(name))
         if x is None:
             check_number(f"the first {name}", fill or 0.0, storage(data.dtype))
             x = filled(data, shape, fill or 0.0)

@@ -23,7 +23,7 @@ from ..numerics.arith import Array, DType
 from ..numerics.array_types import bounds, is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
-from .parameter import Parameter
+from .parameter import Parameter, array_again
 from .rule import get_default_dtype
 
 StateDict = dict[str, Any]
@@ -212,6 +212,7 @@ def array_like(value: Any, shape: tuple[int, ...], dtype: DType, where: str, bes
 
 
 def _as_array(value: Any, dtype: DType, where: str) -> Array:
+    value = array_again(value)
     if isinstance(value, (list, float, int)):
         try:
             return np.asarray(value, dtype)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from threading import Barrier, Event, Thread
 from typing import Any
@@ -81,6 +83,54 @@ def test_steps_inside_a_closure_of_the_same_optimizer() -> None:
 
     optimizer.step(closure)
     assert p.data.tolist() == [0, 0, 0]
+
+
+def test_a_step_inside_a_step_is_refused() -> None:
+    """As a signal handler might take one, or what computes gradients."""
+    p = np.ones(3)
+    optimizer = refoptim.SGD([p], lr=0.5)
+
+    def computed() -> Any:
+        optimizer.step(grads=[np.ones(3)])
+        yield np.ones(3)
+
+    with pytest.raises(RuntimeError, match="this SGD is stepped by this thread"):
+        optimizer.step(grads=computed())
+    assert p.tolist() == [1, 1, 1]
+    optimizer.step(grads=[np.ones(3)])
+    q = refoptim.Parameter(np.ones(3))
+    lbfgs = refoptim.LBFGS([q])
+    with pytest.raises(RuntimeError, match="this LBFGS is stepped by this thread"):
+        lbfgs.step(lambda: lbfgs.step(lambda: 1.0))
+    assert q.data.tolist() == [1, 1, 1]
+
+
+def test_a_mark_that_an_interrupt_left_keeps_nobody_out() -> None:
+    """What was raised where the mark should have been taken away leaves it."""
+    p = np.ones(3)
+    optimizer = refoptim.SGD([p], lr=0.5)
+    optimizer._stepping["by"] = [threading.get_ident()]
+    other = Thread(target=lambda: optimizer.step(grads=[np.ones(3)]))
+    other.start()
+    other.join()
+    assert p.tolist() == [0.5] * 3
+    optimizer._stepping["by"] = [-1]
+    optimizer.step(grads=[np.ones(3)])
+    assert p.tolist() == [0] * 3
+
+
+def test_threads_outlive_what_is_raised_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_threads", [2])
+    p = np.ones(500_000, np.float32)
+    optimizer = refoptim.SGD([p], lr=0.5)
+    optimizer.step(grads=[np.ones_like(p)])
+    for member in threads._crews[0].members:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(member), ctypes.py_object(KeyboardInterrupt))
+    stepped = Thread(target=lambda: optimizer.step(grads=[np.ones_like(p)]), daemon=True)
+    stepped.start()
+    stepped.join(20)
+    assert not stepped.is_alive()
+    assert set(p.tolist()) == {0.0}
 
 
 def run(code: str, *arguments: str) -> Any:

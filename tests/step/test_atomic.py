@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -417,3 +418,79 @@ def test_every_optimizer_is_tried() -> None:
     exported = {name for name in refoptim.__all__ if isinstance(getattr(refoptim, name), type)}
     optimizers = {name for name in exported if issubclass(getattr(refoptim, name), refoptim.Optimizer)}
     assert set(SETTINGS) == optimizers - {"Optimizer", "LBFGS", "ConjugateGradient"}
+
+
+class Halfway(refoptim.SGD):
+    """A rule that measures, and whose update raises for all but the first block."""
+
+    @classmethod
+    def measure(cls, s: Any, p: Any, g: Any, *state: Any) -> dict[str, Any]:
+        return {"blocks": iter([1])}
+
+    @classmethod
+    def update(cls, s: Any, p: Any, g: Any, *state: Any) -> tuple[Any, ...]:
+        if next(s.blocks, 0) == 0:
+            raise ArithmeticError("halfway")
+        return super().update(s, p, g, *state)
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy,
+    "deepcopy": deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES.values(), ids=COPIES)
+def test_what_is_half_done_goes_on_only_with_a_loaded_state(way: Callable[[Any], Any]) -> None:
+    """Nor does a copy of it."""
+    optimizer = Halfway([normal(1, 3000, 100)], lr=0.1)
+    saved = optimizer.state_dict()
+    with pytest.raises(ArithmeticError, match="halfway"):
+        optimizer.step(grads=[normal(2, 3000, 100)])
+    for torn in (optimizer, way(optimizer)):
+        with pytest.raises(RuntimeError, match="the last step of this Halfway was left half done"):
+            torn.step(grads=[normal(2, 3000, 100)])
+    optimizer.load_state_dict(saved)
+    with pytest.raises(ArithmeticError, match="halfway"):
+        optimizer.step(grads=[normal(2, 3000, 100)])
+
+
+def test_a_state_without_axes_that_arithmetic_turned_into_a_scalar() -> None:
+    """NumPy returns scalars for arithmetic on arrays without axes; they count as such arrays."""
+    ours, other = (make("Adam", [normal(1, 1).reshape(())]) for _ in range(2))
+    for optimizer in (ours, other):
+        optimizer.step(grads=[np.float32(2)])
+    state, theirs = ours.state[members(ours)[0]], other.state[members(other)[0]]
+    state["exp_avg"] = state["exp_avg"] * 2
+    theirs["exp_avg"] *= 2
+    for optimizer in (ours, other):
+        optimizer.step(grads=[np.float32(2)])
+    saved = ours.state_dict()
+    saved["state"][0]["exp_avg"] = saved["state"][0]["exp_avg"] * 1
+    ours.load_state_dict(saved)
+    assert_equal_runs(ours, other)
+
+
+class Clipped(refoptim.SGD):
+    """A rule of one's own, which gives infinity where it means it."""
+
+    @classmethod
+    def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+        return {"size": -h.lr, "clip": float("inf")}
+
+    @classmethod
+    def update(cls, s: Any, p: Any, g: Any, *state: Any) -> tuple[Any, ...]:
+        return (p + s.size * np.minimum(g, s.clip),)
+
+
+def test_a_rule_of_ones_own_may_give_infinity() -> None:
+    p = np.ones(3, np.float32)
+    Clipped([p], lr=0.5).step(grads=[np.ones(3, np.float32)])
+    assert p.tolist() == [0.5] * 3
+
+
+def test_a_master_flag_set_by_hand_where_there_can_be_none() -> None:
+    trial = Trial("Adam", 1)
+    trial.last.master = True
+    trial.fails(ValueError)

@@ -35,6 +35,11 @@ SLIPS = {
     "step_size": ("Rprop", "step_sizes"),
     "n_steps": ("Muon", "ns_steps"),
     "fuse": ("Adam", "fused"),
+    "esp": ("AdamW", "eps"),
+    "ep": ("AdamW", "eps"),
+    "lrr": ("SGD", "lr"),
+    "l_r": ("SGD", "lr"),
+    "rl": ("SGD", "lr"),
 }
 """What was written, in which optimizer's group, and what was meant."""
 

@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 import weakref
 from collections.abc import Callable
+from copy import copy as shallow
 from copy import deepcopy
 from fractions import Fraction
 from typing import Any
@@ -153,10 +154,10 @@ def test_the_newest_master_copy_is_found_after_copies_loads_and_pickles() -> Non
     optimizer.load_state_dict(saved)
     assert p.master_copy() is optimizer.state[p]["master"]
     newer = refoptim.SGD([p], lr=0.5)
-    assert p.master_copy() is None
+    assert p.master_copy() is optimizer.state[p]["master"]
     step(p, newer)
     assert p.master_copy() is newer.state[p]["master"]
-    del newer
+    del newer, optimizer
     gc.collect()
     assert p.master_copy() is None
 
@@ -360,3 +361,20 @@ def test_arrays_on_a_gpu_have_the_bits_of_those_here(form: Callable[..., Any], r
         other.update_parameters([now])
     assert_same_bits(off(one.state_dict()["module.0"]), kept(other))
     assert_same_bits(off(one.module[0]), other.module[0])
+
+
+def test_a_master_copy_is_found_whoever_else_has_the_parameter() -> None:
+    """A copy of the optimizer, another one, and one that could not be made know nothing of it."""
+    p = Parameter(np.ones(4, np.float16), master=True)
+    optimizer = refoptim.SGD([p], lr=1e-4)
+    optimizer.step(grads=[np.ones(4, np.float16)])
+    expected = optimizer.state[p]["master"]
+    shallow(optimizer)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        refoptim.SGD([{"params": [p]}, {"params": [p]}], lr=0.1)
+    other = refoptim.Adam([p])
+    assert p.master_copy() is expected
+    average = AveragedModel({"w": p})
+    average.update_parameters({"w": p})
+    assert np.array_equal(average.state_dict()["module.w"], expected)
+    assert not other.state
