@@ -130,10 +130,8 @@ class _Crew:
 
 
 def _serve(queue: SimpleQueue[Callable[[], None]]) -> None:
-    """Do what comes for ever: who waits for a thread that died would wait for ever."""
     while True:
-        with suppress(BaseException):
-            queue.get()()
+        queue.get()()
 
 
 _crews = [_Crew()]

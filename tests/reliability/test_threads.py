@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -117,20 +116,6 @@ def test_a_mark_that_an_interrupt_left_keeps_nobody_out() -> None:
     optimizer._stepping["by"] = [-1]
     optimizer.step(grads=[np.ones(3)])
     assert p.tolist() == [0] * 3
-
-
-def test_threads_outlive_what_is_raised_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_threads", [2])
-    p = np.ones(500_000, np.float32)
-    optimizer = refoptim.SGD([p], lr=0.5)
-    optimizer.step(grads=[np.ones_like(p)])
-    for member in threads._crews[0].members:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(member), ctypes.py_object(KeyboardInterrupt))
-    stepped = Thread(target=lambda: optimizer.step(grads=[np.ones_like(p)]), daemon=True)
-    stepped.start()
-    stepped.join(20)
-    assert not stepped.is_alive()
-    assert set(p.tolist()) == {0.0}
 
 
 def run(code: str, *arguments: str) -> Any:
