@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..numerics.arith import Array, DType
-from ..step.changes import Change, make_insisting
+from ..step.changes import NO_MEMORY, Change, make_insisting
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Workspace:
         """Call a function that changes nothing if it fails, again without the reserve if there was no memory for it."""
         try:
             return function(*arguments)
-        except (MemoryError, SystemError):  # NumPy's functions raise the latter where there is none for their own use
+        except NO_MEMORY:
             self._reserve.clear()
             return function(*arguments)
 

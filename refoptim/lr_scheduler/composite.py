@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, SupportsFloat
 
-from ..numerics.arith import Array
 from .base import LRScheduler
+from .measured import MeasuredScheduler
 from .reduce_lr_on_plateau import ReduceLROnPlateau, real
 
 
-class Composite(LRScheduler):
+class Composite(MeasuredScheduler):
     """Base of the schedulers made of schedulers."""
 
     _rates = LRScheduler._rates | {"_schedulers"}
@@ -48,28 +48,6 @@ class Composite(LRScheduler):
         super()._rewind()
         for scheduler in self._schedulers:
             scheduler._rewind()
-
-    def lr_at(self, epoch: int, metrics: Iterable[SupportsFloat] = ()) -> list[float]:
-        """Return the learning rates of an epoch, one per group, changing nothing.
-
-        Args:
-            epoch: an integer in [0, inf).
-            metrics: the metrics of the steps up to there, for members that are a ReduceLROnPlateau; where there are
-                none left, nothing is better any more.
-        """
-        return self._lr_at(epoch, metrics)
-
-    def preview(self, n: int, metrics: Iterable[SupportsFloat] = ()) -> Array:
-        """Return the learning rates that the ``n`` coming calls of ``step`` will set, changing nothing.
-
-        Args:
-            n: an integer in [0, inf).
-            metrics: the metrics of these steps; where there are none left, nothing is better any more.
-
-        Returns:
-            A float64 array of shape (n, groups).
-        """
-        return self._preview(n, metrics)
 
 
 def members(name: str, schedulers: Any, optimizer: Any, none: str) -> list[LRScheduler]:

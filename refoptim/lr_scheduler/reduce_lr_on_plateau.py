@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from reprlib import repr as short
 from typing import Annotated, Any, ClassVar, SupportsFloat
 
-from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
 from ..step.groups import Group
 from ..step.hyper import Choice, Count, Flag, Interval, Real
 from .base import EPOCH_DEPRECATION_WARNING, EPOCHS, LR, LRScheduler, check
+from .measured import MeasuredScheduler
 from .per_group import PerGroup, Rates, spread
 from .saved import COUNT, NOT_NAN, UNSIGNED, ListOf
 from .stage import read_lr, write_lr
@@ -36,7 +36,7 @@ def real(metric: Any) -> float:
         raise ValueError(f"metrics must be a number that fits into a double, got {short(metric)}") from error
 
 
-class ReduceLROnPlateau(LRScheduler):
+class ReduceLROnPlateau(MeasuredScheduler):
     """Multiplies the learning rate by ``factor`` when a metric has stopped improving.
 
     .. code-block:: text
@@ -219,27 +219,6 @@ class ReduceLROnPlateau(LRScheduler):
         if self.mode == "min":
             return metric < (best * (1.0 - self.threshold) if relative else best - self.threshold)
         return metric > (best * (self.threshold + 1.0) if relative else best + self.threshold)
-
-    def lr_at(self, epoch: int, metrics: Iterable[SupportsFloat] = ()) -> list[float]:
-        """Return the learning rates after ``epoch`` steps from the beginning, one per group, changing nothing.
-
-        Args:
-            epoch: an integer in [0, inf).
-            metrics: the metrics of the steps; where there are none left, nothing is better any more.
-        """
-        return self._lr_at(epoch, metrics)
-
-    def preview(self, n: int, metrics: Iterable[SupportsFloat] = ()) -> Array:
-        """Return the learning rates that the ``n`` coming calls of ``step`` will set, changing nothing.
-
-        Args:
-            n: an integer in [0, inf).
-            metrics: the metrics of these steps; where there are none left, nothing is better any more.
-
-        Returns:
-            A float64 array of shape (n, groups).
-        """
-        return self._preview(n, metrics)
 
     def _load_values(self, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         modern = {**state, "verbose": bool(state.get("verbose", self.verbose))}

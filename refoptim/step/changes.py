@@ -20,6 +20,9 @@ from ..numerics.array_types import Place, at, is_current
 Change: TypeAlias = "partial[Any]"
 """A call that changes something, of a function written in C."""
 
+NO_MEMORY = (MemoryError, SystemError)
+"""What is raised where memory runs out: NumPy's functions raise the latter where there is none for their own use."""
+
 _call: Any = partial.__call__
 _run_through = deque[Any](maxlen=0).extend
 
@@ -34,7 +37,7 @@ def make_insisting(changes: Sequence[Change], prepare: Callable[[], Any]) -> Non
     coming = iter(changes)
     try:
         _run_through(map(_call, coming))
-    except (MemoryError, SystemError):  # NumPy's functions raise the latter where there is none for their own use
+    except NO_MEMORY:
         prepare()
         failed = len(changes) - length_hint(coming) - 1
         make(changes[failed:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Count
 from collections.abc import Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any
@@ -71,6 +72,5 @@ def recounted(
             now.pop(parameter, None)
         else:
             now[parameter] = counter
-    shared = list(now.values())
-    different = {id(x): x for x in shared}.values()
-    return now, [partial(setattr, x, "sharers", sum(y is x for y in shared)) for x in different]
+    sharers = Count(now.values())
+    return now, [partial(setattr, counter, "sharers", n) for counter, n in sharers.items()]
