@@ -12,6 +12,8 @@ import numpy as np
 import refoptim
 from helpers.pictures import frozen
 from helpers.rooms import DENSE, NAMES, SETTINGS, gradient, make, normal
+from helpers.schedulers import MAKE
+from helpers.schedulers import step as move
 from refoptim import Parameter
 
 SHAPES = [(4, 3), (2, 5), (6, 2), (3, 3)]
@@ -145,28 +147,8 @@ def loading_an_average() -> Trial:
     return Trial(lambda: averaged.load_state_dict(saved), lambda: frozen(averaged.state_dict()))
 
 
-SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    "LambdaLR": lambda o: refoptim.lr_scheduler.LambdaLR(o, [lambda e: 1 - e / 10, lambda e: 1 / (e + 1)]),
-    "MultiplicativeLR": lambda o: refoptim.lr_scheduler.MultiplicativeLR(o, lambda e: 0.9),
-    "StepLR": lambda o: refoptim.lr_scheduler.StepLR(o, 2),
-    "MultiStepLR": lambda o: refoptim.lr_scheduler.MultiStepLR(o, [1, 3]),
-    "ConstantLR": lambda o: refoptim.lr_scheduler.ConstantLR(o, total_iters=2),
-    "LinearLR": lambda o: refoptim.lr_scheduler.LinearLR(o),
-    "ExponentialLR": lambda o: refoptim.lr_scheduler.ExponentialLR(o, 0.9),
-    "PolynomialLR": lambda o: refoptim.lr_scheduler.PolynomialLR(o, 6),
-    "CosineAnnealingLR": lambda o: refoptim.lr_scheduler.CosineAnnealingLR(o, 7),
-    "CosineAnnealingWarmRestarts": lambda o: refoptim.lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
-    "CyclicLR": lambda o: refoptim.lr_scheduler.CyclicLR(o, [0.1, 0.2], 0.5, 3),
-    "OneCycleLR": lambda o: refoptim.lr_scheduler.OneCycleLR(o, [0.3, 0.5], 20),
-    "ReduceLROnPlateau": lambda o: refoptim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
-    "SWALR": lambda o: refoptim.swa_utils.SWALR(o, [0.3, 0.2]),
-    "SequentialLR": lambda o: refoptim.lr_scheduler.SequentialLR(
-        o, [SCHEDULERS["ConstantLR"](o), SCHEDULERS["CosineAnnealingLR"](o)], [2]
-    ),
-    "ChainedScheduler": lambda o: refoptim.lr_scheduler.ChainedScheduler(
-        [SCHEDULERS["ExponentialLR"](o), SCHEDULERS["StepLR"](o)]
-    ),
-}
+COMPOSITES = ("SequentialLR", "ChainedScheduler", "warm-up and plateau")
+"""Their members change the groups before they are made themselves."""
 
 
 def scheduled(optimizer: Any, scheduler: Any) -> Any:
@@ -177,27 +159,26 @@ def scheduled(optimizer: Any, scheduler: Any) -> Any:
 def scheduling(name: str, before: int) -> Trial:
     """A step of a scheduler."""
     optimizer = grouped("SGD", SHAPES)
-    scheduler = SCHEDULERS[name](optimizer)
+    scheduler = MAKE[name](optimizer, 0.5)
     optimizer.step(grads=grads(optimizer, "SGD", 0))
-    arguments = [1.0] if name == "ReduceLROnPlateau" else []
     for _ in range(before):
-        scheduler.step(*arguments)
-    return Trial(lambda: scheduler.step(*arguments), lambda: scheduled(optimizer, scheduler))
+        move(scheduler)
+    return Trial(lambda: move(scheduler), lambda: scheduled(optimizer, scheduler))
 
 
 def loading_a_schedule(name: str) -> Trial:
     optimizer, other = (grouped("SGD", SHAPES) for _ in range(2))
-    scheduler, further = SCHEDULERS[name](optimizer), SCHEDULERS[name](other)
+    scheduler, further = MAKE[name](optimizer, 0.5), MAKE[name](other, 0.75)
     other.step(grads=grads(other, "SGD", 0))
     for _ in range(3):
-        further.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+        move(further)
     saved = further.state_dict()
     return Trial(lambda: scheduler.load_state_dict(saved), lambda: scheduled(optimizer, scheduler))
 
 
 def beginning_a_schedule(name: str) -> Trial:
     optimizer = grouped("SGD", SHAPES)
-    return Trial(lambda: SCHEDULERS[name](optimizer), lambda: scheduled(optimizer, None))
+    return Trial(lambda: MAKE[name](optimizer, 0.5), lambda: scheduled(optimizer, None))
 
 
 def swapping() -> Trial:
@@ -236,10 +217,11 @@ def others() -> Iterator[tuple[str, Make]]:
     for name in SETTINGS:
         yield f"{name}, load_state_dict", partial(loading, name)
         yield f"{name}, add_param_group", partial(adding, name)
-    for name in SCHEDULERS:
+    for name in MAKE:
         yield f"{name}, step", partial(scheduling, name, 1)
         yield f"{name}, load_state_dict", partial(loading_a_schedule, name)
-        yield f"{name}, made", partial(beginning_a_schedule, name)
+        if name not in COMPOSITES:
+            yield f"{name}, made", partial(beginning_a_schedule, name)
     for fused in (False, True):
         yield f"clip_grad_norm_, fused={fused}", partial(clipping, fused)
         yield f"zero_grad({fused})", partial(zeroing, fused)

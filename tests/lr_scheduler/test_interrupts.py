@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import refoptim
+from helpers.faults import Interrupt, Lines, raised, traced
+from helpers.schedulers import MAKE, Decay, step
 from refoptim import lr_scheduler as lrs
-from refoptim.swa_utils import SWALR
 
-PACKAGE = str(Path(refoptim.__file__).parent)
 STRIDE = 7
 """Every seventh line is tried; the first of them differs from scheduler to scheduler."""
-
-
-class Decay:
-    """A function of the epoch whose attribute a state dict holds."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-
-    def __call__(self, epoch: int) -> float:
-        return self.rate**epoch
-
-
-def warm_up(o: Any, rate: float) -> Any:
-    return lrs.SequentialLR(o, [lrs.LinearLR(o, rate, 1.0, 2), lrs.ReduceLROnPlateau(o, patience=0, factor=0.5)], [2])
-
-
-MAKE: dict[str, Callable[[Any, float], Any]] = {
-    "LambdaLR": lambda o, rate: lrs.LambdaLR(o, [Decay(rate), Decay(rate / 2)]),
-    "MultiplicativeLR": lambda o, rate: lrs.MultiplicativeLR(o, Decay(rate)),
-    "StepLR": lambda o, rate: lrs.StepLR(o, 2, rate),
-    "MultiStepLR": lambda o, rate: lrs.MultiStepLR(o, [1, 3], rate),
-    "ConstantLR": lambda o, rate: lrs.ConstantLR(o, rate, 3),
-    "LinearLR": lambda o, rate: lrs.LinearLR(o, rate),
-    "ExponentialLR": lambda o, rate: lrs.ExponentialLR(o, rate),
-    "PolynomialLR": lambda o, rate: lrs.PolynomialLR(o, 9, rate),
-    "CosineAnnealingLR": lambda o, rate: lrs.CosineAnnealingLR(o, 9, rate / 100),
-    "CosineAnnealingWarmRestarts": lambda o, rate: lrs.CosineAnnealingWarmRestarts(o, 4, 2, rate / 100),
-    "CyclicLR": lambda o, rate: lrs.CyclicLR(o, 0.01, rate, 4, scale_fn=Decay(rate)),
-    "OneCycleLR": lambda o, rate: lrs.OneCycleLR(o, rate, 20),
-    "ReduceLROnPlateau": lambda o, rate: lrs.ReduceLROnPlateau(o, factor=rate, patience=0),
-    "SWALR": lambda o, rate: SWALR(o, [rate, rate / 2], 4),
-    "SequentialLR": lambda o, rate: lrs.SequentialLR(o, [lrs.StepLR(o, 1, rate), lrs.OneCycleLR(o, rate, 9)], [2]),
-    "ChainedScheduler": lambda o, rate: lrs.ChainedScheduler([lrs.StepLR(o, 1, rate), lrs.LambdaLR(o, Decay(rate))]),
-    "warm-up and plateau": warm_up,
-}
 
 
 def optimizer() -> Any:
@@ -63,10 +26,6 @@ def optimizer() -> Any:
     made: Any = refoptim.SGD(groups, momentum=0.9)
     made._opt_called = True
     return made
-
-
-def step(scheduler: Any) -> None:
-    scheduler.step(*([1.0] if any(hasattr(x, "patience") for x in (scheduler, *scheduler._schedulers)) else []))
 
 
 def moved(name: str, rate: float, steps: int) -> Any:
@@ -87,43 +46,21 @@ def state(scheduler: Any) -> Any:
     return held(scheduler.optimizer), scheduler.state_dict()
 
 
-class Fault(BaseException):
-    """What an interrupt raises."""
-
-
-class Tracer:
-    """Counts the lines of the package that run, and raises at one of them."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.count = at, 0
-
-    def __call__(self, frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line":
-            self.count += 1
-            if self.count == self.at:
-                raise Fault
-        return self
-
-    def run(self, action: Callable[[], Any]) -> bool:
-        """Tell whether the action was interrupted."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
+def interrupted(at: int, action: Callable[[], Any]) -> bool:
+    """Tell whether an action was interrupted before a line of the package."""
+    try:
+        with traced(Lines(raised, at)):
             action()
-        except Fault:
-            return True
-        finally:
-            sys.settrace(before)
-        return False
+    except Interrupt:
+        return True
+    return False
 
 
 def tries(first: int, build: Callable[[], Any], act: Callable[[Any], Any]) -> Iterator[Any]:
     """Interrupt ``act`` at ever later lines, until it is done before; yield what it was done to."""
     for at in count(1 + first, STRIDE):
         subject = build()
-        if not Tracer(at).run(partial(act, subject)):
+        if not interrupted(at, partial(act, subject)):
             return
         yield subject
 
