@@ -15,7 +15,7 @@ from rich.progress import track
 
 from ..conformance import adapters, report, run
 from ..conformance.adapters import ENGINES, NotAvailable
-from ..formats.files import refuse_same
+from ..formats.files import refuse_same, require_folder
 from ..numerics.arith import COMPLEX, FLOATS
 from .output import Refused, echo, print_json, print_table, refusing
 
@@ -95,9 +95,8 @@ def conformance(
 def _check_outputs(page: Path | None, junit: Path | None) -> None:
     """Refuse, before anything is run, reports that could not be written afterwards."""
     refuse_same({"--report": page, "--junit": junit})
-    for path in (page, junit):
-        if path and not path.parent.is_dir():
-            raise Refused(f"cannot write the report: there is no folder {str(path.parent)!r}")
+    for path in filter(None, (page, junit)):
+        require_folder(path)
 
 
 def available() -> list[str]:

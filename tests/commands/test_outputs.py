@@ -140,8 +140,8 @@ def test_two_reports_on_one_path_are_refused_before_anything_is_run(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("conformance", "--report", "no/x.html"), "cannot write the report: there is no folder 'no'"),
-        (("conformance", "--junit", "no/x.xml"), "cannot write the report: there is no folder 'no'"),
+        (("conformance", "--report", "no/x.html"), "there is no such folder: 'no'"),
+        (("conformance", "--junit", "no/x.xml"), "there is no such folder: 'no'"),
         (("accuracy", "-o", "no/x.png"), "there is no such folder: 'no'"),
         (("accuracy", "-o", "x.bmp"), "must end in .png or .svg"),
     ],

@@ -101,7 +101,10 @@ def test_the_command_says_what_is_wrong(
         (("--impl", "nothing"), "no implementation 'nothing'"),
         (("--pattern", "no such case"), "no case matches"),
         (("--impl", named(Plain), "--pattern", "adam-coupled"), "nothing could be run: plain descent in float64 alone"),
-        (("--pattern", "sgd-plain", "--report", "/no/such/folder/x.html"), "cannot write the report"),
+        (
+            ("--pattern", "sgd-plain", "--report", "/no/such/folder/x.html"),
+            "there is no such folder: '/no/such/folder'",
+        ),
     ]:
         done = command(*arguments)
         assert (done.exit_code, message in done.output) == (2, True), done.output
