@@ -50,10 +50,11 @@ def shared_out(workers: Sequence[Callable[[Any], None]], items: Sequence[Any], w
     What goes wrong is found in ``workspace.failures`` afterwards; functions are to ``insist`` on what they call.
     """
     workspace.keep_reserve()
-    parts = [partial(_work, worker, items[i :: len(workers)], workspace) for i, worker in enumerate(workers)]
+    portions = [[(worker, items[i :: len(workers)], workspace)] for i, worker in enumerate(workers)]
+    parts = [partial(_work, share) for share in portions]
     queue = _crew(len(parts))
     if queue is None:
-        return [partial(part) for part in parts]
+        return parts
     gates = [_closed_gate() for _ in parts]
     jobs = [partial(_through, part, gate) for part, gate in zip(parts, gates, strict=True)]
     waiting = [partial(_python.PyThread_acquire_lock, gate, 1) for gate in gates]
@@ -69,8 +70,9 @@ def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) 
     workspace.make(shared_out([worker() for _ in range(shares(items))], items, workspace))
 
 
-def _work(worker: Callable[[Any], None], items: Sequence[Any], workspace: Workspace) -> None:
-    """Do a share of the work; errors are left in the workspace."""
+def _work(share: list[tuple[Callable[[Any], None], Sequence[Any], Workspace]]) -> None:
+    """Do a share of the work, and forget it: its memory is free when the step is over. Errors are left behind."""
+    worker, items, workspace = share.pop()
     try:
         with np.errstate(all="ignore"):
             for item in items:

@@ -8,7 +8,9 @@ import sys
 import threading
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ import pytest
 import refoptim
 from helpers.rooms import normal
 from refoptim.engines import threads
+from refoptim.engines.workspace import Workspace
+from refoptim.step.changes import make
 
 
 def test_an_optimizer_stepped_by_several_threads_says_so() -> None:
@@ -162,6 +166,19 @@ def test_where_no_thread_can_be_started_this_one_works(monkeypatch: pytest.Monke
     monkeypatch.undo()
     refoptim.SGD([q], lr=0.5).step(grads=[np.ones_like(q)])
     assert np.array_equal(p, q)
+
+
+def test_what_a_step_worked_with_is_free_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread holds nothing of it any more when it lets the caller go on."""
+    workspace, held = Workspace(), []
+    alive, release = ref(workspace), threads._python.PyThread_release_lock
+    changes = threads.shared_out([int], ["1", "2"], workspace)
+    del workspace
+    assert alive() is not None
+    noting = SimpleNamespace(PyThread_release_lock=lambda gate: (held.append(alive()), release(gate)))
+    monkeypatch.setattr(threads, "_python", noting)
+    make(changes)
+    assert held == [None]
 
 
 FIRST_USE = """
