@@ -10,6 +10,7 @@ from itertools import repeat
 from operator import setitem
 from reprlib import repr as short
 from threading import get_ident
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -91,7 +92,7 @@ class Optimizer(Rule):
     _repeat: Repeat | None
     _counters: MutableMapping[Parameter, Counter]
     _torn: list[BaseException]
-    _stepping: dict[str, list[int]]
+    _stepping: dict[FrameType, int]
 
     def __init__(self, params: Params, defaults: Mapping[str, Any] | None = None, **settings: Any) -> None:
         if defaults is not None and not isinstance(defaults, Mapping):
@@ -186,15 +187,15 @@ class Optimizer(Rule):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no other thread step meanwhile, and none at all where the last step was left half done."""
-        mine = [get_ident()]
+        step = sys._getframe(2)  # of who says ``with``; contextlib's lies between
+        self._stepping[step] = get_ident()
         try:
-            other = self._stepping.setdefault("by", mine)
-            if other is not mine and self._is_stepped_by(*other):
-                thread = "this thread" if other == mine else "another thread"
-                raise RuntimeError(
-                    f"this {type(self).__name__} is stepped by {thread}: one optimizer takes one step at a time"
-                )
-            self._stepping["by"] = mine  # a step that was interrupted may have left its mark
+            for other, thread in [*self._stepping.items()]:
+                if other is not step and _is_running(other):
+                    who = "this thread" if thread == get_ident() else "another thread"
+                    raise RuntimeError(
+                        f"this {type(self).__name__} is stepped by {who}: one optimizer takes one step at a time"
+                    )
             if self._torn:
                 raise RuntimeError(
                     f"the last step of this {type(self).__name__} was left half done ({self._torn[0]!r}): put the "
@@ -202,18 +203,7 @@ class Optimizer(Rule):
                 )
             yield
         finally:
-            if self._stepping.get("by") is mine:
-                self._stepping.clear()
-
-    def _is_stepped_by(self, thread: int) -> bool:
-        """Tell whether a thread is inside a step of this optimizer, other than the one that is about to begin."""
-        inside = {"_take", "_iterate"} | ({"_advance"} if thread != get_ident() else set())
-        frame = sys._current_frames().get(thread)
-        while frame is not None:
-            if frame.f_code.co_name in inside and frame.f_locals.get("self") is self:
-                return True
-            frame = frame.f_back
-        return False
+            self._stepping.pop(step, None)
 
     def _take(self, grads: Iterable[Any] | None, scaling: Scaling) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
@@ -375,6 +365,15 @@ def _forgetting(p: Parameter, set_to_none: bool) -> list[Change]:
     if is_writable(p.grad):
         return there(place(p.grad), [partial(setitem, plain(p.grad), ..., 0)])
     return [partial(object.__setattr__, p, "grad", np.zeros_like(p.grad))]
+
+
+def _is_running(step: FrameType) -> bool:
+    """Tell whether a step has not ended; one that was interrupted may have left its frame behind."""
+    try:
+        step.clear()
+    except RuntimeError:
+        return True
+    return False
 
 
 def hyperparameters(cls: type) -> set[str]:

@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from threading import Barrier, Event, Thread
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -112,14 +112,19 @@ def test_a_mark_that_an_interrupt_left_keeps_nobody_out() -> None:
     """What was raised where the mark should have been taken away leaves it."""
     p = np.ones(3)
     optimizer = refoptim.SGD([p], lr=0.5)
-    optimizer._stepping["by"] = [threading.get_ident()]
+    optimizer._stepping[frame_of_the_past()] = threading.get_ident()
     other = Thread(target=lambda: optimizer.step(grads=[np.ones(3)]))
     other.start()
     other.join()
     assert p.tolist() == [0.5] * 3
-    optimizer._stepping["by"] = [-1]
+    optimizer._stepping[frame_of_the_past()] = -1
     optimizer.step(grads=[np.ones(3)])
     assert p.tolist() == [0] * 3
+
+
+def frame_of_the_past() -> FrameType:
+    """Return the frame of a call that is over."""
+    return sys._getframe()
 
 
 def run(code: str, *arguments: str) -> Any:
