@@ -34,6 +34,7 @@ from .engines.workspace import Workspace
 from .numerics import tree
 from .numerics.arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
 from .numerics.array_types import HOST, at, is_writable, place, plain, sharing
+from .numerics.libraries import library_of, telling
 from .step import hyper as hp
 from .step.changes import Change
 from .step.parameter import Parameter, array_again, as_array, as_gradient, is_one_array, overlaps_itself
@@ -80,7 +81,7 @@ def clip_grads_with_norm_(
     """Multiply gradients in place by ``min(1 / (total_norm + 1e-6) * max_norm, 1)``.
 
     Args:
-        parameters: a Parameter or an iterable of them; those without gradient are passed over.
+        parameters: a Parameter, or a tensor of torch, or an iterable of them; those without gradient are passed over.
         max_norm: a number in [0, inf].
         total_norm: what ``get_total_norm`` returned, or a number. Where it is NaN, gradients become NaN.
         foreach: as in ``get_total_norm``.
@@ -89,10 +90,10 @@ def clip_grads_with_norm_(
     Raises:
         TypeError, ValueError, RuntimeError: an argument or a gradient is wrong. Nothing has changed then.
     """
-    largest, gradients = _max_norm(max_norm), _gradients(parameters, 2.0)
+    largest, (own, gradients) = _max_norm(max_norm), _gradients(parameters, 2.0)
     machine = _machine(gradients, foreach, fused)
     norm = _norm(total_norm, gradients)
-    _clip(gradients, largest, norm, machine)
+    _clip(gradients, largest, norm, machine, own)
 
 
 def clip_grad_norm_(
@@ -110,10 +111,10 @@ def clip_grad_norm_(
     error nothing has changed.
     """
     order, largest = _norm_type(norm_type), _max_norm(max_norm)
-    gradients = _gradients(parameters, order)
+    own, gradients = _gradients(parameters, order)
     machine = _machine(gradients, foreach, fused)
     norm = _total_norm(gradients, order, error_if_nonfinite, machine)
-    _clip(gradients, largest, norm, machine)
+    _clip(gradients, largest, norm, machine, own)
     return norm
 
 
@@ -151,18 +152,20 @@ def _array(name: str, x: Any, order: float) -> Array:
     return as_reals(x)
 
 
-def _gradients(parameters: Any, order: float) -> list[Array]:
-    """Return the gradients of parameters as arrays that can be multiplied in place, or raise."""
-    given = [parameters] if isinstance(parameters, Parameter) else _listed("parameters", parameters)
-    gradients = []
-    for i, p in enumerate(given):
+def _gradients(parameters: Any, order: float) -> tuple[list[Any], list[Array]]:
+    """Return the gradients of parameters as they are, and as arrays that can be multiplied in place; or raise."""
+    one = isinstance(parameters, Parameter) or library_of(parameters) is not None
+    own, gradients = [], []
+    for i, p in enumerate([parameters] if one else _listed("parameters", parameters)):
+        p = Parameter(p) if library_of(p) is not None else p
         if not isinstance(p, Parameter):
             raise TypeError(f"parameters must hold Parameters, got {short(p)}")
         name = f"parameter {i}" + (f" ({p.name})" if p.name else "")
         if p.grad is not None:
+            own.append(p.grad)
             gradients.append(_array(name, _gradient(name, p), order))
     _check_apart(gradients)
-    return gradients
+    return own, gradients
 
 
 def _gradient(name: str, p: Parameter) -> Any:
@@ -228,11 +231,12 @@ def _norm(total_norm: Any, gradients: Sequence[Array]) -> Any:
 
 
 @np.errstate(all="ignore")
-def _clip(gradients: Sequence[Array], max_norm: float, norm: Any, machine: Machine | None) -> None:
+def _clip(gradients: Sequence[Array], max_norm: float, norm: Any, machine: Machine | None, own: Sequence[Any]) -> None:
+    """Multiply gradients, and tell the libraries whose they are."""
     if gradients:
         workspace = Workspace()
         with kernels_on(machine), at(place(gradients[0])):
-            workspace.make(scale(gradients, norm, max_norm, workspace))
+            workspace.make([*telling(own), *scale(gradients, norm, max_norm, workspace)])
 
 
 @twinned

@@ -17,6 +17,7 @@ import numpy as np
 from ..numerics.array_types import HOST, Place, at, on_gpu, place, plain
 from ..step.changes import Change
 from ..step.groups import Group
+from ..step.parameter import Borrowed, Parameter
 from ..step.plan import Bucket, Task
 from ..step.rule import Rule
 from ..step.scaling import Scaling
@@ -36,7 +37,10 @@ def prepare(bucket: Bucket, workspace: Workspace) -> Work:
 
 
 def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
-    """Raise RuntimeError if kernels are asked for and there are none."""
+    """Raise RuntimeError if kernels are asked for and there are none, or arrays cannot be replaced by new ones."""
+    if settings.get("differentiable"):
+        for p in settings["params"]:
+            _check_replaceable(p)
     if settings.get("fused"):
         for where in {place(p.data) for p in settings["params"]} or {HOST}:
             _fused(rule, settings, where)
@@ -101,11 +105,20 @@ def _changes(bucket: Bucket, workspace: Workspace) -> list[Change]:
     return [*changes, *(partial(setitem, copy, ..., master) for copy, master in masters)]
 
 
+def _check_replaceable(p: Parameter) -> None:
+    if isinstance(p, Borrowed):
+        raise RuntimeError(
+            f"differentiable=True makes new arrays, and a {type(p.source).__name__} is changed in place: "
+            "refoptim.functional computes steps on it that can be differentiated"
+        )
+
+
 def _replacement(bucket: Bucket, task: Task) -> Change:
     """Compute new arrays for a parameter and its state; return what gives the parameter its array."""
+    _check_replaceable(task.parameter)
     old: dict[str, Any] = {name: None if bucket.unmade else plain(x) for name, x in task.arrays.items()}
     data = plain(task.parameter.data)
     with at(bucket.place):
         new, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
     task.arrays.update(state)
-    return partial(object.__setattr__, task.parameter, "data", new)  # not setattr, for which Parameter runs Python
+    return task.parameter.holding(new)

@@ -19,7 +19,8 @@ import numpy as np
 from .. import engines
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
-from ..numerics.array_types import is_array, is_writable, place, plain
+from ..numerics.array_types import is_writable, place, plain
+from ..numerics.libraries import telling
 from ..step import state_dict as states
 from ..step.changes import Change, for_all, make, there
 from ..step.counter import Counter, recounted
@@ -35,7 +36,7 @@ from ..step.hooks import (
     register_optimizer_step_pre_hook,
 )
 from ..step.hyper import declared
-from ..step.parameter import Parameter
+from ..step.parameter import Parameter, as_array, told
 from ..step.plan import Bucket, Terms, label, layout, make_plan, master_copy, state_arrays
 from ..step.rule import Hypers, Rule, resolve
 from ..step.scaling import Scaling
@@ -222,7 +223,8 @@ class Optimizer(Rule):
         workspace = Workspace()
         works = [engines.prepare(bucket, workspace) for bucket in plan]
         changes = [change for work in works for change in work.changes]
-        workspace.make([*changes, *self._keeping(plan)], self)
+        written = told(task.parameter for bucket in plan for task in bucket.tasks)
+        workspace.make([*written, *changes, *self._keeping(plan)], self)
         launches = [work.launch for work in works]
         if plan and all(launches):
             self._repeat = Repeat(self.param_groups, self.state, plan, launches)
@@ -360,11 +362,20 @@ class Optimizer(Rule):
 
 def _forgetting(p: Parameter, set_to_none: bool) -> list[Change]:
     """Return what forgets the gradient of a parameter, or fills it with zeros."""
-    if set_to_none or not is_array(p.grad):
-        return [partial(object.__setattr__, p, "grad", None)]
-    if is_writable(p.grad):
-        return there(place(p.grad), [partial(setitem, plain(p.grad), ..., 0)])
-    return [partial(object.__setattr__, p, "grad", np.zeros_like(p.grad))]
+    grad = None if set_to_none else _dense(p.grad)
+    if grad is None:
+        return p.forgetting()
+    if is_writable(grad):
+        return [*telling([p.grad]), *there(place(grad), [partial(setitem, plain(grad), ..., 0)])]
+    return [partial(object.__setattr__, p, "grad", np.zeros_like(grad))]
+
+
+def _dense(grad: Any) -> Array | None:
+    """Return a gradient as an array, None for a sparse one and for none."""
+    try:
+        return as_array(grad)
+    except TypeError:
+        return None
 
 
 def _is_running(step: FrameType) -> bool:

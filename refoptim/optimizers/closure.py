@@ -27,7 +27,7 @@ from ..step import state_dict as states
 from ..step.changes import Change, make, there
 from ..step.groups import Group, check_once
 from ..step.limits import check_number
-from ..step.parameter import Parameter, check_writable
+from ..step.parameter import Parameter, check_writable, told
 from ..step.plan import checked_gradient, label
 from ..step.rule import Hypers, resolve
 from ..step.scaling import Scaling
@@ -171,7 +171,7 @@ class Objective:
 
 def _returning(p: Parameter) -> list[Change]:
     """Return what gives a parameter its array and the array its values of now."""
-    return [partial(setitem, plain(p.data), ..., copied(p.data)), partial(object.__setattr__, p, "data", p.data)]
+    return [partial(setitem, plain(p.data), ..., copied(p.data)), p.holding(p.data)]
 
 
 def _reals(x: Array) -> Array:
@@ -320,7 +320,7 @@ class ClosureOptimizer(Optimizer):
             with at(where), kernels_on(machine), np.errstate(all="ignore"):
                 self._minimize(h, s, f)
             s.func_evals += f.evals
-            make([partial(setitem, self.state, params[0], s.kept()), whole])
+            make([*told(params), partial(setitem, self.state, params[0], s.kept()), whole])
         except BaseException:
             if self._torn:
                 make([*f.restoring(), whole])

@@ -22,6 +22,7 @@ from ..numerics.array_types import layouts
 from ..step.changes import Change, for_all, there
 from ..step.groups import Group
 from ..step.limits import fitting
+from ..step.parameter import told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
 from ..step.rule import Registers, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
@@ -55,6 +56,7 @@ class Repeat:
         self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
         kept = [x for part in self.parts for column in part.arrays.values() for x in column]
         self.written = self.data + kept
+        self.told = told(p for part in self.parts for p in part.parameters)
         self.layouts = layouts(self.written)
         self.pins = [ref(x) for x in self.written if isinstance(x, np.ndarray)]  # NumPy resizes no array that has one
         self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
@@ -116,7 +118,8 @@ class Repeat:
             return []
         with np.errstate(all="ignore"):
             ready = [part.ready(scaling) for part in self.parts]
-        return [change for part, step in zip(self.parts, ready, strict=True) for change in part.changes(step, scaling)]
+        steps = zip(self.parts, ready, strict=True)
+        return [*self.told, *(change for part, step in steps for change in part.changes(step, scaling))]
 
 
 class _Part:

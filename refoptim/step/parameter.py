@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -9,7 +10,8 @@ from weakref import ref
 import numpy as np
 
 from ..numerics.arith import Array, DType, storage
-from ..numerics.array_types import check_together, handed_over, is_array, is_writable, place, plain
+from ..numerics.array_types import check_together, is_array, is_writable, place, plain
+from ..numerics.libraries import library_of, telling, viewed
 from .changes import Change
 from .sparse import SparseGrad, as_sparse
 
@@ -25,8 +27,9 @@ class Parameter:
     """An array to be optimized in place, and its gradient.
 
     Args:
-        data: a NumPy or CuPy array (or anything that hands over its memory by DLPack) of dtype float16, bfloat16,
-            float32, float64, complex64 or complex128. It is kept, not copied, and an optimizer writes into it.
+        data: a NumPy or CuPy array, a tensor of torch, or anything that hands over its memory by DLPack, of dtype
+            float16, bfloat16, float32, float64, complex64 or complex128. It is kept, not copied, and an optimizer
+            writes into it. What such a tensor holds as its ``grad`` is the gradient unless another one is set here.
         grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse, and on
             the same device. A NumPy scalar counts as an array without axes.
         name: a name for messages and state dicts.
@@ -44,13 +47,19 @@ class Parameter:
 
     __slots__ = ("__weakref__", "_optimizers", "data", "grad", "master", "name")
 
+    def __new__(cls, data: Any = None, *args: Any, **kwargs: Any) -> Parameter:
+        return object.__new__(Borrowed if cls is Parameter and hasattr(data, "grad") and library_of(data) else cls)
+
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, array_again(value) if name in ("data", "grad") else value)
 
     def __init__(self, data: Array, grad: Any = None, name: str | None = None, *, master: bool = False) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str or None, got {name!r}")
-        self.data = as_array(data)
+        library = library_of(data)
+        if library is not None:
+            library.check(data)
+        self._hold(data)
         storage(self.data.dtype)
         check_writable(self.data)
         check_no_overlap("one of the params", self.data)
@@ -64,6 +73,17 @@ class Parameter:
         self.name = name
         self.master = master
         self._optimizers = _Keepers()
+
+    def _hold(self, data: Any) -> None:
+        self.data = as_array(data)
+
+    def holding(self, data: Array) -> Change:
+        """Return what gives this parameter an array."""
+        return partial(object.__setattr__, self, "data", data)
+
+    def forgetting(self) -> list[Change]:
+        """Return what makes this parameter hold no gradient."""
+        return [partial(object.__setattr__, self, "grad", None)]
 
     def belonging_to(self, optimizer: Any) -> Change:
         """Return what remembers an optimizer, as long as it lives: it may keep the master copy."""
@@ -94,19 +114,84 @@ class Parameter:
         return f"Parameter(shape={self.shape}, dtype={self.dtype}{name})"
 
 
+class Borrowed(Parameter):
+    """A Parameter made of another library's array that has a gradient of its own, such as a tensor of torch.
+
+    ``data`` looks at the memory that the array has at the moment; the array may be given other memory, as moving or
+    loading a module does, but no other shape or dtype. ``grad`` is the gradient set here, else the one the array holds.
+
+    Attributes:
+        source: the array.
+    """
+
+    __slots__ = ("_grad", "_library", "_seen", "_view", "source")
+
+    def _hold(self, data: Any) -> None:
+        library: Any = library_of(data)
+        self.source, self._library, self._grad = data, library, None
+        self._view, self._seen = as_array(data), library.where(data)
+
+    @property
+    def data(self) -> Array:
+        """The array of NumPy or CuPy that shares the memory of the other library's."""
+        seen = self._library.where(self.source)
+        if seen != self._seen:
+            self._look_again(seen)
+        return self._view
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        raise AttributeError(f"the data of this Parameter are those of a {type(self.source).__name__}: change that")
+
+    def _look_again(self, seen: Any) -> None:
+        x, before = as_array(self.source), self._view
+        if (x.shape, x.dtype, place(x)) != (before.shape, before.dtype, place(before)):
+            raise ValueError(
+                f"a parameter must keep its shape, dtype and device, {before.shape} {before.dtype} {place(before)}, "
+                f"but it has now {x.shape} {x.dtype} {place(x)}: make a new optimizer"
+            )
+        self._view, self._seen = x, seen
+
+    @property
+    def grad(self) -> Any:
+        """The gradient."""
+        return self._library.gradient(self.source) if self._grad is None else self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        self._grad = value
+
+    def holding(self, data: Array) -> Change:
+        """Return what lets this parameter look at the array again that it looked at."""
+        return partial(object.__setattr__, self, "_view", data)
+
+    def forgetting(self) -> list[Change]:
+        """Return what makes neither this parameter nor the array hold a gradient."""
+        return [partial(object.__setattr__, self, "_grad", None), *self._library.forgetting(self.source)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Parameter, master=self.master), (self.source, self._grad, self.name)
+
+
+def told(params: Iterable[Parameter]) -> list[Change]:
+    """Return what tells other libraries that the arrays of parameters were written to."""
+    return telling([p.source for p in params if isinstance(p, Borrowed)])
+
+
 def array_again(x: Any) -> Any:
     """Return a NumPy scalar, which NumPy makes of arrays without axes, as such an array, and anything else as it is."""
     return np.asarray(x) if isinstance(x, np.generic) else x
 
 
 def as_array(x: Any) -> Array:
-    """Return the NumPy or CuPy array that ``x`` is or hands over by DLPack, sharing its memory; or raise TypeError."""
+    """Return the NumPy or CuPy array that ``x`` is, or that shares the memory it hands over; or raise TypeError."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array cannot be optimized: pass its data and mask the gradient")
     if is_array(x):
         return x
-    if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
-        return handed_over(x)
+    view = viewed(x)
+    if view is not None:
+        return view
     raise TypeError(f"optimizer can only optimize arrays, but one of the params is {type(x).__name__}")
 
 
@@ -135,9 +220,10 @@ def _as_gradient(grad: Any) -> Any:
     sparse = as_sparse(grad)
     if sparse is not None:
         return sparse
-    if not hasattr(grad, "__dlpack__"):
+    view = viewed(grad)
+    if view is None:
         raise TypeError(f"the gradient must be an array, got {type(grad).__name__}")
-    return handed_over(grad)
+    return view
 
 
 def is_one_array(x: Any) -> bool:

@@ -106,8 +106,18 @@ def parameters(groups: Sequence[Group]) -> list[Parameter]:
                     f"parameter {j} of group {i} must be a Parameter, got {type(p).__name__}: "
                     "add_param_group makes Parameters of arrays"
                 )
+            if type(p) is not Parameter:
+                _look(label(i, j, p, group.get("param_names", ())), p)
     check_once(groups)
     return [p for group in groups for p in group["params"]]
+
+
+def _look(where: str, p: Parameter) -> None:
+    """Look whether a Parameter of another library's array still has the data that it had; what is wrong says where."""
+    try:
+        _ = p.data
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 @np.errstate(all="ignore")

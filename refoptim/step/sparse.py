@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import Array, DType, storage, widen
-from ..numerics.array_types import at, check_together, filled, handed_over, place
+from ..numerics.array_types import at, check_together, filled, place
+from ..numerics.libraries import viewed
 from .hyper import is_number
 
 
@@ -102,7 +103,7 @@ def _of_torch(x: Any) -> SparseGrad | None:
     if str(x.layout) != "torch.sparse_coo":
         raise TypeError(f"a sparse tensor must have the layout torch.sparse_coo, got {x.layout}: call to_sparse_coo()")
     try:
-        indices, values = (handed_over(part.detach()) for part in (x._indices(), x._values()))
+        indices, values = (viewed(part) for part in (x._indices(), x._values()))
     except TypeError as error:
         raise TypeError(f"a sparse tensor cannot be taken, make a SparseGrad of its parts: {error}") from None
     return SparseGrad(indices, values, tuple(x.shape))

@@ -23,7 +23,7 @@ from ..numerics.arith import Array, DType
 from ..numerics.array_types import bounds, is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
-from .parameter import Parameter, array_again
+from .parameter import Parameter, array_again, as_array
 from .rule import get_default_dtype
 
 StateDict = dict[str, Any]
@@ -237,10 +237,10 @@ def of_numpy(value: Any, where: str) -> Any:
 def _from_torch(tensor: Any, where: str) -> Array:
     """Return a torch tensor as a NumPy array; one of bfloat16, which NumPy lacks, as its bits."""
     try:
-        tensor = tensor.detach().cpu()
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
         if str(tensor.dtype) == "torch.bfloat16":
-            return np.from_dlpack(tensor.view(sys.modules["torch"].int16)).view("V2")
-        return np.from_dlpack(tensor)
+            return tensor.view(sys.modules["torch"].int16).numpy().view("V2")
+        return as_array(tensor)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise ValueError(f"{where} must be an array: {error}") from error
 

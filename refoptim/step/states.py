@@ -20,7 +20,7 @@ class States(defaultdict[Any, dict[str, Any]]):
     """
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
-        return super().__getitem__(key if type(key) is Parameter else self._parameter(key))
+        return super().__getitem__(key if isinstance(key, Parameter) else self._parameter(key))
 
     def _parameter(self, key: Any) -> Any:
         """Return the Parameter of an array; a key that is no array as it is."""
@@ -38,7 +38,7 @@ class States(defaultdict[Any, dict[str, Any]]):
 def _are_one(x: Any, key: Any) -> bool:
     """Tell whether an array, or what hands one over, is all of the array ``x``, element for element."""
     try:
-        y = as_array(key.detach() if hasattr(key, "detach") else key)
+        y = as_array(key)
     except TypeError:
         return False
     layout = (place(x), x.shape, x.strides, x.dtype) == (place(y), y.shape, y.strides, y.dtype)

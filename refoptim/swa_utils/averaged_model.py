@@ -12,6 +12,7 @@ import numpy as np
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array, is_narrow, storage, widen
 from ..numerics.array_types import at, copied, place
+from ..numerics.libraries import telling
 from ..step import hyper as hp
 from ..step.changes import Change, make
 from ..step.parameter import Parameter
@@ -153,7 +154,8 @@ class AveragedModel:
         taken = [pair for own, pair in found if not (self.n_averaged and self._averages(own))]
         workspace = Workspace()
         changes = [*self._averaging(averaged, workspace), *_writing((pair, pair.current) for pair in taken)]
-        workspace.make([*changes, partial(setattr, self, "n_averaged", self.n_averaged + 1)], self)
+        written = telling(own.holder for own, _ in pairs)
+        workspace.make([*written, *changes, partial(setattr, self, "n_averaged", self.n_averaged + 1)], self)
 
     def _averaging(self, pairs: list[Named], workspace: Workspace) -> list[Change]:
         """Return what averages in place by a rule, or writes the new values that a function gives."""
@@ -180,14 +182,15 @@ class AveragedModel:
         """
         try:
             with reading():
-                for member in members(self.module):
+                found = members(self.module)
+                for member in found:
                     _check_holder(member)
                 n, values = _read(state_dict, self._kept())
         except (TypeError, ValueError) as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
         whole = {"n_averaged": n, "_torn": []}
         with np.errstate(all="ignore"):
-            make([*_writing(values), partial(vars(self).update, whole)])
+            make([*telling(x.holder for x in found), *_writing(values), partial(vars(self).update, whole)])
 
     @property
     def training(self) -> bool:

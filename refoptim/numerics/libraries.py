@@ -1,0 +1,183 @@
+"""Other libraries' arrays: how the memory of each is viewed, where its gradient is, and whom a write is told.
+
+A library is found by the types of what is loaded; nothing is imported. A new one is a row in ``LIBRARIES``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arith import Array
+from .array_types import handed_over, is_array
+
+Telling = Callable[[Sequence[Any]], "partial[Any] | None"]
+
+
+class Library(NamedTuple):
+    """What refoptim knows of a library.
+
+    Attributes:
+        package: the name it is imported by.
+        kind: the name of its type of array there.
+        view: returns the array of NumPy or CuPy that shares the memory of one of its arrays, or raises TypeError.
+        check: raises TypeError or ValueError for an array that cannot be a parameter.
+        gradient: returns the gradient that an array holds, None without one.
+        forgetting: returns what makes an array hold none.
+        where: returns what stays equal as long as an array has the same memory, seen in the same way.
+        telling: returns the call, of a function written in C, that tells the library which arrays were written to.
+    """
+
+    package: str
+    kind: str
+    view: Callable[[Any], Array]
+    check: Callable[[Any], None]
+    gradient: Callable[[Any], Any]
+    forgetting: Callable[[Any], list[partial[Any]]]
+    where: Callable[[Any], Any]
+    telling: Telling
+
+
+def library_of(x: Any) -> Library | None:
+    """Return the library of an array, ANY for what hands its memory over by DLPack; None for anything else.
+
+    NumPy's and CuPy's arrays, which refoptim itself works on, belong to none.
+    """
+    if is_array(x) or isinstance(x, np.generic):
+        return None
+    for library in LIBRARIES:
+        kind = getattr(sys.modules.get(library.package), library.kind, None)
+        if kind is not None and isinstance(x, kind):
+            return library
+    return ANY if hasattr(x, "__dlpack__") else None
+
+
+def viewed(x: Any) -> Array | None:
+    """Return the array of NumPy or CuPy that shares memory with that of another library; None for what is none."""
+    library = library_of(x)
+    return None if library is None else library.view(x)
+
+
+def telling(objects: Iterable[Any]) -> list[partial[Any]]:
+    """Return the calls that tell the libraries of arrays that these were written to."""
+    written: dict[Library, list[Any]] = {}
+    for x in objects:
+        library = library_of(x)
+        if library is not None:
+            written.setdefault(library, []).append(x)
+    calls = (library.telling(arrays) for library, arrays in written.items())
+    return [call for call in calls if call is not None]
+
+
+def _nothing(*arrays: Any) -> None:
+    """Stand for what a library has no need of."""
+
+
+def _none(x: Any) -> list[partial[Any]]:
+    return []
+
+
+# torch
+
+_MARKS = (("is_neg", "negative", "resolve_neg"), ("is_conj", "conjugate", "resolve_conj"))
+
+
+def _view_torch(x: Any) -> Array:
+    torch: Any = sys.modules["torch"]
+    for mark, name, cure in _MARKS:
+        if getattr(x, mark)():
+            raise TypeError(f"a tensor with the {name} bit set has other numbers in its memory: call {cure}() first")
+    if x.layout is not torch.strided:
+        raise TypeError(f"a tensor must have the layout torch.strided, got {x.layout}: call to_dense() first")
+    if x.device.type not in ("cpu", "cuda"):
+        raise TypeError(f"a tensor must lie on the CPU or on a CUDA device, got one on {x.device}")
+    bits = x.detach()
+    try:
+        if x.dtype is torch.bfloat16:
+            return _view_bits(bits.view(torch.int16)).view(_bfloat16())
+        return _view_bits(bits)
+    except (RuntimeError, BufferError, ValueError) as error:
+        raise TypeError(f"{type(x).__name__} does not hand its memory over: {error}") from error
+
+
+def _view_bits(x: Any) -> Array:
+    return x.numpy() if x.device.type == "cpu" else handed_over(x)
+
+
+def _bfloat16() -> np.dtype[Any]:
+    """Return the dtype that the package ml_dtypes, which is imported for it, gives NumPy; or raise TypeError."""
+    try:
+        bfloat16: np.dtype[Any] = np.dtype(import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        raise TypeError("NumPy needs ml_dtypes to know bfloat16: pip install 'refoptim[bfloat16]'") from None
+    return bfloat16
+
+
+def _check_torch(x: Any) -> None:
+    if not (x.is_leaf or x.retains_grad):
+        raise ValueError("can't optimize a non-leaf Tensor")
+    if x.is_inference() and x.requires_grad:
+        raise ValueError("can't optimize a tensor made in inference mode")
+
+
+def _gradient_torch(x: Any) -> Any:
+    return x.grad
+
+
+def _forgetting_torch(x: Any) -> list[partial[Any]]:
+    return [partial(setattr, x, "grad", None)]
+
+
+def _where_torch(x: Any) -> Any:
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.is_neg(), x.is_conj()
+
+
+def _telling_torch(tensors: Sequence[Any]) -> partial[Any]:
+    """Return what tells autograd, so that it refuses to go back through a graph that saved the values before.
+
+    ``torch.autograd.graph.increment_version`` is a function written in Python around this one.
+    """
+    torch: Any = sys.modules["torch"]
+    return partial(torch._C._increment_version, tensors)
+
+
+# JAX
+
+
+def _refuse_jax(x: Any) -> None:
+    raise TypeError(
+        "a JAX array cannot be changed in place: use refoptim.interop.jax, whose optimizers return new arrays, "
+        "or refoptim.functional"
+    )
+
+
+def _gradient_any(x: Any) -> Any:
+    return getattr(x, "grad", None)
+
+
+def _forgetting_any(x: Any) -> list[partial[Any]]:
+    return [partial(setattr, x, "grad", None)] if _gradient_any(x) is not None else []
+
+
+ANY = Library("", "", handed_over, _nothing, _gradient_any, _forgetting_any, _nothing, _nothing)
+"""What stands for the libraries that are not in the table: their arrays hand their memory over by DLPack."""
+
+LIBRARIES = (
+    Library(
+        "torch",
+        "Tensor",
+        _view_torch,
+        _check_torch,
+        _gradient_torch,
+        _forgetting_torch,
+        _where_torch,
+        _telling_torch,
+    ),
+    Library("jax", "Array", handed_over, _refuse_jax, _nothing, _none, _nothing, _nothing),
+)
+"""The libraries whose arrays need more than DLPack."""
