@@ -11,7 +11,7 @@ import numpy as np
 
 from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import check_together, is_array, is_writable, place, plain
-from ..numerics.libraries import library_of, telling, viewed
+from ..numerics.libraries import ANY, library_of, telling, viewed
 from .changes import Change
 from .sparse import SparseGrad, as_sparse
 
@@ -48,7 +48,9 @@ class Parameter:
     __slots__ = ("__weakref__", "_optimizers", "data", "grad", "master", "name")
 
     def __new__(cls, data: Any = None, *args: Any, **kwargs: Any) -> Parameter:
-        return object.__new__(Borrowed if cls is Parameter and hasattr(data, "grad") and library_of(data) else cls)
+        library = library_of(data) if cls is Parameter else None
+        borrowed = library is not None and (library is not ANY or hasattr(data, "grad"))
+        return object.__new__(Borrowed if borrowed else cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, array_again(value) if name in ("data", "grad") else value)

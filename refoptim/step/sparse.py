@@ -101,7 +101,10 @@ def _of_torch(x: Any) -> SparseGrad | None:
     if str(x.layout) == "torch.strided":
         return None
     if str(x.layout) != "torch.sparse_coo":
-        raise TypeError(f"a sparse tensor must have the layout torch.sparse_coo, got {x.layout}: call to_sparse_coo()")
+        raise TypeError(
+            f"a tensor must have the layout torch.strided or torch.sparse_coo, got {x.layout}: "
+            "call to_dense() or to_sparse_coo()"
+        )
     try:
         indices, values = (viewed(part) for part in (x._indices(), x._values()))
     except TypeError as error:
