@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arith import Array
-from .array_types import handed_over, is_array
+from .array_types import handed_over, is_array, loaded_cupy
 
 Telling = Callable[[Sequence[Any]], "partial[Any] | None"]
 
@@ -31,6 +32,8 @@ class Library(NamedTuple):
         forgetting: returns what makes an array hold none.
         where: returns what stays equal as long as an array has the same memory, seen in the same way.
         telling: returns the call, of a function written in C, that tells the library which arrays were written to.
+        stream: returns the stream of CuPy's, a context manager, on which the library works at an array at the moment,
+            None for an array in the memory of the computer.
     """
 
     package: str
@@ -41,6 +44,7 @@ class Library(NamedTuple):
     forgetting: Callable[[Any], list[partial[Any]]]
     where: Callable[[Any], Any]
     telling: Telling
+    stream: Callable[[Any], AbstractContextManager[Any] | None]
 
 
 def library_of(x: Any) -> Library | None:
@@ -72,6 +76,21 @@ def telling(objects: Iterable[Any]) -> list[partial[Any]]:
             written.setdefault(library, []).append(x)
     calls = (library.telling(arrays) for library, arrays in written.items())
     return [call for call in calls if call is not None]
+
+
+def on_their_streams(objects: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Let CuPy work, inside a ``with`` block, on the streams on which the libraries of arrays work.
+
+    What the libraries have begun there comes before, and what they begin afterwards waits; nothing else does, since an
+    array is viewed once for many steps.
+    """
+    stack = ExitStack()
+    if loaded_cupy() is not None:
+        found: Iterable[Any] = (library.stream(x) for x in objects if (library := library_of(x)) is not None)
+        streams = {(stream.device_id, stream.ptr): stream for stream in found if stream is not None}
+        for stream in streams.values():
+            stack.enter_context(stream)
+    return stack
 
 
 def _nothing(*arrays: Any) -> None:
@@ -146,6 +165,14 @@ def _telling_torch(tensors: Sequence[Any]) -> partial[Any]:
     return partial(torch._C._increment_version, tensors)
 
 
+def _stream_torch(x: Any) -> AbstractContextManager[Any] | None:
+    if x.device.type != "cuda":
+        return None
+    stream = sys.modules["torch"].cuda.current_stream(x.device)
+    context: AbstractContextManager[Any] = loaded_cupy().cuda.ExternalStream(stream.cuda_stream, stream.device_index)
+    return context
+
+
 # JAX
 
 
@@ -164,7 +191,7 @@ def _forgetting_any(x: Any) -> list[partial[Any]]:
     return [partial(setattr, x, "grad", None)] if _gradient_any(x) is not None else []
 
 
-ANY = Library("", "", handed_over, _nothing, _gradient_any, _forgetting_any, _nothing, _nothing)
+ANY = Library("", "", handed_over, _nothing, _gradient_any, _forgetting_any, _nothing, _nothing, _nothing)
 """What stands for the libraries that are not in the table: their arrays hand their memory over by DLPack."""
 
 LIBRARIES = (
@@ -177,7 +204,8 @@ LIBRARIES = (
         _forgetting_torch,
         _where_torch,
         _telling_torch,
+        _stream_torch,
     ),
-    Library("jax", "Array", handed_over, _refuse_jax, _nothing, _none, _nothing, _nothing),
+    Library("jax", "Array", handed_over, _refuse_jax, _nothing, _none, _nothing, _nothing, _nothing),
 )
 """The libraries whose arrays need more than DLPack."""

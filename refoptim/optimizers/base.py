@@ -20,7 +20,7 @@ from .. import engines
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import is_writable, place, plain
-from ..numerics.libraries import telling
+from ..numerics.libraries import on_their_streams, telling
 from ..step import state_dict as states
 from ..step.changes import Change, for_all, make, there
 from ..step.counter import Counter, recounted
@@ -36,7 +36,7 @@ from ..step.hooks import (
     register_optimizer_step_pre_hook,
 )
 from ..step.hyper import declared
-from ..step.parameter import Parameter, as_array, told
+from ..step.parameter import Parameter, as_array, borrowed, told
 from ..step.plan import Bucket, Terms, label, layout, make_plan, master_copy, state_arrays
 from ..step.rule import Hypers, Rule, resolve
 from ..step.scaling import Scaling
@@ -181,7 +181,7 @@ class Optimizer(Rule):
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         """Call the closure, then take a step."""
         loss = closure() if closure is not None else None
-        with self._alone():
+        with self._alone(), on_their_streams(borrowed(self.param_groups)):
             self._take(grads, scaling)
         return loss
 

@@ -22,12 +22,13 @@ from ..engines.twins import kernels_on
 from ..engines.workspace import UNFINISHED
 from ..numerics.arith import Array, DType, arithmetic, as_reals, storage
 from ..numerics.array_types import at, check_together, copied, place, plain
+from ..numerics.libraries import on_their_streams
 from ..step import hyper as hp
 from ..step import state_dict as states
 from ..step.changes import Change, make, there
 from ..step.groups import Group, check_once
 from ..step.limits import check_number
-from ..step.parameter import Parameter, check_writable, told
+from ..step.parameter import Parameter, borrowed, check_writable, told
 from ..step.plan import checked_gradient, label
 from ..step.rule import Hypers, resolve
 from ..step.scaling import Scaling
@@ -303,7 +304,7 @@ class ClosureOptimizer(Optimizer):
 
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         closure = self._checked(closure, grads, scaling)
-        with self._alone():
+        with self._alone(), on_their_streams(borrowed(self.param_groups)):
             return self._iterate(closure)
 
     def _iterate(self, closure: Closure) -> Any:

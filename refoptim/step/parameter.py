@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -178,6 +178,13 @@ class Borrowed(Parameter):
 def told(params: Iterable[Parameter]) -> list[Change]:
     """Return what tells other libraries that the arrays of parameters were written to."""
     return telling([p.source for p in params if isinstance(p, Borrowed)])
+
+
+def borrowed(groups: Iterable[Any]) -> Iterator[Any]:
+    """Yield the arrays of other libraries among the parameters of groups, as far as these are groups."""
+    for group in groups:
+        params = group.get("params") if isinstance(group, dict) else ()
+        yield from (p.source for p in params if isinstance(p, Borrowed)) if isinstance(params, (list, tuple)) else ()
 
 
 def array_again(x: Any) -> Any:

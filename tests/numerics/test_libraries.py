@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+import refoptim
 from helpers.tensors import refused_tensors
 from refoptim.numerics import libraries
 from refoptim.numerics.libraries import library_of, telling, viewed
@@ -26,6 +28,9 @@ LAYOUTS = {
 
 class Lender:
     """An array that hands over its memory, of no library in the table."""
+
+    stream: Any
+    grad: Any
 
     def __init__(self, x: Any) -> None:
         self.x = x
@@ -124,3 +129,37 @@ def test_arrays_of_jax_are_viewed_but_cannot_be_parameters() -> None:
     assert library is not None
     with pytest.raises(TypeError, match=r"cannot be changed in place: use refoptim\.interop\.jax"):
         library.check(x)
+
+
+def test_cupy_works_on_the_streams_of_the_libraries(fake_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stand-in for CuPy, and a library of its own whose arrays are on streams."""
+    streams = [fake_cupy.cuda.Stream(), fake_cupy.cuda.Stream()]
+    row = libraries.ANY._replace(stream=lambda x: x.stream)
+    monkeypatch.setattr(libraries, "ANY", row)
+    lenders = [Lender(np.ones(2)) for _ in range(4)]
+    for lender, stream in zip(lenders, (streams[0], None, streams[0], streams[1]), strict=True):
+        lender.stream = stream
+    before = fake_cupy.cuda.get_current_stream()
+    with libraries.on_their_streams([*lenders[:3], np.ones(2)]):
+        assert fake_cupy.cuda.get_current_stream() == streams[0]
+    with libraries.on_their_streams(lenders):
+        assert fake_cupy.cuda.get_current_stream() == streams[1]
+    assert fake_cupy.cuda.get_current_stream() == before
+
+
+@pytest.mark.parametrize("name", ["SGD", "LBFGS"])
+def test_a_step_is_taken_on_their_streams(name: str, fake_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, seen = fake_cupy.cuda.Stream(), []
+    row = libraries.ANY._replace(stream=lambda x: stream, telling=lambda x: partial(seen.append, current()))
+    current = fake_cupy.cuda.get_current_stream
+    monkeypatch.setattr(libraries, "ANY", row)
+    lender = Lender(np.ones(2))
+    lender.grad = None
+    optimizer = getattr(refoptim, name)([lender])
+
+    def closure() -> float:
+        lender.grad = np.ones(2)
+        return 1.0
+
+    optimizer.step(closure)
+    assert seen == [stream]
