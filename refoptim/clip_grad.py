@@ -170,7 +170,7 @@ def _gradients(parameters: Any, order: float) -> tuple[list[Any], list[Array]]:
 
 def _gradient(name: str, p: Parameter) -> Any:
     try:
-        grad = as_gradient(p.grad, p.data)
+        grad = as_gradient(p.grad, p.data, p.master)
         if not isinstance(grad, SparseGrad) and (not is_writable(grad) or overlaps_itself(grad)):
             raise ValueError("the gradient must be writable, and its elements must not share memory")
     except (TypeError, ValueError, RuntimeError) as error:

@@ -9,10 +9,13 @@ from importlib.util import find_spec
 from operator import setitem
 from typing import NamedTuple
 
+import numpy as np
+
 from ..numerics.arith import Array, DType
 from ..numerics.array_types import at, plain
 from ..step.changes import Change, there
 from ..step.plan import Bucket, Task
+from ..step.sparse import SparseGrad
 from . import steps
 from .kernel import Kernel
 from .launches import Launch, Step, Tensor, update_rows
@@ -29,9 +32,10 @@ class Work(NamedTuple):
 
 def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspace) -> Work:
     """Return what updates the arrays of a bucket; those that are no piece of memory are copied now."""
-    given, recorder = [_tensor(kernel, task) for task in bucket.tasks], Recorder(machine)
-    whole = not (bucket.sparse or program_of(kernel.stem))
+    recorder, whole = Recorder(machine), not (bucket.sparse or program_of(kernel.stem))
     with at(bucket.place):
+        pairs = [_for_kernel(_tensor(kernel, task)) for task in bucket.tasks]
+        given, after = [pair[0] for pair in pairs], [change for pair in pairs for change in pair[1]]
         tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
         launch = Launch(machine, kernel, tensors) if whole else None
         step = _step(recorder, kernel, bucket, tensors[0].p.dtype)
@@ -43,8 +47,10 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
             for tensor in tensors:
                 workspace.used += update_rows(recorder, kernel, tensor, step)
     copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
-    changes = [*recorder.changes, *(change for old, new in copied for change in _writing_back(old, new))]
+    changes = [*recorder.changes, *(change for old, new in copied for change in _writing_back(old, new)), *after]
     workspace.used += [tensors, recorder]
+    if launch:
+        launch.after = after
     return Work(there(bucket.place, changes), None if copied else launch)
 
 
@@ -58,6 +64,31 @@ def _tensor(kernel: Kernel, task: Task) -> Tensor:
     data, master = task.parameter.data, task.master
     state = tuple(task.arrays.get(name) for name in kernel.state)
     return Tensor(data, task.grad, state, None) if master is None else Tensor(master, task.grad, state, data)
+
+
+def _for_kernel(tensor: Tensor) -> tuple[Tensor, list[Change]]:
+    """Return a tensor as a kernel takes it, and what is to be done when that has run.
+
+    Kernels round a master copy into the 16-bit array if the gradient has 16 bits. With a float32 gradient the master
+    copy is a float32 parameter to them, and is rounded afterwards; of a sparse one only rows that are touched.
+    """
+    p, g, state, copy = tensor
+    if copy is None or g.dtype != p.dtype:
+        return tensor, []
+    if isinstance(g, SparseGrad):
+        return _touched(tensor, g)
+    return Tensor(p, g, state, None), [partial(setitem, plain(copy), ..., p)]
+
+
+def _touched(tensor: Tensor, g: SparseGrad) -> tuple[Tensor, list[Change]]:
+    """Return copies of the rows that a sparse gradient touches as a tensor, and what puts them where they belong."""
+    numbers, values = g.coalesce()
+    where = np.unravel_index(numbers, g.shape[: len(g.indices)])
+    rows, state = plain(tensor.p)[where], tuple(x if x is None else plain(x)[where] for x in tensor.state)
+    order = np.ones_like(numbers).cumsum() - 1  # a range beside the values
+    targets = zip((tensor.p, *tensor.state, tensor.copy), (rows, *state, rows), strict=True)
+    back = [partial(setitem, plain(x), where, y) for x, y in targets if x is not None]
+    return Tensor(rows, SparseGrad(order[None], values, rows.shape), state, None), back
 
 
 def _tensor_in_line(machine: Machine, tensor: Tensor, any_order: bool) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..numerics.arith import Array, DType, arithmetic, storage
 from ..numerics.array_types import at, place
+from ..step.changes import Change
 from ..step.rule import Record
 from .kernel import Kernel
 from .machine import Machine
@@ -61,13 +62,18 @@ class Step(NamedTuple):
 
 
 class Launch:
-    """A launch that updates some tensors, to be repeated as long as their arrays stay where they are."""
+    """A launch that updates some tensors, to be repeated as long as their arrays stay where they are.
+
+    Attributes:
+        after: what is to be done each time when it has been made.
+    """
 
     def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Tensor]) -> None:
         self.machine, self.kernel, self.count = machine, kernel, len(tensors)
         self.entry, self.dtype, self.place = entry_of(kernel, tensors[0]), tensors[0].p.dtype, place(tensors[0].p)
         self.tables, self.chunks = make_tables(machine, tensors)
         self.elements = int(self.tables[: self.count].sum())
+        self.after: list[Change] = []
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Take note that the gradient of tensor ``i`` lies somewhere else now."""

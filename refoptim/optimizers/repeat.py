@@ -178,7 +178,7 @@ class _Part:
         self.recorder = Recorder(launch.machine)  # keeps what the launch uses
         step = step or steps.counted(self.recorder, launch.kernel, bucket, scaling, self.dtype)
         launch.run(step, self.recorder)
-        changes = there(launch.place, self.recorder.changes)
+        changes = there(launch.place, [*self.recorder.changes, *launch.after])
         if bucket.counted:
             return changes
         after = {"k": bucket.k + 1, "registers": self.registers}

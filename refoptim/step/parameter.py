@@ -31,7 +31,8 @@ class Parameter:
             float16, bfloat16, float32, float64, complex64 or complex128. It is kept, not copied, and an optimizer
             writes into it. What such a tensor holds as its ``grad`` is the gradient unless another one is set here.
         grad: the gradient of the loss with respect to ``data``, of the same shape and dtype, dense or sparse, and on
-            the same device. A NumPy scalar counts as an array without axes.
+            the same device. A NumPy scalar counts as an array without axes. With a master copy it may be float32 too,
+            and is taken as it is.
         name: a name for messages and state dicts.
         master: keep a float32 copy of 16-bit data in the state of the optimizer, under the name ``master``: the rule
             updates the copy, all its state is float32, and ``data`` is the copy rounded. What is written into ``data``
@@ -66,7 +67,7 @@ class Parameter:
         check_writable(self.data)
         check_no_overlap("one of the params", self.data)
         if grad is not None:
-            as_gradient(grad, self.data)
+            as_gradient(grad, self.data, master)
         if not isinstance(master, bool):
             raise TypeError(f"master must be True or False, got {master!r}")
         if master and self.data.dtype.itemsize != 2:
@@ -204,16 +205,20 @@ def as_array(x: Any) -> Array:
     raise TypeError(f"optimizer can only optimize arrays, but one of the params is {type(x).__name__}")
 
 
-def as_gradient(grad: Any, data: Array) -> Any:
-    """Return a gradient that fits ``data``: a plain array beside it, or a SparseGrad of such; raise if it does not."""
+def as_gradient(grad: Any, data: Array, master: bool = False) -> Any:
+    """Return a gradient that fits ``data``: a plain array beside it, or a SparseGrad of such; raise if it does not.
+
+    It may be float32 where there is a ``master`` copy in float32 of 16-bit data.
+    """
     grad = _as_gradient(grad)
     if type(grad) is not np.ndarray or type(data) is not np.ndarray:
         values = grad.values if isinstance(grad, SparseGrad) else grad
         check_together("the gradient", values, "the parameter", data)
     if grad.shape != data.shape:
         raise ValueError(f"the gradient must have shape {data.shape}, got {grad.shape}")
-    if grad.dtype != data.dtype:
-        raise TypeError(f"the gradient must have dtype {data.dtype}, got {grad.dtype}")
+    if grad.dtype != data.dtype and not (master and grad.dtype == np.float32):
+        choice = f"{data.dtype} or float32" if master else str(data.dtype)
+        raise TypeError(f"the gradient must have dtype {choice}, got {grad.dtype}")
     return grad
 
 

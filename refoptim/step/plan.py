@@ -245,7 +245,7 @@ class _GroupPlan:
             updated = p.data if master is None else master
             state = {} if self.counting and self._is_skipped(p, state) else state
             arrays, unmade = state_arrays(self._layout(updated), updated, state)
-            bucket = self._bucket(p, state, unmade, isinstance(grad, SparseGrad))
+            bucket = self._bucket(p, state, unmade, grad)
             if self.measured and bucket.s is not None:
                 check_constants(self.rule, self.h, bucket.s, p.shape, updated.dtype)
             bucket.tasks.append(Task(p, grad, arrays, master))
@@ -269,10 +269,10 @@ class _GroupPlan:
             self.layouts[key] = layout(self.rule, self.h, data.shape)
         return self.layouts[key]
 
-    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, sparse: bool) -> Bucket:
+    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, grad: Any) -> Bucket:
         """Return the bucket of a parameter, made if it is the first one there."""
-        where = place(p.data) or HOST
-        kind = (where, p.data.dtype, p.master, unmade, sparse)
+        where, sparse = place(p.data) or HOST, isinstance(grad, SparseGrad)
+        kind = (where, p.data.dtype, p.master, unmade, sparse, p.master and grad.dtype)
         if self.terms.on_gpu(self.group, where):
             return self._counted(p, state, unmade, kind)
         k = step_count(state.get("step", 0), "the state step") + 1
@@ -287,7 +287,7 @@ class _GroupPlan:
         return self.buckets[key]
 
     def _new(self, s: Record | None, k: int, registers: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
-        where, _, _, unmade, sparse = kind
+        where, _, _, unmade, sparse, _ = kind
         return Bucket(self.rule, self.group, self.h, s, k, registers, unmade, sparse, where, self.terms.scaling)
 
     def _counted(self, p: Parameter, state: dict[str, Any], unmade: bool, kind: tuple[Any, ...]) -> Bucket:
@@ -318,7 +318,7 @@ def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
     if type(data) is not np.ndarray or not data.flags.carray:  # arrays that are in order need no closer look
         check_writable(data)
         check_no_overlap("the data", data)
-    grad = as_gradient(grad, data)
+    grad = as_gradient(grad, data, p.master)
     return deepcopy(grad) if memory and grad in memory else grad
 
 
