@@ -88,6 +88,15 @@ class Parameter:
         """Return what makes this parameter hold no gradient."""
         return [partial(object.__setattr__, self, "grad", None)]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the array, as ``numpy.asarray(p)`` does: a copy where another dtype or a copy is asked for.
+
+        Raises:
+            ValueError: ``copy`` is False and ``dtype`` another one.
+            TypeError: the array is CuPy's, which is not copied to the host unasked.
+        """
+        return np.array(self.data, dtype, copy=copy)
+
     def belonging_to(self, optimizer: Any) -> Change:
         """Return what remembers an optimizer, as long as it lives: it may keep the master copy."""
         living = (x for x in self._optimizers if x() not in (None, optimizer))
