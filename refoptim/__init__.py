@@ -30,6 +30,7 @@ from .step.hooks import register_optimizer_step_post_hook, register_optimizer_st
 from .step.parameter import Parameter
 from .step.rule import get_default_dtype, set_default_dtype
 from .step.sparse import SparseGrad
+from .step.trees import named_arrays
 
 __version__ = "0.2.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "get_default_dtype",
     "get_num_threads",
     "lr_scheduler",
+    "named_arrays",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
     "rounding",

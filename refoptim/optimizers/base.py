@@ -24,6 +24,7 @@ from ..numerics.libraries import on_their_streams, telling
 from ..step import state_dict as states
 from ..step.changes import Change, for_all, make, there
 from ..step.counter import Counter, recounted
+from ..step.given import explained, in_order, loss_and_gradients
 from ..step.groups import Group, Params, as_groups, check_members, check_spelling, make_group
 from ..step.hooks import (
     Hook,
@@ -158,11 +159,14 @@ class Optimizer(Rule):
         grad_scale: Any = None,
         found_inf: Any = None,
     ) -> Any:
-        """Take one step and return what ``closure`` returned, None without one.
+        """Take one step and return the loss that ``closure`` returned, None without one.
 
         Args:
-            closure: called first; it computes the loss and sets the gradients of the parameters.
-            grads: the gradients of this step, one per parameter (None skips it), in place of those the parameters hold.
+            closure: called first; it computes the loss and sets the gradients of the parameters, or returns a tuple of
+                the loss and the gradients, which are then what ``grads`` may be.
+            grads: the gradients of this step in place of those the parameters hold: one per parameter, in the order of
+                the groups; or a dict of them by the names of the parameters, or a tree whose paths are those names, as
+                ``named_arrays`` gives them. None skips a parameter.
             grad_scale: the factor by which the loss was scaled, rounded to float32; gradients are divided by it.
             found_inf: the step is skipped, step counts included, if this number is not 0.
 
@@ -180,7 +184,9 @@ class Optimizer(Rule):
 
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         """Call the closure, then take a step."""
-        loss = closure() if closure is not None else None
+        loss = None
+        if closure is not None:
+            loss, grads = loss_and_gradients(closure())
         with self._alone(), on_their_streams(borrowed(self.param_groups)):
             self._take(grads, scaling)
         return loss
@@ -206,15 +212,17 @@ class Optimizer(Rule):
         finally:
             self._stepping.pop(step, None)
 
-    def _take(self, grads: Iterable[Any] | None, scaling: Scaling) -> None:
+    def _take(self, given: Iterable[Any] | None, scaling: Scaling) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
+        grads = in_order(self.param_groups, given)
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
             Workspace().make(repeat.changes(scaling), self)
             self._repeat = repeat
             return
-        plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
+        with explained(self.param_groups, given):
+            plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
         if all(bucket.counted for bucket in plan) or not scaling.skips():
             self._run(plan)
 

@@ -26,10 +26,11 @@ from ..numerics.libraries import on_their_streams
 from ..step import hyper as hp
 from ..step import state_dict as states
 from ..step.changes import Change, make, there
+from ..step.given import in_order, loss_and_gradients
 from ..step.groups import Group, check_once
 from ..step.limits import check_number
 from ..step.parameter import Parameter, borrowed, check_writable, told
-from ..step.plan import checked_gradient, label
+from ..step.plan import checked_gradient, gradients, label
 from ..step.rule import Hypers, resolve
 from ..step.scaling import Scaling
 from ..step.sparse import SparseGrad
@@ -114,20 +115,21 @@ class Objective:
     """The loss as a function of the parameters, all of them seen as one flat vector of reals (complex are pairs).
 
     Args:
-        params: the parameters.
-        closure: computes the loss and sets the gradients.
+        group: the group of the parameters.
+        closure: computes the loss and sets the gradients, or returns both.
         maximize: turns the loss and its gradient round.
 
     Attributes:
         evals: how often the closure has been called.
-        first: what it returned the first time.
+        first: the loss that it returned the first time.
     """
 
-    def __init__(self, params: Sequence[Parameter], closure: Closure, maximize: bool) -> None:
-        self.params, self.closure, self.maximize = params, closure, maximize
+    def __init__(self, group: Group, closure: Closure, maximize: bool) -> None:
+        self.group, self.closure, self.maximize = group, closure, maximize
+        self.params: list[Parameter] = list(group["params"])
         self.evals = 0
         self.first: Any = None
-        self._start = [change for p in params for change in _returning(p)]
+        self._start = [change for p in self.params for change in _returning(p)]
         self._errors = np.geterr()
 
     def evaluate(self) -> tuple[float, Array]:
@@ -137,22 +139,24 @@ class Objective:
             TypeError, ValueError: the closure did not return one real number, or a gradient does not fit.
         """
         with np.errstate(**self._errors), kernels_on(None):
-            value = self.closure()
+            value, grads = loss_and_gradients(self.closure())
         self.first = value if not self.evals else self.first
         self.evals += 1
-        loss, g = real_loss(value), self._gradient()
+        loss, g = real_loss(value), self._gradient(grads)
         return (-loss, negated(g)) if self.maximize else (loss, g)
 
-    def _gradient(self) -> Array:
-        """Join the gradients of all parameters."""
-        return np.concatenate([_reals(self._part(j, p)).reshape(-1) for j, p in enumerate(self.params)])
+    def _gradient(self, grads: Any) -> Array:
+        """Join the gradients of all parameters: those given, or those that they hold."""
+        parts = gradients([self.group], in_order([self.group], grads))[0]
+        pairs = zip(self.params, parts, strict=True)
+        return np.concatenate([_reals(self._part(j, *pair)).reshape(-1) for j, pair in enumerate(pairs)])
 
-    def _part(self, j: int, p: Parameter) -> Array:
+    def _part(self, j: int, p: Parameter, grad: Any) -> Array:
         """Return the gradient of one parameter as an array; one that is missing is zero."""
-        if p.grad is None:
+        if grad is None:
             return np.zeros_like(p.data)
         try:
-            grad = checked_gradient(p, p.grad, set())
+            grad = checked_gradient(p, grad, set())
         except (TypeError, ValueError) as error:
             raise type(error)(f"{label(0, j, p)}: {error}") from None
         return grad.to_dense() if isinstance(grad, SparseGrad) else grad
@@ -314,7 +318,7 @@ class ClosureOptimizer(Optimizer):
         check_number("lr", h.lr, arithmetic(params[0].dtype), h)
         where = place(params[0].data)
         machine = engines.machine(type(self), self.param_groups[0], where)
-        f = Objective(params, closure, h.maximize)
+        f = Objective(self.param_groups[0], closure, h.maximize)
         whole = partial(setattr, self, "_torn", [])
         try:
             self._torn = [UNFINISHED]

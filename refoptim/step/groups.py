@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from reprlib import repr as short
 from typing import Any, TypeAlias
 
 from ..numerics import array_types as types
 from ..numerics.arith import Array
 from .parameter import Parameter, as_parameter, is_one_array
+from .trees import ADVICE, is_tree
 
 Params: TypeAlias = Iterable[Array | Parameter | tuple[str, Array | Parameter] | dict[str, Any]]
 """What an optimizer is made of: arrays, Parameters, ``(name, parameter)`` pairs, or dicts that describe groups."""
@@ -21,13 +23,18 @@ def as_groups(params: Any) -> list[Any]:
     if isinstance(params, (Parameter, str, Mapping)) or is_one_array(params) or not isinstance(params, Iterable):
         raise TypeError(
             f"params argument given to the optimizer should be an iterable of arrays or dicts, "
-            f"but got {type(params).__name__}"
+            f"but got {type(params).__name__}{_advice(params)}"
         )
     _refuse_set(params)
     groups: list[Any] = list(params)
     if not groups:
         raise ValueError("optimizer got an empty parameter list")
     return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def _advice(x: Any) -> str:
+    """Say what to do with a tree of arrays, in a message that refuses it."""
+    return f": {ADVICE}" if is_tree(x) else ""
 
 
 def _refuse_set(params: Any) -> None:
@@ -43,7 +50,7 @@ def make_group(described: Any, defaults: Mapping[str, Any]) -> Group:
     if not isinstance(described, dict):
         raise TypeError(f"param_group must be a dict, but got {type(described)}")
     if "params" not in described:
-        raise ValueError("param_group must have the key 'params'")
+        raise ValueError(f"param_group must have the key 'params', got {short(list(described))}{_advice(described)}")
     check_keys(described, "a parameter group")
     parameters, names = _parameters(described["params"])
     group: Group = {"params": parameters}
@@ -62,7 +69,7 @@ def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
     """Return Parameters and their names, all or none of which are given."""
     _refuse_set(params)
     if isinstance(params, (str, Mapping)):
-        raise TypeError(f"the params of a group must be arrays in a list, got {type(params).__name__}")
+        raise TypeError(f"the params of a group must be arrays in a list, got {type(params).__name__}{_advice(params)}")
     if isinstance(params, Parameter) or is_one_array(params) or not isinstance(params, Iterable):
         params = [params]
     members: list[Any] = list(params)
@@ -70,13 +77,21 @@ def _parameters(params: Any) -> tuple[list[Parameter], list[str]]:
     if any(named) and not all(named):
         raise ValueError("all optimizer params should be with/without names. Some param names are missing")
     if not any(named):
-        return [as_parameter(x) for x in members], []
+        return [_member("", x) for x in members], []
     for pair in members:
         if len(pair) != 2 or not isinstance(pair[0], str):
-            raise TypeError(f"a named parameter must be a pair of a str and an array, got {pair!r}")
+            raise TypeError(f"a named parameter must be a pair of a str and an array, got {short(pair)}{_advice(pair)}")
     names = [name for name, _ in members]
     check_names(names, len(names), "a parameter group")
-    return [as_parameter(x) for _, x in members], names
+    return [_member(name, x) for name, x in members], names
+
+
+def _member(name: str, x: Any) -> Parameter:
+    """Return what is to be optimized as a Parameter; what is wrong with it comes with its name, if it has one."""
+    try:
+        return as_parameter(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{name}: {error}{_advice(x)}" if name else f"{error}{_advice(x)}") from None
 
 
 def check_keys(described: Mapping[Any, Any], where: str) -> None:

@@ -7,7 +7,7 @@ scalars of the step are computed once for all of them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from ..numerics.array_types import HOST, Place, copied, place
 from .counter import Counter
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
-from .parameter import Parameter, array_again, as_gradient, check_no_overlap, check_writable, is_one_array
+from .parameter import Parameter, array_again, as_gradient, check_no_overlap, check_writable
 from .rule import Hypers, Record, Rule, get_default_dtype, is_measured, next_registers, resolve, step_scalars, unread
 from .scaling import Scaling
 from .sparse import SparseGrad
@@ -86,7 +86,7 @@ class Terms:
 
 
 def make_plan(
-    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Iterable[Any] | None, terms: Terms
+    rule: type[Rule], groups: Sequence[Group], state: Mapping[Any, Any], grads: Sequence[Any] | None, terms: Terms
 ) -> list[Bucket]:
     """Check everything and return the buckets of the next step; raise and change nothing if something is wrong."""
     params = parameters(groups)
@@ -158,17 +158,14 @@ def _check_apart(params: Sequence[Parameter], plan: Sequence[Bucket]) -> None:
     raise ValueError(f"parameters and state must not share memory, but {names[pair[0]]} and {names[pair[1]]} do")
 
 
-def gradients(groups: Sequence[Group], grads: Iterable[Any] | None) -> list[list[Any]]:
+def gradients(groups: Sequence[Group], grads: Sequence[Any] | None) -> list[list[Any]]:
     """Return the gradients of all groups: those given, in the order of the parameters, or those the parameters hold."""
     if grads is None:
         return [[p.grad for p in group["params"]] for group in groups]
-    if is_one_array(grads) or isinstance(grads, (str, set, frozenset, Mapping)) or not isinstance(grads, Iterable):
-        raise TypeError(f"grads must be an iterable of gradients in order, got {type(grads).__name__}")
-    given = list(grads)
     expected = sum(len(group["params"]) for group in groups)
-    if len(given) != expected:
-        raise ValueError(f"grads must hold one gradient (or None) per parameter: {expected}, got {len(given)}")
-    rest = iter(given)
+    if len(grads) != expected:
+        raise ValueError(f"grads must hold one gradient (or None) per parameter: {expected}, got {len(grads)}")
+    rest = iter(grads)
     return [[next(rest) for _ in group["params"]] for group in groups]
 
 

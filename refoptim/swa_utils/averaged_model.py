@@ -17,9 +17,10 @@ from ..step import hyper as hp
 from ..step.changes import Change, make
 from ..step.parameter import Parameter
 from ..step.state_dict import StateDict, array_like, reading, step_count
+from ..step.trees import join
 from .averages import SWA, Average, MultiAverage, Pair, array, check_writable, same_kind
 from .batch_norms import BatchNorm
-from .members import Member, join, matched, members
+from .members import Member, matched, members
 from .wide import refresh
 
 AvgFn = Callable[[Array, Array, int], Array]

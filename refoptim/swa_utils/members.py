@@ -1,17 +1,15 @@
 """What a model is made of: named parameters and buffers.
 
-A model is an object with ``parameters()``, and perhaps ``named_parameters()``, ``buffers()`` and ``named_buffers()``;
-or a dict, list or tuple of arrays, Parameters and models. Names are paths such as ``encoder.0.weight``. Integers count
-as buffers, whatever holds them.
+A model is a tree, and names are its paths (``step/trees.py``). Integers count as buffers, whatever holds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..numerics.arith import Array
 from ..step.parameter import Parameter, array_again
+from ..step.trees import check_tree, leaves
 from .averages import array, same_kind
 from .wide import behind
 
@@ -38,43 +36,12 @@ class Member(NamedTuple):
 
 def members(model: Any) -> list[Member]:
     """Return the arrays of a model; raise TypeError for what is no model, ValueError if two of them have one name."""
-    if not hasattr(model, "parameters") and not isinstance(model, (Mapping, list, tuple)):
-        raise TypeError(
-            f"model must be an object with parameters(), or a dict, list or tuple of arrays, got {type(model).__name__}"
-        )
-    found = [_member(name, holder, is_buffer) for name, holder, is_buffer in _walk(model, "")]
+    check_tree(model)
+    found = [_member(name, holder, is_buffer) for name, holder, is_buffer in leaves(model)]
     names = [member.name for member in found]
     if len(set(names)) < len(names):
         raise ValueError(f"the names of parameters and buffers must differ, got {names}")
     return found
-
-
-def _walk(model: Any, name: str) -> Iterator[tuple[str, Any, bool]]:
-    """Yield the name and the holder of each array, and whether the model calls it a buffer."""
-    if hasattr(model, "parameters"):
-        for path, x in _named(model, "parameters", ""):
-            yield join(name, path), x, False
-        for path, x in _named(model, "buffers", "buffers"):
-            yield join(name, path), x, True
-    elif isinstance(model, (Mapping, list, tuple)):
-        for key, part in model.items() if isinstance(model, Mapping) else enumerate(model):
-            yield from _walk(part, join(name, key))
-    else:
-        yield name, model, False
-
-
-def _named(model: Any, kind: str, prefix: str) -> Iterable[tuple[Any, Any]]:
-    """Return what ``model.parameters()`` or ``.buffers()`` holds: with names, or with positions if it gives none."""
-    if hasattr(model, f"named_{kind}"):
-        return list(getattr(model, f"named_{kind}")())
-    if hasattr(model, kind):
-        return [(join(prefix, i), x) for i, x in enumerate(getattr(model, kind)())]
-    return []
-
-
-def join(prefix: str, name: Any) -> str:
-    """Join two parts of a path."""
-    return f"{prefix}.{name}" if prefix else str(name)
 
 
 def _member(name: str, holder: Any, is_buffer: bool) -> Member:

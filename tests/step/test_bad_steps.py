@@ -41,7 +41,7 @@ GRADIENTS: dict[str, Row] = {
     "objects": ("Adam", lambda: np.ones((3, 2), object), T, f"{DTYPE} float64, got object"),
     "swapped bytes": ("Adam", lambda: f8(3, 2).astype(">f8"), T, f"{DTYPE} float64, got >f8"),
     "masked": ("Adam", lambda: np.ma.ones((3, 2)), T, "the gradient must not be a masked array: fill what is masked"),
-    "a list": ("Adam", lambda: [[1.0, 2.0]] * 3, T, f"{NO_ARRAY}, got list"),
+    "bytes": ("Adam", lambda: b"gradient", T, f"{NO_ARRAY}, got bytes"),
     "text": ("Adam", lambda: "gradient", T, f"{NO_ARRAY}, got str"),
     "a number": ("Adam", lambda: 1.0, T, f"{NO_ARRAY}, got float"),
     "a NumPy scalar": ("Adam", lambda: np.float64(1), V, f"{SHAPE} (3, 2), got ()"),
@@ -96,14 +96,21 @@ def step(*args: Any, **kwargs: Any) -> Callable[[World], Any]:
     return lambda w: w.optimizer.step(*args, **kwargs)
 
 
-ITERABLE = "grads must be an iterable of gradients in order"
+ITERABLE = "grads must be an iterable of gradients in order, or a dict of them by name"
+NAMELESS = "goes by the names of parameters, and parameter 0 of group 0 has no name: make the optimizer of"
 
 CALLS: dict[str, Row] = {
     "too few grads": ("Adam", step(grads=[None] * 2), V, "must hold one gradient (or None) per parameter: 3, got 2"),
     "too many grads": ("Adam", step(grads=[None] * 4), V, "must hold one gradient (or None) per parameter: 3, got 4"),
     "one array": ("Adam", step(grads=f4(3)), T, f"{ITERABLE}, got ndarray"),
     "one sparse matrix": ("Adam", step(grads=scipy.sparse.eye(3)), T, f"{ITERABLE}, got dia_"),
-    "a dict": ("Adam", lambda w: w.optimizer.step(grads=dict(enumerate(w.grads))), T, f"{ITERABLE}, got dict"),
+    "a dict": ("Adam", lambda w: w.optimizer.step(grads=dict(enumerate(w.grads))), T, f"dict of gradients {NAMELESS}"),
+    "a list of numbers": (
+        "Adam",
+        lambda w: w.step_with_last([[1.0, 2.0]] * 3),
+        T,
+        f"grads[2] is a list and no array, a tree of gradients {NAMELESS}",
+    ),
     "a set": ("SparseAdam", lambda w: w.optimizer.step(grads=set(w.grads)), T, f"{ITERABLE}, got set"),
     "text": ("Adam", step(grads="abc"), T, f"{ITERABLE}, got str"),
     "a number": ("Adam", step(grads=3), T, f"{ITERABLE}, got int"),
