@@ -56,7 +56,7 @@ def get_total_norm(
     """Return the norm of the norms of arrays.
 
     Args:
-        arrays: an array or an iterable of them, NumPy's or all on one GPU.
+        arrays: an array or an iterable of them, NumPy's or all on one GPU; a Parameter counts as its array.
         norm_type: 1, 2 or inf.
         error_if_nonfinite: whether a norm that is infinite or NaN is an error.
         foreach: taken for torch's sake; no result depends on it.
@@ -143,7 +143,7 @@ def _array(name: str, x: Any, order: float) -> Array:
     try:
         if isinstance(x, SparseGrad) or hasattr(x, "tocoo"):
             raise TypeError("a sparse array has no norm here: pass its values")
-        x = plain(as_array(array_again(x)))
+        x = plain(as_array(x.data if isinstance(x, Parameter) else array_again(x)))
         storage(x.dtype)
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None

@@ -79,7 +79,7 @@ def _collect(tree: Any, name: str, within: tuple[int, ...], found: list[Leaf]) -
     if type(tree) is np.ndarray or not is_tree(tree):
         found.append((name, tree, False))
     elif id(tree) in within:
-        raise ValueError(f"{name} of the model contains itself")
+        raise ValueError(f"{name} of the tree contains itself")
     elif hasattr(tree, "parameters"):
         found += [(join(name, path), x, False) for path, x in _named(tree, "parameters", "")]
         found += [(join(name, path), x, True) for path, x in _named(tree, "buffers", "buffers")]

@@ -66,6 +66,23 @@ def test_a_step_is_repeated_with_the_same_and_with_new_gradients(name: str, plan
     assert_equal_runs(ours, theirs)
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_gradients_by_name_are_repeated_as_lists_are(plans: list[Any], in_order: bool) -> None:
+    names = [f"layer.{i}" for i in range(len(SHAPES))]
+    ours, theirs = (make("Adam", list(zip(names, arrays(0), strict=True)), fused=fused) for fused in (True, None))
+    for k in range(4):
+        plans.clear()
+        named = list(zip(names, arrays(k), strict=True))
+        given = dict(named if in_order else reversed(named))
+        for grads in (given, {"layer": [given[name] for name in names]}, {**given, "more": None}):
+            ours.step(grads=grads)
+    assert not plans
+    for k in range(4):
+        for _ in range(3):
+            theirs.step(grads=arrays(k))
+    assert_equal_runs(ours, theirs)
+
+
 def test_settings_of_the_scalars_may_change(plans: list[Any]) -> None:
     ours, theirs = pair("Adam")
     plans.clear()

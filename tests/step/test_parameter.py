@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from helpers.rooms import assert_equal_bits, assert_equal_runs, make, members, normal
-from refoptim import Parameter
+from refoptim import SGD, Parameter
+from refoptim.clip_grad import get_total_norm
 
 
 def test_a_parameter_is_a_view_of_its_array() -> None:
@@ -24,6 +25,34 @@ def test_a_parameter_is_a_view_of_its_array() -> None:
     assert repr(Parameter(np.array(1.0))) == "Parameter(shape=(), dtype=float64)"
     with pytest.raises(AttributeError):
         p.gradient = g  # type: ignore[attr-defined]
+
+
+def test_numpy_takes_a_parameter_for_its_array() -> None:
+    """As it takes any array: the same one, unless a copy or another dtype is asked for."""
+    x = normal(1, 2, 3)
+    p = Parameter(x)
+    assert np.asarray(p) is x
+    assert np.asarray(p, np.float32, copy=False) is x
+    for copied in (np.array(p), np.asarray(p, copy=True), np.asarray(p, np.float64)):
+        assert not np.shares_memory(copied, x)
+        assert_equal_bits(copied.astype(np.float32), x)
+    assert np.asarray(p, np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(p, np.float64, copy=False)
+    assert_equal_bits(np.add(p, 1) - x @ np.transpose(p) @ p, x + 1 - x @ x.T @ x)
+    assert np.asarray(Parameter(np.array(0.5))).shape == ()
+
+
+def test_a_parameter_is_still_no_gradient_and_no_iterable_of_arrays() -> None:
+    x = normal(1, 3)
+    for refused in ({"params": Parameter(x)}, Parameter(x)):
+        with pytest.raises(TypeError, match="params argument given to the optimizer should be an iterable"):
+            SGD(refused)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the gradient must be an array, got Parameter"):
+        SGD([x], lr=1.0).step(grads=[Parameter(x.copy())])
+    with pytest.raises(TypeError, match="grads must be an iterable of gradients in order"):
+        SGD([x], lr=1.0).step(grads=Parameter(x.copy()))  # type: ignore[arg-type]
+    assert get_total_norm(Parameter(np.array([3.0, 4.0]))) == 5
 
 
 def test_parameters_are_compared_and_hashed_by_identity() -> None:
