@@ -201,7 +201,7 @@ REFUSED: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     ),
     "a wrong shape": (lambda w: w.grads(out=f4(2)), ValueError, "parameter 1 of group 1 (out): the gradient must have"),
     "text": (lambda w: w.grads(out="g"), TypeError, "(out): the gradient must be an array, got str"),
-    "a default": (lambda w: defaultdict(lambda: f4(3), without("out")(w)), ValueError, f"{LACKS} 'out'"),
+    "a default": (lambda w: defaultdict(lambda: f4(3), {**without("out")(w), "n": 3}), ValueError, f"{LACKS} 'out'"),
 }
 
 
@@ -300,7 +300,21 @@ def test_a_list_in_the_order_before_the_split_is_refused_with_the_reason() -> No
     with pytest.raises(ValueError, match="shape") as raised:
         optimizer.step(grads=wrong)
     assert str(raised.value) == stem
+    optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="Invalid learning rate") as raised:
+        optimizer.step(grads=params)
+    assert "groups" not in str(raised.value)
     single = refoptim.SGD(params, lr=1.0)
     with pytest.raises(ValueError, match="shape") as raised:
         single.step(grads=[params[i] for i in (1, 0, 2, 3)])
     assert "groups" not in str(raised.value)
+
+
+def test_a_shape_that_is_wrong_in_the_right_order_has_another_reason() -> None:
+    params = [f4(2, 2), f4(2)]
+    optimizer = refoptim.Adam([{"params": params[:1]}, {"params": params[1:]}])
+    optimizer.step(grads=params)
+    optimizer.state[params[1]]["exp_avg"] = f4(3)
+    with pytest.raises(ValueError, match=r"the state exp_avg must have shape \(2,\)") as raised:
+        optimizer.step(grads=params)
+    assert "one after another" not in str(raised.value)
