@@ -78,10 +78,11 @@ class LBFGS(ClosureOptimizer):
     torch, a search that uses up ``max_eval`` may make one evaluation more, the search is content with 1e-9 whatever
     ``tolerance_change`` is, and without a search the last iteration does not evaluate the point it moves to.
 
-    The closure computes the loss, sets the gradients, and returns the loss, one real number. Parameters are float32,
-    float64, or complex (pairs of reals), in one group and of one precision; in 16 bits the curvature would be lost. If
-    an evaluation fails, the parameters and the state are as before the step. Memory: 2 * ``history_size`` vectors and
-    about nine more; the pairs that a step drops are kept until it is over, for the case that it fails.
+    The closure computes the loss, sets the gradients, and returns the loss, one real number; or it returns a tuple of
+    the loss and the gradients: in order, by name or as a tree, like the ``grads`` of other optimizers. Parameters are
+    float32, float64, or complex (pairs of reals), in one group and of one precision; in 16 bits the curvature would be
+    lost. If an evaluation fails, the parameters and the state are as before the step. Memory: 2 * ``history_size``
+    vectors and about nine more; the pairs that a step drops are kept until it is over, for the case that it fails.
 
     State, with the first parameter: ``func_evals``, ``n_iter``, ``d``, ``t``, ``prev_flat_grad``, ``prev_loss``,
     ``old_dirs`` (the y), ``old_stps`` (the s), ``ro``, ``H_diag``, ``al`` (filled up with None). Vectors have as many
