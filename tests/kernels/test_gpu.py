@@ -199,14 +199,17 @@ def test_unfused_steps(cupy: Any, name: str) -> None:
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_master_copies(cupy: Any, name: str, dtype: str) -> None:
+def test_master_copies(cupy: Any, name: str, dtype: str, wide: bool) -> None:
+    """With gradients of the same 16 bits, and with those of float32."""
     start = [normal(i, 6, 40).astype(dtype_of(dtype)) for i in range(2)]
     ours = make(name, [Parameter(on(cupy, x), master=True) for x in start])
     theirs = make(name, [Parameter(x, master=True) for x in start])
     for k in range(3):
-        step(cupy, ours, theirs, [gradient(name, 10 * k + i, x) for i, x in enumerate(start)])
+        like = [x.astype(np.float32) if wide else x for x in start]
+        step(cupy, ours, theirs, [gradient(name, 10 * k + i, x) for i, x in enumerate(like)])
         assert_same(ours, theirs, k)
 
 

@@ -111,6 +111,51 @@ def test_a_step_of_kernels_is_repeated_without_a_plan(monkeypatch: pytest.Monkey
         assert_rounded(one, other, k)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_on_the_stand_in_for_a_gpu(gpu: Any, name: str) -> None:
+    """Kernels and whole-array operations of CuPy; the witness is the reference on float32 arrays."""
+    start = [normal(i, 6, 40).astype(np.float16) for i in range(2)]
+    other = make(name, [x.astype(np.float32) for x in start])
+    ours = {
+        fused: make(name, [Parameter(gpu.asarray(x), master=True) for x in start], fused=fused)
+        for fused in (None, False)
+    }
+    for k in range(3):
+        grads = [gradient(name, 9 * k + i, x.shape) for i, x in enumerate(start)]
+        other.step(grads=grads)
+        for fused, one in ours.items():
+            one.step(grads=[there(gpu, g) for g in grads])
+            for p, q in zip(one.param_groups[0]["params"], other.param_groups[0]["params"], strict=True):
+                assert_same_bits(one.state[p]["master"].get(), q.data, (k, fused))
+                assert_same_bits(p.data.get(), q.data.astype(np.float16), (k, fused))
+
+
+def there(gpu: Any, g: Any) -> Any:
+    """Copy a gradient to a GPU."""
+    if isinstance(g, SparseGrad):
+        return SparseGrad(gpu.asarray(g.indices), gpu.asarray(g.values), g.shape)
+    return gpu.asarray(g)
+
+
+def test_a_captured_graph_rounds_too(gpu: Any) -> None:
+    x, g = normal(0, 30).astype(np.float16), gpu.asarray(normal(1, 30))
+    p = Parameter(gpu.asarray(x), master=True)
+    one = refoptim.Adam([p], capturable=True)
+    other = refoptim.Adam([x.astype(np.float32)])
+    stream = gpu.cuda.Stream(non_blocking=True)
+    with stream:
+        one.step(grads=[g])
+        stream.begin_capture()
+        one.step(grads=[g])
+        graph = stream.end_capture()
+        for k in (2, 3):
+            g[...] = gpu.asarray(normal(k, 30))
+            graph.launch(stream)
+    for k in (1, 2, 3):
+        other.step(grads=[normal(k, 30)])
+    assert_same_bits(p.data.get(), other.param_groups[0]["params"][0].data.astype(np.float16))
+
+
 @pytest.mark.parametrize("fused", ENGINES)
 def test_small_gradients_are_not_lost(fused: bool | None) -> None:
     """2**-30 is zero in float16; a step of 2**20 times it is not."""
