@@ -105,6 +105,29 @@ def test_value_and_grad_of_autograd() -> None:
     assert max(abs(x).max() for _, x in names) < 0.1
 
 
+@pytest.mark.parametrize("name", CALLERS)
+def test_value_and_grad_of_jax(name: str) -> None:
+    """Its gradients are arrays of its own, in a tree whose keys it has sorted, float0 where the tree holds integers."""
+    jax = pytest.importorskip("jax", reason="the test uses JAX")
+    params = {"w": f4(3), "layers": [{"b": f4(2), "n": np.arange(2)}, {"b": f4(2), "n": None}]}
+    p, q, r = Parameter(f4(3)), Parameter(f4(2)), Parameter(f4(2))
+    one = getattr(refoptim, name)(named_arrays(params), **CALLERS[name])
+    other = getattr(refoptim, name)([p, q, r], **CALLERS[name])
+
+    def loss(t: Any) -> Any:
+        return (t["w"] ** 2).sum() + 3 * t["layers"][0]["b"].sum() ** 2 + (t["layers"][1]["b"] ** 2).sum()
+
+    def setting() -> Any:
+        p.grad, q.grad, r.grad = 2 * p.data, np.full(2, 6 * q.data.sum()), 2 * r.data
+        return loss({"w": p.data, "layers": [{"b": q.data}, {"b": r.data}]})
+
+    value_and_grad = jax.value_and_grad(loss, allow_int=True)
+    for _ in range(3):
+        assert float(one.step(lambda: value_and_grad(params))) == pytest.approx(float(other.step(setting)), rel=1e-5)
+    for x, y in zip((x for _, x in named_arrays(params)), (p, q, r), strict=True):
+        np.testing.assert_allclose(x, y.data, rtol=1e-4, atol=1e-6)
+
+
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "an array": (lambda g: g, TypeError, "grads must be an iterable of gradients in order, or a dict of them by name"),
     "a NumPy scalar": (lambda g: np.float64(1), TypeError, "got float64"),
