@@ -14,7 +14,7 @@ OPTIMIZERS = (
     *("Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "SparseAdam"),
 )
 OTHERS = (
-    *("Parameter", "SparseGrad", "clip_grad", "functional", "lr_scheduler", "swa_utils", "rounding"),
+    *("Parameter", "SparseGrad", "clip_grad", "functional", "lr_scheduler", "swa_utils", "rounding", "named_arrays"),
     *("get_default_dtype", "set_default_dtype", "get_num_threads", "set_num_threads"),
     *("register_optimizer_step_pre_hook", "register_optimizer_step_post_hook", "swap_in_optimizer_params_and_state"),
 )

@@ -33,7 +33,9 @@ def as_groups(params: Any) -> list[Any]:
 
 
 def _advice(x: Any) -> str:
-    """Say what to do with a tree of arrays, in a message that refuses it."""
+    """Say what to do with a tree of arrays, or with a group alone, in a message that refuses it."""
+    if isinstance(x, Mapping) and "params" in x:
+        return ": groups come in a list"
     return f": {ADVICE}" if is_tree(x) else ""
 
 

@@ -145,6 +145,7 @@ def test_an_array_that_cannot_be_optimized_is_refused_by_its_path(x: Any, error:
     ("params", "error", "message"),
     [
         (lambda w: {"w": w}, TypeError, f"should be an iterable of arrays or dicts, but got dict: {HINT}"),
+        (lambda w: {"params": [w]}, TypeError, "arrays or dicts, but got dict: groups come in a list"),
         (lambda w: SimpleNamespace(parameters=lambda: [w]), TypeError, f"but got SimpleNamespace: {HINT}"),
         (lambda w: [[w, w.copy()]], TypeError, f"{ONE_OF} list: {HINT}"),
         (lambda w: [w.copy(), [w]], TypeError, f"{ONE_OF} list: {HINT}"),
