@@ -48,17 +48,20 @@ def grouped(name: str, shapes: list[tuple[int, ...]], dtype: str = "float32", **
     return make(name, [{"params": params[:2]}, {"params": params[2:], "lr": 0.011}], **settings)
 
 
-def grads(optimizer: Any, name: str, k: int) -> list[Any]:
-    members = [p for group in optimizer.param_groups for p in group["params"]]
-    return [gradient(name, 10 * k + i, p.data) for i, p in enumerate(members)]
+def grads(optimizer: Any, name: str, k: int, wide: bool = False) -> list[Any]:
+    """Return gradients for all parameters, in their dtypes or in float32."""
+    members = [
+        p.data.astype("float32") if wide else p.data for group in optimizer.param_groups for p in group["params"]
+    ]
+    return [gradient(name, 10 * k + i, x) for i, x in enumerate(members)]
 
 
-def step(name: str, before: int, shapes: list[tuple[int, ...]], **settings: Any) -> Trial:
+def step(name: str, before: int, shapes: list[tuple[int, ...]], wide: bool = False, **settings: Any) -> Trial:
     """A step after ``before`` others."""
     optimizer = grouped(name, shapes, **settings)
 
     def act() -> None:
-        optimizer.step(grads=grads(optimizer, name, 5))
+        optimizer.step(grads=grads(optimizer, name, 5, wide))
 
     for _ in range(before):
         act()
@@ -205,6 +208,9 @@ def steps() -> Iterator[tuple[str, Make]]:
         yield f"{name}, threads", partial(step, name, 2, LONG)
         yield f"{name}, master", partial(step, name, 2, SHAPES, dtype="float16", master=True)
         yield f"{name}, master, kernels", partial(step, name, 2, SHAPES, dtype="float16", master=True, fused=True)
+        if name in ("Adam", "SparseAdam", "Adafactor"):
+            wide = partial(step, name, 2, SHAPES, True, dtype="float16", master=True, fused=True)
+            yield f"{name}, master, float32 gradients, kernels", wide
         if name in DENSE and name not in ("Adafactor", "Muon"):
             yield f"{name}, differentiable", partial(step, name, 2, SHAPES, differentiable=True)
     for name in ("LBFGS", "ConjugateGradient"):
