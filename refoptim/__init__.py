@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib import import_module
 
-from . import clip_grad, functional, lr_scheduler, swa_utils
+from . import amp, clip_grad, functional, lr_scheduler, swa_utils
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
 from .optimizers.adadelta import Adadelta
@@ -54,6 +54,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "SparseGrad",
+    "amp",
     "clip_grad",
     "functional",
     "get_default_dtype",
