@@ -177,7 +177,8 @@ class GradScaler:
             dense = [as_reals(plain(g)) for _, g in pairs if not isinstance(g, SparseGrad) and place(g) == where]
             if dense:
                 with kernels_on(machine), at(where), np.errstate(all="ignore"):
-                    changes += there(where, unscale(dense, _placed(inverse, where), workspace))
+                    dividing = unscale(dense, _placed(inverse, where), workspace)
+                changes += there(where, dividing)
         workspace.make([*changes, partial(setitem, self._records, id(optimizer), record)])
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:

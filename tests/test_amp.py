@@ -695,3 +695,127 @@ def test_copies_go_on(through: str, enabled: bool) -> None:
     assert other.state_dict() == scaler.state_dict()
     assert not enabled or other.state_dict()["_growth_tracker"] == 1
     assert other.scale(1.0) == scaler.scale(1.0)
+
+
+# --------------------------------------------------------------------------------------------------------- on a GPU
+
+
+COUNTED = [name for name in NAMES if name not in ("SparseAdam", "Adafactor", "Muon")]
+"""Rules whose kernels take found_inf and the scale from the GPU's memory, and count the steps there."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "SparseAdam"])
+@pytest.mark.parametrize("held", [True, False], ids=["held", "given"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_gpu_decides_about_steps_by_itself(gpu: Any, dtype: str, held: bool, name: str) -> None:
+    """Nothing is read by the host once there is state; parameters and state are those of a run on the host."""
+    x, master = normal(0, 6, 5).astype(dtype), dtype == "float16"
+    pairs = []
+    for package in (gpu, np):
+        p = Parameter(package.asarray(x.copy()), master=master)
+        scaler = GradScaler(init_scale=2.0**12, growth_interval=2)
+        pairs.append((package, p, make(name, [p], fused=None if package is gpu else True), scaler))
+    for k, mark in enumerate(".x...xx.."):
+        g = normal(30 + k, 6, 5).astype(dtype)
+        g[3, 3] = np.nan if mark == "x" else 1
+        for package, p, optimizer, scaler in pairs:
+            scaler.scale(package.asarray(np.float32(1)))
+            p.grad = package.asarray(g.copy()) if held else None
+            gpu.world.counters = gpu.Counters()
+            scaler.step(optimizer, **({} if held else {"grads": [package.asarray(g.copy())]}))
+            scaler.update()
+            if package is gpu and k and name in COUNTED:
+                assert gpu.world.counters.synchronizations == 0
+        (_, p, one, ours), (_, q, other, theirs) = pairs
+        assert ours.state_dict() == theirs.state_dict(), k
+        assert_equal_bits(p.data.get(), q.data, k)
+        mine, its = one.state_dict()["state"].get(0, {}), other.state_dict()["state"].get(0, {})
+        for key, value in its.items():
+            assert_equal_bits(mine[key].get() if hasattr(mine[key], "get") else mine[key], value, (k, key))
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_gradients_on_a_gpu_are_unscaled_there(gpu: Any, dtype: str, fused: bool | None) -> None:
+    """Nothing is read; with kernels, subnormal products too have the bits of the host, in a launch for each dtype."""
+    arrays = [normal(i, *shape).astype(dtype_of(dtype)) for i, shape in enumerate([(6, 5), (), (40_000,), (0, 3)])]
+    arrays[2][:9] *= arrays[2].dtype.type(2.0**-125)
+    arrays.append(np.asfortranarray(normal(9, 4, 3).astype(dtype_of(dtype))))
+    found = []
+    for package in (gpu, np):
+        params = [Parameter(package.array(np.zeros_like(x)), grad=package.array(x)) for x in arrays]
+        optimizer = refoptim.SGD(params, lr=0.5, **({"fused": fused} if package is gpu else {}))
+        scaler = GradScaler(init_scale=7.0)
+        scaler.scale(package.ones(3) if package is np else gpu.asarray(np.ones(3)))
+        if package is gpu:
+            gpu.world.counters = gpu.Counters()
+        scaler.unscale_(optimizer)
+        if package is gpu:
+            assert gpu.world.counters.synchronizations == 0
+            if fused is None:
+                assert len([x for x in gpu.world.counters.launches if x.startswith("clip_grad_scale_")]) == 1
+        scaler.step(optimizer)
+        scaler.update()
+        found.append((params, scaler))
+    for p, q in zip(found[0][0], found[1][0], strict=True):
+        assert_equal_bits(p.grad.get(), q.grad)
+        assert_equal_bits(p.data.get(), q.data)
+    assert found[0][1].state_dict() == found[1][1].state_dict()
+
+
+def test_sparse_gradients_on_a_gpu(gpu: Any) -> None:
+    def sparse(values: Any) -> SparseGrad:
+        return SparseGrad(gpu.asarray(np.array([[1, 1]])), gpu.asarray(values), (4,))
+
+    p = Parameter(gpu.asarray(np.zeros(4)))
+    scaler, optimizer = GradScaler(init_scale=4.0), refoptim.SGD([p], lr=1.0)
+    for values in (np.array([3.0, 6.0]), np.array([3.0, np.inf])):
+        scaler.scale(gpu.asarray(np.float64(1)))
+        p.grad = sparse(values)
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    assert (p.data.get().tolist(), scaler.get_scale()) == ([0, -2.25, 0, 0], 2)
+
+
+def lying(gpu: Any, place: int, x: Any) -> Any:
+    """Put an array on GPU 0 or 1, or leave it in the memory of the computer."""
+    if place == 2:
+        return x.copy()
+    with gpu.cuda.Device(place):
+        return gpu.asarray(x)
+
+
+@pytest.mark.parametrize("scale_at", [0, 1, 2])
+@pytest.mark.parametrize("bad", [None, 0, 1, 2])
+def test_gradients_in_several_places_count_together(gpu: Any, scale_at: int, bad: int | None) -> None:
+    """Two parameters on two GPUs and one in the memory of the computer; the scale may lie anywhere."""
+    params = [Parameter(lying(gpu, place, np.zeros(2))) for place in range(3)]
+    scaler, optimizer = GradScaler(init_scale=8.0, growth_interval=1), refoptim.SGD(params, lr=1.0)
+    for unscaled_first in (True, False):
+        scaler.scale(lying(gpu, scale_at, np.ones(1)))
+        for place, p in enumerate(params):
+            p.grad = lying(gpu, place, np.array([1.0, np.inf if place == bad else 1.0]) * scaler.get_scale())
+        if unscaled_first:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    values = [p.data.get() if place < 2 else p.data for place, p in enumerate(params)]
+    assert [x.tolist() for x in values] == [[-2.0 if bad is None else 0.0] * 2] * 3
+    assert scaler.get_scale() == (32 if bad is None else 2)
+
+
+def test_outputs_on_a_gpu_stay_there(gpu: Any) -> None:
+    scaler = GradScaler(init_scale=4.0)
+    half, single = gpu.asarray(np.ones(2, np.float16)), gpu.asarray(np.float16(3))
+    gpu.world.counters = gpu.Counters()
+    out = scaler.scale([half, (single,)])
+    assert gpu.world.counters.synchronizations == 0
+    assert (out[0].dtype, out[0].tolist()) == (np.float16, [4, 4])
+    assert (out[1][0].dtype, out[1][0].tolist()) == (np.float32, 12)
+    assert scaler.scale(1.5) == 6.0
+    scaler.update(gpu.asarray(np.float32(2)))
+    assert scaler.get_scale() == 2
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 16.0, "_growth_tracker": 3})
+    other = pickle.loads(pickle.dumps(scaler))
+    assert (other.state_dict(), scaler.scale(half).tolist()) == (scaler.state_dict(), [16, 16])

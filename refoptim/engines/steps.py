@@ -51,7 +51,11 @@ def _number(machine: Machine, bucket: Bucket, x: Any, read: Callable[[], Any]) -
     """Return a number as a float32 array where the bucket lies, None for None; ``read`` says what it is on the host."""
     if x is None or (on_gpu(x) and place_of(x) == bucket.place):
         return x
-    return moved(x, bucket.place) if on_gpu(x) else machine.upload(np.array([read()], np.float32))
+    if not on_gpu(x):
+        return machine.upload(np.array([read()], np.float32))
+    kept = machine.empty(x.shape, x.dtype)  # as long as the launch needs it
+    kept[...] = moved(x, bucket.place)
+    return kept
 
 
 def ready(bucket: Bucket) -> None:
