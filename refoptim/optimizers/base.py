@@ -21,6 +21,7 @@ from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import is_writable, place, plain
 from ..numerics.libraries import on_their_streams, telling
+from ..step import masters
 from ..step import state_dict as states
 from ..step.changes import Change, for_all, make, there
 from ..step.counter import Counter, recounted
@@ -282,7 +283,9 @@ class Optimizer(Rule):
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take over a copy of a saved state.
 
-        Parameters are matched by name where both sides have names, else by position.
+        Parameters are matched by name where both sides have names, else by position. The state of a float32 run may
+        continue with master copies, which are then made in the next step. That of a run with master copies may continue
+        in float32: parameters that are these copies, rounded to 16 bits perhaps, become the copies.
 
         Raises:
             TypeError, ValueError: the state is not one of this optimizer or of these parameters, or a setting is wrong.
@@ -294,20 +297,23 @@ class Optimizer(Rule):
         own = declared(rule)
         foreign = hyperparameters(Optimizer) - set(own)
         state, groups = states.read(state_dict, self.param_groups, own, foreign, self._read_state)
+        state, written = masters.taken_over(state)
         for group in groups:
             resolve(type(self), group)
         replaced = [partial(group.clear) for group in self.param_groups]
         filled = [partial(old.update, new) for old, new in zip(self.param_groups, groups, strict=True)]
         own_state = [partial(self.state.clear), partial(self.state.update, state)]
-        make([*replaced, *filled, *own_state, partial(vars(self).update, self._fresh())])
+        make([*written, *replaced, *filled, *own_state, partial(vars(self).update, self._fresh())])
         for hook in (*self._load_state_dict_post_hooks.values(),):
             hook(self)
 
     def _read_state(self, group: Group, p: Parameter, values: dict[str, Any], where: str) -> dict[str, Any]:
         """Check the saved state of one parameter and return a copy."""
+        masters.check_kind(p, values, where)
         h = resolve(type(self), group)
         arrays, registers = layout(type(self), h, p.shape), self.registers(h)
-        arrays |= {"master": (p.shape, 0.0)} if p.master else {}
+        needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)
+        arrays |= {"master": (p.shape, 0.0)} if "master" in values else {}
         dtype = np.dtype(np.float32) if p.master else p.dtype
         read: dict[str, Any] = {}
         for name, value in values.items():
@@ -321,10 +327,11 @@ class Optimizer(Rule):
                 read[name] = states.array_like(value, arrays[name][0], dtype, here, p.data)
             elif not unmade:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
-        needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)
-        missing = [name for name in needed if name not in read] if read else []
+        missing = [name for name in needed if name not in read] if {*read} - {"master"} else []
         if missing:
             raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} lacks {missing[0]!r}")
+        if "master" in read and not p.master:
+            masters.check_copy(p, read["master"], f"{where}, master,")
         return read
 
     def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:

@@ -219,7 +219,153 @@ def test_state_with_and_without_a_copy_is_not_the_same(saved: bool, loading: boo
     for optimizer in optimizers:
         optimizer.step(grads=[np.ones(2, np.float16)])
     before = copy.deepcopy(list(optimizers[1].state.values()))
-    with pytest.raises(ValueError, match=r"must have dtype float|lacks 'master'|has 'master'"):
+    with pytest.raises(ValueError, match=r"must have dtype float|has a master copy"):
         optimizers[1].load_state_dict(optimizers[0].state_dict())
     for mine, old in zip(optimizers[1].state.values(), before, strict=True):
         assert_same_bits(mine["exp_avg"], old["exp_avg"])
+
+
+# ------------------------------------------------------------------------------------------- to float32 and from there
+
+
+def float32_run(name: str, dtype: str, steps: int = 3, fused: bool | None = None) -> Any:
+    """Run an optimizer of float32 weights that is given 16-bit gradients, widened."""
+    optimizer = make(name, [wide(narrow(0, (6, 5), dtype)) + np.float32(1e-5)], fused=fused)
+    for k in range(steps):
+        step_wide(name, optimizer, dtype, k)
+    return optimizer
+
+
+def step_wide(name: str, optimizer: Any, dtype: str, k: int) -> None:
+    optimizer.step(grads=[as_gradient(name, wide(narrow(10 + k, (6, 5), dtype)))])
+
+
+def step_narrow(name: str, optimizer: Any, dtype: str, k: int) -> None:
+    optimizer.step(grads=[as_gradient(name, narrow(10 + k, (6, 5), dtype))])
+
+
+def mixed(name: str, weights: Any, dtype: str, fused: bool | None = None) -> Any:
+    with np.errstate(under="ignore"):
+        return make(name, [Parameter(weights.astype(dtype_of(dtype)), master=True)], fused=fused)
+
+
+@pytest.mark.parametrize("fused", ENGINES)
+@pytest.mark.parametrize("given", [True, False], ids=["with the weights", "without"])
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float32_run_goes_on_with_master_copies(name: str, dtype: str, given: bool, fused: bool | None) -> None:
+    """The witness goes on in float32, from the weights or from these rounded to 16 bits."""
+    witness = float32_run(name, dtype)
+    (w,) = (p.data for p in witness.param_groups[0]["params"])
+    saved = witness.state_dict()
+    one = mixed(name, w, dtype, fused)
+    (p,) = one.param_groups[0]["params"]
+    if given:
+        saved["state"].setdefault(0, {})["master"] = w.copy()
+    else:
+        w[...] = wide(p.data)
+    one.load_state_dict(saved)
+    for k in range(3, 6):
+        step_wide(name, witness, dtype, k)
+        step_narrow(name, one, dtype, k)
+        assert_same_bits(one.state[p]["master"], w, k)
+        assert_same_bits(p.data, w.astype(p.dtype), k)
+
+
+@pytest.mark.parametrize("fused", ENGINES)
+@pytest.mark.parametrize("weights", ["the copy", "rounded"])
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_with_master_copies_goes_on_in_float32(name: str, dtype: str, weights: str, fused: bool | None) -> None:
+    """The parameters become the copies, in place, and the run has the bits of the one that keeps them."""
+    one = mixed(name, wide(narrow(0, (6, 5), dtype)), dtype)
+    (p,) = one.param_groups[0]["params"]
+    for k in range(3):
+        step_narrow(name, one, dtype, k)
+    w = one.state[p]["master"].copy() if weights == "the copy" else wide(p.data)
+    other = make(name, [w], fused=fused)
+    other.load_state_dict(one.state_dict())
+    assert_same_bits(w, one.state[p]["master"])
+    assert all("master" not in values for values in other.state.values())
+    for k in range(3, 6):
+        step_narrow(name, one, dtype, k)
+        step_wide(name, other, dtype, k)
+        assert_same_bits(w, one.state[p]["master"], k)
+
+
+def test_weights_may_be_put_back_after_the_state() -> None:
+    """A copy that the state does not hold is made in the next step, of what the parameter is then."""
+    witness = float32_run("Adam", "float16")
+    (q,) = witness.param_groups[0]["params"]
+    one = mixed("Adam", np.zeros((6, 5), np.float32), "float16")
+    (p,) = one.param_groups[0]["params"]
+    one.load_state_dict(witness.state_dict())
+    p.data[...] = q.data[...] = q.data.astype(np.float16)
+    step_wide("Adam", witness, "float16", 3)
+    step_narrow("Adam", one, "float16", 3)
+    assert_same_bits(one.state[p]["master"], q.data)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam", "Adagrad", "Adafactor"])
+def test_a_state_may_hold_the_weights_alone(name: str) -> None:
+    """A new run with master copies begins with all bits of its float32 weights."""
+    witness = float32_run(name, "float16", steps=0)
+    (q,) = witness.param_groups[0]["params"]
+    one = mixed(name, q.data, "float16")
+    (p,) = one.param_groups[0]["params"]
+    one.load_state_dict({**one.state_dict(), "state": {0: {"master": q.data.copy()}}})
+    for k in range(3):
+        step_wide(name, witness, "float16", k)
+        step_narrow(name, one, "float16", k)
+        assert_same_bits(one.state[p]["master"], q.data, k)
+
+
+def mismatched() -> dict[str, tuple[Any, str]]:
+    locked = np.ones(2, np.float32)
+    locked.flags.writeable = False
+    nearly = np.ones(2, np.float32)
+    nearly[1] += np.float32(2.0**-23)
+    return {
+        "other weights": (nearly, "must be the float32 copy of the parameter, which is another array"),
+        "float64": (np.ones(2), "state 1 has a master copy, in float32, and the parameter is float64"),
+        "complex64": (np.ones(2, np.complex64), "and the parameter is complex64"),
+        "16 bits without a copy": (np.ones(2, np.float16), "and the parameter is float16: it must be float32, or have"),
+        "read-only": (locked, "optimizer can only optimize writable arrays"),
+    }
+
+
+@pytest.mark.parametrize("what", mismatched())
+def test_a_copy_that_does_not_fit_is_refused(what: str) -> None:
+    """Two parameters, the second wrong: the first does not become its copy either."""
+    saving = refoptim.Adam([Parameter(np.ones(2, np.float16), master=True) for _ in range(2)], lr=2.0**-12)
+    saving.step(grads=[np.ones(2, np.float16)] * 2)
+    saved = saving.state_dict()
+    x, message = mismatched()[what]
+    first, second = np.ones(2, np.float32), x.copy()
+    loading = refoptim.Adam([first, second])
+    second.flags.writeable = x.flags.writeable
+    with pytest.raises(ValueError, match=message):
+        loading.load_state_dict(saved)
+    assert_same_bits(first, np.ones(2, np.float32))
+    assert_same_bits(second, x)
+    assert not loading.state
+
+
+def test_lbfgs_takes_no_copies() -> None:
+    optimizer = refoptim.LBFGS([np.ones(2, np.float32)])
+    saved = optimizer.state_dict()
+    saved["state"] = {0: {"master": np.ones(2, np.float32)}}
+    with pytest.raises(ValueError, match="loaded state dict is not one of LBFGS: state 0 has 'master'"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("where", ["host", "gpu"])
+def test_copies_go_to_where_the_parameter_lies(gpu: Any, where: str) -> None:
+    one = mixed("Adam", wide(narrow(0, (6, 5), "float16")), "float16")
+    step_narrow("Adam", one, "float16", 0)
+    (p,) = one.param_groups[0]["params"]
+    with gpu.cuda.Device(1):
+        w = wide(p.data) if where == "host" else gpu.asarray(wide(p.data))
+        other = make("Adam", [w])
+    other.load_state_dict(one.state_dict())
+    assert_same_bits(w if where == "host" else w.get(), one.state[p]["master"])
