@@ -34,11 +34,12 @@ from .engines.workspace import Workspace
 from .numerics import tree
 from .numerics.arith import Array, arithmetic, as_reals, from_reals, mul, storage, widen
 from .numerics.array_types import HOST, Place, at, is_writable, moved, on_gpu, place, plain, sharing
+from .numerics.libraries import library_of, on_their_streams, telling
 from .optimizers.base import Optimizer
 from .optimizers.closure import ClosureOptimizer
 from .step import hyper as hp
 from .step.changes import Change, make, there
-from .step.parameter import Parameter, array_again, as_gradient, overlaps_itself
+from .step.parameter import Parameter, array_again, as_gradient, borrowed, overlaps_itself
 from .step.plan import gradients as gradients_of
 from .step.plan import label
 from .step.sparse import SparseGrad
@@ -140,7 +141,7 @@ class GradScaler:
         """Multiply the gradients that the parameters hold by the inverse of the scale, in place.
 
         Call it between the backward pass and ``step`` if the gradients are needed as they are, to clip them perhaps.
-        Sparse gradients are replaced by new ones.
+        Sparse arrays of other libraries are replaced by a SparseGrad.
 
         Raises:
             RuntimeError: it has been called before, or ``step`` has, since the last ``update``.
@@ -169,17 +170,18 @@ class GradScaler:
         self._unscale(optimizer, pairs, scale)
 
     def _unscale(self, optimizer: Optimizer, pairs: Sequence[tuple[Parameter, Any]], scale: Any) -> None:
-        machines = _machines(optimizer, pairs)
-        record = _Record(optimizer, OptState.UNSCALED, _found(pairs, machines))
-        workspace, inverse = Workspace(), _inverse(scale)
-        changes = [x for p, g in pairs if isinstance(g, SparseGrad) for x in _replacing(p, g, inverse)]
-        for where, machine in machines.items():
-            dense = [as_reals(plain(g)) for _, g in pairs if not isinstance(g, SparseGrad) and place(g) == where]
-            if dense:
+        workspace, inverse, machines = Workspace(), _inverse(scale), _machines(optimizer, pairs)
+        with on_their_streams(borrowed(optimizer.param_groups)):
+            record = _Record(optimizer, OptState.UNSCALED, _found(pairs, machines))
+            changes = [x for p, g in pairs if not _is_shared(p, g) for x in _replacing(p, g, inverse)]
+            own = [(p.grad, as_reals(plain(_values(g)))) for p, g in pairs if _is_shared(p, g)]
+            changes += telling(grad for grad, _ in own)
+            for where, machine in machines.items():
+                here = [x for _, x in own if place(x) == where]
                 with kernels_on(machine), at(where), np.errstate(all="ignore"):
-                    dividing = unscale(dense, _placed(inverse, where), workspace)
+                    dividing = unscale(here, _placed(inverse, where), workspace) if here else []
                 changes += there(where, dividing)
-        workspace.make([*changes, partial(setitem, self._records, id(optimizer), record)])
+            workspace.make([*changes, partial(setitem, self._records, id(optimizer), record)])
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Take a step with gradients divided by the scale, unless one of them is infinite or NaN.
@@ -229,7 +231,9 @@ class GradScaler:
             raise AssertionError("No inf checks were recorded for this optimizer.")
         _inverse(scale)  # it must have one
         if given is not None or _is_left_to_the_rule(optimizer, pairs):
-            return record._replace(found=_found(pairs, _machines(optimizer, pairs))), {**kwargs, "grad_scale": scale}
+            with on_their_streams(borrowed(optimizer.param_groups)):
+                found = _found(pairs, _machines(optimizer, pairs))
+            return record._replace(found=found), {**kwargs, "grad_scale": scale}
         self._unscale(optimizer, pairs, scale)
         return self._records[id(optimizer)], kwargs
 
@@ -493,12 +497,17 @@ def _is_left_to_the_rule(optimizer: Optimizer, pairs: Sequence[tuple[Parameter, 
 
 def _what_forbids_writing(optimizer: Optimizer, pairs: Sequence[tuple[Parameter, Any]]) -> str | None:
     """Return why the gradients cannot be changed in place, None if they can."""
-    dense = [g for _, g in pairs if not isinstance(g, SparseGrad)]
-    if any(not is_writable(g) or overlaps_itself(g) for g in dense):
+    own = [_values(g) for p, g in pairs if _is_shared(p, g)]
+    if any(not is_writable(x) or overlaps_itself(x) for x in own):
         return "gradients must be writable, and their elements must not share memory"
-    if sharing([*dense, *(p.data for group in optimizer.param_groups for p in group["params"])]):
+    if sharing([*own, *(p.data for group in optimizer.param_groups for p in group["params"])]):
         return "gradients must not share memory, with each other or with parameters"
     return None
+
+
+def _is_shared(p: Parameter, grad: Any) -> bool:
+    """Tell whether a gradient has the memory of the one that its parameter holds; one made of scipy's need not."""
+    return not isinstance(grad, SparseGrad) or isinstance(p.grad, SparseGrad) or library_of(p.grad) is not None
 
 
 def _values(grad: Any) -> Array:

@@ -448,16 +448,55 @@ def test_sums_of_sparse_float16_values_overflow(torch: Any) -> None:
         assert scaler.get_scale() == (1.0 if found else 2.0)
 
 
-def test_sparse_gradients_are_replaced() -> None:
+def test_values_of_sparse_gradients_are_unscaled_in_place() -> None:
     values = np.array([3.0, 6.0])
     p = Parameter(np.zeros(4), grad=SparseGrad([[1, 1]], values, (4,)))
     scaler, optimizer = GradScaler(init_scale=4.0), refoptim.SGD([p], lr=1.0)
     scaler.scale(1.0)
     scaler.unscale_(optimizer)
-    assert values.tolist() == [3, 6]
-    assert (p.grad.values.tolist(), p.grad.indices.tolist(), p.grad.shape) == ([0.75, 1.5], [[1, 1]], (4,))
+    assert (values.tolist(), p.grad.indices.tolist(), p.grad.shape) == ([0.75, 1.5], [[1, 1]], (4,))
     scaler.step(optimizer)
     assert p.data.tolist() == [0, -2.25, 0, 0]
+
+
+@pytest.mark.parametrize("form", ["csr_array", "coo_array"])
+def test_sparse_gradients_of_scipy_are_replaced(form: str) -> None:
+    sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
+    p = Parameter(np.zeros((2, 2)), grad=getattr(sparse, form)(np.array([[0.0, 8.0], [2.0, 0.0]])))
+    scaler, optimizer = GradScaler(init_scale=4.0), refoptim.SGD([p], lr=1.0)
+    scaler.scale(1.0)
+    scaler.step(optimizer)
+    assert p.grad.to_dense().tolist() == [[0, 2], [0.5, 0]]
+    assert p.data.tolist() == [[0, -2], [-0.5, 0]]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_tensors_of_torch_are_scaled_unscaled_and_stepped(torch: Any, sparse: bool) -> None:
+    """Two runs on embeddings, one by torch's scaler and optimizer, one by ours; a graph that saved a gradient knows."""
+    runs = []
+    for scaler, kind in ((torch.amp.GradScaler("cpu", init_scale=3.0), torch.optim.SGD), (None, refoptim.SGD)):
+        table = torch.nn.Embedding(5, 3, sparse=sparse)
+        table.weight.data[...] = torch.arange(15.0).reshape(5, 3) / 7
+        scaler = scaler or GradScaler(init_scale=3.0, growth_interval=2)
+        scaler.set_growth_interval(2)
+        optimizer = kind(table.parameters(), lr=0.05)
+        for k in range(5):
+            optimizer.zero_grad()
+            loss = (table(torch.tensor([1, k, 1])) ** 2).sum() * (float("inf") if k == 2 else 1.0)
+            scaler.scale(loss).backward()
+            grad = table.weight.grad
+            version = grad._version
+            if k == 3:
+                scaler.unscale_(optimizer)
+                assert grad._version > version or kind is torch.optim.SGD
+            scaler.step(optimizer)
+            scaler.update()
+        runs.append((table.weight.detach().numpy(), scaler.state_dict()))
+    assert runs[0][1] == runs[1][1]
+    if sparse:  # torch's SGD adds rows of one index one by one
+        np.testing.assert_allclose(runs[1][0], runs[0][0], rtol=1e-6)
+    else:
+        assert_equal_bits(runs[1][0], runs[0][0])
 
 
 def not_writable() -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from ..numerics.arith import Array, to_bfloat16
 from ..numerics.array_types import moved, place, plain
 from .changes import Change, there
-from .parameter import Parameter, check_writable
+from .parameter import Parameter, check_writable, told
 
 
 def check_kind(p: Parameter, values: Mapping[str, Any], where: str) -> None:
@@ -51,5 +51,6 @@ def taken_over(state: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Change]]:
             left.update({p: rest})
             if not rest:
                 left.pop(p)
-            changes += there(place(p.data), [partial(setitem, plain(p.data), ..., values["master"])])
+            writing = there(place(p.data), [partial(setitem, plain(p.data), ..., values["master"])])
+            changes += [*told([p]), *writing]
     return left, changes
