@@ -25,10 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .clip_grad import norm_of_norms
+from .clip_grad import norm_of_norms, writing
 from .engines import machine_at
 from .engines.machine import Machine
-from .engines.threads import shared_out, shares
 from .engines.twins import kernels_on, twinned
 from .engines.workspace import Workspace
 from .numerics import tree
@@ -590,11 +589,4 @@ def _replacing(p: Parameter, grad: SparseGrad, inverse: Any) -> list[Change]:
 def unscale(gradients: Sequence[Array], inverse: Any, workspace: Workspace) -> list[Change]:
     """Return what multiplies real gradients in place by a float32 number that lies where they do."""
     parts = [(tree.take(g, block), inverse) for g in gradients for block in tree.blocks(g.shape)]
-    if workspace.takes(sum(g.nbytes for g in gradients)) or place(gradients[0]) != HOST:
-        return [partial(setitem, part, ..., mul(part, c)) for part, c in parts]
-    return shared_out([partial(workspace.insist, _multiply)] * shares(parts), parts, workspace)
-
-
-def _multiply(pair: tuple[Array, Array]) -> None:
-    part, c = pair
-    part[...] = mul(part, c)
+    return writing(mul, parts, workspace)

@@ -1,24 +1,25 @@
-"""Clipping gradients by their norm, with the names of ``torch.nn.utils``.
+"""Clipping gradients by their norm or their values, with the names of ``torch.nn.utils``.
 
 .. code-block:: text
 
     norm        = sqrt(sum(x * x)), sum(|x|) or max(|x|)               norm_type 2, 1 or inf, of one array
     total_norm  = the norm of the norms
     coefficient = min(1 / (total_norm + 1e-6) * max_norm, 1)
-    grad        = grad * coefficient
+    grad        = grad * coefficient                                   clip_grad_norm_
+    grad        = min(max(grad, -clip_value), clip_value)              clip_grad_value_
 
 Sums are in the order of ``tree``, the norms in the order of the arrays. Norms have the arithmetic type of the arrays,
 float64 where those are mixed. The coefficient has the type of the total norm and is rounded to the arithmetic type of a
 gradient; a product is rounded once when it is stored.
 
-With ``fused=True`` kernels do all that, to the same bits. For arrays on a GPU they are the default; the total norm is
-then an array on that GPU, and nothing is read back unless ``error_if_nonfinite`` asks for it.
+With ``fused=True`` kernels take norms and multiply, to the same bits. For arrays on a GPU they are the default; the
+total norm is then an array on that GPU, and nothing is read back unless ``error_if_nonfinite`` asks for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import setitem
 from reprlib import repr as short
@@ -32,15 +33,29 @@ from .engines.threads import shared_out, shares
 from .engines.twins import kernels_on, twinned
 from .engines.workspace import Workspace
 from .numerics import tree
-from .numerics.arith import Array, DType, absolute, add, arithmetic, as_reals, minimum, mul, reciprocal, storage, widen
+from .numerics.arith import (
+    Array,
+    DType,
+    absolute,
+    add,
+    arithmetic,
+    as_reals,
+    maximum,
+    minimum,
+    mul,
+    reciprocal,
+    storage,
+    widen,
+)
 from .numerics.array_types import HOST, at, is_writable, place, plain, sharing
 from .numerics.libraries import library_of, telling
 from .step import hyper as hp
-from .step.changes import Change
+from .step.changes import Change, there
+from .step.limits import check_number
 from .step.parameter import Parameter, array_again, as_array, as_gradient, is_one_array, overlaps_itself
 from .step.sparse import SparseGrad
 
-__all__ = ["clip_grad_norm_", "clip_grads_with_norm_", "get_total_norm"]
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 NORM_TYPES = (1.0, 2.0, math.inf)
 
@@ -90,7 +105,7 @@ def clip_grads_with_norm_(
     Raises:
         TypeError, ValueError, RuntimeError: an argument or a gradient is wrong. Nothing has changed then.
     """
-    largest, (own, gradients) = _max_norm(max_norm), _gradients(parameters, 2.0)
+    largest, (own, gradients) = _bound("max_norm", max_norm), _gradients(parameters, 2.0)
     machine = _machine(gradients, foreach, fused)
     norm = _norm(total_norm, gradients)
     _clip(gradients, largest, norm, machine, own)
@@ -110,12 +125,42 @@ def clip_grad_norm_(
     The arguments, the result and the errors are those of ``get_total_norm`` and ``clip_grads_with_norm_``; after an
     error nothing has changed.
     """
-    order, largest = _norm_type(norm_type), _max_norm(max_norm)
+    order, largest = _norm_type(norm_type), _bound("max_norm", max_norm)
     own, gradients = _gradients(parameters, order)
     machine = _machine(gradients, foreach, fused)
     norm = _total_norm(gradients, order, error_if_nonfinite, machine)
     _clip(gradients, largest, norm, machine, own)
     return norm
+
+
+def clip_grad_value_(
+    parameters: Any, clip_value: float, foreach: bool | None = None, *, fused: bool | None = None
+) -> None:
+    """Put what is outside of ``[-clip_value, clip_value]`` in gradients on the nearer end, in place.
+
+    NaN stays. The ends are rounded to the dtype of a gradient.
+
+    Args:
+        parameters: a Parameter, or a tensor of torch, or an iterable of them; those without gradient are passed over.
+        clip_value: a number in [0, inf].
+        foreach: taken for torch's sake; no result depends on it.
+        fused: taken for the others' sake; no result depends on it, and no kernel is needed.
+
+    Raises:
+        NotImplementedError: a gradient is complex, as in torch.
+        TypeError, ValueError, RuntimeError: an argument or a gradient is wrong, or ``clip_value`` is finite and too
+            large for the dtype of a gradient. Nothing has changed then.
+    """
+    bound, (own, gradients) = _bound("clip_value", clip_value), _gradients(parameters, None)
+    _check_flags(foreach, fused)
+    for g in gradients if bound < math.inf else []:
+        check_number("clip_value", bound, g.dtype)
+    workspace, changes = Workspace(), []
+    for where in {place(g) or HOST for g in gradients}:
+        with at(where), np.errstate(all="ignore"):
+            clamping = _clamping([g for g in gradients if place(g) == where], bound, workspace)
+        changes += there(where, clamping)
+    workspace.make([*telling(own), *changes])
 
 
 def _norm_type(value: Any) -> float:
@@ -125,10 +170,10 @@ def _norm_type(value: Any) -> float:
     return order
 
 
-def _max_norm(value: Any) -> float:
-    x = float(hp.number("max_norm", value))
+def _bound(name: str, value: Any) -> float:
+    x = float(hp.number(name, value))
     if not x >= 0:
-        raise ValueError(f"max_norm must be in [0, inf], got {value!r}")
+        raise ValueError(f"{name} must be in [0, inf], got {value!r}")
     return x
 
 
@@ -138,22 +183,27 @@ def _listed(name: str, given: Any) -> list[Any]:
     return list(given)
 
 
-def _array(name: str, x: Any, order: float) -> Array:
-    """Return an array whose norm can be taken as a plain one, a complex array as pairs of reals; or raise TypeError."""
+def _array(name: str, x: Any, order: float | None) -> Array:
+    """Return an array whose norm of an order can be taken as a plain one, a complex array as pairs of reals; or raise.
+
+    Without an order it is to be clamped.
+    """
     try:
         if isinstance(x, SparseGrad) or hasattr(x, "tocoo"):
-            raise TypeError("a sparse array has no norm here: pass its values")
+            raise TypeError(f"a sparse array {'has no norm' if order else 'cannot be clamped'} here: pass its values")
         x = plain(as_array(x.data if isinstance(x, Parameter) else array_again(x)))
         storage(x.dtype)
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
+    if x.dtype.kind == "c" and order is None:
+        raise NotImplementedError(f"{name}: clamp is not supported for complex types")
     if x.dtype.kind == "c" and order != 2:
         raise TypeError(f"{name}: the norm of complex arrays is that of norm_type 2, got {order:g}")
     return as_reals(x)
 
 
-def _gradients(parameters: Any, order: float) -> tuple[list[Any], list[Array]]:
-    """Return the gradients of parameters as they are, and as arrays that can be multiplied in place; or raise."""
+def _gradients(parameters: Any, order: float | None) -> tuple[list[Any], list[Array]]:
+    """Return the gradients of parameters as they are, and as arrays that can be changed in place; or raise."""
     one = isinstance(parameters, Parameter) or library_of(parameters) is not None
     own, gradients = [], []
     for i, p in enumerate([parameters] if one else _listed("parameters", parameters)):
@@ -179,24 +229,28 @@ def _gradient(name: str, p: Parameter) -> Any:
 
 
 def _check_apart(gradients: Sequence[Array]) -> None:
-    """Raise ValueError if two gradients share memory: it would be multiplied twice."""
+    """Raise ValueError if two gradients share memory: it would be changed twice."""
     if sharing(gradients):
-        raise ValueError("gradients must not share memory: one would be multiplied more than once")
+        raise ValueError("gradients must not share memory: one would be changed more than once")
 
 
 def _machine(arrays: Sequence[Array], foreach: Any, fused: Any) -> Machine | None:
     """Return what runs kernels on the arrays, None if they are not asked for; raise if there are none."""
-    for name, flag in (("foreach", foreach), ("fused", fused)):
-        if flag is not None and not isinstance(flag, bool):
-            raise TypeError(f"{name} must be True, False or None, got {flag!r}")
-    if foreach and fused:
-        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    _check_flags(foreach, fused)
     places = {place(x) for x in arrays} or {HOST}
     if len(places) > 1:
         raise RuntimeError(f"the arrays must lie in one place, got {', '.join(sorted(map(str, places)))}")
     where = places.pop()
     wanted = fused or (fused is None and where is not None and where.device is not None)
     return machine_at(where) if wanted else None
+
+
+def _check_flags(foreach: Any, fused: Any) -> None:
+    for name, flag in (("foreach", foreach), ("fused", fused)):
+        if flag is not None and not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True, False or None, got {flag!r}")
+    if foreach and fused:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
 @np.errstate(all="ignore")
@@ -271,11 +325,28 @@ def scale(gradients: Sequence[Array], total_norm: Any, max_norm: float, workspac
         for g in gradients
         for block in tree.blocks(g.shape)
     ]
-    if workspace.takes(sum(g.nbytes for g in gradients)) or place(gradients[0]) != HOST:
-        return [partial(setitem, part, ..., mul(part, c)) for part, c in parts]
-    return shared_out([partial(workspace.insist, _multiply)] * shares(parts), parts, workspace)
+    return writing(mul, parts, workspace)
 
 
-def _multiply(pair: tuple[Array, Array]) -> None:
-    part, c = pair
-    part[...] = mul(part, c)
+def _clamping(gradients: Sequence[Array], bound: float, workspace: Workspace) -> list[Change]:
+    """Return what puts the elements of real gradients between two numbers, in place."""
+    parts = [
+        (tree.take(g, block), arithmetic(g.dtype).type(bound)) for g in gradients for block in tree.blocks(g.shape)
+    ]
+    return writing(_clamped, parts, workspace)
+
+
+def _clamped(x: Array, bound: Any) -> Array:
+    return minimum(maximum(x, -bound), bound)
+
+
+def writing(f: Callable[[Array, Any], Array], parts: Sequence[tuple[Array, Any]], workspace: Workspace) -> list[Change]:
+    """Return what writes ``f(x, c)`` into ``x`` for pairs of an array and a number, on threads where that is much."""
+    if not parts or workspace.takes(sum(x.nbytes for x, _ in parts)) or place(parts[0][0]) != HOST:
+        return [partial(setitem, x, ..., f(x, c)) for x, c in parts]
+    return shared_out([partial(workspace.insist, partial(_write, f))] * shares(parts), parts, workspace)
+
+
+def _write(f: Callable[[Array, Any], Array], part: tuple[Array, Any]) -> None:
+    x, c = part
+    x[...] = f(x, c)

@@ -1,4 +1,4 @@
-"""Clipping by the norm: norms by exact rational arithmetic and by torch, kernels by their bits, and what is refused."""
+"""Clipping: norms by exact rational arithmetic and by torch, values by torch, kernels by their bits, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import refoptim
 from helpers.rooms import assert_equal_bits, normal
 from refoptim import Parameter, SparseGrad
-from refoptim.clip_grad import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from refoptim.clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from refoptim.engines import cuda, host
 
 SHAPES = [(), (1,), (0,), (7,), (1025,), (40, 60), (3, 1, 5), (20_000,)]
@@ -274,3 +274,113 @@ def test_clipping_can_be_captured(gpu: Any) -> None:
     theirs = Parameter(np.zeros_like(g), grad=g.copy())
     clip_grad_norm_([theirs], 1.3)
     assert_equal_bits(ours.grad.get(), theirs.grad)
+
+
+# -------------------------------------------------------------------------------------------------- by their values
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.1, -5.0, math.inf, -math.inf, math.nan, 1e-7, -3e-5]
+
+BOUNDS = [0.1, 2, 0.0, -0.0, math.inf, 1e-7, 5.0, 60000.0]
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_values_are_clamped_as_in_torch(dtype: str, foreach: bool | None, bound: float) -> None:
+    torch = pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
+    drawn = [np.array(SPECIAL), *(spread(i, shape) for i, shape in enumerate(SHAPES))]
+    gradients = [x.astype(dtype_of(dtype)) for x in drawn]
+    ours = parameters(gradients)
+    theirs = [torch.zeros(x.shape, dtype=getattr(torch, dtype)) for x in drawn]
+    for p, g in zip(theirs, gradients, strict=True):
+        p.grad = torch.tensor(g.astype(np.float64)).to(p.dtype)
+    torch.nn.utils.clip_grad_value_(theirs, bound, foreach)
+    assert clip_grad_value_(ours, bound, foreach) is None
+    for p, q in zip(ours, theirs, strict=True):
+        assert_equal_bits(np.nan_to_num(p.grad.astype(np.float64), nan=7), q.grad.double().nan_to_num(nan=7).numpy())
+        assert np.array_equal(np.signbit(p.grad), q.grad.signbit().numpy())
+
+
+def test_large_arrays_are_clamped_on_threads() -> None:
+    x = np.arange(-600_000, 600_000, dtype=np.float64).reshape(3, -1)
+    for g in (x.copy(), x.copy().T, np.repeat(x, 2, axis=1)[:, ::2]):
+        expected = [max(min(float(v), 1000.0), -1000.0) for v in g.ravel()]
+        clip_grad_value_(Parameter(np.zeros_like(g), grad=g), 1000)
+        assert g.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float16", 65504.0), ("float32", float(np.finfo(np.float32).max))])
+def test_a_bound_beyond_the_dtype_is_refused_as_in_torch(dtype: str, largest: float) -> None:
+    torch = pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
+    tensor = torch.zeros(1, dtype=getattr(torch, dtype))
+    tensor.grad = torch.ones_like(tensor)
+    p, q = Parameter(np.zeros(1), grad=np.full(1, 1e300)), Parameter(np.zeros(1, dtype), grad=np.ones(1, dtype))
+    for clip, params in ((torch.nn.utils.clip_grad_value_, [tensor]), (clip_grad_value_, [p, q])):
+        clip(params, largest)
+        with pytest.raises(RuntimeError, match=r"value cannot be converted to type .* without overflow"):
+            clip(params, largest * 1.01)
+        clip(params, math.inf)
+    assert p.grad.tolist() == [largest]
+
+
+REFUSED_VALUES: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    ([np.zeros(3)], {}, TypeError, "parameters must hold Parameters"),
+    (3, {}, TypeError, "parameters must be one or an iterable"),
+    ([], {"clip_value": -1.0}, ValueError, r"clip_value must be in \[0, inf\], got -1.0"),
+    ([], {"clip_value": math.nan}, ValueError, "clip_value must be in"),
+    ([], {"clip_value": "1"}, TypeError, "clip_value must be a real number"),
+    ([], {"foreach": 1}, TypeError, "foreach must be True, False or None"),
+    ([], {"fused": "yes"}, TypeError, "fused must be True, False or None"),
+    ([], {"foreach": True, "fused": True}, RuntimeError, "cannot be `True` together"),
+]
+
+
+@pytest.mark.parametrize(("given", "more", "error", "text"), REFUSED_VALUES)
+def test_wrong_arguments_of_clamping(given: Any, more: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        clip_grad_value_(given, **{"clip_value": 1.0, **more})
+
+
+@pytest.mark.parametrize("what", [*wrong_gradients(), "complex"])
+def test_wrong_gradients_are_not_clamped(what: str) -> None:
+    first = Parameter(np.zeros(2), grad=np.array([3.0, 4.0]))
+    given = wrong_gradients().get(what, (np.ones(3, complex),))
+    others = [Parameter(np.zeros(3, g.dtype if what == "complex" else float), name="w") for g in given]
+    for p, g in zip(others, given, strict=True):
+        p.grad = g
+    error = NotImplementedError if what == "complex" else (TypeError, ValueError)
+    text = {"shared": "gradients must not share", "complex": r"parameter 1 \(w\): clamp is not supported for complex"}
+    with pytest.raises(error, match=text.get(what, r"parameter 1 \(w\)")):
+        clip_grad_value_([first, *others], 1.0)
+    assert first.grad.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("fused", [None, True, False])
+def test_values_on_gpus_are_clamped_there(fake_cupy: Any, fused: bool | None) -> None:
+    """Wherever they lie; nothing is read."""
+    x = np.array(SPECIAL)
+    params = []
+    for place in range(3):
+        with fake_cupy.cuda.Device(min(place, 1)):
+            take = fake_cupy.array if place < 2 else np.array
+            params.append(Parameter(take(np.zeros_like(x)), grad=take(x)))
+    fake_cupy.world.counters = fake_cupy.Counters()
+    clip_grad_value_(params, 0.5, fused=fused)
+    assert fake_cupy.world.counters.synchronizations == 0
+    expected = [v if abs(v) <= 0.5 or v != v else math.copysign(0.5, v) for v in SPECIAL]
+    for p in params:
+        assert str((p.grad.get() if hasattr(p.grad, "get") else p.grad).tolist()) == str(expected)
+
+
+def test_gradients_of_tensors_are_clamped_and_told() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensors = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    for tensor in tensors:
+        tensor.grad = torch.tensor([3.0, -0.5])
+    before = [tensor.grad._version for tensor in tensors]
+    clip_grad_value_(tensors, 1.0)
+    clip_grad_value_(tensors[0], 0.25)
+    clip_grad_value_(Parameter(np.ones(1)), 1.0)
+    assert [tensor.grad.tolist() for tensor in tensors] == [[0.25, -0.25], [1.0, -0.5]]
+    assert all(tensor.grad._version > version for tensor, version in zip(tensors, before, strict=True))
