@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -114,6 +115,67 @@ def clipping(fused: bool) -> Trial:
         refoptim.clip_grad.clip_grad_norm_(params, 1.0, fused=fused)
 
     return Trial(act, lambda: frozen([p.grad for p in params]))
+
+
+def clamping() -> Trial:
+    """Clipping gradients by their values."""
+    params = [Parameter(normal(i, 40, 3, dtype=d)) for i, d in enumerate(["float32", "float64", "float16"])]
+    for p in params:
+        p.grad = p.data * 3
+    return Trial(lambda: refoptim.clip_grad.clip_grad_value_(params, 0.5), lambda: frozen([p.grad for p in params]))
+
+
+def scaler_of(optimizer: Any) -> refoptim.amp.GradScaler:
+    """Return a scaler whose scale divides the gradients that an optimizer's parameters are given."""
+    scaler = refoptim.amp.GradScaler(init_scale=3.0, growth_interval=1)
+    scaler.scale(1.0)
+    for i, group in enumerate(optimizer.param_groups):
+        for j, p in enumerate(group["params"]):
+            p.grad = normal(10 * i + j, *p.shape)
+    return scaler
+
+
+def unscaling() -> Trial:
+    """Dividing gradients by the scale, once between two updates."""
+    optimizer = grouped("Adam", LONG)
+    scaler = scaler_of(optimizer)
+    members = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def act() -> None:
+        with suppress(RuntimeError):
+            scaler.unscale_(optimizer)
+
+    return Trial(act, lambda: frozen([[p.grad for p in members], [x.stage.name for x in scaler._records.values()]]))
+
+
+def updating() -> Trial:
+    """Changing the scale after a step, once between two steps."""
+    optimizer = grouped("Adam", SHAPES)
+    scaler = scaler_of(optimizer)
+    scaler.step(optimizer)
+
+    def act() -> None:
+        with suppress(AssertionError):
+            scaler.update()
+
+    return Trial(act, lambda: frozen([*scaler.state_dict().values(), len(scaler._records)]))
+
+
+def loading_a_scale() -> Trial:
+    """Loading the state of a scaler."""
+    scaler = scaler_of(grouped("Adam", SHAPES))
+    saved = {**scaler.state_dict(), "scale": 7.0, "growth_factor": 5.0, "_growth_tracker": 4}
+    return Trial(lambda: scaler.load_state_dict(saved), lambda: frozen([*scaler.state_dict().values()]))
+
+
+def loading_copies() -> Trial:
+    """Loading a state with master copies into an optimizer of float32 parameters, which become the copies."""
+    saving = grouped("Adam", LONG, dtype="float16", master=True)
+    saving.step(grads=grads(saving, "Adam", 0))
+    saved, loading = saving.state_dict(), grouped("Adam", LONG)
+    for p, q in zip(*([p for g in x.param_groups for p in g["params"]] for x in (loading, saving)), strict=True):
+        p.data[...] = q.data
+    return Trial(lambda: loading.load_state_dict(saved), lambda: held(loading))
 
 
 def zeroing(set_to_none: bool) -> Trial:
@@ -233,6 +295,11 @@ def others() -> Iterator[tuple[str, Make]]:
         yield f"zero_grad({fused})", partial(zeroing, fused)
         form = refoptim.swa_utils.get_ema_avg_fn(0.9, fused=fused)
         yield f"AveragedModel, fused={fused}", partial(averaging, 2, avg_fn=form)
+    yield "clip_grad_value_", clamping
+    yield "GradScaler, unscale_", unscaling
+    yield "GradScaler, update", updating
+    yield "GradScaler, load_state_dict", loading_a_scale
+    yield "load_state_dict, master copies", loading_copies
     yield "AveragedModel, first", partial(averaging, 0)
     yield "AveragedModel, multi", partial(averaging, 2, multi_avg_fn=refoptim.swa_utils.get_swa_multi_avg_fn())
     yield "AveragedModel, load_state_dict", loading_an_average
