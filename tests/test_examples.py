@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "examples" / "train_digits.py"
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def run(*arguments, script="train_digits.py"):
+    command = [sys.executable, EXAMPLES / script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def accuracy(*arguments):
@@ -46,3 +47,15 @@ def test_a_wrong_setting_is_reported_without_a_traceback():
     assert finished.returncode == 2
     assert "Invalid learning rate: -1.0" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_mixed_precision_is_as_good_as_float32():
+    """Float16 alone is not: its weights become NaN, and one digit of ten is right."""
+    finished = run("--epochs", "12", script="mixed_precision.py")
+    assert finished.returncode == 0, finished.stderr
+    wide, mixed, narrow = (float(x) for x in re.findall(r": (\d+\.\d+)%", finished.stdout))
+    scale = float(re.search(r"scale (\S+) at last", finished.stdout).group(1))
+    assert wide >= 94
+    assert abs(mixed - wide) < 1
+    assert scale > 65536, "it has grown"
+    assert narrow < 15
