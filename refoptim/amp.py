@@ -211,13 +211,17 @@ class GradScaler:
             raise RuntimeError("step() has already been called since the last update().")
         if record.stage is OptState.READY:
             record, kwargs = self._ready(optimizer, record, scale, kwargs)
-        out, found = None, _together(record.found.values())
+        found = _together(record.found.values())
         if on_gpu(found):
-            out = optimizer.step(*args, **kwargs, found_inf=found)
-        elif not found:
-            out = optimizer.step(*args, **kwargs)
-        make([partial(setitem, self._records, id(optimizer), record._replace(stage=OptState.STEPPED))])
-        return out
+            kwargs = {**kwargs, "found_inf": found}
+        self._records[id(optimizer)] = record._replace(
+            stage=OptState.STEPPED
+        )  # first: no interrupt makes it step twice
+        try:
+            return optimizer.step(*args, **kwargs) if on_gpu(found) or not found else None
+        except (TypeError, ValueError, RuntimeError):  # something is wrong, and nothing has changed
+            self._records[id(optimizer)] = record
+            raise
 
     def _ready(self, optimizer: Optimizer, record: _Record, scale: Any, kwargs: Any) -> tuple[_Record, dict[str, Any]]:
         """Look for inf and NaN, and unscale gradients or leave it to the rule; return what the step is to be given."""

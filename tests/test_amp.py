@@ -702,6 +702,25 @@ def test_a_step_that_fails_may_be_taken_again() -> None:
     assert (p.data.tolist(), p.grad.tolist()) == ([0, 0], [1, 1])
 
 
+def test_a_step_that_was_interrupted_is_not_taken_twice() -> None:
+    """Whether the interrupt came before the step or after it, nobody knows."""
+    p = Parameter(np.ones(2), grad=np.full(2, 8.0))
+    scaler, optimizer = GradScaler(init_scale=8.0), refoptim.SGD([p], lr=1.0)
+
+    def interrupt(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    scaler.scale(1.0)
+    handle = optimizer.register_step_post_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scaler.step(optimizer)
+    handle.remove()
+    with pytest.raises(RuntimeError, match="has already been called since the last update"):
+        scaler.step(optimizer)
+    scaler.update()
+    assert (p.data.tolist(), p.grad.tolist()) == ([0, 0], [1, 1])
+
+
 @pytest.mark.parametrize("what", [3, None, "SGD", np.ones(3)])
 def test_only_optimizers_are_stepped(what: Any) -> None:
     scaler = GradScaler()
