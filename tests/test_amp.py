@@ -327,6 +327,19 @@ def test_unscaled_gradients_are_stepped_as_they_are(name: str, fused: bool | Non
         assert_same_runs(one, witness, k)
 
 
+@pytest.mark.parametrize("fused", ENGINES)
+def test_the_rule_divides_by_the_scale_itself_where_kernels_run(fused: bool | None) -> None:
+    """0.9 / 3 and 0.9 * float32(1 / 3) are two numbers of float32; gradients stay as they were in the first case."""
+    g, scaler = np.full(2, 0.9, np.float32), GradScaler(init_scale=3.0)
+    p = Parameter(np.zeros(2, np.float32), grad=g.copy())
+    divided, multiplied = g / np.float32(3), g * np.float32(1 / 3)
+    assert divided[0] != multiplied[0]
+    scaler.scale(1.0)
+    scaler.step(refoptim.SGD([p], lr=1.0, fused=fused))
+    assert_equal_bits(-p.data, divided if fused else multiplied)
+    assert_equal_bits(p.grad, g if fused else multiplied)
+
+
 @pytest.mark.parametrize("name", ["LBFGS", "ConjugateGradient"])
 def test_optimizers_that_evaluate_a_closure_are_refused(torch: Any, name: str) -> None:
     """With a closure by RuntimeError, without by TypeError, as torch's LBFGS is; gradients stay scaled."""
