@@ -97,7 +97,7 @@ class GradScaler:
             raise TypeError(f"enabled must be True or False, got {enabled!r}")
         self._device, self._enabled = device, bool(enabled)
         given = (init_scale, growth_factor, backoff_factor, growth_interval, 0)
-        values = _checked(dict(zip(STATE, given, strict=True))) if enabled else given
+        values = _checked(dict(zip(STATE, given, strict=True)), "init_scale") if enabled else given
         self._init_scale, self._growth_factor, self._backoff_factor, self._growth_interval, _ = values
         self._init_growth_tracker = 0
         self._scale: Any = None
@@ -149,10 +149,9 @@ class GradScaler:
             TypeError, ValueError: a gradient does not fit its parameter, is read-only, or shares memory with another or
                 with a parameter. Nothing has changed then.
         """
-        record = self._record(optimizer)
         if not self._enabled:
             return
-        scale = self._known("unscale_")
+        record, scale = self._record(optimizer), self._known("unscale_")
         if record.stage is OptState.UNSCALED:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update().")
         if record.stage is OptState.STEPPED:
@@ -202,21 +201,22 @@ class GradScaler:
             RuntimeError: it has been called before since the last ``update``, or there is a closure.
             TypeError, ValueError: a gradient is wrong, or the optimizer needs a closure.
         """
-        record = self._record(optimizer)
         if not self._enabled:
             return optimizer.step(*args, **kwargs)
+        record = self._record(optimizer)
         _check_arguments(optimizer, args, kwargs)
         scale = self._known("step")
         if record.stage is OptState.STEPPED:
             raise RuntimeError("step() has already been called since the last update().")
         if record.stage is OptState.READY:
             record, kwargs = self._ready(optimizer, record, scale, kwargs)
+        if not record.found:
+            raise AssertionError("No inf checks were recorded for this optimizer.")
         found = _together(record.found.values())
         if on_gpu(found):
             kwargs = {**kwargs, "found_inf": found}
-        self._records[id(optimizer)] = record._replace(
-            stage=OptState.STEPPED
-        )  # first: no interrupt makes it step twice
+        # Noted before, so that no interrupt makes it step twice.
+        self._records[id(optimizer)] = record._replace(stage=OptState.STEPPED)
         try:
             return optimizer.step(*args, **kwargs) if on_gpu(found) or not found else None
         except (TypeError, ValueError, RuntimeError):  # something is wrong, and nothing has changed
@@ -231,8 +231,9 @@ class GradScaler:
             kwargs = {**kwargs, "grads": given}
         pairs = _gradients(optimizer, given)
         if not pairs:
-            raise AssertionError("No inf checks were recorded for this optimizer.")
-        _inverse(scale)  # it must have one
+            return record, kwargs
+        if not on_gpu(scale):
+            _inverse(scale)  # it must have one
         if given is not None or _is_left_to_the_rule(optimizer, pairs):
             with on_their_streams(borrowed(optimizer.param_groups)):
                 found = _found(pairs, _machines(optimizer, pairs))
@@ -373,9 +374,9 @@ class GradScaler:
         return self._scale
 
 
-def _checked(state: Mapping[str, Any]) -> tuple[float, float, float, int, int]:
-    """Return the numbers of a state dict in the order of ``STATE``, or raise."""
-    scale, growth = _scale("scale", state["scale"]), _growth("growth_factor", state["growth_factor"])
+def _checked(state: Mapping[str, Any], name: str = "scale") -> tuple[float, float, float, int, int]:
+    """Return the numbers of a state dict in the order of ``STATE``, or raise; the scale goes by ``name`` then."""
+    scale, growth = _scale(name, state["scale"]), _growth("growth_factor", state["growth_factor"])
     backoff = _backoff("backoff_factor", state["backoff_factor"])
     interval = _interval("growth_interval", state["growth_interval"])
     return scale, growth, backoff, interval, _count("_growth_tracker", state["_growth_tracker"], 0)

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -538,6 +539,14 @@ def test_parameters_without_gradient_are_passed_over() -> None:
     scaler.step(optimizer)
     scaler.update()
     scaler.step(optimizer, grads=[np.full(2, 8.0), None])
+    scaler.update()
+    optimizer.zero_grad()
+    for act in (scaler.step, scaler.unscale_, scaler.step):
+        if act == scaler.step:
+            with pytest.raises(AssertionError, match="No inf checks were recorded for this optimizer"):
+                act(optimizer)
+        else:
+            act(optimizer)
     assert (p.data.tolist(), q.data.tolist()) == ([-1, -1], [0, 0])
 
 
@@ -595,6 +604,8 @@ def test_a_scaler_that_is_switched_off_does_nothing() -> None:
     p = Parameter(np.ones(2), grad=np.full(2, np.inf))
     scaler, optimizer = GradScaler(enabled=False, growth_factor=0.0), refoptim.SGD([p], lr=1.0)
     assert scaler.scale("loss") == "loss"
+    anything: Any = SimpleNamespace(step=lambda: 7)
+    assert scaler.step(anything) == 7
     scaler.unscale_(optimizer)
     assert scaler.step(optimizer, lambda: 3.0) == 3.0
     scaler.update()
@@ -613,7 +624,7 @@ def test_a_scaler_that_is_switched_off_does_nothing() -> None:
         ({"growth_factor": math.inf}, AssertionError, "and finite, got inf"),
         ({"backoff_factor": 1.0}, AssertionError, r"The backoff factor must be < 1.0\."),
         ({"backoff_factor": 0.0}, AssertionError, "above 0, got 0.0"),
-        ({"init_scale": 0}, ValueError, r"scale must be in \(0, inf\) as a float32 number, got 0"),
+        ({"init_scale": 0}, ValueError, r"init_scale must be in \(0, inf\) as a float32 number, got 0"),
         ({"init_scale": 1e39}, ValueError, "scale must be in"),
         ({"init_scale": 1e-60}, ValueError, "scale must be in"),
         ({"init_scale": "8"}, TypeError, "scale must be a real number"),
