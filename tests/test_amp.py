@@ -219,6 +219,17 @@ def test_arrays_of_other_libraries_are_scaled_by_their_own_product(torch: Any) -
     assert scaler.scale([half.reshape(1)])[0].dtype == torch.float16
 
 
+def test_losses_of_jax_are_scaled_where_they_are_differentiated() -> None:
+    """Its gradients are read-only, and left to the rule; d/dw of sum(w * w) is 2 w."""
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    scaler, p = GradScaler(init_scale=1024.0), Parameter(np.ones(3, np.float32))
+    p.grad = jax.grad(lambda w: scaler.scale((w * w).sum()))(jax.numpy.ones(3))
+    scaler.step(refoptim.SGD([p], lr=0.25))
+    assert (np.asarray(p.grad).tolist(), p.data.tolist()) == ([2048.0] * 3, [0.5] * 3)
+    half = jax.numpy.ones(2, "float16")
+    assert scaler.scale([half, half[0]])[0].dtype == "float16" and scaler.scale(half[0]).dtype == "float32"
+
+
 @pytest.mark.parametrize(
     ("outputs", "error"),
     [
