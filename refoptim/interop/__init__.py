@@ -1,0 +1,1 @@
+"""Fronts for other libraries; each is imported by its name and imports its library."""
