@@ -35,7 +35,7 @@ PACKAGES = {
 ROOMS = [
     *("numerics", "formats", "step", "engines", "kernels"),
     *("clip_grad", "optimizers", "functional", "lr_scheduler", "swa_utils", "amp"),
-    *("", "conformance", "commands", "__main__"),
+    *("", "interop", "conformance", "commands", "__main__"),
 ]
 """The rooms of refoptim from the ground up ("" is what ``import refoptim`` runs): each may import those before it. What
 stands in one room may import one another, but not in a circle."""
@@ -163,10 +163,11 @@ def top_levels(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", sources())
 def test_modules_import_numpy_alone(name: str) -> None:
-    """Commands and the plugin need more to be what they are; other libraries are imported where they are used."""
+    """Commands, fronts and the plugin need more to be what they are; others import libraries where they use them."""
     is_command = room(name) == "commands"
     of_pytest = {"pytest"} if name.startswith("refoptim.conformance.plugin") else set()
-    assert top_levels(name) <= ({"numpy", "click", "rich"} if is_command else {"numpy"}) | of_pytest
+    of_fronts = {name.rpartition(".")[2].partition("_")[0]} if room(name) == "interop" else set()
+    assert top_levels(name) <= ({"numpy", "click", "rich"} if is_command else {"numpy"}) | of_pytest | of_fronts
 
 
 def test_importing_refoptim_imports_numpy_alone() -> None:

@@ -88,7 +88,8 @@ class Optimizer:
     rule: ClassVar[type[Rule]]
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        self.settings: dict[str, Any] = dict(_settings(self.rule).bind(*args, **settings).arguments)
+        rule: Any = self.rule
+        self.settings: dict[str, Any] = dict(_settings(rule).bind(*args, **settings).arguments)
         if self.settings.get("differentiable"):
             raise RuntimeError(self._no_derivative("differentiable=True"))
         self._hypers()
@@ -188,9 +189,9 @@ class Optimizer:
             optimizer.state[p] = self._state(h, p.shape, kept, step)
         with rounding(mode):
             optimizer.step(grads=x.grads)
-        after = [optimizer.state.get(p, {}) for p in members]
-        kept = [{key: np.asarray(state[key]) for key in old} for old, state in zip(x.kept, after, strict=True)]
-        return [p.data for p in members], kept
+        states = [optimizer.state.get(p, {}) for p in members]
+        after = [{key: np.asarray(state[key]) for key in old} for old, state in zip(x.kept, states, strict=True)]
+        return [p.data for p in members], after
 
     def _state(self, h: Hypers, shape: tuple[int, ...], kept: Mapping[str, Array], step: int) -> dict[str, Any]:
         """Return copies of what is kept for a parameter; what its first update makes is left out before that."""
@@ -207,15 +208,15 @@ class Optimizer:
             x = _viewed(_Operands(*given))
             return _subnormal.submit(self._advance, names, mode, x._replace(lr=lr) if static else x).result()
 
-        @jax.custom_jvp
-        def staged(*given: Any) -> Any:
+        def call(*given: Any) -> Any:
             return jax.pure_callback(step, results, *given, vmap_method="sequential")
 
-        @staged.defjvp
         def refuse(primals: Any, tangents: Any) -> Any:
             raise TypeError(self._no_derivative("a derivative of update"))
 
-        results = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (operands.params, operands.kept))
+        results = jax.tree.map(_shape, (operands.params, operands.kept))
+        staged: Any = jax.custom_jvp(call)
+        staged.defjvp(refuse)
         after: tuple[list[Array], list[dict[str, Array]]] = staged(*operands._replace(lr=None if static else lr))
         return after
 
@@ -342,6 +343,11 @@ def _full(shape: tuple[int, ...], fill: float, dtype: DType) -> Array:
     return jnp.full(shape, np.asarray(value).astype(dtype), dtype)
 
 
+def _shape(x: Any) -> Any:
+    kind: Any = jax.ShapeDtypeStruct
+    return kind(x.shape, x.dtype)
+
+
 def _is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
@@ -361,13 +367,12 @@ def _as_jax(x: Array, before: Any) -> Array:
 
 
 @cache
-def _settings(rule: type[Rule]) -> Signature:
+def _settings(rule: Any) -> Signature:
     """Return the signature of a rule's constructor without the parameters that it optimizes."""
     whole = signature(rule)
     return whole.replace(parameters=[x for x in whole.parameters.values() if x.name != "params"])
 
 
-@cache
 def optimizer_class(rule: type[Rule]) -> type[Optimizer]:
     """Return the class of an optimizer of refoptim, or of one written like those, for JAX.
 
@@ -380,6 +385,12 @@ def optimizer_class(rule: type[Rule]) -> type[Optimizer]:
         raise TypeError(f"{rule.__name__} calls a closure several times in a step: use refoptim.interop.scipy.method")
     if issubclass(rule, SparseAdam):
         raise TypeError(f"{rule.__name__} takes sparse gradients, and those of JAX are dense")
+    known: Any = rule
+    return _class(known)
+
+
+@cache
+def _class(rule: Any) -> type[Optimizer]:
     members = {
         "rule": rule,
         "__doc__": f"``refoptim.{rule.__name__}`` for JAX; ``Optimizer`` says how to use it.\n\n{rule.__doc__}",
