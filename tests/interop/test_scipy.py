@@ -143,6 +143,7 @@ def test_single_precision_stays_single() -> None:
     result = minimize("SGD", {"lr": 0.25}, np.zeros(2, np.float32), fun)
     assert result.x.dtype == result.jac.dtype == np.float32
     assert dtypes == {"float32", "float64"}
+    assert result.nfev == 3 * result.njev
     assert result.success
     assert np.allclose(result.x, 3, atol=1e-5)
 
