@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from inspect import ismodule
 from pathlib import Path
 
@@ -36,6 +40,9 @@ INLINE = re.compile(r"`([^`\n]+)`")
 NOT_RUN = "# Not run here: "
 """Begins a program that is not run with its page, and says why."""
 
+NEEDS = re.compile(r"# Needs (\w+)\n")
+"""Begins a program for which a library must be there that the tests do without; it is run where that is installed."""
+
 FILES = DOCS / "built" / "add_an_optimizer.md"
 """The page whose programs may be files, with their names on the first line; its own test writes and runs them."""
 
@@ -58,18 +65,55 @@ def is_file(page: Path, text: str) -> bool:
     return page == FILES and re.match(r"# \S+\.py\n", text) is not None
 
 
+def programs(page: Path, library: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the programs of a page that need a library, or those that need none, and what each is said to print."""
+    needed: str | None = None
+    for kind, text in FENCE.findall(read(page)):
+        if kind == "python":
+            found = NEEDS.match(text)
+            needed = found[1] if found else None
+        run = kind == "text" or (kind == "python" and not text.startswith(NOT_RUN) and not is_file(page, text))
+        if run and needed == library:
+            yield kind, text
+
+
 @pages
 def test_programs_run_and_print_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"__name__": page.stem}
-    for kind, text in FENCE.findall(read(page)):
-        if kind == "python" and not text.startswith(NOT_RUN) and not is_file(page, text):
+    for kind, text in programs(page):
+        if kind == "python":
             exec(compile(text, str(page), "exec"), names)
-        elif kind == "text":
+        else:
             assert capsys.readouterr().out == text
     assert capsys.readouterr().out == "", "a page shows what its programs print in a block of the kind text"
+
+
+NEEDING = [(page, library) for page in PAGES for library in dict.fromkeys(NEEDS.findall(read(page)))]
+
+
+@pytest.mark.parametrize(
+    ("page", "library"), NEEDING, ids=[f"{page.relative_to(ROOT)}-{library}" for page, library in NEEDING]
+)
+def test_programs_run_that_need_a_library(page: Path, library: str, tmp_path: Path) -> None:
+    """In a process of their own: what other libraries set up, and warn of, is their business."""
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    blocks = list(programs(page, library))
+    code, printed = ("".join(text for kind, text in blocks if kind == wanted) for wanted in ("python", "text"))
+    settings = {"JAX_PLATFORMS": "cpu", "DEV": "PYTHON"}  # of JAX, and of tinygrad, which else needs a compiler
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == printed
 
 
 @pages

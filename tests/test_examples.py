@@ -42,6 +42,25 @@ def test_digits_learn_with_any_optimizer(arguments):
     assert accuracy(*arguments, "--epochs", "3") >= 85
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("SGD", "--lr", "0.1", "--set", "momentum=0.9", "--epochs", "3"),
+        ("Muon", "--lr", "0.02", "--set", "adjust_lr_fn=original", "--epochs", "3"),
+    ],
+    ids=["default", "SGD", "Muon"],
+)
+def test_digits_learn_with_jax_to_the_same_bits_as_on_numpy_arrays(arguments):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("jax", reason="JAX is not installed")
+    finished = run(*arguments, "--twin", script="train_jax.py")
+    assert finished.returncode == 0, finished.stderr
+    found = re.fullmatch(r"test accuracy (.*)%\nthe same bits as on NumPy arrays: yes\n", finished.stdout)
+    assert found, finished.stdout
+    assert float(found.group(1)) >= (85 if arguments else 97)
+
+
 def test_a_wrong_setting_is_reported_without_a_traceback():
     finished = run("Adam", "--lr", "-1")
     assert finished.returncode == 2
