@@ -55,10 +55,11 @@ from ..step.state_dict import step_count
 Tree = Any
 """A tree as JAX knows them: arrays in dicts, lists, tuples, and what else is registered."""
 
-_subnormal = ThreadPoolExecutor(1, "refoptim", check_arithmetic)
-_subnormal.submit(int).result()
+_subnormal = ThreadPoolExecutor(1, "refoptim")
 """The thread that takes steps inside ``jit``. Threads that run XLA's programs lose subnormal numbers, and those started
 on them do so too: this one is started here."""
+
+_sound = _subnormal.submit(check_arithmetic)
 
 
 class State(NamedTuple):
@@ -160,10 +161,10 @@ class Optimizer:
             kept = {}
             for key, (shape, fill) in layout(self.rule, h, p.shape).items():
                 check_number(f"the first {key}", fill or 0.0, storage(p.dtype))
-                kept[key] = _full(shape, fill or 0.0, p.dtype)
+                kept[key] = _full(shape, fill or 0.0, p.dtype, p)
             for key, x in self.rule.registers(h).items():
                 check_number(f"the first {key}", x, get_default_dtype())
-                kept[key] = _full((), x, _allowed(get_default_dtype()))
+                kept[key] = _full((), x, _allowed(get_default_dtype()), p)
         return kept
 
     def _kept(self, h: Hypers, leaf: tuple[str, Array], given: Any) -> dict[str, Array]:
@@ -205,6 +206,7 @@ class Optimizer:
         static = not _is_traced(lr)
 
         def step(*given: Any) -> Any:
+            _sound.result()
             x = _viewed(_Operands(*given))
             return _subnormal.submit(self._advance, names, mode, x._replace(lr=lr) if static else x).result()
 
@@ -337,10 +339,10 @@ def _allowed(dtype: DType) -> DType:
     return dtype
 
 
-def _full(shape: tuple[int, ...], fill: float, dtype: DType) -> Array:
-    """Make an array, every real of it ``fill``, rounded as NumPy rounds it."""
+def _full(shape: tuple[int, ...], fill: float, dtype: DType, beside: Any) -> Array:
+    """Make an array, every real of it ``fill``, rounded as NumPy rounds it, where another lies."""
     value = complex(fill, fill) if np.dtype(dtype).kind == "c" else fill
-    return jnp.full(shape, np.asarray(value).astype(dtype), dtype)
+    return _as_jax(jnp.full(shape, np.asarray(value).astype(dtype), dtype), beside)
 
 
 def _shape(x: Any) -> Any:
@@ -362,8 +364,10 @@ def _handed_back(after: tuple[list[Array], list[dict[str, Array]]], before: _Ope
     return jax.tree.map(_as_jax, after, (before.params, before.kept))
 
 
-def _as_jax(x: Array, before: Any) -> Array:
-    return jax.device_put(x, before.sharding) if getattr(before, "committed", False) else jnp.asarray(x)
+def _as_jax(x: Array, beside: Any) -> Array:
+    """Return an array as one of JAX, on the device to which another is bound, if it is."""
+    bound = isinstance(beside, jax.Array) and not _is_traced(beside) and beside.committed
+    return jax.device_put(x, beside.sharding) if bound else jnp.asarray(x)
 
 
 @cache

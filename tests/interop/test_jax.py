@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -137,6 +141,41 @@ def test_jit_keeps_subnormals(size: int) -> None:
     opt = optim.SGD(lr=0.5)
     new, _ = jax.jit(opt.update)(p, p, opt.init(p))
     assert (np.asarray(new["w"]) == np.float32(2.0**-131)).all()
+
+
+def test_a_thread_that_loses_subnormals_takes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front may have been imported where they are lost, and its thread started there."""
+    broken = Future[None]()
+    broken.set_exception(RuntimeError("takes subnormal operands for zeros"))
+    monkeypatch.setattr(optim, "_sound", broken)
+    p, opt = jnp.ones(2), optim.SGD()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="takes subnormal operands for zeros"):
+        jax.block_until_ready(jax.jit(opt.update)(p, p, opt.init(p)))
+
+
+def test_devices_of_the_parameters_are_kept() -> None:
+    """In a process of its own, in which XLA plays two devices."""
+    code = """
+import jax, jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from refoptim.interop import jax as optim
+one, other = jax.devices()
+opt, p = optim.Adam(lr=0.5), jax.device_put(jnp.ones(4), other)
+new, state = opt.update(p, p, opt.init(p))
+assert new.devices() == state.leaves["exp_avg"].devices() == {other}, (new.devices(), state)
+new, state = jax.jit(opt.update)(p, p, opt.init(p))
+assert new.devices() == {other}
+spread = jax.device_put(jnp.ones(4), NamedSharding(Mesh([one, other], "i"), PartitionSpec("i")))
+try:
+    opt.init({"w": spread})
+except TypeError as error:
+    print(error)
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "params['w'] must lie on one device, in the memory of the computer, got" in done.stdout
 
 
 def test_jit_takes_large_arrays() -> None:
