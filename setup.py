@@ -110,6 +110,7 @@ setup(
         "bfloat16": ["ml_dtypes>=0.4"],
         "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12"],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*"],
+        "jax": ["jax>=0.4.38", "optax>=0.2"],
         "docs": [*CLI, *PLOT, *SITE],
         "test": [
             *ACCURACY,

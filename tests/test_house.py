@@ -163,11 +163,11 @@ def top_levels(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", sources())
 def test_modules_import_numpy_alone(name: str) -> None:
-    """Commands, fronts and the plugin need more to be what they are; others import libraries where they use them."""
+    """Commands, the plugin and interop need more to be what they are; others are imported where they are used."""
     is_command = room(name) == "commands"
     of_pytest = {"pytest"} if name.startswith("refoptim.conformance.plugin") else set()
-    of_fronts = {name.rpartition(".")[2].partition("_")[0]} if room(name) == "interop" else set()
-    assert top_levels(name) <= ({"numpy", "click", "rich"} if is_command else {"numpy"}) | of_pytest | of_fronts
+    of_its_name = {name.rpartition(".")[2].partition("_")[0]} if room(name) == "interop" else set()
+    assert top_levels(name) <= ({"numpy", "click", "rich"} if is_command else {"numpy"}) | of_pytest | of_its_name
 
 
 def test_importing_refoptim_imports_numpy_alone() -> None:
