@@ -180,6 +180,18 @@ except TypeError as error:
     assert "params['w'] must lie on one device, in the memory of the computer, got" in done.stdout
 
 
+def test_arrays_may_be_donated_and_loops_traced() -> None:
+    xs = [normal(1, 1000)]
+    opt, other, p = optim.Adam(lr=0.1), refoptim.Adam(xs, lr=0.1), jnp.asarray(xs[0])
+    donating = jax.jit(lambda p, s: opt.update(p, jnp.ones_like(p), s), donate_argnums=(0, 1))
+    p, state = donating(*donating(p, opt.init(p)))
+    p, state = jax.lax.fori_loop(0, 3, lambda _, carry: opt.update(carry[0], jnp.ones_like(p), carry[1]), (p, state))
+    for _ in range(5):
+        other.step(grads=[np.ones(1000, np.float32)])
+    assert_equal_bits(xs[0], p)
+    assert int(state.step) == 5
+
+
 def test_jit_takes_large_arrays() -> None:
     p = {name: jnp.full(3_000_000, 1.0) for name in "ab"}
     opt = optim.SGD(lr=0.25)
@@ -506,6 +518,13 @@ def test_wrong_traced_values_are_refused_when_they_are_known(capfd: Any, caplog:
     p, opt = jnp.ones(3), optim.SGD()
     with pytest.raises(jax.errors.JaxRuntimeError, match="Invalid learning rate: -1"):
         jax.block_until_ready(jax.jit(lambda lr: opt.update(p, p, opt.init(p), lr=lr))(-1.0))
+
+
+def test_settings_too_large_for_a_leaf_are_refused_by_its_path() -> None:
+    params = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.float16)}
+    opt = optim.SGD(lr=1e5)
+    with pytest.raises(RuntimeError, match=r"\(params\['b'\]\): value cannot be converted to type float16"):
+        opt.update(params, params, opt.init(params))
 
 
 def test_wrong_counts_are_refused() -> None:
