@@ -60,6 +60,7 @@ _subnormal = ThreadPoolExecutor(1, "refoptim")
 on them do so too: this one is started here."""
 
 _sound = _subnormal.submit(check_arithmetic)
+"""Raises RuntimeError if that thread loses them too."""
 
 
 class State(NamedTuple):
