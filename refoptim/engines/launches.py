@@ -79,6 +79,10 @@ class Launch:
         """Take note that the gradient of tensor ``i`` lies somewhere else now."""
         self.tables[2 * self.count + i] = self.machine.address(g)
 
+    def move_gradients(self, addresses: Array) -> None:
+        """Take note of where the gradients of all tensors lie now."""
+        self.tables[2 * self.count : 3 * self.count] = addresses
+
     def run(self, step: Step, on: Machine | None = None) -> None:
         """Update the tensors, or let what is given write down the launch that does so."""
         machine = on or self.machine

@@ -56,6 +56,7 @@ class Board:
     """The tensors of an optimizer of torch, the Parameters made of them, and the state that was shown last.
 
     Attributes:
+        shown: the state as a whole, a shallow copy.
         entries: the state of each tensor, None where there is none.
         values: what the entries hold, one after the other.
         columns: step counts and registers by their names.
@@ -68,6 +69,7 @@ class Board:
         self.tensors, self.parameters = members(groups), members(own)
         self.sizes = [len(group["params"]) for group in groups]
         self.sharded = any(isinstance(x, sharded_type()) for x in self.tensors)
+        self.shown: dict[Any, Any] = {}
         self.entries: list[Entry | None] = [None] * len(self.tensors)
         self.values: list[Any] = []
         self.columns: dict[str, Column] = {}
@@ -86,7 +88,9 @@ class Board:
 
     def is_untouched(self, state: Mapping[Any, Any]) -> bool:
         """Tell whether a state is the one that was shown."""
-        if not all(map(is_, map(state.get, self.tensors), self.entries)):
+        if len(state) != len(self.shown) or not all(map(is_, state, self.shown)):
+            return False
+        if not all(map(is_, state.values(), self.shown.values())):
             return False
         values = held(self.entries)
         same = len(values) == len(self.values) and all(map(is_, values, self.values))
@@ -111,7 +115,8 @@ class Board:
             entries.append(entry)
             changes += more
         fields = {"entries": entries, "columns": columns, "arrays": shown.arrays, "repeat": inner._repeat}
-        return [*changes, partial(vars(self).update, fields), partial(setattr, self, "values", shown.values)]
+        noted = [partial(self.shown.clear), partial(self.shown.update, state)]
+        return [*changes, *noted, partial(vars(self).update, {**fields, "values": shown.values})]
 
     def _numbered(self, kept: Sequence[Entry]) -> tuple[dict[str, Column], list[Change]]:
         """Return the columns of some states, those that there are where they fit, and what fills these."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,9 @@ class Library(NamedTuple):
         telling: returns the call, of a function written in C, that tells the library which arrays were written to.
         stream: returns the stream of CuPy's, a context manager, on which the library works at an array at the moment,
             None for an array in the memory of the computer.
+        lying: returns of many arrays at once what ``where`` returns of each, in columns; None where it has no such way.
+        in_line: returns the shapes, dtypes and devices of many arrays in columns, and their addresses; None unless each
+            is one piece of memory in C order. It may raise what ``view`` may.
     """
 
     package: str
@@ -45,6 +49,8 @@ class Library(NamedTuple):
     where: Callable[[Any], Any]
     telling: Telling
     stream: Callable[[Any], AbstractContextManager[Any] | None]
+    lying: Callable[[Sequence[Any]], list[Any]] | None = None
+    in_line: Callable[[Sequence[Any]], tuple[list[Any], list[int]] | None] | None = None
 
 
 def library_of(x: Any) -> Library | None:
@@ -144,16 +150,33 @@ def _check_torch(x: Any) -> None:
         raise ValueError("can't optimize a tensor made in inference mode")
 
 
-def _gradient_torch(x: Any) -> Any:
-    return x.grad
-
-
 def _forgetting_torch(x: Any) -> list[partial[Any]]:
     return [partial(setattr, x, "grad", None)]
 
 
 def _where_torch(x: Any) -> Any:
     return x.data_ptr(), x.shape, x.stride(), x.dtype, x.is_neg(), x.is_conj()
+
+
+def _lying_torch(tensors: Sequence[Any]) -> list[Any]:
+    kind: Any = sys.modules["torch"].Tensor
+    asked = (kind.data_ptr, attrgetter("shape"), kind.stride, attrgetter("dtype"), kind.is_neg)
+    found = [list(map(ask, tensors)) for ask in asked]
+    return [*found, list(map(kind.is_conj, tensors))] if _has_complex(found[3]) else found
+
+
+def _in_line_torch(tensors: Sequence[Any]) -> tuple[list[Any], list[int]] | None:
+    torch: Any = sys.modules["torch"]
+    kind = torch.Tensor
+    if not {*map(type, tensors)} <= {kind, torch.nn.Parameter} or not all(map(kind.is_contiguous, tensors)):
+        return None
+    found = [list(map(attrgetter(name), tensors)) for name in ("shape", "dtype", "device")]
+    marked = any(map(kind.is_neg, tensors)) or (_has_complex(found[1]) and any(map(kind.is_conj, tensors)))
+    return None if marked else (found, list(map(kind.data_ptr, tensors)))
+
+
+def _has_complex(dtypes: Iterable[Any]) -> bool:
+    return any(dtype.is_complex for dtype in {*dtypes})
 
 
 def _telling_torch(tensors: Sequence[Any]) -> partial[Any]:
@@ -200,11 +223,13 @@ LIBRARIES = (
         "Tensor",
         _view_torch,
         _check_torch,
-        _gradient_torch,
+        attrgetter("grad"),
         _forgetting_torch,
         _where_torch,
         _telling_torch,
         _stream_torch,
+        _lying_torch,
+        _in_line_torch,
     ),
     Library("jax", "Array", handed_over, _refuse_jax, _nothing, _none, _nothing, _nothing, _nothing),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, is_, is_not, itemgetter
 from typing import Any
 from weakref import ref
 
@@ -18,11 +18,13 @@ import numpy as np
 from ..engines import steps
 from ..engines.launches import Launch, Step
 from ..engines.machine import Recorder
+from ..numerics.arith import Array
 from ..numerics.array_types import layouts
+from ..numerics.libraries import library_of
 from ..step.changes import Change, for_all, there
 from ..step.groups import Group
 from ..step.limits import fitting
-from ..step.parameter import told
+from ..step.parameter import Borrowed, told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
 from ..step.rule import Registers, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
@@ -65,6 +67,7 @@ class Repeat:
         self.missing = self.numbers.count(None)
         self.grads = [_nothing if number is None else number[0].grads[number[1]] for number in self.numbers]
         self.forms = _forms([x for x in (reference() for reference in self.grads) if x is not None])
+        self.lent = _Lent.of(self)
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
@@ -82,7 +85,7 @@ class Repeat:
         return (
             _sizes(groups) == self.sizes
             and all(map(is_, members, self.members))
-            and all(map(is_, map(attrgetter("data"), members), self.data))
+            and (self.lent.lie_as_before() if self.lent else all(map(is_, map(attrgetter("data"), members), self.data)))
             and list(map(attrgetter("master"), members)) == self.masters
             and layouts(self.written) == self.layouts
             and all(part.same(state, terms) for part in self.parts)
@@ -90,6 +93,8 @@ class Repeat:
 
     def _take(self, grads: Any) -> bool:
         """Tell whether the gradients are the old ones, or can take their place."""
+        if self.lent:
+            return self.lent.take(grads)
         now = list(map(attrgetter("grad"), self.members)) if grads is None else grads
         if not isinstance(now, (list, tuple)) or len(now) != len(self.grads):
             return False
@@ -120,6 +125,63 @@ class Repeat:
             ready = [part.ready(scaling) for part in self.parts]
         steps = zip(self.parts, ready, strict=True)
         return [*self.told, *(change for part, step in steps for change in part.changes(step, scaling))]
+
+
+class _Lent:
+    """The arrays of another library that all Parameters are made of, looked at all at once.
+
+    Views of new gradients, one by one, would take longer than the step: their addresses are enough.
+    """
+
+    def __init__(self, of: Repeat, library: Any) -> None:
+        self.library, self.members = library, of.members
+        self.sources = [p.source for p in of.members]
+        self.lying = library.lying(self.sources)
+        present = [i for i, number in enumerate(of.numbers) if number is not None]
+        self.missing = [number is None for number in of.numbers]
+        self.forms = (library.in_line([self.sources[i] for i in present]) or [None])[0]
+        self.sizes, self.items = np.array([(of.data[i].nbytes, of.data[i].itemsize) for i in present], np.int64).T
+        parts = [number[0] for number in of.numbers if number is not None]  # in each, tensors come in this order too
+        self.rows = [(part, np.array([row for row, x in enumerate(parts) if x is part])) for part in of.parts]
+        self.starts, self.reach = (np.array(x, np.int64) for x in of.memory.bounds)
+
+    @classmethod
+    def of(cls, repeat: Repeat) -> _Lent | None:
+        """Return those of a step, None where Parameters are made of others, or do not lie in one piece, in C order."""
+        libraries = [library_of(p.source) if isinstance(p, Borrowed) else None for p in repeat.members]
+        library = libraries[0]
+        if library is None or library.lying is None or any(x is not library for x in libraries):
+            return None
+        return cls(repeat, library) if all(x.flags.c_contiguous for x in repeat.data) else None
+
+    def lie_as_before(self) -> bool:
+        """Tell whether the arrays have the memory that the Parameters look at."""
+        return bool(self.library.lying(self.sources) == self.lying)
+
+    def take(self, grads: Any) -> bool:
+        """Tell whether gradients can take the place of the old ones, and take note of where they lie."""
+        now = self._held() if grads is None else grads
+        if not isinstance(now, (list, tuple)) or list(map(is_, now, repeat(None))) != self.missing:
+            return False
+        found = self.library.in_line([x for x in now if x is not None])
+        if found is None or found[0] != self.forms:
+            return False
+        addresses = np.array(found[1], np.int64)
+        if np.any(addresses % self.items) or self._meet(addresses):
+            return False
+        for part, rows in self.rows:
+            part.launch.move_gradients(addresses[rows])
+        return True
+
+    def _held(self) -> list[Any] | None:
+        """Return the gradients that the arrays hold, None if a Parameter has been given one."""
+        given = any(map(is_not, map(attrgetter("_grad"), self.members), repeat(None)))
+        return None if given else list(map(self.library.gradient, self.sources))
+
+    def _meet(self, addresses: Array) -> bool:
+        """Tell whether some gradients lie in the memory of parameters, which the step changes."""
+        before = np.searchsorted(self.starts, addresses + self.sizes)
+        return bool(np.any((before > 0) & (self.reach[before - 1] > addresses)))
 
 
 class _Part:
