@@ -35,7 +35,7 @@ from ..step.changes import make
 from ..step.parameter import Parameter
 from ..step.rule import is_measured
 from ..step.states import States
-from .torch_state import Board, Entry, local, number_tensor, sharded_type, tensor_of
+from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, sharded_type, tensor_of
 
 
 class Front(torch.optim.Optimizer):
@@ -228,19 +228,20 @@ def _class(rule: Any) -> type[Front]:
 def state_dict(optimizer: refoptim.Optimizer | Front) -> dict[str, Any]:
     """Return a copy of the state of an optimizer as torch's optimizer of the same name saves it, of tensors.
 
-    Step counts become float32 tensors, as torch counts (float64 ones above 2**24, where float32 has gaps).
+    Step counts become float32 tensors where torch has such (float64 ones above 2**24, where float32 has gaps).
     """
     if isinstance(optimizer, Front):
         return deepcopy(optimizer.state_dict())
     saved = optimizer.state_dict()
-    state = {key: _exported_entry(x) if isinstance(x, dict) else x for key, x in saved["state"].items()}
+    counted = counts_in_tensors(type(optimizer))
+    state = {key: _exported_entry(x, counted) if isinstance(x, dict) else x for key, x in saved["state"].items()}
     groups = [{key: _exported(x) for key, x in group.items()} for group in saved["param_groups"]]
     return {**saved, "state": state, "param_groups": groups}
 
 
-def _exported_entry(entry: Entry) -> Entry:
-    counted = {"step": number_tensor(entry["step"])} if isinstance(entry.get("step"), int) else {}
-    return {name: _exported(x) for name, x in entry.items()} | counted
+def _exported_entry(entry: Entry, counted: bool) -> Entry:
+    count = {"step": number_tensor(entry["step"])} if counted and isinstance(entry.get("step"), int) else {}
+    return {name: _exported(x) for name, x in entry.items()} | count
 
 
 def _exported(x: Any) -> Any:

@@ -16,6 +16,7 @@ from ..numerics.arith import Array
 from ..numerics.array_types import is_array
 from ..optimizers.base import Optimizer
 from ..optimizers.closure import ClosureOptimizer
+from ..optimizers.sparse_adam import SparseAdam
 from ..step.changes import Change
 
 Entry: TypeAlias = dict[str, Any]
@@ -106,7 +107,7 @@ class Board:
 
     def _showing_all(self, inner: Optimizer, state: MutableMapping[Any, Any]) -> list[Change]:
         kept = [inner.state.get(p) or {} for p in self.parameters]
-        columns, changes = self._numbered([] if isinstance(inner, ClosureOptimizer) else kept)
+        columns, changes = self._numbered(kept if counts_in_tensors(type(inner)) else [])
         numbers = {name: iter(column.tensors) for name, column in columns.items()}
         shown = _Shown(self.arrays, numbers)
         entries: list[Entry | None] = []
@@ -196,6 +197,11 @@ def numbers_of(name: str, kept: Sequence[Entry]) -> Array:
 def count_type(k: int) -> type[np.floating[Any]]:
     """Return the type in which torch is shown a step count."""
     return np.float32 if k <= LAST_EXACT else np.float64
+
+
+def counts_in_tensors(rule: type) -> bool:
+    """Tell whether torch's optimizer of the name of a rule keeps its counts in tensors."""
+    return not issubclass(rule, (ClosureOptimizer, SparseAdam))
 
 
 def number_tensor(k: int) -> torch.Tensor:
