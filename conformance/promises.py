@@ -64,6 +64,7 @@ TABLE = (
             (STORED, ANY, ANY, EXACT),
         )
     ),
+    Row("torch-front", "reference", ANY, ANY, EXACT),
     Row("torch-for-loop", "reference", "Muon", ANY, CLOSE(1e-2, 1e-3)),
     Row("onnx", "reference", ANY, "float64", FEW),
     *(

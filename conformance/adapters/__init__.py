@@ -44,6 +44,7 @@ LOOPS = {"torch-for-loop": "for-loop", "torch-foreach": "foreach", "torch-fused"
 BUILT_IN = {
     **ENGINES,
     **{name + suffix: "torch:" + name for name in LOOPS for suffix in ("", "-cuda")},
+    "torch-front": "torch_front:Front",
     "optax": "optax:Optax",
     "keras": "keras:Keras",
     "onnx": "onnx:Onnx",
@@ -111,8 +112,9 @@ def find(name: str) -> Make:
     if name not in BUILT_IN:
         raise NotAvailable(f"no implementation {name!r}: known are {', '.join(BUILT_IN)}, or package.module:Class")
     module, _, what = BUILT_IN[name].partition(":")
-    if name not in ENGINES and find_spec(module) is None:
-        raise NotAvailable(f"not installed: {module}")
+    library = module.partition("_")[0]
+    if name not in ENGINES and find_spec(library) is None:
+        raise NotAvailable(f"not installed: {library}")
     defined = import_module(f"{__name__}.{module}")
     make: Make = defined.variant(name) if module == "torch" else getattr(defined, what)
     return make

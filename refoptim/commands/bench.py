@@ -12,7 +12,7 @@ from rich.progress import track
 
 from ..conformance.gradients import np_dtype
 from ..engines import host
-from . import bench_cpu, bench_gpu, gpu_report
+from . import bench_cpu, bench_gpu, bench_interop, gpu_report
 from .measure import Case, Result, cases
 from .output import echo, print_json, print_table, refusing
 
@@ -156,6 +156,59 @@ def _cpu_row(result: Result, engine: str, copy: float) -> tuple[str, ...]:
 
 def _number(x: float | None, form: str, unit: float = 1) -> str:
     return "-" if x is None else format(x * unit, form)
+
+
+@bench.command()
+@_sizes(10_000_000, 100)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(0), help="Ours and torch's; 0 for all.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(DTYPES), help="Type of all tensors.")
+@_shared
+@refusing
+def interop(
+    pattern: str, size: int, tensors: int, small: int, threads: int, dtype: str, repeats: int, as_json: bool
+) -> None:
+    """Steps on tensors of torch, against torch's.
+
+    Every tensor gets a new gradient before each step, as it does from backward. "Plain" are the classes of refoptim,
+    made of tensors, "front" those of refoptim.interop.torch, both with fused=True. torch runs fused where it can, else
+    foreach. Times are medians; a ratio below 1 means that refoptim is faster.
+
+    \b
+    refoptim bench interop
+    refoptim bench interop --pattern "adam, "
+    """
+    bench_interop.check()
+    chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)])
+    with bench_cpu.using(threads) as number:
+        results = [bench_interop.run(case, repeats) for case in _shown(chosen)]
+        where = bench_cpu.surroundings(number)
+    if as_json:
+        print_json({"where": where, "found": [x for result in results for x in _interop_documents(result)]})
+        return
+    rows = [_interop_row(result, way) for result in results for way in bench_interop.WAYS]
+    print_table(("case", "ours", "ms", "torch ms", "path", "ratio"), rows)
+
+
+def _interop_documents(result: Result) -> list[dict[str, Any]]:
+    case = result.case
+    return [
+        {
+            "rule": case.optimizer,
+            "dtype": case.dtype,
+            "tensors": case.tensors,
+            "elements": case.size,
+            "ours": way,
+            "seconds": result.seconds[way],
+            f"torch {case.torch_path} seconds": result.seconds["torch"],
+            "ratio": result.ratio(way, "torch"),
+        }
+        for way in bench_interop.WAYS
+    ]
+
+
+def _interop_row(result: Result, way: str) -> tuple[str, ...]:
+    ours, theirs = (_number(result.seconds[x], ".3f", 1e3) for x in (way, "torch"))
+    return str(result.case), way, ours, theirs, result.case.torch_path, _number(result.ratio(way, "torch"), ".2f")
 
 
 @bench.command()

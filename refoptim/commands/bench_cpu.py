@@ -18,7 +18,7 @@ import refoptim
 
 from ..engines import host, threads
 from ..numerics.arith import Array
-from .measure import Case, Result, Step, bytes_moved, differs, drawn, expected, in_turn, outcome, torch_step
+from .measure import Case, Result, Step, bytes_moved, check_outcome, drawn, expected, in_turn, torch_step
 
 ENGINES: dict[str, dict[str, Any]] = {"reference": {"fused": None}, "host": {"fused": True}}
 """Who runs our steps, and the setting that chooses it."""
@@ -87,7 +87,7 @@ def run(case: Case, engines: list[str], repeats: int) -> Result:
     data = [(drawn(i, case.size, case.dtype), drawn(j, case.size, case.dtype)) for i, j in seeds]
     ours = {name: _our_optimizer(case, data, name) for name in engines}
     if "host" in ours:
-        _check(case, ours["host"], expected(case, seeds))
+        check_outcome(case, ours["host"].step, ours["host"], expected(case, seeds))
     steps: dict[str, Step] = {name: optimizer.step for name, optimizer in ours.items()}
     if find_spec("torch"):
         steps["torch"] = _torch_step(case, data)
@@ -95,15 +95,6 @@ def run(case: Case, engines: list[str], repeats: int) -> Result:
     seconds = in_turn(steps, seconds_of, repeats)
     extra = {name: _extra_memory(optimizer.step) for name, optimizer in ours.items()}
     return Result(case, seconds, bytes_moved(next(iter(ours.values()))), extra)
-
-
-def _check(case: Case, optimizer: refoptim.Optimizer, wanted: list[Array]) -> None:
-    """Take two steps, and raise RuntimeError unless they have the outcome that is wanted."""
-    for _ in range(2):
-        optimizer.step()
-    for found, x in zip(outcome(optimizer), wanted, strict=True):
-        if not np.array_equal(found, np.resize(x, case.size)):
-            raise differs(case)
 
 
 def _our_optimizer(case: Case, data: list[tuple[Array, Array]], engine: str) -> refoptim.Optimizer:
@@ -114,13 +105,13 @@ def _our_optimizer(case: Case, data: list[tuple[Array, Array]], engine: str) -> 
 
 def _torch_step(case: Case, data: list[tuple[Array, Array]], path: str = "") -> Step:
     """Return torch's step on the same numbers; its default is a for-loop over tensors."""
-    parameters, grads = ([_tensor(x) for x in column] for column in zip(*data, strict=True))
+    parameters, grads = ([tensor(x) for x in column] for column in zip(*data, strict=True))
     for parameter in parameters:
         parameter.requires_grad_()
     return torch_step(case, parameters, grads, path)
 
 
-def _tensor(x: Array) -> Any:
+def tensor(x: Array) -> Any:
     """Copy an array to memory of torch's."""
     torch: Any = import_module("torch")
     if x.dtype.name == "bfloat16":

@@ -132,6 +132,15 @@ def outcome(optimizer: Optimizer) -> list[Array]:
     return [x for p in optimizer.param_groups[0]["params"] for x in (p.data, *state_arrays(optimizer, p))]
 
 
+def check_outcome(case: Case, step: Step, optimizer: Optimizer, wanted: Sequence[Array]) -> None:
+    """Take two steps, and raise RuntimeError unless an optimizer has the outcome that is wanted then."""
+    for _ in range(2):
+        step()
+    for found, x in zip(outcome(optimizer), wanted, strict=True):
+        if not np.array_equal(found, np.resize(x, case.size)):
+            raise differs(case)
+
+
 def differs(case: Case) -> RuntimeError:
     """Return the error that a step is not what it is measured as."""
     return RuntimeError(f"{case}: a step of the kernels is not the reference's, so that its time would mean nothing")
