@@ -57,10 +57,8 @@ class Repeat:
         self.memory = Memory(self.data)
         self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
         kept = [x for part in self.parts for column in part.arrays.values() for x in column]
-        self.written = self.data + kept
         self.told = told(p for part in self.parts for p in part.parameters)
-        self.layouts = layouts(self.written)
-        self.pins = [ref(x) for x in self.written if isinstance(x, np.ndarray)]  # NumPy resizes no array that has one
+        self.pins = [ref(x) for x in self.data + kept if isinstance(x, np.ndarray)]  # NumPy resizes none that has one
         self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
@@ -68,6 +66,8 @@ class Repeat:
         self.grads = [_nothing if number is None else number[0].grads[number[1]] for number in self.numbers]
         self.forms = _forms([x for x in (reference() for reference in self.grads) if x is not None])
         self.lent = _Lent.of(self)
+        self.written = kept if self.lent else self.data + kept
+        self.layouts = layouts(self.written)
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""

@@ -146,6 +146,18 @@ def test_other_memory_is_followed(torch: Any, plans: list[Any]) -> None:
     assert before.data_ptr() == pair.tensors[1].data_ptr()
 
 
+def test_another_order_in_the_same_memory_is_followed(torch: Any) -> None:
+    w, grad = torch.zeros(2, 2, requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    optimizer = refoptim.SGD([w], lr=1.0, fused=True)
+    for _ in range(3):
+        w.grad = grad.clone()
+        optimizer.step()
+    w.data = w.data.t()
+    w.grad = grad.clone()
+    optimizer.step()
+    assert torch.equal(w, -3 * grad.t() - grad)
+
+
 @pytest.mark.parametrize("wrong", ["shape", "dtype", "device", "kind"])
 def test_wrong_gradients_are_refused_and_change_nothing(torch: Any, wrong: str) -> None:
     pair = Pair(torch, "Adam")
