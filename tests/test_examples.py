@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
 def run(*arguments, script="train_digits.py"):
+    if script != "train_torch.py":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     command = [sys.executable, EXAMPLES / script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -78,3 +78,16 @@ def test_mixed_precision_is_as_good_as_float32():
     assert abs(mixed - wide) < 1
     assert scale > 65536, "it has grown"
     assert narrow < 15
+
+
+@pytest.mark.parametrize("arguments", [(), ("Rprop",), ("NAdam", "--lr", "0.01", "--steps", "300")], ids=str)
+def test_torch_and_arrays_are_trained_to_the_same_bits(arguments):
+    pytest.importorskip("torch", reason="torch is not installed")
+    finished = run(*arguments, script="train_torch.py")
+    assert finished.returncode == 0, finished.stderr
+    *ways, last = finished.stdout.splitlines()
+    assert last == "the same bits"
+    found = [re.fullmatch(r"\w+ +loss (.*)  sha256 ([0-9a-f]{16})", way).groups() for way in ways]
+    assert len(found) == 3
+    assert len(set(found)) == 1
+    assert float(found[0][0]) < 0.05
