@@ -1,4 +1,4 @@
-"""Trainers of others with optimizers of torch that are refoptim's: they train with the bits of a plain loop, and resume.
+"""Trainers of others with optimizers of torch that are refoptim's: they have the bits of a plain loop, and resume.
 
 Each is skipped where it is not installed.
 """
