@@ -252,12 +252,13 @@ def test_hooks_are_torchs() -> None:
     optimizer.register_step_pre_hook(lambda o, args, kwargs: seen.append("before"))
     optimizer.register_step_post_hook(lambda o, args, kwargs: seen.append("after"))
     optimizer.register_state_dict_post_hook(lambda o, d: {**d, "more": 1})
-    optimizer.register_load_state_dict_pre_hook(lambda o, d: {key: d[key] for key in ("state", "param_groups")})
+    optimizer.register_load_state_dict_pre_hook(lambda o, d: {**d, "param_groups": [{**d["param_groups"][0], "lr": 9}]})
     optimizer.register_load_state_dict_post_hook(lambda o: seen.append("loaded"))
     step(optimizer, "SGD", 1)
     saved = optimizer.state_dict()
     assert saved["more"] == 1
     optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 9
     assert seen == ["before", "after", "loaded"]
 
 
@@ -483,10 +484,14 @@ def test_classes_of_ones_own_can_be_pickled(cls: Any) -> None:
     assert_same(other.state_dict(), optimizer.state_dict())
 
 
-def test_steps_above_what_float32_counts() -> None:
-    optimizer, params = run("Adam", 1)
-    optimizer.state[params[0]]["step"] = torch.tensor(2.0**24 - 1)
-    for k, dtype in ((2**24, torch.float32), (2**24 + 1, torch.float64), (2**24 + 2, torch.float64)):
+@pytest.mark.parametrize("fused", [None, True])
+def test_steps_above_what_float32_counts(fused: bool | None) -> None:
+    if fused and host.missing():
+        pytest.skip(f"no kernels: {host.missing()}")
+    optimizer, params = run("Adam", 1, fused=fused)
+    kinds = (torch.float32, torch.float32, torch.float64, torch.float64)
+    optimizer.state[params[0]]["step"] = torch.tensor(2.0**24 - 2)
+    for k, dtype in zip(range(2**24 - 1, 2**24 + 3), kinds, strict=True):
         step(optimizer, "Adam", 1)
         count = optimizer.state[params[0]]["step"]
         assert (count.item(), count.dtype) == (k, dtype)
@@ -583,6 +588,23 @@ def test_the_state_is_shown_while_it_is_held(fused: bool | None) -> None:
     assert (entry["step"] is count, count.item()) == (True, 3)
     assert (entry["exp_avg"] is average, torch.equal(before[0], average)) == (True, False)
     assert product.item() < before[1]
+
+
+def test_the_state_of_a_closure_is_shown_while_it_is_held() -> None:
+    w = tensor(normal(1, 6)).requires_grad_()
+    optimizer = front.LBFGS([w], max_iter=1)
+
+    def closure() -> Any:
+        w.grad = 4 * w.detach() ** 3
+        return (w.detach() ** 4).sum()
+
+    optimizer.step(closure)
+    entry = optimizer.state[w]
+    before = entry["d"].clone()
+    optimizer.step(closure)
+    assert optimizer.state[w] is entry
+    assert entry["n_iter"] == 2
+    assert not torch.equal(entry["d"], before)
 
 
 @pytest.mark.parametrize(
