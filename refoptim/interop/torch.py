@@ -148,9 +148,7 @@ class Front(torch.optim.Optimizer):
             params = [known.get(id(x)) or self._mapped(x) for x in group["params"]]
             inner.add_param_group({**group, "params": params})
         board = Board(self.param_groups, inner.param_groups)
-        read = self._read(inner, board)
-        inner.state.clear()
-        inner.state.update(read)
+        inner.state.update(self._read(inner, board))
         make([partial(vars(self).update, {"_inner": inner, "_board": board})])
         self._show()
         return inner
