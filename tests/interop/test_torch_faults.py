@@ -18,8 +18,8 @@ from refoptim.engines import host
 from refoptim.interop import torch as front
 from refoptim.numerics.libraries import viewed
 
-EVERY = 37
-"""Each so many lines comes an exception."""
+EVERY = [37, pytest.param(1, marks=pytest.mark.faults)]
+"""After how many lines comes the next exception."""
 
 
 def made(name: str, steps: int, fused: bool | None) -> Any:
@@ -77,6 +77,7 @@ def another_group(optimizer: Any) -> None:
 
 
 SAVED = made("Adam", 5, None).state_dict()
+SAVED["param_groups"][0]["lr"] = 0.75
 
 CASES: list[tuple[Any, ...]] = [
     ("Adam", as_it_is, step, 0, None),
@@ -91,9 +92,10 @@ CASES: list[tuple[Any, ...]] = [
 ]
 
 
+@pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize(("name", "before", "act", "steps", "fused"), CASES)
 def test_everything_is_done_whole_or_not_at_all(
-    name: str, before: Callable[[Any], None], act: Callable[[Any], None], steps: int, fused: bool | None
+    name: str, before: Callable[[Any], None], act: Callable[[Any], None], steps: int, fused: bool | None, every: int
 ) -> None:
     if fused and host.missing():
         pytest.skip(f"no kernels: {host.missing()}")
@@ -110,7 +112,7 @@ def test_everything_is_done_whole_or_not_at_all(
         act(optimizer)
     looks.append(look(optimizer))
     seen = set()
-    for at in (*range(1, lines.count, EVERY), lines.count):
+    for at in (*range(1, lines.count, every), lines.count):
         optimizer = ready()
         with traced(Lines(raised, at)), pytest.raises(Interrupt):
             act(optimizer)
