@@ -37,6 +37,28 @@ from ..step.rule import is_measured
 from ..step.states import States
 from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, sharded_type, tensor_of
 
+__all__ = [
+    "ASGD",
+    "LBFGS",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "ConjugateGradient",
+    "Front",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+    "optimizer_class",
+    "state_dict",
+]
+
 
 class Front(torch.optim.Optimizer):
     """The base of the classes that ``optimizer_class`` makes: an optimizer of refoptim, as torch sees it.

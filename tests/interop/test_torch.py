@@ -163,6 +163,7 @@ def test_closures_have_the_bits_of_refoptim_on_numpy(name: str, search: str | No
 
 def test_all_classes_are_torchs_and_have_the_signatures_of_refoptim() -> None:
     assert len({*NAMES, *CLOSURES}) == 16
+    assert {*front.__all__} == {*NAMES, *CLOSURES, "Front", "optimizer_class", "state_dict"}
     for name in (*NAMES, *CLOSURES):
         cls = getattr(front, name)
         assert issubclass(cls, torch.optim.Optimizer)
