@@ -288,8 +288,8 @@ def _parameter(rule: type[refoptim.Optimizer], x: torch.Tensor) -> Parameter:
         placements: Any = x.placements
         if any(each.is_partial() for each in placements):
             raise TypeError(f"a parameter must be whole or sharded, got a sum that is yet to be taken: {placements}")
-        whole = all(each.is_replicate() for each in placements)
-        if not whole and (is_measured(rule) or issubclass(rule, ClosureOptimizer)):
+        split = is_measured(rule) and not all(each.is_replicate() for each in placements)
+        if split or issubclass(rule, ClosureOptimizer):
             raise TypeError(f"{rule.__name__} needs whole parameters, got {placements} of shape {tuple(x.shape)}")
     return Parameter(local(x))
 
