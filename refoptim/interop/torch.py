@@ -153,7 +153,10 @@ class Front(torch.optim.Optimizer):
         """Return the inner optimizer with the settings, the tensors and the state that are there now."""
         state, inner = self.state, self._inner
         if inner is None or not self._board.is_of(self.param_groups):
-            inner = self._made_anew()
+            inner, board = self._made_anew()
+            inner.state.update(self._read(inner, board))
+            make([partial(vars(self).update, {"_inner": inner, "_board": board})])
+            self._show()
         elif not self._board.is_untouched(state):
             read = self._read(inner, self._board)
             make([partial(inner.state.clear), partial(inner.state.update, read)])
@@ -162,18 +165,14 @@ class Front(torch.optim.Optimizer):
             _pass_on(group, own)
         return inner
 
-    def _made_anew(self) -> refoptim.Optimizer:
-        """Make the inner optimizer of the groups and the state."""
+    def _made_anew(self) -> tuple[refoptim.Optimizer, Board]:
+        """Return another inner optimizer, made of the groups, and its board; the state is not read yet."""
         known = {id(x): p for x, p in self._board.pairs() if local(x) is p.source}
         inner = _empty(self.rule, self.defaults)
         for group in self.param_groups:
             params = [known.get(id(x)) or self._mapped(x) for x in group["params"]]
             inner.add_param_group({**group, "params": params})
-        board = Board(self.param_groups, inner.param_groups)
-        inner.state.update(self._read(inner, board))
-        make([partial(vars(self).update, {"_inner": inner, "_board": board})])
-        self._show()
-        return inner
+        return inner, Board(self.param_groups, inner.param_groups)
 
     def _read(self, inner: refoptim.Optimizer, board: Board) -> dict[Parameter, Entry]:
         """Return the state as the inner optimizer keeps it, arrays being views of tensors; raise if it is wrong."""
@@ -204,12 +203,11 @@ class Front(torch.optim.Optimizer):
         for hook in (*self._optimizer_load_state_dict_pre_hooks.values(),):
             result = hook(self, given)
             given = given if result is None else result
-        inner = self._ready()
-        loaded = _empty(self.rule, inner.defaults, [dict(group) for group in inner.param_groups])
+        loaded, board = self._made_anew()
         loaded.load_state_dict(_localized(given))
         pairs = zip(self.param_groups, loaded.param_groups, strict=True)
         filled = [change for group, own in pairs for change in _filling(group, own)]
-        make([*filled, partial(vars(self).update, {"_inner": loaded, "_behind": True})])
+        make([*filled, partial(vars(self).update, {"_inner": loaded, "_board": board, "_behind": True})])
         self._show()
         for after in (*self._optimizer_load_state_dict_post_hooks.values(),):
             after(self)

@@ -500,6 +500,26 @@ def test_steps_above_what_float32_counts(fused: bool | None) -> None:
     assert front.state_dict(optimizer._inner)["state"][0]["step"].item() == 2**24 + 2
 
 
+def test_a_state_that_was_spoilt_is_mended_by_loading() -> None:
+    optimizer, params = run("Adam")
+    good = copy.deepcopy(optimizer.state_dict())
+    optimizer.state[params[0]] = {"nonsense": 1}
+    optimizer.load_state_dict(good)
+    assert_same(optimizer.state_dict(), good)
+    step(optimizer, "Adam", 5)
+    assert optimizer.state[params[0]]["step"] == 4
+
+
+def test_a_copy_keeps_its_state_when_loading_fails() -> None:
+    other = copy.deepcopy(run("Adam")[0])
+    before = values(other)
+    with pytest.raises(ValueError, match="a state dict must"):
+        other.load_state_dict({"state": {}})
+    assert_same(values(other), before)
+    step(other, "Adam", 5)
+    assert other.state[other.param_groups[0]["params"][0]]["step"] == 4
+
+
 # --------------------------------------------------------------------------------- what others put into the state
 
 
