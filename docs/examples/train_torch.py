@@ -1,7 +1,7 @@
 """Train a module of torch with refoptim in three ways, and see that all end with the same bits.
 
     python docs/examples/train_torch.py
-    python docs/examples/train_torch.py NAdam --steps 300 --lr 0.01
+    python docs/examples/train_torch.py NAdam --steps 300
 
 torch computes the loss and the gradients in each. In the first way a class of refoptim is given the parameters of the
 module; in the second a class of refoptim.interop.torch, which torch's own scheduler drives; in the third there is no
