@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -120,14 +121,15 @@ WAYS: tuple[Callable[[int], None], ...] = (data_parallel, zero_redundancy, fully
 def outcome(way: Callable[[int], None], rank: int) -> str:
     try:
         way(rank)
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return traceback.format_exc()
     return ""
 
 
 def worker(rank: int, meeting: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
+    meet = {"init_method": f"file://{meeting}", "timeout": timedelta(seconds=60)}
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS, **meet)
     found = {way.__name__: outcome(way, rank) for way in WAYS}
     everyone: list[Any] = [None] * RANKS
     dist.all_gather_object(everyone, found)
