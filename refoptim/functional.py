@@ -30,14 +30,20 @@ them, so types that record what is computed (for derivatives, say) can pass thro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from .engines import pure
-from .numerics.arith import Array, DType, storage
+from .engines import single
+from .engines.single import followed, followed_register, handed_back, home_of, library
+from .numerics.arith import Array
+from .numerics.followed import Followed
+from .numerics.namespaces import Namespace
 from .optimizers import adadelta as _adadelta
 from .optimizers import adafactor as _adafactor
 from .optimizers import adagrad as _adagrad
@@ -56,14 +62,51 @@ from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
 from .step.hyper import is_number
-from .step.limits import check_constants, check_number, fitting
-from .step.parameter import array_again
-from .step.plan import Layout, filled, first_registers, layout
-from .step.rule import Hypers, Rule, next_registers, resolve, step_scalars
-from .step.sparse import SparseGrad, as_sparse
+from .step.plan import first_registers
+from .step.rule import Hypers, Registers, Rule, next_registers, resolve, step_scalars
 
 State = dict[str, Any]
-Step = Callable[..., tuple[list[Array], list[State]]]
+
+
+class Step(Protocol):
+    """A pure rule; ``scalars`` and ``apply`` are its two halves."""
+
+    def __call__(
+        self,
+        params: Sequence[Array],
+        grads: Sequence[Any],
+        state: Sequence[State] | None,
+        t: int,
+        *,
+        rounding: str = "each",
+        **settings: Any,
+    ) -> tuple[list[Array], list[State]]:
+        """Take a step."""
+
+    def scalars(
+        self, t: int, registers: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
+    ) -> tuple[Static, dict[str, Any]]:
+        """Compute the numbers of a step."""
+
+    def apply(
+        self,
+        static: Static,
+        varying: Mapping[str, Any],
+        params: Sequence[Array],
+        grads: Sequence[Any],
+        state: Sequence[State] | None,
+    ) -> tuple[list[Array], list[State]]:
+        """Take a step with them."""
+
+
+@dataclass(frozen=True)
+class Static:
+    """What a step does not share with ``varying``: the rule, its settings and scalars, sorted by name; hashable."""
+
+    rule: type[Optimizer]
+    settings: tuple[tuple[str, Any], ...]
+    scalars: tuple[tuple[str, Any], ...]
+    rounding: str
 
 
 def _pure_step(rule: type[Optimizer]) -> Step:
@@ -78,28 +121,52 @@ def _pure_step(rule: type[Optimizer]) -> Step:
         rounding: str = "each",
         **settings: Any,
     ) -> tuple[list[Array], list[State]]:
-        _check(params, grads, state, t, rounding)
-        h = resolve(rule, rule([{"params": []}], **settings).defaults)
-        if getattr(h, "fused", None):
-            raise RuntimeError("fused kernels write in place, and this function makes new arrays: leave fused=None")
-        states = [{} for _ in params] if state is None else state
-        results = [
-            _labelled(i, rule, h, t, *x, rounding) for i, x in enumerate(zip(params, grads, states, strict=True))
-        ]
-        return [p for p, _ in results], [s for _, s in results]
+        _check_number(t, rounding)
+        _check(params, grads, state)
+        home = home_of(params, chain(_others(grads, state), _members(settings)))
+        h = _resolved(rule, settings, home)
+
+        def counted(state: Mapping[str, Any]) -> tuple[dict[str, Any], Registers]:
+            return _counted(rule, h, t, state, home)
+
+        return _taken(single.Step(rule, h, counted, rounding, home), params, grads, state)
+
+    def scalars(
+        t: int, registers: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
+    ) -> tuple[Static, dict[str, Any]]:
+        _check_number(t, rounding)
+        return _split(rule, t, registers, rounding, settings)
+
+    def apply(
+        static: Static,
+        varying: Mapping[str, Any],
+        params: Sequence[Array],
+        grads: Sequence[Any],
+        state: Sequence[State] | None,
+    ) -> tuple[list[Array], list[State]]:
+        if not isinstance(static, Static) or static.rule is not rule:
+            raise TypeError(f"static must be what {step.__name__}.scalars returns, got {static!r}")
+        _check(params, grads, state)
+        home = home_of(params, chain(_others(grads, state), varying.values()))
+        return _taken(_joined(static, varying, home), params, grads, state)
 
     step.__name__ = step.__qualname__ = rule.__module__.rpartition(".")[2]
     step.__doc__ = (
         f"The pure rule of ``{rule.__name__}``; the module's text says what goes in and out.\n\n{rule.__doc__}"
     )
-    return step
+    vars(step).update(scalars=scalars, apply=apply)
+    return cast(Step, step)
 
 
-def _check(params: Any, grads: Any, state: Any, t: Any, rounding: str) -> None:
+def _check_number(t: Any, rounding: str) -> None:
     if not is_number(t, Integral) or t < 1:
-        raise ValueError(f"t must be an integer in [1, inf), got {t!r}")
+        hint = " (where it is traced, use scalars and apply)" if hasattr(t, "shape") else ""
+        raise ValueError(f"t must be an integer in [1, inf), got {t!r}{hint}")
     if rounding not in ("each", "store"):
         raise ValueError(f"rounding must be 'each' or 'store', got {rounding!r}")
+
+
+def _check(params: Any, grads: Any, state: Any) -> None:
     for name, x in {"params": params, "grads": grads, "state": state}.items():
         if name == "state" and x is None:
             continue
@@ -111,64 +178,100 @@ def _check(params: Any, grads: Any, state: Any, t: Any, rounding: str) -> None:
         raise TypeError(f"state must hold dicts, got {[type(x).__name__ for x in state]}")
 
 
-def _labelled(i: int, *arguments: Any) -> tuple[Array, State]:
-    """Take a parameter a step further; an error names it."""
+def _others(grads: Sequence[Any], state: Sequence[State] | None) -> Iterator[Any]:
+    yield from grads
+    for kept in state or ():
+        yield from kept.values()
+
+
+def _members(settings: Mapping[str, Any]) -> Iterator[Any]:
+    for x in settings.values():
+        yield from x if isinstance(x, (tuple, list)) else (x,)
+
+
+def _resolved(rule: type[Optimizer], settings: Mapping[str, Any], home: Namespace | None) -> Hypers:
+    """Return the settings of a step, checked; numbers that a library follows stay what they are."""
+    settings = {name: followed(name, x, home) for name, x in settings.items()}
+    h = resolve(rule, rule([{"params": []}], **settings).defaults)
+    if getattr(h, "fused", None):
+        raise RuntimeError("fused kernels write in place, and this function makes new arrays: leave fused=None")
+    return h
+
+
+def _counted(
+    rule: type[Optimizer], h: Hypers, t: int, state: Mapping[str, Any], home: Namespace | None
+) -> tuple[dict[str, Any], Registers]:
+    """Return the scalars of step ``t``, and the registers after it."""
+    first = rule.registers(h)
+    kept = {name: followed_register(name, state[name], home) for name in first if name in state}
+    registers = first_registers(first, kept)
+    return step_scalars(rule, h, int(t), registers), next_registers(rule, h, int(t), registers)
+
+
+def _split(
+    rule: type[Optimizer], t: int, registers: Mapping[str, Any] | None, rounding: str, settings: Mapping[str, Any]
+) -> tuple[Static, dict[str, Any]]:
+    """Compute the numbers of a step, and part what varies from what does not."""
+    kept = registers or {}
+    numbers = [settings.get("lr"), *kept.values()]
+    home = next((own for x in numbers if (own := library(x)) and own.follows(x)), None)
+    fixed = {name: _fixed(rule, name, x) for name, x in settings.items() if name != "lr"}
+    h = _resolved(rule, {**settings, **fixed}, home)
+    if t > 1 and not {*rule.registers(h)} <= {*kept}:
+        names = " and ".join(rule.registers(h))
+        raise ValueError(f"step {t} of {rule.__name__} needs {names} after the step before: give its numbers or state")
+    scalars, after = _counted(rule, h, t, kept, home)
+    static = {name: x for name, x in scalars.items() if name not in rule.varying}
+    for name, x in static.items():
+        if isinstance(x, Followed):
+            raise TypeError(f"{rule.__name__} does not say that {name} varies with lr, which is traced")
+    settled = {name: x for name, x in vars(h).items() if name != "lr"}
+    varying = {"lr": h.lr, **{name: scalars[name] for name in sorted(rule.varying)}, **after}
+    return Static(rule, _sorted(settled), _sorted(static), rounding), {n: handed_back(x) for n, x in varying.items()}
+
+
+def _fixed(rule: type[Rule], name: str, x: Any) -> Any:
+    """Return a setting that does not vary; raise TypeError if a library follows it."""
     try:
-        with np.errstate(all="ignore"):
-            return _one(*arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise type(error)(f"params[{i}]: {error}") from error
+        return followed(name, x, None)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a number: only lr varies here, and the function itself has derivatives by {name}"
+        ) from None
 
 
-def _one(rule: type[Rule], h: Hypers, t: int, p: Array, grad: Any, state: State, rounding: str) -> tuple[Array, State]:
-    """Take one parameter a step further."""
+def _sorted(entries: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(entries.items()))
+
+
+def _joined(static: Static, varying: Mapping[str, Any], home: Namespace | None) -> single.Step:
+    """Put the two halves of the numbers of a step together."""
+    numbers = {name: followed_register(name, x, home) for name, x in varying.items()}
+    h = SimpleNamespace(**dict(static.settings), lr=numbers["lr"])
+    scalars = {**dict(static.scalars), **{name: numbers[name] for name in static.rule.varying}}
+    after = {name: numbers[name] for name in static.rule.registers(h)}
+    return single.Step(static.rule, h, lambda state: (scalars, after), static.rounding, home)
+
+
+def _taken(
+    step: single.Step, params: Sequence[Any], grads: Sequence[Any], state: Sequence[State] | None
+) -> tuple[list[Array], list[State]]:
+    """Take a step with all parameters."""
+    states = [{} for _ in params] if state is None else state
+    results = [_labelled(i, step, *x) for i, x in enumerate(zip(params, grads, states, strict=True))]
+    return [p for p, _ in results], [s for _, s in results]
+
+
+def _labelled(i: int, step: single.Step, p: Any, grad: Any, state: State) -> tuple[Any, State]:
+    """Take a parameter a step further, one without a gradient not at all; an error names it."""
     if grad is None:
         return p, state
-    p = _array("a parameter", p)
-    sparse = as_sparse(grad)
-    g = rule.accept(h, _array("the gradient", grad) if sparse is None else sparse)
-    _check_fit("the gradient", g, p.shape, p.dtype)
-    storage(p.dtype)
-    rule.check_parameter("the parameter", p.shape, p.dtype)
-    registers = first_registers(rule.registers(h), state)
-    arrays = _arrays(layout(rule, h, p.shape), p, state, {"step", *registers})
-    scalars = step_scalars(rule, h, int(t), registers) | {"sparse": isinstance(g, SparseGrad)}
-    after = next_registers(rule, h, int(t), registers)
-    s = fitting(rule, h, scalars, p.dtype)
-    check_constants(rule, h, s, p.shape, p.dtype)
-    new_p, new_arrays = pure.run(rule, s, p, g, arrays, rounding)
-    return new_p, {**after, **new_arrays}
-
-
-def _array(name: str, x: Any) -> Array:
-    """Return an array that rules can take; raise TypeError otherwise."""
-    x = array_again(x)
-    if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "__array_ufunc__"):
-        raise TypeError(f"{name} must be an array that understands NumPy's functions, got {type(x).__name__}")
-    return np.asarray(x) if isinstance(x, np.ndarray) else x
-
-
-def _check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None:
-    if x.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {x.shape}")
-    if x.dtype != dtype:
-        raise TypeError(f"{name} must have dtype {dtype}, got {x.dtype}")
-
-
-def _arrays(arrays: Layout, p: Array, state: State, others: set[str]) -> State:
-    """Return the state arrays, those that do not exist yet at their first values, or None if the rule makes them."""
-    for name in state:
-        if name not in others.union(arrays):
-            raise ValueError(f"the state has {name!r}, it must be one of {sorted(others.union(arrays))}")
-    kept = {}
-    for name, (shape, fill) in arrays.items():
-        if state.get(name) is None:
-            check_number(f"the first {name}", fill or 0.0, storage(p.dtype))
-            kept[name] = fill if fill is None else filled(p, shape, fill)
-        else:
-            kept[name] = _array(f"the state {name}", state[name])
-            _check_fit(f"the state {name}", kept[name], shape, p.dtype)
-    return kept
+    try:
+        with np.errstate(all="ignore"):
+            return step.take(p, grad, state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = next(x for x in (TypeError, ValueError, RuntimeError) if isinstance(error, x))
+        raise kind(f"params[{i}]: {error}") from error
 
 
 adadelta = _pure_step(_adadelta.Adadelta)

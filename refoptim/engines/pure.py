@@ -8,6 +8,7 @@ import numpy as np
 
 from ..numerics.arith import Array, as_reals, from_reals, round_to, widen
 from ..numerics.array_types import place
+from ..numerics.namespaces import Foreign
 from ..step.rule import Record, Rule, apply, extended, unscaled
 from ..step.rule import is_measured as is_measured
 from ..step.sparse import SparseGrad
@@ -61,7 +62,11 @@ def _flat(rule: type[Rule], s: Record, operands: list[Array], names: list[str], 
     flats = [x if x is None else x.reshape(-1) for x in operands]
     if rounding == "store":
         flats = [widen(x) for x in flats]
-    return [x.reshape(shape) for x in apply(rule, s, *flats)]
+    results = list(apply(rule, s, *flats))
+    for i, x in enumerate(results):
+        if isinstance(x, Foreign) and any(x is y for y in (*flats, *results[:i])):
+            results[i] = x.copy()
+    return [x.reshape(shape) for x in results]
 
 
 def _measured(rule: type[Rule], s: Record, operands: list[Array], names: list[str], rounding: str) -> list[Array]:

@@ -38,6 +38,10 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 COMPLEX: dict[str, DType] = {"complex64": np.dtype("float32"), "complex128": np.dtype("float64")}
 
 
+class Undecided(TypeError):
+    """A choice depends on a number whose value is not known."""
+
+
 @cache
 def storage(dtype: DType) -> DType:
     """Return the real storage type of ``dtype`` (a complex number is a pair of it), or raise TypeError."""
@@ -227,7 +231,11 @@ def addcdiv(x: Array, y: Array, z: Array, c: Array) -> Array:
 def lerp(x: Array, y: Array, c: Array) -> Array:
     """X + c * (y - x) if |c| < 1/2, else y - (y - x) * (1 - c)"""
     gap = y - x
-    if abs(c) < 0.5:
+    try:
+        near = abs(c) < 0.5
+    except Undecided:
+        return np.where(abs(c.foreign) < 0.5, x + gap * c, y - gap * (1 - c))
+    if near:
         scaled = _into(np.multiply, gap, c, gap)
         return _into(np.add, x, scaled, scaled)
     scaled = _into(np.multiply, gap, 1 - c, gap)

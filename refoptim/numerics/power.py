@@ -14,10 +14,13 @@ raises an exception for its value: what is too large is infinite, what is not de
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from functools import lru_cache
 from operator import index
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
+
+from .followed import Followed, follow
 
 Interval: TypeAlias = tuple[int, int, int]
 """``low``, ``high``, ``e``: the exact value is between ``low * 2**e`` and ``high * 2**e``."""
@@ -40,6 +43,8 @@ def power(x: float, y: float) -> float:
     found = _known.get((x, y))
     if found is not None:
         return found
+    if isinstance(x, Followed) or isinstance(y, Followed):
+        return cast(float, follow(power, operator.pow, x, y))
     x, y = _plain(x), _plain(y)
     if y == 0 or x == 1:
         return 1.0

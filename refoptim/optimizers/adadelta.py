@@ -27,6 +27,8 @@ class Adadelta(Optimizer):
     Source: Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
     """
 
+    varying = frozenset({"step_size"})
+
     def __init__(
         self,
         params: Params,

@@ -44,6 +44,8 @@ class Adafactor(Optimizer):
     to 6, without momentum; ``eps1`` bounds the average from below and is not added to the squares.
     """
 
+    varying = frozenset({"omb", "rho", "shrink"})
+
     def __init__(
         self,
         params: Params,

@@ -31,6 +31,7 @@ class Adagrad(Optimizer):
     """
 
     eager = True
+    varying = frozenset({"step_size"})
 
     def __init__(
         self,

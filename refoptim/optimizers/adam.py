@@ -31,6 +31,8 @@ class Adam(Optimizer):
     "On the convergence of Adam and beyond", ICLR 2018, algorithm 2 (the maximum is taken before bias correction).
     """
 
+    varying = frozenset({"root_correction2", "shrink", "step_size"})
+
     def __init__(
         self,
         params: Params,

@@ -28,6 +28,8 @@ class Adamax(Optimizer):
     maximum.
     """
 
+    varying = frozenset({"step_size"})
+
     def __init__(
         self,
         params: Params,

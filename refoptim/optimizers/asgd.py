@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..numerics.arith import Array, add, axpy, mul, sub
+from ..numerics.followed import double, rounded
 from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
@@ -35,6 +36,8 @@ class ASGD(Optimizer):
     the schedule of ``eta`` is Bottou's, "Stochastic gradient descent tricks", 2012.
     """
 
+    varying = frozenset({"mu", "shrink", "step_size"})
+
     def __init__(
         self,
         params: Params,
@@ -62,12 +65,13 @@ class ASGD(Optimizer):
 
     @classmethod
     def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
-        number = registers["eta"].dtype.type
-        return {"eta": number(h.lr / power(1 + h.lambd * h.lr * k, h.alpha)), "mu": number(1 / max(1, k - h.t0))}
+        dtype = registers["eta"].dtype
+        eta, mu = h.lr / power(1 + h.lambd * h.lr * k, h.alpha), 1 / max(1, k - h.t0)
+        return {"eta": rounded(eta, dtype), "mu": rounded(mu, dtype)}
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
-        eta, mu = float(registers["eta"]), float(registers["mu"])
+        eta, mu = double(registers["eta"]), double(registers["mu"])
         return dict(weight_decay=h.weight_decay, shrink=1 - h.lambd * eta, step_size=-eta, averaging=mu != 1, mu=mu)
 
     @classmethod

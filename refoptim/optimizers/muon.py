@@ -47,6 +47,7 @@ class Muon(Optimizer):
     """
 
     counts_steps = False
+    varying = frozenset({"lr", "shrink"})
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul, sqrt
+from ..numerics.followed import double, rounded
 from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
@@ -32,6 +33,8 @@ class NAdam(Optimizer):
 
     Source: Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2 and section 3.
     """
+
+    varying = frozenset({"correction2", "gradient_step", "momentum_step", "shrink"})
 
     def __init__(
         self,
@@ -62,13 +65,13 @@ class NAdam(Optimizer):
     @classmethod
     def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
         mu_product = registers["mu_product"]
-        return {"mu_product": mu_product * mu_product.dtype.type(momentum(h, k))}
+        return {"mu_product": mu_product * rounded(momentum(h, k), mu_product.dtype)}
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         beta1, beta2 = h.betas
         mu, mu_next = momentum(h, k), momentum(h, k + 1)
-        mu_product = float(cls.advance(h, k, registers)["mu_product"])
+        mu_product = double(cls.advance(h, k, registers)["mu_product"])
         return dict(
             weight_decay=h.weight_decay,
             decoupled=h.decoupled_weight_decay,

@@ -35,6 +35,8 @@ class RAdam(Optimizer):
     algorithm 2, with the threshold 5 for 4.
     """
 
+    varying = frozenset({"correction1", "lr", "rect", "root_correction2", "shrink"})
+
     def __init__(
         self,
         params: Params,

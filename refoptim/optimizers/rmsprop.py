@@ -32,6 +32,8 @@ class RMSprop(Optimizer):
     neural networks", 2013, equations 38 to 41, with ``eps`` outside the root.
     """
 
+    varying = frozenset({"step_size"})
+
     def __init__(
         self,
         params: Params,

@@ -34,6 +34,7 @@ class SGD(Optimizer):
     """
 
     counts_steps = False
+    varying = frozenset({"step_size"})
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class SparseAdam(Optimizer):
     Source: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, the form at the end of section 2.
     """
 
+    varying = frozenset({"step_size"})
+
     def __init__(
         self,
         params: Params,

@@ -18,7 +18,8 @@ from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 import numpy as np
 
-from ..numerics.arith import Array
+from ..numerics.arith import Array, Undecided
+from ..numerics.followed import Followed
 
 Scalar: TypeAlias = float | Array
 """A real number, or an array that holds one."""
@@ -32,8 +33,11 @@ class Interval:
 
     def __contains__(self, x: float) -> bool:
         low, high = (float(end) for end in self.text[1:-1].split(","))
-        above = x >= low if self.text[0] == "[" else x > low
-        below = x <= high if self.text[-1] == "]" else x < high
+        try:
+            above = x >= low if self.text[0] == "[" else x > low
+            below = x <= high if self.text[-1] == "]" else x < high
+        except Undecided:  # it may be
+            return True
         return above and below
 
 
@@ -42,10 +46,15 @@ def is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def number(name: str, value: Any) -> float:
-    """Return a real number, or the only element of a real array, as a Python number; raise otherwise."""
+def number(name: str, value: Any) -> Any:
+    """Return a real number, or the only element of a real array, as a Python number; raise otherwise.
+
+    A number that a library follows stays as it is.
+    """
     if is_number(value, RealNumber):
         return _python(value)
+    if isinstance(value, Followed):
+        return value
     shape = getattr(value, "shape", None)
     if shape is None or isinstance(value, (np.generic, np.ma.MaskedArray)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
@@ -127,7 +136,7 @@ class Real(Hyper):
 
     def _resolve(self, name: str, value: Any) -> float:
         try:
-            x = number(name, value)
+            x: float = number(name, value)
         except TypeError as error:
             raise TypeError(f"{error} {self._allowed(name)}") from None
         if x not in self.interval:

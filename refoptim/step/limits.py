@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arith import DType, storage
+from ..numerics.arith import DType, Undecided, storage
 from .rule import Hypers, Record, Rule, is_measured, overflow, record
 
 LARGEST = {
@@ -55,7 +55,11 @@ def check_constants(rule: type[Rule], h: Hypers, s: Record, shape: tuple[int, ..
 
 def check_number(name: str, x: Any, dtype: DType, h: Hypers | None = None) -> None:
     """Raise RuntimeError if a number, which the settings ``h`` decide, is not finite in the type ``dtype``."""
-    if not abs(float(x)) <= _largest(np.dtype(dtype)):
+    try:
+        fits = abs(float(x)) <= _largest(np.dtype(dtype))
+    except Undecided:
+        return
+    if not fits:
         raise overflow(dtype, f"{name} = {float(x)!r}", h)
 
 

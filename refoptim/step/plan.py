@@ -20,6 +20,7 @@ import numpy as np
 from ..numerics import array_types as types
 from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import HOST, Place, copied, place
+from ..numerics.followed import Followed, rounded
 from .counter import Counter
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
@@ -349,9 +350,10 @@ def first_registers(values: Mapping[str, float], state: Mapping[str, Any]) -> di
 
 def _register(name: str, first: float, state: Mapping[str, Any]) -> Any:
     if name in state:
-        return register(state[name], f"the state {name}")
+        x = state[name]
+        return x if isinstance(x, Followed) else register(x, f"the state {name}")
     check_number(f"the first {name}", first, get_default_dtype())
-    return get_default_dtype().type(first)
+    return rounded(first, get_default_dtype())
 
 
 def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..numerics.arith import Array, DType, arithmetic, div, neg
+from ..numerics.arith import Array, DType, Undecided, arithmetic, div, neg
 from ..numerics.array_types import on_gpu
 from .hyper import declared, is_number
 from .sparse import SparseGrad
@@ -61,6 +61,9 @@ def set_default_dtype(dtype: Any) -> None:
 
 class Rule:
     """An update rule; the module's text says what its functions mean."""
+
+    varying: ClassVar[frozenset[str]] = frozenset()
+    """The scalars, flags left out, that change from step to step or with the learning rate."""
 
     counts_steps: ClassVar[bool] = True
     """Whether the state of a parameter holds its step count."""
@@ -138,9 +141,17 @@ def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:
     lr: Any = settings.get("lr")
     if getattr(h, "capturable", False) and on_gpu(lr) and lr.dtype != np.float64:
         raise TypeError(f"a learning rate on a GPU must be a float64 array of one element, got dtype {lr.dtype}")
-    rule.check(h)  # type: ignore[attr-defined]
+    _check_values(rule, h)
     _check_flags(h)
     return h
+
+
+def _check_values(rule: Any, h: Hypers) -> None:
+    """Raise ValueError if values do not fit together, as far as they are known."""
+    try:
+        rule.check(h)
+    except Undecided:
+        return
 
 
 def unread(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -180,9 +191,16 @@ def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) ->
     """Return the registers after step ``k``; raise where they overflow or divide by zero."""
     after = _defined(rule.advance, h, k, registers)
     for name, x in after.items():
-        if math.isinf(x):
+        if _is_infinite(x):
             raise overflow(x.dtype, f"{name} after step {k}", h)
     return after
+
+
+def _is_infinite(x: Any) -> bool:
+    try:
+        return math.isinf(x)
+    except Undecided:
+        return False
 
 
 def overflow(dtype: DType, name: str, h: Hypers | None = None) -> RuntimeError:

@@ -19,7 +19,9 @@ def pure(name: str = "adam", **given: Any) -> Callable[[], Any]:
 
 
 T_RANGE = "t must be an integer in [1, inf), got"
-NO_RULE_ARRAY = "must be an array that understands NumPy's functions, got"
+NO_RULE_ARRAY = (
+    "must be an array that understands NumPy's functions, or one of torch, JAX, autograd or the array API, got"
+)
 LISTED = "must be a list or tuple, got"
 ONE_EACH = "must have one entry per parameter: 1, got 0"
 ROW = SparseGrad([[0]], f4(1), (3,))

@@ -1,0 +1,170 @@
+"""Takes single parameters a step further, on arrays of any library: checked, brought in, computed, handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..numerics.arith import Array, DType, arithmetic, as_reals, from_reals, storage
+from ..numerics.followed import Followed, lifted, rounded
+from ..numerics.namespaces import Foreign, Namespace, dtype_of, namespace_of
+from ..step.limits import check_constants, check_number, fitting
+from ..step.parameter import array_again
+from ..step.plan import Layout, filled, layout
+from ..step.rule import Hypers, Record, Registers, Rule, is_measured
+from ..step.sparse import as_sparse
+from . import pure
+
+State = dict[str, Any]
+Scalars = dict[str, Any]
+Counted = Callable[[Mapping[str, Any]], tuple[Scalars, Registers]]
+"""Given the state of a parameter, the scalars of its step and the registers after it."""
+
+
+class Step(NamedTuple):
+    """A step of a rule on arrays of one library; ``home`` is None for NumPy and what understands its functions."""
+
+    rule: type[Rule]
+    h: Hypers
+    counted: Counted
+    rounding: str
+    home: Namespace | None
+
+    def take(self, p: Any, grad: Any, state: Mapping[str, Any]) -> tuple[Any, State]:
+        """Return a parameter and its state after the step; raise if something does not fit."""
+        p, sparse = self._array("a parameter", p), as_sparse(grad)
+        if self.home is not None:
+            self._check_foreign(sparse is not None)
+        g = self.rule.accept(self.h, self._array("the gradient", grad) if sparse is None else sparse)
+        _check_fit("the gradient", g, p.shape, p.dtype)
+        storage(p.dtype)
+        self.rule.check_parameter("the parameter", p.shape, p.dtype)
+        scalars, after = self.counted(state)
+        arrays = self._arrays(layout(self.rule, self.h, p.shape), p, state, {"step", *after})
+        s = _record(self.rule, self.h, {**scalars, "sparse": sparse is not None}, p.dtype)
+        check_constants(self.rule, self.h, s, p.shape, p.dtype)
+        new_p, new_arrays = pure.run(self.rule, s, p, g, arrays, self.rounding)
+        return handed_back(new_p), {name: handed_back(x) for name, x in {**after, **new_arrays}.items()}
+
+    def _check_foreign(self, sparse: bool) -> None:
+        """Raise TypeError for what is defined on arrays of NumPy and CuPy alone."""
+        whose = "arrays of NumPy and CuPy alone"
+        if sparse:
+            raise TypeError(f"sparse gradients go with {whose}: make the gradient dense")
+        if is_measured(self.rule):
+            raise TypeError(f"{self.rule.__name__} sums over elements, in an order that is defined for {whose}")
+
+    def _array(self, name: str, x: Any) -> Array:
+        """Return an array that rules can take; raise TypeError otherwise."""
+        x = array_again(x)
+        if not _is_dense(x) or (self.home is None and library(x) is not None):
+            raise TypeError(
+                f"{name} must be an array that understands NumPy's functions, or one of torch, JAX, autograd or the "
+                f"array API, got {type(x).__name__}"
+            )
+        if self.home is None:
+            return np.asarray(x) if isinstance(x, np.ndarray) else x
+        if not self.home.has(x):
+            raise TypeError(f"{name} must belong to {self.home.name}, as other arrays do, got {type(x).__name__}")
+        return Foreign(self.home.asarray(x), self.home)
+
+    def _arrays(self, arrays: Layout, p: Array, state: Mapping[str, Any], others: set[str]) -> State:
+        """Return the state arrays, those that are missing at their first values, or None if the rule makes them."""
+        for name in state:
+            if name not in others.union(arrays):
+                raise ValueError(f"the state has {name!r}, it must be one of {sorted(others.union(arrays))}")
+        kept = {}
+        for name, (shape, fill) in arrays.items():
+            if state.get(name) is None:
+                check_number(f"the first {name}", fill or 0.0, storage(p.dtype))
+                kept[name] = fill if fill is None else _filled(p, shape, fill)
+            else:
+                kept[name] = self._array(f"the state {name}", state[name])
+                _check_fit(f"the state {name}", kept[name], shape, p.dtype)
+        return kept
+
+
+def _check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None:
+    if x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {x.shape}")
+    if x.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {x.dtype}")
+
+
+def _filled(p: Array, shape: tuple[int, ...], fill: Any) -> Array:
+    """Make a state array like a parameter, every real of it ``fill``."""
+    if not isinstance(p, Foreign):
+        return filled(p, shape, fill)
+    zeros = as_reals(p).zeros()
+    return from_reals(zeros + rounded(fill, zeros.dtype) if fill else zeros, p.dtype)
+
+
+def _record(rule: type[Rule], h: Hypers, scalars: Scalars, dtype: DType) -> Record:
+    """Return the record of a step; what only is traced counts as small enough for its type."""
+    followed = {name: x for name, x in scalars.items() if isinstance(x, Followed)}
+    values = {name: 1.0 if x.value is None else x.value for name, x in followed.items()}
+    s = fitting(rule, h, {**scalars, **values}, dtype)
+    s.__dict__.update((name, rounded(x, arithmetic(dtype))) for name, x in followed.items())
+    return s
+
+
+def handed_back(x: Any) -> Any:
+    """Return an array, or a number that is followed, as an array of its library."""
+    return x.array if isinstance(x, (Foreign, Followed)) else x
+
+
+def home_of(params: Iterable[Any], others: Iterable[Any]) -> Namespace | None:
+    """Return the library of the first parameter that has one.
+
+    NumPy's parameters beside other arrays and settings that JAX or autograd follow count as theirs.
+    """
+    found = next((own for x in params if (own := library(x))), None)
+    if found is not None:
+        return found
+    candidates = ((own, x) for x in others if (own := library(x)))
+    return next((own for own, x in candidates if own.has(BESIDE) and own.follows(x)), None)
+
+
+BESIDE = np.empty(0)
+"""An array of NumPy, to be asked whether it can stand beside those of a library."""
+
+
+def _is_dense(x: Any) -> bool:
+    """Tell whether ``x`` is an array of some library, and not a masked one."""
+    known = library(x) is not None or hasattr(type(x), "__array_ufunc__")
+    return known and not isinstance(x, np.ma.MaskedArray)
+
+
+def library(x: Any) -> Namespace | None:
+    """Return the library of an array, None for NumPy's and for what is no array."""
+    if type(x) is np.ndarray or not hasattr(x, "shape"):
+        return None
+    try:
+        return namespace_of(x)
+    except TypeError:
+        return None
+
+
+def followed(name: str, x: Any, home: Namespace | None) -> Any:
+    """Return a number, or a tuple of some, that a library follows as such, and anything else as it is.
+
+    Raises:
+        TypeError: the number is differentiated or traced by another library than that of the arrays, ``home``.
+    """
+    if isinstance(x, (tuple, list)):
+        return tuple(followed(f"{name}[{i}]", each, home) for i, each in enumerate(x))
+    own = library(x)
+    if own is not None and own is home:
+        return lifted(name, x, own)
+    if own is not None and own.differentiates(x):
+        whose = "NumPy" if home is None else home.name
+        raise TypeError(f"{name} belongs to {own.name} and cannot be followed through arrays of {whose}")
+    return x
+
+
+def followed_register(name: str, x: Any, home: Namespace | None) -> Any:
+    """Return a number of a state or a record that a library follows as such, in its own type."""
+    number = followed(name, x, home)
+    return number.astype(dtype_of(x.dtype)) if isinstance(number, Followed) else number
