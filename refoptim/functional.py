@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain
 from numbers import Integral
 from types import SimpleNamespace
@@ -125,11 +126,10 @@ def _pure_step(rule: type[Optimizer]) -> Step:
         _check(params, grads, state)
         home = home_of(params, chain(_others(grads, state), _members(settings)))
         h = _resolved(rule, settings, home)
-
-        def counted(state: Mapping[str, Any]) -> tuple[dict[str, Any], Registers]:
-            return _counted(rule, h, t, state, home)
-
-        return _taken(single.Step(rule, h, counted, rounding, home), params, grads, state)
+        counted = partial(_counted, rule, h, t, home)
+        once = cache(partial(counted, {}))
+        given = counted if rule.registers(h) else lambda state: once()
+        return _taken(single.Step(rule, h, given, rounding, home), params, grads, state)
 
     def scalars(
         t: int, registers: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
@@ -199,7 +199,7 @@ def _resolved(rule: type[Optimizer], settings: Mapping[str, Any], home: Namespac
 
 
 def _counted(
-    rule: type[Optimizer], h: Hypers, t: int, state: Mapping[str, Any], home: Namespace | None
+    rule: type[Optimizer], h: Hypers, t: int, home: Namespace | None, state: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Registers]:
     """Return the scalars of step ``t``, and the registers after it."""
     first = rule.registers(h)
@@ -220,7 +220,7 @@ def _split(
     if t > 1 and not {*rule.registers(h)} <= {*kept}:
         names = " and ".join(rule.registers(h))
         raise ValueError(f"step {t} of {rule.__name__} needs {names} after the step before: give its numbers or state")
-    scalars, after = _counted(rule, h, t, kept, home)
+    scalars, after = _counted(rule, h, t, home, kept)
     static = {name: x for name, x in scalars.items() if name not in rule.varying}
     for name, x in static.items():
         if isinstance(x, Followed):

@@ -43,10 +43,13 @@ class Step(NamedTuple):
         self.rule.check_parameter("the parameter", p.shape, p.dtype)
         scalars, after = self.counted(state)
         arrays = self._arrays(layout(self.rule, self.h, p.shape), p, state, {"step", *after})
-        s = _record(self.rule, self.h, {**scalars, "sparse": sparse is not None}, p.dtype)
+        s = self._record({**scalars, "sparse": sparse is not None}, p.dtype)
         check_constants(self.rule, self.h, s, p.shape, p.dtype)
         new_p, new_arrays = pure.run(self.rule, s, p, g, arrays, self.rounding)
-        return handed_back(new_p), {name: handed_back(x) for name, x in {**after, **new_arrays}.items()}
+        new_state = {**after, **new_arrays}
+        if self.home is None:
+            return new_p, new_state
+        return handed_back(new_p), {name: handed_back(x) for name, x in new_state.items()}
 
     def _check_foreign(self, sparse: bool) -> None:
         """Raise TypeError for what is defined on arrays of NumPy and CuPy alone."""
@@ -58,6 +61,8 @@ class Step(NamedTuple):
 
     def _array(self, name: str, x: Any) -> Array:
         """Return an array that rules can take; raise TypeError otherwise."""
+        if type(x) is np.ndarray and self.home is None:
+            return x
         x = array_again(x)
         if not _is_dense(x) or (self.home is None and library(x) is not None):
             raise TypeError(
@@ -85,6 +90,16 @@ class Step(NamedTuple):
                 _check_fit(f"the state {name}", kept[name], shape, p.dtype)
         return kept
 
+    def _record(self, scalars: Scalars, dtype: DType) -> Record:
+        """Return the record of the step; what is only traced counts as small enough for its type."""
+        if self.home is None:
+            return fitting(self.rule, self.h, scalars, dtype)
+        followed = {name: x for name, x in scalars.items() if isinstance(x, Followed)}
+        values = {name: 1.0 if x.value is None else x.value for name, x in followed.items()}
+        s = fitting(self.rule, self.h, {**scalars, **values}, dtype)
+        s.__dict__.update((name, rounded(x, arithmetic(dtype))) for name, x in followed.items())
+        return s
+
 
 def _check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None:
     if x.shape != shape:
@@ -101,15 +116,6 @@ def _filled(p: Array, shape: tuple[int, ...], fill: Any) -> Array:
     return from_reals(zeros + rounded(fill, zeros.dtype) if fill else zeros, p.dtype)
 
 
-def _record(rule: type[Rule], h: Hypers, scalars: Scalars, dtype: DType) -> Record:
-    """Return the record of a step; what only is traced counts as small enough for its type."""
-    followed = {name: x for name, x in scalars.items() if isinstance(x, Followed)}
-    values = {name: 1.0 if x.value is None else x.value for name, x in followed.items()}
-    s = fitting(rule, h, {**scalars, **values}, dtype)
-    s.__dict__.update((name, rounded(x, arithmetic(dtype))) for name, x in followed.items())
-    return s
-
-
 def handed_back(x: Any) -> Any:
     """Return an array, or a number that is followed, as an array of its library."""
     return x.array if isinstance(x, (Foreign, Followed)) else x
@@ -120,12 +126,19 @@ def home_of(params: Iterable[Any], others: Iterable[Any]) -> Namespace | None:
 
     NumPy's parameters beside other arrays and settings that JAX or autograd follow count as theirs.
     """
-    found = next((own for x in params if (own := library(x))), None)
-    if found is not None:
-        return found
-    candidates = ((own, x) for x in others if (own := library(x)))
-    return next((own for own, x in candidates if own.has(BESIDE) and own.follows(x)), None)
+    for x in params:
+        own = None if type(x) is np.ndarray else library(x)
+        if own is not None:
+            return own
+    for x in others:
+        own = None if type(x) in PLAIN else library(x)
+        if own is not None and own.has(BESIDE) and own.follows(x):
+            return own
+    return None
 
+
+PLAIN = (np.ndarray, float, int, bool, np.float32)
+"""Types that belong to no library."""
 
 BESIDE = np.empty(0)
 """An array of NumPy, to be asked whether it can stand beside those of a library."""
@@ -139,7 +152,7 @@ def _is_dense(x: Any) -> bool:
 
 def library(x: Any) -> Namespace | None:
     """Return the library of an array, None for NumPy's and for what is no array."""
-    if type(x) is np.ndarray or not hasattr(x, "shape"):
+    if not hasattr(x, "shape"):
         return None
     try:
         return namespace_of(x)
@@ -153,6 +166,8 @@ def followed(name: str, x: Any, home: Namespace | None) -> Any:
     Raises:
         TypeError: the number is differentiated or traced by another library than that of the arrays, ``home``.
     """
+    if type(x) in PLAIN:
+        return x
     if isinstance(x, (tuple, list)):
         return tuple(followed(f"{name}[{i}]", each, home) for i, each in enumerate(x))
     own = library(x)
