@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from numbers import Integral
+from reprlib import repr as short
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
@@ -62,11 +63,14 @@ from .optimizers import sparse_adam as _sparse_adam
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
-from .step.hyper import is_number
+from .step.hyper import is_number, number
 from .step.plan import first_registers
 from .step.rule import Hypers, Registers, Rule, next_registers, resolve, step_scalars
 
 State = dict[str, Any]
+
+REGISTERS = "registers"
+"""Where ``varying`` holds the numbers that a rule keeps per parameter, after the step."""
 
 
 class Step(Protocol):
@@ -85,7 +89,7 @@ class Step(Protocol):
         """Take a step."""
 
     def scalars(
-        self, t: int, registers: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
+        self, t: int, before: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
     ) -> tuple[Static, dict[str, Any]]:
         """Compute the numbers of a step."""
 
@@ -132,10 +136,10 @@ def _pure_step(rule: type[Optimizer]) -> Step:
         return _taken(single.Step(rule, h, given, rounding, home), params, grads, state)
 
     def scalars(
-        t: int, registers: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
+        t: int, before: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
     ) -> tuple[Static, dict[str, Any]]:
         _check_number(t, rounding)
-        return _split(rule, t, registers, rounding, settings)
+        return _split(rule, t, before, rounding, settings)
 
     def apply(
         static: Static,
@@ -209,10 +213,10 @@ def _counted(
 
 
 def _split(
-    rule: type[Optimizer], t: int, registers: Mapping[str, Any] | None, rounding: str, settings: Mapping[str, Any]
+    rule: type[Optimizer], t: int, before: Mapping[str, Any] | None, rounding: str, settings: Mapping[str, Any]
 ) -> tuple[Static, dict[str, Any]]:
     """Compute the numbers of a step, and part what varies from what does not."""
-    kept = registers or {}
+    kept = dict((before or {}).get(REGISTERS, before or {}))
     numbers = [settings.get("lr"), *kept.values()]
     home = next((own for x in numbers if (own := library(x)) and own.follows(x)), None)
     fixed = {name: _fixed(rule, name, x) for name, x in settings.items() if name != "lr"}
@@ -226,8 +230,10 @@ def _split(
         if isinstance(x, Followed):
             raise TypeError(f"{rule.__name__} does not say that {name} varies with lr, which is traced")
     settled = {name: x for name, x in vars(h).items() if name != "lr"}
-    varying = {"lr": h.lr, **{name: scalars[name] for name in sorted(rule.varying)}, **after}
-    return Static(rule, _sorted(settled), _sorted(static), rounding), {n: handed_back(x) for n, x in varying.items()}
+    varying = {"lr": handed_back(h.lr), **{name: handed_back(scalars[name]) for name in sorted(rule.varying)}}
+    if after:
+        varying[REGISTERS] = {name: handed_back(x) for name, x in after.items()}
+    return Static(rule, _sorted(settled), _sorted(static), rounding), varying
 
 
 def _fixed(rule: type[Rule], name: str, x: Any) -> Any:
@@ -246,10 +252,14 @@ def _sorted(entries: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 def _joined(static: Static, varying: Mapping[str, Any], home: Namespace | None) -> single.Step:
     """Put the two halves of the numbers of a step together."""
-    numbers = {name: followed_register(name, x, home) for name, x in varying.items()}
+    if not isinstance(varying, Mapping) or not {"lr", *static.rule.varying} <= varying.keys():
+        raise TypeError(f"varying must be what scalars returns beside static, got {short(varying)}")
+    given = {name: followed(name, x, home) for name, x in varying.items() if name != REGISTERS}
+    numbers = {name: number(name, x) for name, x in given.items()}
+    kept = {name: followed_register(name, x, home) for name, x in varying.get(REGISTERS, {}).items()}
+    after = first_registers(dict.fromkeys(kept, 0.0), kept)
     h = SimpleNamespace(**dict(static.settings), lr=numbers["lr"])
     scalars = {**dict(static.scalars), **{name: numbers[name] for name in static.rule.varying}}
-    after = {name: numbers[name] for name in static.rule.registers(h)}
     return single.Step(static.rule, h, lambda state: (scalars, after), static.rounding, home)
 
 
