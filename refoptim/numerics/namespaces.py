@@ -239,9 +239,13 @@ def namespace_of(x: Any) -> Namespace | None:
     raise TypeError(f"got {type(x).__name__}")
 
 
-@cache
 def dtype_of(dtype: Any) -> DType:
     """Return NumPy's type of the same name as a library's; raise TypeError if it has none."""
+    return dtype if isinstance(dtype, np.dtype) else _dtype(dtype)
+
+
+@cache
+def _dtype(dtype: Any) -> DType:
     name = str(dtype).rpartition(".")[2]
     try:
         return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
