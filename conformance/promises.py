@@ -65,6 +65,8 @@ TABLE = (
         )
     ),
     Row("torch-front", "reference", ANY, ANY, EXACT),
+    Row("torch-functional", "reference", ANY, ANY, EXACT),
+    Row("jax-functional", "reference", ANY, ANY, EXACT),
     Row("torch-for-loop", "reference", "Muon", ANY, CLOSE(1e-2, 1e-3)),
     Row("onnx", "reference", ANY, "float64", FEW),
     *(

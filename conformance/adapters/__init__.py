@@ -45,11 +45,16 @@ BUILT_IN = {
     **ENGINES,
     **{name + suffix: "torch:" + name for name in LOOPS for suffix in ("", "-cuda")},
     "torch-front": "torch_front:Front",
+    "torch-functional": "functional:Torch",
+    "jax-functional": "functional:Jax",
     "optax": "optax:Optax",
     "keras": "keras:Keras",
     "onnx": "onnx:Onnx",
 }
 """Where each adapter is defined in this package."""
+
+NEEDS = {"torch-front": "torch", "torch-functional": "torch", "jax-functional": "jax"}
+"""The library that an adapter needs, if that has not the name of the module in which it is defined."""
 
 METHODS = ("make", "set", "step", "resume", "parameters", "state")
 """What a case calls."""
@@ -112,9 +117,9 @@ def find(name: str) -> Make:
     if name not in BUILT_IN:
         raise NotAvailable(f"no implementation {name!r}: known are {', '.join(BUILT_IN)}, or package.module:Class")
     module, _, what = BUILT_IN[name].partition(":")
-    library = module.partition("_")[0]
-    if name not in ENGINES and find_spec(library) is None:
-        raise NotAvailable(f"not installed: {library}")
+    needed = NEEDS.get(name, module)
+    if name not in ENGINES and find_spec(needed) is None:
+        raise NotAvailable(f"not installed: {needed}")
     defined = import_module(f"{__name__}.{module}")
     make: Make = defined.variant(name) if module == "torch" else getattr(defined, what)
     return make
