@@ -91,3 +91,21 @@ def test_torch_and_arrays_are_trained_to_the_same_bits(arguments):
     assert len(found) == 3
     assert len(set(found)) == 1
     assert float(found[0][0]) < 0.05
+
+
+def test_a_learning_rate_is_learned():
+    pytest.importorskip("torch", reason="torch is not installed")
+    finished = run("--rounds", "15", script="meta_learning.py")
+    assert finished.returncode == 0, finished.stderr
+    rounds = [[float(x) for x in re.findall(r"[0-9.]+", line)] for line in finished.stdout.splitlines()]
+    (first, loss, lr, _), (last, better, higher, _) = rounds
+    assert (first, last) == (1, 15)
+    assert better < 0.5 * loss
+    assert higher > 4 * lr
+
+
+def test_a_wrong_setting_of_the_learner_is_reported():
+    pytest.importorskip("torch", reason="torch is not installed")
+    finished = run("--lr", "0", script="meta_learning.py")
+    assert finished.returncode == 2
+    assert "lr must be positive" in finished.stderr
