@@ -18,12 +18,25 @@ Returns:
     Lists of the new parameters and of the new state dicts.
 
 Raises:
-    TypeError, ValueError, RuntimeError: as the optimizer does.
+    TypeError, ValueError, RuntimeError: as the optimizer does; TypeError also where a library follows a setting that
+        must have a value, and for arrays of another library than NumPy and CuPy where a rule sums over elements.
 
 NumPy makes scalars of arrays without axes: ``np.float32(2)`` counts as such an array.
 
-Arrays may be of any type that understands NumPy's functions and operators: the elementwise rules write into none of
-them, so types that record what is computed (for derivatives, say) can pass through.
+Arrays may be of any type that understands NumPy's functions and operators, and of torch, JAX, autograd and libraries
+with the array API; all arrays of a call belong to one library. The elementwise rules write into none of them, so what
+these libraries record passes through: derivatives by parameters, gradients, state and settings. A setting is followed
+where it is a tensor of torch, or traced by JAX or autograd; the value is that of the number all the same.
+
+Each function has two halves::
+
+    static, varying = adam.scalars(t, lr=…)
+    new_params, new_state = adam.apply(static, varying, params, grads, state)
+
+``scalars`` computes on the host what a step needs besides arrays, and takes the settings and ``rounding``; ``static``
+is hashable and the same for all steps, ``varying`` is a dict of numbers that change with the step and the learning
+rate. For NAdam and ASGD, ``scalars(t, before, lr=…)`` also takes the ``varying`` of the step before, or the state of a
+parameter. ``apply`` can be compiled: ``jax.jit(adam.apply, static_argnums=0)``.
 
 ``lbfgs`` and ``conjugate_gradient``, whose optimizers call a closure, are the pure rules of their search directions.
 """

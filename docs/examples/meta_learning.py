@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps of a training (default: 10)")
     parser.add_argument("--rounds", type=int, default=20, help="trainings to learn from (default: 20)")
     args = parser.parse_args()
-    if not 0 < args.lr or not 0 < args.momentum < 1 or args.steps < 1 or args.rounds < 1:
+    if not args.lr > 0 or not 0 < args.momentum < 1 or args.steps < 1 or args.rounds < 1:
         parser.error("lr must be positive, momentum between 0 and 1, and there must be a step and a round")
     history = learned(args.lr, args.momentum, args.steps, args.rounds)
     for i in (0, len(history) - 1):

@@ -23,9 +23,6 @@ from .arith import FLOATS, Array, DType
 class Namespace:
     """A library by the functions of the array API standard, which has no derivatives."""
 
-    spells_complex = False
-    """Whether a complex array can be put together of its parts."""
-
     def __init__(self, xp: Any, name: str) -> None:
         self.xp, self.name = xp, name
 
@@ -86,8 +83,6 @@ class Namespace:
 class Torch(Namespace):
     """torch."""
 
-    spells_complex = True
-
     def astype(self, x: Array, dtype: DType) -> Array:
         return x.to(getattr(self.xp, dtype.name))
 
@@ -138,8 +133,6 @@ class Torch(Namespace):
 
 class Jax(Namespace):
     """JAX."""
-
-    spells_complex = True
 
     def has(self, x: Any) -> bool:
         return isinstance(x, np.ndarray) or super().has(x)

@@ -211,3 +211,9 @@ def test_refused(act: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:
         act(jnp.ones(3))
     assert message in str(raised.value)
+
+
+def test_what_decides_the_form_of_a_step_must_have_a_value() -> None:
+    x = jnp.ones(3)
+    with pytest.raises(TypeError, match="the step depends on the value of t0, which has none"):
+        jax.jit(lambda t0: functional.asgd([x], [x], None, 2, t0=t0))(1.0)
