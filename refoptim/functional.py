@@ -142,11 +142,7 @@ def _pure_step(rule: type[Optimizer]) -> Step:
         _check_number(t, rounding)
         _check(params, grads, state)
         home = home_of(params, chain(_others(grads, state), _members(settings)))
-        h = _resolved(rule, settings, home)
-        counted = partial(_counted, rule, h, t, home)
-        once = cache(partial(counted, {}))
-        given = counted if rule.registers(h) else lambda state: once()
-        return _taken(single.Step(rule, h, given, rounding, home), params, grads, state)
+        return _taken(_whole(rule, t, rounding, settings, home), params, grads, state)
 
     def scalars(
         t: int, before: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
@@ -213,6 +209,16 @@ def _resolved(rule: type[Optimizer], settings: Mapping[str, Any], home: Namespac
     if getattr(h, "fused", None):
         raise RuntimeError("fused kernels write in place, and this function makes new arrays: leave fused=None")
     return h
+
+
+def _whole(
+    rule: type[Optimizer], t: int, rounding: str, settings: Mapping[str, Any], home: Namespace | None
+) -> single.Step:
+    """Return step ``t``; where parameters have no registers, its scalars are computed once for all."""
+    h = _resolved(rule, settings, home)
+    counted = partial(_counted, rule, h, t, home)
+    once = cache(partial(counted, {}))
+    return single.Step(rule, h, counted if rule.registers(h) else lambda state: once(), rounding, home)
 
 
 def _counted(

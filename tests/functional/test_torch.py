@@ -264,8 +264,8 @@ def test_states_share_no_memory_with_what_was_given() -> None:
         (lambda x: functional.sgd([x.numpy()], [x], None, 1), "the gradient must be an array that understands NumPy's"),
         (lambda x: functional.sgd([x.long()], [x.long()], None, 1), "params[0]: dtype int64 is not supported: choose"),
         (
-            lambda x: functional.sgd([x.to(torch.float8_e5m2)], [x], None, 1),
-            "params[0]: dtype torch.float8_e5m2 is not supported: choose one of float16, bfloat16, float32, float64",
+            lambda x: functional.sgd([x.to(torch.float8_e5m2)], [x.to(torch.float8_e5m2)], None, 1),
+            "float8_e5m2 is not supported: choose one of float16, bfloat16, float32, float64",
         ),
         (lambda x: functional.sgd([x], [x.float()], None, 1), "the gradient must have dtype float64, got float32"),
         (
