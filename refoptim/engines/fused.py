@@ -85,7 +85,7 @@ def _touched(tensor: Tensor, g: SparseGrad) -> tuple[Tensor, list[Change]]:
     numbers, values = g.coalesce()
     where = np.unravel_index(numbers, g.shape[: len(g.indices)])
     rows, state = plain(tensor.p)[where], tuple(x if x is None else plain(x)[where] for x in tensor.state)
-    order = np.argsort(numbers)  # 0, 1 … since they are sorted, made where they are
+    order = np.argsort(numbers, kind="stable")  # 0, 1 … since they are sorted, made where they are
     targets = zip((tensor.p, *tensor.state, tensor.copy), (rows, *state, rows), strict=True)
     back = [partial(setitem, plain(x), where, y) for x, y in targets if x is not None]
     return Tensor(rows, SparseGrad(order[None], values, rows.shape), state, None), back
