@@ -23,7 +23,7 @@ from refoptim.numerics.arith import Array
 from . import cases, generate, tasks
 from .cases import Case
 from .record import provenance
-from .strict import MAX_BYTES, MAX_HEADER, WORD, GoldenError, Layout, check_size, read_bytes, read_json, require, shown
+from .strict import GOLDEN, MAX_BYTES, WORD, GoldenError, Layout, check_size, read_bytes, read_json, require, shown
 from .verify import EXACT, Tolerance, Verdict, compare
 from .words import from_words, layout_of, read_word, to_words
 
@@ -34,6 +34,9 @@ INPUT_COLUMNS = "what,step,parameter,element,bits"
 RESULT_COLUMNS = "step,parameter,element,bits"
 
 MAX_LINE = 100
+
+SMALL = GOLDEN._replace(text=GOLDEN.header)
+"""A table of cases is no longer than a header."""
 
 README = """\
 # A suite for an optimizer in any language
@@ -149,7 +152,7 @@ def check_place(folder: Path) -> None:
     suite, readme = folder / "suite.json", folder / "README.md"
     _refuse_links(suite, readme)
     if suite.exists():
-        found = read_json(suite, MAX_HEADER)
+        found = read_json(suite, limits=SMALL)
         ours = isinstance(found, dict) and found.get("format") == FORMAT
         require(ours, f"{folder.name} holds a suite.json that is not refoptim's: choose another folder")
     elif readme.exists():
@@ -254,7 +257,7 @@ def judge(
 def entries(folder: Path) -> list[dict[str, Any]]:
     """Read the list of cases of a suite."""
     require(folder.is_dir(), f"{folder.name} is no folder")
-    suite = read_json(folder / "suite.json", MAX_HEADER)
+    suite = read_json(folder / "suite.json", limits=SMALL)
     require(isinstance(suite, dict) and suite.get("format") == FORMAT, "suite.json is no suite of refoptim")
     version = suite.get("schema")
     require(

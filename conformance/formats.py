@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from refoptim.formats.files import replace
 from refoptim.numerics.arith import Array
 
-from . import npz, safetensors, text
+from . import binary, text
 from .strict import MAX_TENSORS, GoldenError, layout, read_json, require, shown
 from .words import digest, from_hex, to_hex
 
@@ -61,17 +61,17 @@ def _from_json(entry: Any, where: str) -> Array:
 
 
 ENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Array]], bytes]] = {
-    "npz": npz.encode,
+    "npz": binary.encode_npz,
     "json": _encode_json,
-    "safetensors": safetensors.encode,
+    "safetensors": binary.encode_safetensors,
     "c-header": text.encode_c,
     "csv": text.encode_csv,
 }
 
 DECODERS: dict[str, Callable[[Path], tuple[Any, dict[str, Array]]]] = {
-    "npz": npz.decode,
+    "npz": binary.decode_npz,
     "json": _decode_json,
-    "safetensors": safetensors.decode,
+    "safetensors": binary.decode_safetensors,
     "csv": text.decode_csv,
 }
 

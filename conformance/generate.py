@@ -30,7 +30,7 @@ from .cases import Case
 from .gradients import Quadratic, make_source
 from .record import provenance
 from .reference import Reference
-from .strict import WORD
+from .strict import GOLDEN
 from .tasks import check
 from .trajectory import Frame, State, run
 
@@ -110,7 +110,7 @@ def _stack_state(states: list[State]) -> Iterator[tuple[str, Array]]:
         layouts = {(x.dtype, x.shape) for x in found if x is not None}
         if len(layouts) == 1:
             dtype, shape = next(iter(layouts))
-            if dtype.name in WORD:
+            if dtype.name in GOLDEN.dtypes:
                 yield name, np.stack([np.zeros(shape, dtype) if x is None else x for x in found])
 
 

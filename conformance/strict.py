@@ -1,192 +1,41 @@
-"""Reading what others wrote: files are measured before memory is made, and refused with one clear line.
+"""What goldens, suites and results may be: small files.
 
-Everything a file says is checked here or by its reader before it is used. Nothing is ever unpickled or run. Whatever a
-file holds, reading it takes no more memory than four times its size and 64 MiB.
+Whatever one holds, reading it takes no more memory than four times its size and 64 MiB. ``refoptim.formats.strict``
+reads; here are the limits.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import partial
 
+from refoptim.formats import strict
+from refoptim.formats.strict import WORD as WORD
+from refoptim.formats.strict import Layout as Layout
+from refoptim.formats.strict import Limits
+from refoptim.formats.strict import check_size as check_size
+from refoptim.formats.strict import is_count as is_count
+from refoptim.formats.strict import is_float as is_float
+from refoptim.formats.strict import read_bytes as read_bytes
+from refoptim.formats.strict import require as require
+from refoptim.formats.strict import shown as shown
 from refoptim.numerics.arith import COMPLEX, FLOATS
 
-MAX_BYTES = 1 << 28
-"""The largest file, and the largest sum of what its arrays hold."""
+GOLDEN = Limits(
+    size=1 << 28,
+    text=1 << 26,
+    header=1 << 20,
+    arrays=4096,
+    entries=200_000,  # the numbers of a golden stand in long strings
+    digits=20,
+    dtypes=(*FLOATS, *COMPLEX, "int64"),
+)
 
-MAX_TEXT = 1 << 26
-"""The largest JSON file."""
+MAX_BYTES, MAX_TEXT, MAX_HEADER, MAX_TENSORS = GOLDEN.size, GOLDEN.text, GOLDEN.header, GOLDEN.arrays
 
-MAX_BEYOND_ASCII = 1 << 22
-"""The largest JSON file with characters beyond ASCII: one of them makes every character of a text take four bytes."""
+GoldenError = strict.FormatError
+"""What a file is refused with that is no golden, or not as it was recorded."""
 
-MAX_HEADER = 1 << 20
-"""The largest description in front of arrays."""
-
-MAX_TENSORS = 4096
-MAX_RANK = 32
-
-MAX_TOKENS = 200_000
-"""Entries in a JSON text: every one takes a Python object. A golden has few, its numbers stand in long strings."""
-
-MAX_DEPTH = 50
-"""How deep lists and objects may stand in one another in JSON."""
-
-MAX_DIGITS = 20
-"""Digits of an integer in JSON."""
-
-WORD = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 4, "complex128": 8, "int64": 8}
-"""Bytes of a real number in each storage type."""
-
-
-class GoldenError(ValueError):
-    """A file is no golden, or not as it was recorded."""
-
-
-class Layout(NamedTuple):
-    """The storage type and the shape of an array."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def words(self) -> int:
-        """The number of reals; a complex number is two."""
-        return math.prod(self.shape) * (2 if self.dtype in COMPLEX else 1)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the elements take."""
-        return self.words * WORD[self.dtype]
-
-
-def require(holds: bool, problem: str) -> None:
-    """Raise GoldenError unless something holds."""
-    if not holds:
-        raise GoldenError(problem)
-
-
-def shown(x: Any) -> str:
-    """Return something a file holds for a message: on one line, and not too long."""
-    text = ascii(x)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def layout(dtype: Any, shape: Any, where: str) -> Layout:
-    """Check what a file says of an array, and that it is small enough to be made."""
-    require(
-        isinstance(dtype, str) and dtype in WORD, f"{where} has dtype {shown(dtype)}, expected one of {', '.join(WORD)}"
-    )
-    require(isinstance(shape, (list, tuple)) and len(shape) <= MAX_RANK, f"{where} has shape {shown(shape)}")
-    require(all(is_count(n, MAX_BYTES) for n in shape), f"{where} has shape {shown(shape)}, more than can be read")
-    found = Layout(dtype, tuple(shape))
-    require(found.nbytes <= MAX_BYTES, f"{where} has shape {shown(shape)}, more than {MAX_BYTES} bytes")
-    return found
-
-
-def is_count(x: Any, most: int) -> bool:
-    """Tell whether ``x`` is an integer from 0 to ``most``."""
-    return type(x) is int and 0 <= x <= most
-
-
-def is_float(dtype: Any) -> bool:
-    """Tell whether ``dtype`` names a storage type of parameters."""
-    return isinstance(dtype, str) and dtype in (*FLOATS, *COMPLEX)
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """Read a file of at most ``most`` bytes, or raise GoldenError."""
-    size = check_size(path, most)
-    with path.open("rb") as file:
-        data = file.read(size + 1)
-    require(len(data) <= size, f"{path.name} grows while it is read")
-    return data
-
-
-def read_json(path: Path, most: int = MAX_TEXT) -> Any:
-    """Read a JSON file of at most ``most`` bytes, or raise GoldenError."""
-    data = read_bytes(path, most)
-    plain = len(data) <= MAX_BEYOND_ASCII or (data.isascii() and b"\\u" not in data)
-    require(plain, f"{path.name} has characters beyond ASCII and more than {MAX_BEYOND_ASCII} bytes: too many for both")
-    _count(data, path.name)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise GoldenError(f"{path.name} is not JSON: {error}") from None
-    del data  # it is as large as the text
-    return _parse(text, path.name)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object, or raise GoldenError."""
-    found = read_json(path)
-    require(isinstance(found, dict), f"{path.name} holds no object")
-    return dict(found)
-
-
-def check_size(path: Path, most: int) -> int:
-    """Return the size of a file, or raise GoldenError if it is none or larger than ``most`` bytes."""
-    require(path.is_file(), f"{path.name} is no file")
-    size = path.stat().st_size
-    require(size <= most, f"{path.name} has {size} bytes, more than the {most} that can be read")
-    return size
-
-
-def parse(data: bytes, where: str) -> Any:
-    """Read JSON: no name twice in an object, no NaN or infinity, few entries, no deep nesting, no endless integers."""
-    _count(data, where)
-    try:
-        return _parse(data.decode("utf-8"), where)
-    except UnicodeDecodeError as error:
-        raise GoldenError(f"{where} is not JSON: {error}") from None
-
-
-def _count(data: bytes, where: str) -> None:
-    require(sum(map(data.count, (b",", b"[", b"{"))) <= MAX_TOKENS, f"{where} has more than {MAX_TOKENS} entries")
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant)
-    except RecursionError:
-        raise GoldenError(f"{where} is nested too deeply") from None
-    except ValueError as error:
-        raise GoldenError(f"{where} is not JSON: {error}") from None
-    require(_is_flat(found), f"{where} is nested too deeply: more than {MAX_DEPTH} lists and objects in one another")
-    return found
-
-
-def _is_flat(x: Any) -> bool:
-    """Tell whether JSON is not too deep for the functions that write it again."""
-    layer = [x]
-    for _ in range(MAX_DEPTH + 1):
-        layer = [y for each in layer for y in _members(each)]
-        if not layer:
-            return True
-    return False
-
-
-def _members(x: Any) -> Iterable[Any]:
-    return x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
-
-
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, x in pairs:
-        if key in found:
-            raise ValueError(f"the name {shown(key)} stands twice in an object")
-        found[key] = x
-    return found
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"an integer has {len(digits)} digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+layout = partial(strict.layout, limits=GOLDEN)
+read_json = partial(strict.read_json, limits=GOLDEN)
+read_object = partial(strict.read_object, limits=GOLDEN)
+parse = partial(strict.parse, limits=GOLDEN)

@@ -5,6 +5,7 @@ Files are of the largest JSON that can be read, or of a few hundred kilobytes th
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance import formats, goldens, npz, words
+from refoptim.conformance import formats, goldens, words
 
 from helpers import ROOT
+from refoptim.formats import npz
 
 HEAD: dict[str, Any] = {"format": "refoptim trajectory", "schema": 1, "case": {}}
 
@@ -74,11 +76,17 @@ def escaped(path: Path) -> None:
     path.write_text('{"a": "\\ud83d\\ude00' + "a" * LARGE + '"}')
 
 
+def npy(x: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, x)
+    return out.getvalue()
+
+
 def bomb(path: Path) -> None:
     """Write zeros that unpack to eight hundred times as many bytes."""
     with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("header.json", json.dumps(HEAD))
-        archive.writestr("param.0.npy", npz._npy(np.zeros((1, 30 << 20))))
+        archive.writestr("param.0.npy", npy(np.zeros((1, 30 << 20))))
     assert path.stat().st_size < 2 << 20
 
 
@@ -86,7 +94,7 @@ def small_bombs(path: Path) -> None:
     """Write as many zeros as are just allowed."""
     with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("header.json", json.dumps(HEAD))
-        archive.writestr("param.0.npy", npz._npy(np.zeros((1, (npz.MAX_UNPACKED >> 1) - 200), np.float16)))
+        archive.writestr("param.0.npy", npy(np.zeros((1, (npz.MAX_UNPACKED >> 1) - 200), np.float16)))
 
 
 def entries(path: Path) -> None:
