@@ -34,7 +34,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from refoptim import SparseGrad
-from refoptim.numerics.arith import Array, DType, as_reals, from_reals, round_to, storage, widen
+from refoptim.formats.raw import np_dtype as np_dtype
+from refoptim.numerics.arith import Array, as_reals, from_reals, round_to, storage, widen
 
 from . import digits
 
@@ -309,13 +310,3 @@ SOURCES: dict[str, type[Source]] = {
 def make_source(spec: Mapping[str, Any], shapes: Sequence[Shape], dtype: str) -> Source:
     """Return the source that a case describes."""
     return SOURCES[spec["source"]](spec, shapes, dtype)
-
-
-def np_dtype(name: str) -> DType:
-    """Return the dtype of a name, bfloat16 from ml_dtypes; raise ImportError if that is not installed."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    import ml_dtypes
-
-    dtype: DType = np.dtype(ml_dtypes.bfloat16)
-    return dtype

@@ -9,18 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from refoptim.formats.raw import layout_of as layout_of
+from refoptim.formats.raw import np_dtype
 from refoptim.numerics.arith import Array, from_reals, storage
 
-from .gradients import np_dtype
 from .strict import WORD, GoldenError, Layout, require
 from .trajectory import bits
 
 DIGITS = frozenset("0123456789abcdef")
-
-
-def layout_of(x: Array) -> Layout:
-    """Return the storage type and the shape of an array."""
-    return Layout(x.dtype.name, x.shape)
 
 
 def to_words(x: Array) -> Array:

@@ -1,16 +1,24 @@
-"""Files that are written whole or not at all: ``replace`` is how the library and its commands write."""
+"""Files that are written whole or not at all: ``replace`` and ``replacing`` are how the library and its commands write.
+
+Until a file is whole it stands under another name beside the one it is to take, ``.NAME.HOST.PID.….partial``. A process
+that is killed leaves that behind; the next one that writes there takes it away.
+"""
 
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import platform
 import re
+import shutil
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 MOST_LINKS = 40
 """Links that are followed one after the other; Linux follows as many."""
@@ -18,6 +26,17 @@ MOST_LINKS = 40
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all; into what is no regular file (a device, a pipe, ``/dev/stdout``) write.
+
+    Raises:
+        OSError: it cannot be written. What was there is as it was, and nothing is left beside it.
+    """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece: it takes its name when the block ends, and not at all if the block raises.
 
     A symbolic link is followed: what it leads to is replaced, and the link stays. A file that is replaced keeps its
     mode, and its owner where this process may give it; a new one has the mode that the umask leaves. Folders that are
@@ -30,11 +49,13 @@ def replace(path: Path, data: bytes) -> None:
         old = _status(path)
         number = _stream(path)
         if number is not None:
-            _write_into(os.dup(number), data)
+            opened = _written_into(os.dup(number))
         elif old is not None and not stat.S_ISREG(old.st_mode):
-            _write_into(os.open(path, os.O_WRONLY), data)
+            opened = _written_into(os.open(path, os.O_WRONLY))
         else:
-            _replace(path.resolve(), old, data)
+            opened = _beside(path.resolve(), old)
+        with opened as file:
+            yield file
     except OSError as error:  # it may name the file that was to take the place
         if error.errno is None:
             raise
@@ -84,22 +105,25 @@ def _stream(path: Path) -> int | None:
     return None
 
 
-def _write_into(handle: int, data: bytes) -> None:
+@contextmanager
+def _written_into(handle: int) -> Iterator[BinaryIO]:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # what was printed before stands before
         stream.flush()
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        yield file
 
 
-def _replace(target: Path, old: os.stat_result | None, data: bytes) -> None:
-    """Write a file beside the one to be replaced, and let it take its name."""
+@contextmanager
+def _beside(target: Path, old: os.stat_result | None) -> Iterator[BinaryIO]:
+    """Open a file beside the one to be replaced, and let it take its name at the end."""
     if old is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{os.urandom(8).hex()}.tmp")
+    clean(target)
+    beside = partial_name(target)
     try:
         with open(beside, "xb", opener=partial(os.open, mode=0o666 if old is None else 0o600)) as file:
-            file.write(data)
+            yield file
             file.flush()
             if old is not None:
                 _be_like(beside, old)
@@ -108,7 +132,36 @@ def _replace(target: Path, old: os.stat_result | None, data: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _settle(target.parent)
+    settle(target.parent)
+
+
+def partial_name(target: Path) -> Path:
+    """Return the name under which this process may write what is to take the place of ``target``."""
+    host = re.sub(r"[^\w-]", "_", platform.node())[:40]
+    name = target.name if len(target.name) <= 100 else target.name[:100]
+    return target.with_name(f".{name}.{host}.{os.getpid()}.{os.urandom(4).hex()}.partial")
+
+
+def clean(target: Path) -> None:
+    """Take away what processes of this computer that were killed have left of a file or folder."""
+    mine = partial_name(target).name.split(".")[:-3]
+    for found in target.parent.glob(f"{glob.escape('.'.join(mine))}.*.partial"):
+        pid = found.name.split(".")[-3]
+        if pid.isdigit() and not _lives(int(pid)):
+            with suppress(OSError):
+                shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
+def _lives(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there, asking would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _be_like(path: Path, old: os.stat_result) -> None:
@@ -119,7 +172,7 @@ def _be_like(path: Path, old: os.stat_result) -> None:
     path.chmod(stat.S_IMODE(old.st_mode))
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Let the names in a folder reach the disk, where folders can be asked for that."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

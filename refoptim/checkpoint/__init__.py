@@ -1,0 +1,155 @@
+"""Checkpoints: everything of a run in one file that is never half written, never run, and noticed when altered.
+
+::
+
+    save("run/step-1200.safetensors", model=params, optimizer=opt, scheduler=sched, epoch=3)
+    data = restore(latest("run"), model=params, optimizer=opt, scheduler=sched)         # data["epoch"] is 3
+
+A part is whatever has ``state_dict`` and ``load_state_dict`` (optimizers, schedulers, averages, scalers, modules of
+torch); a model: an object with ``parameters()``, or a dict, list or tuple of arrays; a ``numpy.random.Generator``; or
+plain data: numbers, texts, None, arrays, and dicts, lists and tuples of such.
+
+The suffix chooses the format: ``.safetensors``, ``.npz`` or ``.json``. Every bit is kept, the same content makes the
+same bytes, and a digest of each array and of the rest is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import parts as _parts
+from . import single as _single
+from .errors import CheckpointError
+from .nested import Writer
+from .nested import read as _nested
+
+Data = dict[str, Any]
+
+__all__ = ["CheckpointError", "latest", "load", "prune", "restore", "save"]
+
+
+def save(path: str | Path, *, metadata: Any = None, **parts: Any) -> Path:
+    """Write a checkpoint, whole or not at all, and return its path; a file that is there is replaced.
+
+    Args:
+        path: the file; its suffix is the format.
+        metadata: plain data about the checkpoint, without arrays; ``refoptim checkpoint show`` prints it.
+        parts: what is saved, by name.
+
+    Raises:
+        ValueError: the suffix stands for no format, there is no part, or a format cannot hold the parts.
+        TypeError: a part holds something that cannot be saved; the message says where.
+        OSError: the file cannot be written. What was there is as it was.
+    """
+    target = Path(path)
+    _single.suffix_of(target)
+    if not parts:
+        raise ValueError("a checkpoint needs parts: save(path, optimizer=...)")
+    write_tree(target, {name: _parts.saved(part) for name, part in parts.items()}, metadata)
+    return target
+
+
+def write_tree(path: Path, tree: Mapping[str, Any], metadata: Any = None, progress: _single.Progress = int) -> None:
+    """Write nested data."""
+    from .. import __version__
+
+    about, writer = Writer(), Writer()
+    described = about.write(metadata, ("metadata",))
+    if about.arrays:
+        raise TypeError(f"metadata must hold no arrays, got {', '.join(about.arrays)}: make a part of them")
+    description = {"refoptim": __version__, "metadata": described, "tree": writer.write(tree)}
+    _single.write(path, description, writer.arrays, progress)
+
+
+def load(path: str | Path, verify: bool = True) -> dict[str, Any]:
+    """Read a checkpoint: a dict of what was saved of each part.
+
+    Args:
+        path: the file.
+        verify: compare everything with its digests; without, the file is only mapped into memory.
+
+    Returns:
+        The parts by name. Arrays are read-only views of the file.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or was cut off or altered, or is of a newer version.
+        ValueError: the suffix stands for no format.
+        OSError: it cannot be read.
+    """
+    return read_tree(Path(path), verify)[0]
+
+
+def read_tree(
+    path: Path, verify: bool = True, progress: _single.Progress = int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parts of a checkpoint, and what is said of it: ``metadata``, ``refoptim``, ``sha256``, ``digest``."""
+    content = _single.read(path, verify, progress)
+    with _single.damage(path.name):
+        tree = _nested(content.description["tree"], content.arrays)
+        metadata = _nested(content.description.get("metadata"), {})
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise CheckpointError(f"{path.name} has no parts")
+    return tree, {**content.description, "metadata": metadata}
+
+
+def restore(path: str | Path, **parts: Any) -> dict[str, Any]:
+    """Let parts take over what was saved of them, all or none, and return the plain data of the checkpoint.
+
+    Args:
+        path: the file.
+        parts: what takes over, by the names under which it was saved. Parts of the file that are not asked for are
+            left alone, and returned as well.
+
+    Raises:
+        CheckpointError: the file is none, or a part is missing or does not fit. Nothing has changed then.
+        OSError: it cannot be read.
+    """
+    found = load(path)
+    _parts.restore(parts, found)
+    return {name: x for name, x in found.items() if name not in parts}
+
+
+def latest(directory: str | Path) -> Path | None:
+    """Return the newest checkpoint of a folder, None if there is none.
+
+    The newest has the largest last number in its name (``step-1200.safetensors``); without numbers, or with equal ones,
+    it is the one written last. Files that are no checkpoints do not count.
+    """
+    return next(reversed(_checkpoints(Path(directory))), None)
+
+
+def prune(directory: str | Path, keep: int = 3) -> list[Path]:
+    """Delete all checkpoints of a folder but the ``keep`` newest, and return what was deleted, oldest first.
+
+    Raises:
+        ValueError: ``keep`` is no integer from 1 on.
+        OSError: a file cannot be deleted.
+    """
+    if type(keep) is not int or keep < 1:
+        raise ValueError(f"keep must be an integer in [1, inf), got {keep!r}")
+    old = _checkpoints(Path(directory))[:-keep]
+    for path in old:
+        path.unlink()
+    return old
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first."""
+    found = [path for path in directory.iterdir() if path.suffix.lower() in _single.WRITERS and path.is_file()]
+    return sorted(filter(_is_checkpoint, found), key=_age)
+
+
+def _age(path: Path) -> tuple[int, int, str]:
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else -1, path.stat().st_mtime_ns, path.name
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        _single.read(path, False, int)
+    except (CheckpointError, OSError):
+        return False
+    return not path.name.startswith(".")

@@ -1,0 +1,171 @@
+"""The parts of a checkpoint: what has a state dict, models, random generators, and plain data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import partial
+from operator import setitem
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..numerics.arith import Array
+from ..numerics.array_types import is_array, is_writable, moved, place, plain
+from ..numerics.libraries import telling
+from ..step.changes import Change, make, there
+from ..step.parameter import Parameter
+from ..swa_utils.members import Member, members
+from .errors import CheckpointError
+
+
+class Restored(NamedTuple):
+    """How a part takes over what was saved of it: what loads it, what puts it back, and what cannot fail any more."""
+
+    load: Callable[[], Any]
+    undo: Callable[[], Any]
+    changes: list[Change]
+
+
+def saved(part: Any) -> Any:
+    """Return what is saved of a part; plain data are saved as they are."""
+    if has_state(part):
+        return part.state_dict()
+    if isinstance(part, np.random.Generator):
+        return part.bit_generator.state
+    if hasattr(part, "parameters"):
+        return {member.name: member.array for member in members(part)}
+    return _bare(part)
+
+
+def _bare(x: Any) -> Any:
+    """Return nested data with the arrays of Parameters in their place."""
+    if isinstance(x, Mapping):
+        return {key: _bare(y) for key, y in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(_bare, x)) if type(x) in (list, tuple) else tuple(map(_bare, x))
+    return x.data if isinstance(x, Parameter) else x
+
+
+def has_state(part: Any) -> bool:
+    """Tell whether a part saves and loads itself."""
+    return all(callable(getattr(part, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def is_model(part: Any) -> bool:
+    """Tell whether a part is a model: what has parameters, an array, or a dict, list or tuple of arrays alone."""
+    if hasattr(part, "parameters"):
+        return True
+    leaves = list(_leaves(part))
+    return bool(leaves) and all(isinstance(x, Parameter) or is_array(x) for x in leaves)
+
+
+def _leaves(x: Any) -> Iterator[Any]:
+    if isinstance(x, (Mapping, list, tuple)):
+        for y in x.values() if isinstance(x, Mapping) else x:
+            yield from _leaves(y)
+    else:
+        yield x
+
+
+def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Let all parts take over what was saved of them, or none.
+
+    Raises:
+        CheckpointError: a part is missing, or does not fit.
+        TypeError: a part cannot take over anything.
+    """
+    ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
+    undoing: list[Callable[[], Any]] = []
+    try:
+        for name, part in ready.items():
+            undoing.append(part.undo)
+            _labelled(name, lambda load, _: load(), part.load, found)
+        make([change for part in ready.values() for change in part.changes])
+    except BaseException:
+        for undo in reversed(undoing):
+            undo()
+        raise
+
+
+def _labelled(name: str, function: Callable[[Any, Any], Any], part: Any, found: Mapping[str, Any]) -> Any:
+    if name not in found:
+        raise CheckpointError(f"the checkpoint has no part {name!r}, it has {', '.join(map(repr, found)) or 'none'}")
+    try:
+        return function(part, found[name])
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"the part {name!r} cannot be restored: {error}") from error
+
+
+def _ready(part: Any, value: Any) -> Restored:
+    """Check what was saved of a part as far as that can be done beforehand."""
+    if has_state(part):
+        before = deepcopy(part.state_dict())
+        return Restored(
+            partial(part.load_state_dict, _as_its_own(part, value)), partial(part.load_state_dict, before), []
+        )
+    if isinstance(part, np.random.Generator):
+        type(part.bit_generator)().state = value
+        return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
+    if is_model(part):
+        return Restored(_nothing, _nothing, _writing(_members(part), _members(value)))
+    raise TypeError(f"a {type(part).__name__} takes over nothing: plain data are in what restore returns")
+
+
+def _nothing() -> None:
+    """Stand for what there is not to do."""
+
+
+def _members(model: Any) -> list[Member]:
+    return members([model] if is_array(model) or isinstance(model, Parameter) else model)
+
+
+def _writing(own: list[Member], saved: list[Member]) -> list[Change]:
+    """Return what writes saved arrays into those of a model, or raise ValueError."""
+    found = {member.name: member.array for member in saved}
+    differing = sorted(set(found) ^ {member.name for member in own})
+    if differing:
+        raise ValueError(f"the model holds other arrays than were saved: {', '.join(differing)}")
+    written = [change for member in own for change in _copying(member, found[member.name])]
+    return [*telling(member.holder for member in own), *written]
+
+
+def _copying(member: Member, new: Array) -> list[Change]:
+    x = member.array
+    if (new.shape, new.dtype) != (x.shape, x.dtype):
+        raise ValueError(f"{member.name} is {_form(x)}, and {_form(new)} was saved")
+    if not is_writable(x):
+        raise ValueError(f"{member.name} is read-only")
+    where = place(x)
+    return there(where, [partial(setitem, plain(x), ..., new if place(new) == where else moved(new, where))])
+
+
+def _form(x: Array) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape)}"
+
+
+def _as_its_own(part: Any, value: Any) -> Any:
+    """Return a saved state with arrays of the library of who is to load it: torch takes tensors alone."""
+    torch = sys.modules.get("torch")
+    theirs = torch is not None and type(part).__module__.partition(".")[0] == "torch"
+    module = torch is not None and isinstance(part, torch.nn.Module)
+    return _tensors(value, torch) if theirs or module else value
+
+
+def _tensors(x: Any, torch: Any) -> Any:
+    if isinstance(x, np.ndarray):
+        return _tensor(x, torch)
+    if isinstance(x, Mapping):
+        return {key: _tensors(y, torch) for key, y in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(_tensors(y, torch) for y in x)
+    return x
+
+
+def _tensor(x: Array, torch: Any) -> Any:
+    """Return a tensor of torch with a copy of an array."""
+    x = np.array(x)
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
