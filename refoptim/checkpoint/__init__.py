@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from . import parts as _parts
 from . import single as _single
 from .errors import CheckpointError
@@ -54,8 +55,6 @@ def save(path: str | Path, *, metadata: Any = None, **parts: Any) -> Path:
 
 def write_tree(path: Path, tree: Mapping[str, Any], metadata: Any = None, progress: _single.Progress = int) -> None:
     """Write nested data."""
-    from .. import __version__
-
     about, writer = Writer(), Writer()
     described = about.write(metadata, ("metadata",))
     if about.arrays:
