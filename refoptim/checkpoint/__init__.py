@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from . import directory as _directory
+from . import opened as _opened
 from . import parts as _parts
 from . import single as _single
 from .errors import CheckpointError
@@ -32,12 +34,13 @@ Data = dict[str, Any]
 __all__ = ["CheckpointError", "latest", "load", "prune", "restore", "save"]
 
 
-def save(path: str | Path, *, metadata: Any = None, **parts: Any) -> Path:
+def save(path: str | Path, *, metadata: Any = None, shards: int | None = None, **parts: Any) -> Path:
     """Write a checkpoint, whole or not at all, and return its path; a file that is there is replaced.
 
     Args:
         path: the file; its suffix is the format.
         metadata: plain data about the checkpoint, without arrays; ``refoptim checkpoint show`` prints it.
+        shards: write a folder of so many shards, under a path without suffix (``refoptim.checkpoint.directory``).
         parts: what is saved, by name.
 
     Raises:
@@ -46,32 +49,41 @@ def save(path: str | Path, *, metadata: Any = None, **parts: Any) -> Path:
         OSError: the file cannot be written. What was there is as it was.
     """
     target = Path(path)
-    _single.suffix_of(target)
+    _single.suffix_of(target) if shards is None else _directory.check_path(target, shards)
     if not parts:
         raise ValueError("a checkpoint needs parts: save(path, optimizer=...)")
-    write_tree(target, {name: _parts.saved(part) for name, part in parts.items()}, metadata)
+    write_tree(target, {name: _parts.saved(part) for name, part in parts.items()}, metadata, shards=shards)
     return target
 
 
-def write_tree(path: Path, tree: Mapping[str, Any], metadata: Any = None, progress: _single.Progress = int) -> None:
+def write_tree(
+    path: Path,
+    tree: Mapping[str, Any],
+    metadata: Any = None,
+    progress: _single.Progress = int,
+    shards: int | None = None,
+) -> None:
     """Write nested data."""
     about, writer = Writer(), Writer()
     described = about.write(metadata, ("metadata",))
     if about.arrays:
         raise TypeError(f"metadata must hold no arrays, got {', '.join(about.arrays)}: make a part of them")
     description = {"refoptim": __version__, "metadata": described, "tree": writer.write(tree)}
-    _single.write(path, description, writer.arrays, progress)
+    if shards is None:
+        _single.write(path, description, writer.arrays, progress)
+    else:
+        _directory.write(path, shards, description, writer.arrays, progress)
 
 
 def load(path: str | Path, verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint: a dict of what was saved of each part.
 
     Args:
-        path: the file.
+        path: the file, or folder of shards.
         verify: compare everything with its digests; without, the file is only mapped into memory.
 
     Returns:
-        The parts by name. Arrays are read-only views of the file.
+        The parts by name. Arrays are read-only views of the file; those that lie in several shards are in memory.
 
     Raises:
         CheckpointError: it is no checkpoint, or was cut off or altered, or is of a newer version.
@@ -85,7 +97,7 @@ def read_tree(
     path: Path, verify: bool = True, progress: _single.Progress = int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parts of a checkpoint, and what is said of it: ``metadata``, ``refoptim``, ``sha256``, ``digest``."""
-    content = _single.read(path, verify, progress)
+    content = (_opened if path.is_dir() else _single).read(path, verify, progress)
     with _single.damage(path.name):
         tree = _nested(content.description["tree"], content.arrays)
         metadata = _nested(content.description.get("metadata"), {})
@@ -98,7 +110,7 @@ def restore(path: str | Path, **parts: Any) -> dict[str, Any]:
     """Let parts take over what was saved of them, all or none, and return the plain data of the checkpoint.
 
     Args:
-        path: the file.
+        path: the file, or folder of shards.
         parts: what takes over, by the names under which it was saved. Parts of the file that are not asked for are
             left alone, and returned as well.
 
@@ -131,14 +143,13 @@ def prune(directory: str | Path, keep: int = 3) -> list[Path]:
         raise ValueError(f"keep must be an integer in [1, inf), got {keep!r}")
     old = _checkpoints(Path(directory))[:-keep]
     for path in old:
-        path.unlink()
+        _directory.remove(path) if path.is_dir() else path.unlink()
     return old
 
 
 def _checkpoints(directory: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest first."""
-    found = [path for path in directory.iterdir() if path.suffix.lower() in _single.WRITERS and path.is_file()]
-    return sorted(filter(_is_checkpoint, found), key=_age)
+    return sorted(filter(_is_checkpoint, directory.iterdir()), key=_age)
 
 
 def _age(path: Path) -> tuple[int, int, str]:
@@ -147,8 +158,11 @@ def _age(path: Path) -> tuple[int, int, str]:
 
 
 def _is_checkpoint(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
     try:
-        _single.read(path, False, int)
+        if path.is_dir():
+            return bool(_opened.Directory(path))
+        return path.suffix.lower() in _single.WRITERS and path.is_file() and bool(_single.read(path, False, int))
     except (CheckpointError, OSError):
         return False
-    return not path.name.startswith(".")

@@ -89,11 +89,11 @@ def read(path: Path, verify: bool, progress: Progress) -> Content:
         size = check_size(path, LIMITS.size)
         require(size > 0, f"{where} is empty")
         description, arrays = reader(file, size, where)
-        complete = _checked(description, arrays, where)
+        complete = checked(description, arrays, where)
         found = {name: _as_complex(name, x, complete) for name, x in arrays.items()}
         if verify:
             with ThreadPoolExecutor(THREADS) as pool:
-                _verify(complete, found, where, Hashing(pool, progress))
+                verify_arrays(complete, found, where, Hashing(pool, progress))
     return Content(complete, found)
 
 
@@ -144,7 +144,8 @@ def _digest(description: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
-def _with_digest(description: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+def with_digest(description: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return a description with the digests of the arrays and its own."""
     whole = {**description, "sha256": dict(digests)}
     return {**whole, "digest": _digest(whole)}
 
@@ -164,7 +165,7 @@ def _write_safetensors(file: BinaryIO, description: Description, arrays: Arrays,
     description = {**description, "complex128": twos}
 
     def header(digests: Mapping[str, str]) -> bytes:
-        text = json.dumps(_with_digest(description, digests), separators=(",", ":"))
+        text = json.dumps(with_digest(description, digests), separators=(",", ":"))
         return safetensors.header({"refoptim": text}, layouts)
 
     file.write(header(dict.fromkeys(arrays, "0" * 64)))
@@ -207,7 +208,7 @@ def _write_npz(file: BinaryIO, description: Description, arrays: Arrays, by: Has
             with archive.open(npz.member(f"{name}.npy"), "w") as member:
                 member.write(npz.npy_header(layout_of(x)))
                 digests[name] = by.pass_by(on_host(x), member.write)
-        whole = _with_digest({**description, "complex128": []}, digests)
+        whole = with_digest({**description, "complex128": []}, digests)
         archive.writestr(npz.member("checkpoint.json"), json.dumps(whole, separators=(",", ":")).encode("ascii"))
 
 
@@ -250,7 +251,7 @@ def _write_json(file: BinaryIO, description: Description, arrays: Arrays, by: Ha
         entry = {"dtype": x.dtype.name, "shape": list(x.shape), "bits": to_hex(on_host(x))}
         file.write(before + f"{json.dumps(name)}: {json.dumps(entry)}".encode("ascii"))
         before = b",\n"
-    whole = json.dumps(_with_digest({**description, "complex128": []}, digests))
+    whole = json.dumps(with_digest({**description, "complex128": []}, digests))
     file.write((b'{"arrays": {' if not arrays else b"") + b"\n},\n" + whole[1:].encode("ascii") + b"\n")
 
 
@@ -278,7 +279,7 @@ WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz, ".json": _wri
 READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".json": _read_json}
 
 
-def _checked(found: Any, arrays: Mapping[str, Array], where: str) -> dict[str, Any]:
+def checked(found: Any, arrays: Mapping[str, Array], where: str) -> dict[str, Any]:
     """Return a description that is one, and fits the arrays."""
     require(isinstance(found, dict) and found.get("format") == FORMAT, f"{where} is no checkpoint of refoptim")
     schema = found.get("schema")
@@ -299,7 +300,8 @@ def _is_pairs(x: Any) -> bool:
     return x is not None and x.dtype == np.float64 and x.ndim > 0 and x.shape[-1] == 2
 
 
-def _verify(description: Mapping[str, Any], arrays: Mapping[str, Array], where: str, by: Hashing) -> None:
+def verify_arrays(description: Mapping[str, Any], arrays: Mapping[str, Array], where: str, by: Hashing) -> None:
+    """Raise FormatError unless arrays have the digests that a description says."""
     for name, x in arrays.items():
         found = by.pass_by(x)
         require(found == description["sha256"][name], f"{where}: {shown(name)} was altered: its digest is wrong")
