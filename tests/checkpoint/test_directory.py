@@ -211,7 +211,7 @@ def test_ranks_verify_files_in_turn(tmp_path: Path) -> None:
     flip(tmp_path / "run" / "shard-00004-of-00005.safetensors", -1)
     opened = open_directory(tmp_path / "run")
     opened.verify(0, 2)
-    with pytest.raises(CheckpointError, match="shard-00004-of-00005[.]safetensors was altered: its digest is wrong"):
+    with pytest.raises(CheckpointError, match=r"shard-00004-of-00005\.safetensors was altered: its digest is wrong"):
         opened.verify(1, 2)
     with pytest.raises(CheckpointError, match="was altered: its digest is wrong"):
         load(tmp_path / "run")
@@ -557,7 +557,7 @@ def test_an_altered_description_is_noticed(small: Path) -> None:
 @pytest.mark.parametrize("name", ["checkpoint.json", "shard-00001-of-00002.safetensors"])
 def test_links_and_what_is_no_file_are_refused(small: Path, tmp_path: Path, name: str) -> None:
     (small / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="is missing|it has no checkpoint[.]json"):
+    with pytest.raises(CheckpointError, match=r"is missing|it has no checkpoint\.json"):
         load(small)
     (small / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="is no file, or a link to one"):
