@@ -201,7 +201,7 @@ def test_optax_goes_on_where_refoptim_was(name: str) -> None:
         assert np.allclose(x, y, 1e-6, 1e-7)
 
 
-def test_schedules_tell_how_many_steps_were_taken(torch: Any) -> None:
+def test_schedules_tell_how_many_steps_were_taken() -> None:
     jax, optax = (pytest.importorskip(x, reason=f"{x} is not installed") for x in ("jax", "optax"))
     params = jax.tree.map(jax.numpy.asarray, tree(peers.start("float32")))
     rule = optax.adagrad(optax.linear_schedule(0.1, 0.0, 100))
@@ -212,7 +212,7 @@ def test_schedules_tell_how_many_steps_were_taken(torch: Any) -> None:
         found = from_optax(state, params, refoptim.Adagrad, lr=0.1)
     assert [x["step"] for x in found["state"].values()] == [5, 5, 5]
     with pytest.raises(ValueError, match=r"tell different numbers of steps: \[5, 6\]"):
-        from_optax(state, params, refoptim.Adagrad, step=6)
+        from_optax(state, params, refoptim.Adagrad, step=6, eps=0.0)
     optimizer = refoptim.Adagrad([(name, np.array(x)) for name, x in zip(NAMES, peers.start("float32"), strict=True)])
     with pytest.warns(UserWarning, match="inside the root"):
         optimizer.load_state_dict(from_optax(state, params, optimizer))
@@ -230,9 +230,7 @@ def test_one_of_several_transformations_is_found_by_its_paths() -> None:
     assert np.allclose(adam["state"][0]["exp_avg"], 0.1)
     sgd = from_optax(state, {"b": params["b"]}, refoptim.SGD, momentum=0.9)
     assert sgd["state"][0]["momentum_buffer"].tolist() == [[1, 1], [1, 1]]
-    with pytest.raises(
-        CheckpointError, match=r"no transformation has the paths: Adam needs one ScaleByAdamState of a, b"
-    ):
+    with pytest.raises(CheckpointError, match="no transformation has the paths: Adam needs one ScaleBy"):
         from_optax(state, {"a": params["a"], "b": params["b"]}, refoptim.Adam)
 
 
@@ -401,10 +399,6 @@ def test_files_of_keras_go_on(file: str) -> None:
     optimizer.load_state_dict(from_keras(DATA / file, params, optimizer))
     optimizer.step(grads=grads)
     assert all(np.allclose(x, y, 1e-6, 1e-7) for x, y in zip(before, after, strict=True))
-    with pytest.raises(CheckpointError, match="needs 4 or one more variables, there are 6: 0: int"):
-        from_keras(str(DATA / file), params, refoptim.Adagrad) if file.endswith("5") else from_keras(
-            [np.array(3), *[np.zeros(2)] * 5], params, refoptim.Adagrad
-        )
 
 
 def test_a_keras_file_of_another_rule_is_refused() -> None:
@@ -412,6 +406,10 @@ def test_a_keras_file_of_another_rule_is_refused() -> None:
     params = {"kernel": np.ones((3, 2), np.float32), "bias": np.ones(2, np.float32)}
     with pytest.raises(CheckpointError, match="holds the state of 'Adam', which Adadelta does not go on with"):
         from_keras(DATA / "adam.keras", params, refoptim.Adadelta)
+    with pytest.raises(
+        CheckpointError, match="Adagrad with 2 parameters needs 3 or one more variables, there are 6: 0:"
+    ):
+        from_keras(str(DATA / "adam.weights.h5"), params, refoptim.Adagrad)
 
 
 @pytest.mark.parametrize("file", ["adam.keras", "adam.weights.h5"])
@@ -464,14 +462,12 @@ def test_variables_of_another_rule_are_listed() -> None:
     run = recorded_run("keras", "adamax", "float32")
     params = dict(zip(NAMES, run.before, strict=True))
     variables = as_variables(run.state)
-    with pytest.raises(
-        CheckpointError, match=r"the velocity of dense\.b is expected where 'dense_b_norm' stands; there"
-    ):
+    with pytest.raises(CheckpointError, match=r"the velocity of dense\.b is expected where 'dense_b_norm' stands;"):
         from_keras(variables, params, refoptim.Adam)
     needs = r"SGD with 3 parameters needs 4 or one more variables, there are 8: iteration: int\d\d of shape \(\);"
     with pytest.raises(CheckpointError, match=needs):
         from_keras(variables, params, refoptim.SGD, momentum=0.9)
-    with pytest.raises(CheckpointError, match="dense_b_momentum of dense.w has shape"):
+    with pytest.raises(CheckpointError, match=r"dense_b_momentum of dense\.w has shape"):
         from_keras(variables, {name: params[name] for name in ("dense.w", "dense.b", "out.0")}, refoptim.Adamax)
     wrong = [SimpleNamespace(name="iteration", value=np.float32(3)), *variables[1:]]
     with pytest.raises(CheckpointError, match="the first variable must be the iteration"):

@@ -160,4 +160,4 @@ def warn_of(library: str, rule: str, group: Group, table: Mapping[str, tuple[Dif
     """Warn of the ways in which the other library's rule is another with such settings."""
     found = [text for shows, text in table.get(rule, ()) if shows(group)]
     if found:
-        warnings.warn(f"the {rule} of {library} is not torch's: {'; '.join(found)}", UserWarning, stacklevel=4)
+        warnings.warn(f"the {rule} of {library} is not torch's: {'; '.join(found)}", UserWarning, stacklevel=3)

@@ -10,12 +10,13 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ...formats.strict import parse, require, shown
+from ...formats.strict import FormatError, parse, require, shown
 from ...numerics.arith import Array
 from ..errors import CheckpointError
 from ..single import LIMITS, damage
@@ -127,11 +128,11 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
     by_name = {slot.name: slot for slot in to.slots}
     ordered = [by_name[name] for name in leaves(params)]
     count, kept, tail = _divided(variables, ordered, to)
-    warn_of("Keras", to.rule, to.group, DIFFERENCES)
     state: dict[int, dict[str, Any]] = {}
     for slot in ordered if kept else ():
         registers = {"mu_product": np.float32(tail[0].value)} if tail else {}
         state[slot.number] = {**({} if to.rule == "SGD" else {"step": count}), **registers, **kept[slot.name]}
+    warn_of("Keras", to.rule, to.group, DIFFERENCES)
     return to.filled(state)
 
 
@@ -176,6 +177,7 @@ def _listed(variables: Sequence[Variable]) -> str:
 
 def _variables(source: Any, rule: str) -> list[Variable]:
     if isinstance(source, (str, Path)):
+        _h5py()
         return _from_file(Path(source), rule)
     found = getattr(source, "variables", source)
     if not isinstance(found, (list, tuple)):
@@ -186,13 +188,14 @@ def _variables(source: Any, rule: str) -> list[Variable]:
 def _from_file(path: Path, rule: str) -> list[Variable]:
     with damage(path.name):
         if path.suffix.lower() == ".keras":
-            return _from_keras_file(path, rule)
+            return _from_h5(_unpacked(path, rule), path.name)
         require(path.suffix.lower() == ".h5", f"{path.name} is no file of Keras: .keras or .weights.h5")
-        return _from_h5(path, path.name)
+        with path.open("rb") as file:
+            return _from_h5(file, path.name)
 
 
-def _from_keras_file(path: Path, rule: str) -> list[Variable]:
-    """Read the variables of a zip file whose description may name another rule."""
+def _unpacked(path: Path, rule: str) -> BinaryIO:
+    """Return the member of a zip file that holds the variables; its description must name no other rule."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         require(WEIGHTS in names and "config.json" in names, f"{path.name} holds no {WEIGHTS}, or no config.json")
@@ -203,7 +206,7 @@ def _from_keras_file(path: Path, rule: str) -> list[Variable]:
         found = _class_name(config)
         other = f"{path.name} holds the state of {shown(found)}, which {rule} does not go on with"
         require(found is None or CLASSES.get(str(found)) == rule, other)
-        return _from_h5(io.BytesIO(archive.read(WEIGHTS)), path.name)
+        return io.BytesIO(archive.read(WEIGHTS))
 
 
 def _class_name(config: Any) -> Any:
@@ -215,14 +218,21 @@ def _class_name(config: Any) -> Any:
     return config.get("class_name") if isinstance(config, dict) else None
 
 
-def _from_h5(source: Any, where: str) -> list[Variable]:
+def _from_h5(source: BinaryIO, where: str) -> list[Variable]:
+    h5py = _h5py()
     try:
-        import h5py
+        with h5py.File(source, "r") as file:
+            group = file.get("optimizer/vars")
+            require(group is not None, f"{where} holds no optimizer: save the model after it was compiled and trained")
+            names = sorted(group, key=lambda name: int(name) if re.fullmatch(r"\d{1,9}", name) else -1)
+            require(names == [str(i) for i in range(len(names))], f"{where} has variables {shown(names)}")
+            return [Variable("", np.asarray(group[name][()])) for name in names]
+    except OSError as error:  # of its own: the file has been opened
+        raise FormatError(f"{where} cannot be read: {shown(str(error))}") from None
+
+
+def _h5py() -> Any:
+    try:
+        return import_module("h5py")
     except ImportError:
         raise ModuleNotFoundError("files of Keras need h5py: pip install h5py") from None
-    with h5py.File(source, "r") as file:
-        group = file.get("optimizer/vars")
-        require(group is not None, f"{where} holds no optimizer: save the model after it was compiled and trained")
-        names = sorted(group, key=lambda name: int(name) if re.fullmatch(r"\d{1,9}", name) else -1)
-        require(names == [str(i) for i in range(len(names))], f"{where} has variables {shown(names)}")
-        return [Variable("", np.asarray(group[name][()])) for name in names]
