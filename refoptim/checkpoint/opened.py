@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..formats import safetensors
-from ..formats.raw import CHUNK, from_words, np_dtype
+from ..formats.raw import CHUNK, from_words
 from ..formats.strict import Layout, require
 from ..numerics.arith import Array
 from . import single
@@ -80,7 +80,7 @@ class Directory:
         found = self.layouts[name]
         if not 0 <= begin <= end <= prod(found.shape):
             raise ValueError(f"the range [{begin}, {end}) does not lie in {name}, which has shape {found.shape}")
-        wanted, size = Layout(found.dtype, (end - begin,)), np_dtype(found.dtype).itemsize
+        wanted, size = Layout(found.dtype, (end - begin,)), Layout(found.dtype, ()).nbytes
         memory: Array = np.empty(wanted.nbytes, np.uint8)
         data = memoryview(memory)
         with single.damage(self.path.name):

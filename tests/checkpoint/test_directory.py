@@ -80,6 +80,17 @@ def test_the_content_does_not_know_the_number_of_ranks(tmp_path: Path, size: int
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_ranks_may_hold_ranges_in_any_order(tmp_path: Path) -> None:
+    """Three ranks in turn hold thirds of one leaf, the first rank the last."""
+    x = np.arange(99, dtype=np.float32)
+    save(tmp_path / "one.npz", x=x)
+    folder = begin(tmp_path / "many")
+    records = [write_shard(folder, rank, 3, {"x": share(x, 2 - rank, 3)}) for rank in range(3)]
+    commit(tmp_path / "many", folder, records, {"x": x})
+    assert load(tmp_path / "many")["x"].tobytes() == x.tobytes()
+    assert read_tree(tmp_path / "many")[1]["digest"] == read_tree(tmp_path / "one.npz")[1]["digest"]
+
+
 @pytest.mark.parametrize("shards", [1, 3, 50])
 def test_one_process_saves_and_restores_shards(tmp_path: Path, shards: int) -> None:
     w = np.linspace(-1, 1, 200_001)
@@ -365,6 +376,27 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         save(tmp_path / "run", shards=2, x=np.zeros(10))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert load(tmp_path / "run")["x"].tolist() == [1.0] * 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synchronized on POSIX")
+def test_all_of_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard, the description, the folder before it is renamed, and the folder that it is renamed in."""
+    done: list[int] = []
+    renamed: list[int] = []
+
+    def count(handle: int) -> None:
+        done.append(os.fstat(handle).st_ino)
+
+    def rename(folder: Path, target: Path) -> None:
+        renamed.append(len(done))
+        folder.replace(target)
+
+    monkeypatch.setattr(os, "fsync", count)
+    monkeypatch.setattr(directories, "_take_place", rename)
+    save(tmp_path / "run", shards=3, x=np.ones(10))
+    before, after = set(done[: renamed[0]]), set(done[renamed[0] :])
+    assert {path.stat().st_ino for path in [tmp_path / "run", *(tmp_path / "run").iterdir()]} <= before
+    assert tmp_path.stat().st_ino in after
 
 
 def test_a_file_commits_where_folders_are_not_renamed(tmp_path: Path) -> None:

@@ -298,8 +298,10 @@ def test_what_is_no_rule_or_no_parameters_is_refused() -> None:
         from_optax(run.state, params, refoptim.Adam([np.ones(3)]))
     with pytest.raises(ValueError, match="params must hold what the optimizer steps, 1 arrays, got dense"):
         from_optax(run.state, params, refoptim.Adam([run.before[0]]))
-    with pytest.raises(ValueError, match="params must hold arrays"):
+    with pytest.raises(TypeError, match="params must be dicts, lists or tuples of arrays, got none at all"):
         from_optax(run.state, {}, refoptim.Adam)
+    with pytest.raises(TypeError, match=r"got none at 'a\.0'"):
+        from_optax(run.state, {"a": [object()]}, refoptim.Adam)
     groups = [{"params": [run.before[0]], "momentum": 0.9}, {"params": run.before[1:]}]
     with pytest.raises(ValueError, match="groups differ in momentum"):
         from_optax(run.state, params, refoptim.SGD(groups, lr=0.1))
@@ -317,6 +319,28 @@ def test_parameters_without_names_are_found_as_themselves() -> None:
 
 def run_with_copies(run: Run) -> Run:
     return run._replace(before=[np.array(x) for x in run.before])
+
+
+def test_a_parameter_with_a_master_copy_begins_with_one() -> None:
+    p = refoptim.Parameter(np.array([1.5, -2], np.float16), name="p", master=True)
+    optimizer = refoptim.Adam([p], lr=LR)
+    moments = {"p": np.array([0.1, 0.2], np.float32)}
+    state = {"count": np.array(3), "mu": moments, "nu": moments}
+    optimizer.load_state_dict(from_optax(state, {"p": p}, optimizer))
+    found = optimizer.state_dict()["state"][0]
+    assert found["master"].tolist() == [1.5, -2]
+    assert found["exp_avg"].tobytes() == moments["p"].tobytes()
+
+
+def test_groups_are_carried_over_together() -> None:
+    """Each parameter's momentum is freed of the rate of its own group; a warning comes if any group shows it."""
+    w, b = np.ones(2), np.ones(3)
+    groups = [{"params": [("w", w)], "eps": 0.0}, {"params": [("b", b)], "lr": 0.5, "eps": 0.25}]
+    optimizer = refoptim.RMSprop(groups, lr=0.25, momentum=0.5)
+    variables = [np.array(3), np.ones(2), np.ones(3), np.full(2, 4.0), np.full(3, 4.0)]
+    with pytest.warns(UserWarning, match="eps is added inside the root"):
+        found = from_keras(variables, {"w": w, "b": b}, optimizer)
+    assert [x["momentum_buffer"].tolist() for x in found["state"].values()] == [[16, 16], [8, 8, 8]]
 
 
 def test_what_refoptim_does_not_tell_optax_is_an_error() -> None:

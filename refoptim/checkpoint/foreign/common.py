@@ -8,22 +8,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...formats.raw import np_dtype
 from ...numerics.arith import Array
 from ...optimizers.base import Optimizer
 from ...swa_utils.members import join
 from ..errors import CheckpointError
+from ..single import on_host
 
 Group = Mapping[str, Any]
 
 
 class Slot(NamedTuple):
-    """One parameter of an optimizer: its number in a state dict, its path in the other library, form, and group."""
+    """One parameter of an optimizer.
+
+    Attributes:
+        number: of the parameter in a state dict.
+        name: its path in the other library.
+        shape: of its state, too.
+        dtype: of its state.
+        group: its settings.
+        own: what its state begins with: the master copy, of a parameter that has one.
+    """
 
     number: int
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     group: Group
+    own: Mapping[str, Any]
 
 
 class Target(NamedTuple):
@@ -70,8 +82,10 @@ def target(rule: Any, params: Any, settings: Mapping[str, Any], known: Mapping[s
         ValueError: the rule has no counterpart, the parameters are not the optimizer's, or its groups differ.
     """
     found = leaves(params)
-    if not found:
-        raise ValueError("params must hold arrays")
+    wrong = [name for name, x in found.items() if not (hasattr(x, "shape") and hasattr(x, "dtype"))]
+    if wrong or not found:
+        where = repr(wrong[0]) if wrong else "all"
+        raise TypeError(f"params must be dicts, lists or tuples of arrays, got none at {where}")
     made = isinstance(rule, type) and issubclass(rule, Optimizer)
     if not (made or isinstance(rule, Optimizer)):
         raise TypeError(f"rule must be an optimizer of refoptim, or its class, got {rule!r}")
@@ -93,8 +107,6 @@ def _made(rule: type[Optimizer], found: Mapping[str, Any], settings: Mapping[str
 
 def dtype_of(x: Any) -> np.dtype[Any]:
     """Return NumPy's dtype of an array, which another library may name in another way."""
-    from ...formats.raw import np_dtype
-
     return np_dtype(str(x.dtype).rpartition(".")[2])
 
 
@@ -107,7 +119,9 @@ def _slots(optimizer: Optimizer, found: Mapping[str, Any]) -> list[Slot]:
             if path is None:
                 advice = "name them, as in Adam([('dense.w', w)]), or give params that holds their arrays"
                 raise ValueError(f"params has no path for parameter {len(slots)} of the optimizer: {advice}")
-            slots.append(Slot(len(slots), path, tuple(p.shape), np.dtype(p.dtype), group))
+            own = {"master": on_host(p.data).astype(np.float32)} if p.master else {}
+            dtype = np.dtype(np.float32) if p.master else np.dtype(p.dtype)
+            slots.append(Slot(len(slots), path, tuple(p.shape), dtype, group, own))
     if sorted(slot.name for slot in slots) != sorted(found):
         raise ValueError(f"params must hold what the optimizer steps, {len(slots)} arrays, got {', '.join(found)}")
     return slots
@@ -156,8 +170,8 @@ LR_INSIDE: Difference = (
 )
 
 
-def warn_of(library: str, rule: str, group: Group, table: Mapping[str, tuple[Difference, ...]]) -> None:
+def warn_of(library: str, to: Target, table: Mapping[str, tuple[Difference, ...]]) -> None:
     """Warn of the ways in which the other library's rule is another with such settings."""
-    found = [text for shows, text in table.get(rule, ()) if shows(group)]
+    found = [text for shows, text in table.get(to.rule, ()) if any(shows(slot.group) for slot in to.slots)]
     if found:
-        warnings.warn(f"the {rule} of {library} is not torch's: {'; '.join(found)}", UserWarning, stacklevel=3)
+        warnings.warn(f"the {to.rule} of {library} is not torch's: {'; '.join(found)}", UserWarning, stacklevel=3)

@@ -131,8 +131,13 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
     state: dict[int, dict[str, Any]] = {}
     for slot in ordered if kept else ():
         registers = {"mu_product": np.float32(tail[0].value)} if tail else {}
-        state[slot.number] = {**({} if to.rule == "SGD" else {"step": count}), **registers, **kept[slot.name]}
-    warn_of("Keras", to.rule, to.group, DIFFERENCES)
+        state[slot.number] = {
+            **slot.own,
+            **({} if to.rule == "SGD" else {"step": count}),
+            **registers,
+            **kept[slot.name],
+        }
+    warn_of("Keras", to, DIFFERENCES)
     return to.filled(state)
 
 
@@ -177,7 +182,6 @@ def _listed(variables: Sequence[Variable]) -> str:
 
 def _variables(source: Any, rule: str) -> list[Variable]:
     if isinstance(source, (str, Path)):
-        _h5py()
         return _from_file(Path(source), rule)
     found = getattr(source, "variables", source)
     if not isinstance(found, (list, tuple)):
@@ -187,11 +191,13 @@ def _variables(source: Any, rule: str) -> list[Variable]:
 
 def _from_file(path: Path, rule: str) -> list[Variable]:
     with damage(path.name):
-        if path.suffix.lower() == ".keras":
-            return _from_h5(_unpacked(path, rule), path.name)
-        require(path.suffix.lower() == ".h5", f"{path.name} is no file of Keras: .keras or .weights.h5")
-        with path.open("rb") as file:
-            return _from_h5(file, path.name)
+        zipped = path.suffix.lower() == ".keras"
+        require(zipped or path.suffix.lower() == ".h5", f"{path.name} is no file of Keras: .keras or .weights.h5")
+        opened = _unpacked(path, rule) if zipped else path.open("rb")
+    with opened as file:
+        h5py = _h5py()
+        with damage(path.name):
+            return _from_h5(h5py, file, path.name)
 
 
 def _unpacked(path: Path, rule: str) -> BinaryIO:
@@ -218,8 +224,7 @@ def _class_name(config: Any) -> Any:
     return config.get("class_name") if isinstance(config, dict) else None
 
 
-def _from_h5(source: BinaryIO, where: str) -> list[Variable]:
-    h5py = _h5py()
+def _from_h5(h5py: Any, source: BinaryIO, where: str) -> list[Variable]:
     try:
         with h5py.File(source, "r") as file:
             group = file.get("optimizer/vars")

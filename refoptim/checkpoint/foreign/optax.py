@@ -116,7 +116,7 @@ def from_optax(state: State, params: Any, rule: Any, *, step: int | None = None,
     to = target(rule, params, settings, TRANSFORMS, "optax")
     same_for_all(to.slots, DECIDING)
     found = _matching(state, to)
-    values: dict[int, dict[str, Any]] = {slot.number: {} for slot in to.slots} if found else {}
+    values: dict[int, dict[str, Any]] = {slot.number: {**slot.own} for slot in to.slots} if found else {}
     if found and to.rule not in UNCOUNTED:
         count = _count(state, found, step, to.rule)
         for slot in to.slots:
@@ -127,7 +127,7 @@ def from_optax(state: State, params: Any, rule: Any, *, step: int | None = None,
             for slot in to.slots:
                 x = fitted(tree[slot.name], slot, field)
                 values[slot.number][name] = rescaled(x, -1, slot, field) if _holds_lr(to.rule, transform) else x
-    warn_of("optax", to.rule, to.group, DIFFERENCES)
+    warn_of("optax", to, DIFFERENCES)
     return to.filled(values)
 
 
@@ -155,7 +155,7 @@ def to_optax(optimizer: Any, state: State, params: Any, *, step: int | None = No
         raise ValueError(f"{missing[0]} has no state: the optimizer has not stepped it yet")
     count = _own_count(own, to, step)
     new = {id(node.itself): _written(transform, node, to, count) for transform, node in found}
-    warn_of("optax", to.rule, to.group, DIFFERENCES)
+    warn_of("optax", to, DIFFERENCES)
     return _replaced(state, new, count)
 
 
