@@ -9,7 +9,8 @@ A part is whatever has ``state_dict`` and ``load_state_dict`` (optimizers, sched
 torch); a model: an object with ``parameters()``, or a dict, list or tuple of arrays; a ``numpy.random.Generator``; or
 plain data: numbers, texts, None, arrays, and dicts, lists and tuples of such.
 
-The suffix chooses the format: ``.safetensors``, ``.npz`` or ``.json``. Every bit is kept, the same content makes the
+The suffix chooses the format: ``.safetensors``, ``.npz`` or ``.json``; ``shards=3`` writes a folder of so many files
+(``refoptim.checkpoint.directory`` lets many processes write it together). Every bit is kept, the same content makes the
 same bytes, and a digest of each array and of the rest is checked when it is read.
 """
 
@@ -127,7 +128,7 @@ def latest(directory: str | Path) -> Path | None:
     """Return the newest checkpoint of a folder, None if there is none.
 
     The newest has the largest last number in its name (``step-1200.safetensors``); without numbers, or with equal ones,
-    it is the one written last. Files that are no checkpoints do not count.
+    it is the one written last. Files and folders that are no checkpoints do not count.
     """
     return next(reversed(_checkpoints(Path(directory))), None)
 

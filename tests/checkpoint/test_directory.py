@@ -24,8 +24,7 @@ from helpers import ROOT
 from refoptim.checkpoint import CheckpointError, latest, load, prune, read_tree, restore, save
 from refoptim.checkpoint import directory as directories
 from refoptim.checkpoint.directory import Piece, absent, begin, commit, named, open_directory, write_shard
-
-MIB = 1 << 20
+from refoptim.formats import digests
 
 
 def model() -> dict[str, Any]:
@@ -89,6 +88,41 @@ def test_ranks_may_hold_ranges_in_any_order(tmp_path: Path) -> None:
     commit(tmp_path / "many", folder, records, {"x": x})
     assert load(tmp_path / "many")["x"].tobytes() == x.tobytes()
     assert read_tree(tmp_path / "many")[1]["digest"] == read_tree(tmp_path / "one.npz")[1]["digest"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_division_has_the_digests_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """With leaves of 64 bytes, most of which are shared by several ranks, in arrays cut at any places."""
+    for module in (directories, digests):
+        monkeypatch.setattr(module, "LEAF", 64)
+    rng = np.random.default_rng(seed)
+    dtypes = ["bool", "int8", "float16", "float32", "float64", "complex64", "complex128"]
+    arrays = {f"x{i}": rng.normal(size=rng.integers(0, 200)).astype(dtype) for i, dtype in enumerate(dtypes)}
+    size = int(rng.integers(2, 9))
+    cuts = {name: sorted([0, *rng.integers(0, x.size + 1, size - 1).tolist(), x.size]) for name, x in arrays.items()}
+    folder = begin(tmp_path / "many")
+    records = []
+    for rank in range(size):
+        ranges = {name: found[rank : rank + 2] for name, found in cuts.items()}
+        pieces = {name: Piece(x[slice(*ranges[name])], ranges[name][0], x.shape) for name, x in arrays.items()}
+        records.append(write_shard(folder, rank, size, pieces))
+    commit(tmp_path / "many", folder, records, arrays)
+    save(tmp_path / "one.json", **arrays)
+    one, many = (read_tree(tmp_path / name) for name in ("one.json", "many"))
+    assert_same(many[0], arrays)
+    assert (many[1]["digest"], many[1]["sha256"]) == (one[1]["digest"], one[1]["sha256"])
+    opened = open_directory(tmp_path / "many")
+    for name, x in arrays.items():
+        begins, ends = sorted(rng.integers(0, x.size + 1, 2).tolist())
+        assert opened.read_range(name, begins, ends).tobytes() == x[begins:ends].tobytes()
+
+
+def test_bfloat16_comes_back(tmp_path: Path) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="NumPy needs ml_dtypes to know bfloat16").bfloat16
+    x = np.linspace(-1, 1, 101).astype(bfloat16)
+    save(tmp_path / "run", shards=3, x=x)
+    found = load(tmp_path / "run")["x"]
+    assert (found.dtype, found.tobytes()) == (x.dtype, x.tobytes())
 
 
 @pytest.mark.parametrize("shards", [1, 3, 50])
