@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -34,6 +36,7 @@ class Directory:
 
     def __init__(self, path: str | Path) -> None:
         self.path, self.bytes_read = Path(path), 0
+        self._identity = _identity(self.path)
         with single.damage(self.path.name):
             self.description, self.layouts = described(self.path)
             self.files: list[str] = [x["file"] for x in self.description["files"]]
@@ -109,7 +112,7 @@ class Directory:
 
     def _digest(self, i: int, progress: single.Progress) -> str:
         whole = sha256()
-        with (self.path / self.files[i]).open("rb", buffering=0) as file:
+        with self._open(i) as file:
             while data := file.read(CHUNK):
                 whole.update(data)
                 progress(len(data))
@@ -117,6 +120,13 @@ class Directory:
 
     def _named(self, i: int) -> str:
         return f"{self.path.name}/{self.files[i]}"
+
+    @contextmanager
+    def _open(self, i: int) -> Iterator[io.FileIO]:
+        """Open a shard, to read the bytes that are asked for alone, and none of a checkpoint in its place."""
+        with (self.path / self.files[i]).open("rb", buffering=0) as file:
+            require(_identity(self.path) == self._identity, f"{self.path.name} was replaced after it was opened")
+            yield file
 
     def _begin(self, i: int, name: str) -> int:
         """Return where in a shard its piece of an array begins."""
@@ -127,7 +137,7 @@ class Directory:
         if i not in self._tables:
             entry, where = self.description["files"][i], self._named(i)
             check_file(self.path / self.files[i], entry["bytes"], where)
-            with (self.path / self.files[i]).open("rb", buffering=0) as file:  # no byte that was not asked for
+            with self._open(i) as file:
                 _, table = safetensors.read_header(file, entry["bytes"], where, single.LIMITS)
             forms = {name: form(self.layouts[name], *found) for name, found in entry["ranges"].items()}
             same = {name: place.layout for name, place in table.items()} == forms
@@ -138,12 +148,12 @@ class Directory:
     def _mapped(self, i: int) -> mmap.mmap:
         if i not in self._memory:
             self._table(i)
-            with (self.path / self.files[i]).open("rb") as file:
+            with self._open(i) as file:
                 self._memory[i] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._memory[i]
 
     def _read(self, i: int, begin: int, into: memoryview) -> None:
-        with (self.path / self.files[i]).open("rb", buffering=0) as file:
+        with self._open(i) as file:
             file.seek(begin)
             while into:
                 count = file.readinto(into[:CHUNK])
@@ -169,6 +179,15 @@ class _Asked(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def _identity(folder: Path) -> Any:
+    """Return what tells a folder from one that takes its place."""
+    try:
+        status = (folder / DESCRIPTION).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read(path: Path, verify: bool, progress: single.Progress) -> single.Content:

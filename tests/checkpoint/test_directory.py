@@ -251,6 +251,17 @@ def test_a_tree_is_filled_with_what_a_rank_reads(tmp_path: Path) -> None:
     assert tree == {"model": {"x": [1.0, 2.0], "y": [1.0, 2.0]}, "epoch": 3}
 
 
+def test_a_checkpoint_put_in_the_place_of_one_that_is_open_is_noticed(tmp_path: Path) -> None:
+    save(tmp_path / "run", shards=2, x=np.ones(100), y=np.ones(1))
+    opened = open_directory(tmp_path / "run")
+    x = opened.array("y")
+    assert opened.read_range("x", 0, 2).tolist() == [1, 1]
+    save(tmp_path / "run", shards=2, x=np.zeros(100), y=np.zeros(1))
+    with pytest.raises(CheckpointError, match="run was replaced after it was opened"):
+        opened.read_range("x", 0, 2)
+    assert x.tolist() == [1]  # what is mapped stays
+
+
 def test_ranks_verify_files_in_turn(tmp_path: Path) -> None:
     save(tmp_path / "run", shards=5, model=model())
     flip(tmp_path / "run" / "shard-00004-of-00005.safetensors", -1)
