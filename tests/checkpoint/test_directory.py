@@ -27,6 +27,9 @@ from refoptim.checkpoint.directory import Piece, absent, begin, commit, named, o
 from refoptim.formats import digests
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux replaces a folder at once")
+
+
 def model() -> dict[str, Any]:
     """Return arrays whose leaves of 1 MiB are shared by ranks: of all sizes, orders and types."""
     rng = np.random.default_rng(7)
@@ -251,6 +254,7 @@ def test_a_tree_is_filled_with_what_a_rank_reads(tmp_path: Path) -> None:
     assert tree == {"model": {"x": [1.0, 2.0], "y": [1.0, 2.0]}, "epoch": 3}
 
 
+@linux
 def test_a_checkpoint_put_in_the_place_of_one_that_is_open_is_noticed(tmp_path: Path) -> None:
     save(tmp_path / "run", shards=2, x=np.ones(100), y=np.ones(1))
     opened = open_directory(tmp_path / "run")
@@ -382,6 +386,7 @@ def test_names_are_those_of_the_tree() -> None:
 # ---------------------------------------------------------------------------------------------------- taking the place
 
 
+@linux
 def test_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
     save(tmp_path / "run", shards=3, x=np.ones(10))
     save(tmp_path / "run", shards=2, x=np.zeros(10))
@@ -631,6 +636,7 @@ def test_an_altered_description_is_noticed(small: Path) -> None:
         load(small)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes are those of POSIX")
 @pytest.mark.parametrize("name", ["checkpoint.json", "shard-00001-of-00002.safetensors"])
 def test_links_and_what_is_no_file_are_refused(small: Path, tmp_path: Path, name: str) -> None:
     (small / name).rename(tmp_path / "elsewhere")
@@ -694,7 +700,7 @@ def writer(tmp_path: Path) -> Iterator[Callable[[], Any]]:
         process.stdout.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux replaces a folder at once")
+@linux
 def test_killed_writers_lose_nothing(tmp_path: Path, writer: Callable[[], Any]) -> None:
     rng, left = np.random.default_rng(5), 0
     for _ in range(8):
