@@ -26,7 +26,6 @@ from refoptim.checkpoint import directory as directories
 from refoptim.checkpoint.directory import Piece, absent, begin, commit, named, open_directory, write_shard
 from refoptim.formats import digests
 
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux replaces a folder at once")
 
 

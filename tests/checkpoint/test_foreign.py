@@ -491,11 +491,31 @@ def test_variables_of_another_rule_are_listed() -> None:
     needs = r"SGD with 3 parameters needs 4 or one more variables, there are 8: iteration: int\d\d of shape \(\);"
     with pytest.raises(CheckpointError, match=needs):
         from_keras(variables, params, refoptim.SGD, momentum=0.9)
-    with pytest.raises(CheckpointError, match=r"dense_b_momentum of dense\.w has shape"):
-        from_keras(variables, {name: params[name] for name in ("dense.w", "dense.b", "out.0")}, refoptim.Adamax)
+    other = {name: params[name] for name in ("dense.w", "dense.b")}
+    with pytest.raises(CheckpointError, match=r"dense_b_momentum of w has shape \(3,\), the parameter \(2, 3\)"):
+        from_keras(variables, {"w": other["dense.w"], "c": other["dense.b"], "d": params["out.0"]}, refoptim.Adamax)
     wrong = [SimpleNamespace(name="iteration", value=np.float32(3)), *variables[1:]]
     with pytest.raises(CheckpointError, match="the first variable must be the iteration"):
         from_keras(wrong, params, refoptim.Adamax)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop-all", "sgd-momentum", "amsgrad"])
+def test_variables_with_names_are_found_by_them(name: str) -> None:
+    case, run = KERAS[name], recorded_run("keras", name, "float64")
+    params = dict(zip(NAMES, run.before, strict=True))
+    turned = {key: params[key] for key in reversed(NAMES)}
+    for variables in (as_variables(run.state), as_variables([{**x, "name": f"model_{x['name']}"} for x in run.state])):
+        with warned(case):
+            by_order = from_keras(variables, params, made(case, run)[0])
+        with warned(case):
+            by_name = from_keras(variables, turned, made(case, run)[0])
+        assert_same_tree(listed(by_name), listed(by_order))
+    with pytest.raises(CheckpointError, match="has shape"):
+        from_keras([x["value"] for x in run.state], turned, made(case, run)[0])
+
+
+def listed(state_dict: Any) -> list[Any]:
+    return [np.asarray(x) for values in state_dict["state"].values() for x in values.values()]
 
 
 def test_momentum_cannot_be_freed_of_a_rate_of_zero() -> None:

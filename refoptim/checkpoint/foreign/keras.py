@@ -108,8 +108,9 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
     Args:
         source: a Keras optimizer, its ``variables``, or the path of a ``.keras`` or ``.weights.h5`` file, for which
             h5py must be installed. h5py reads such files in C: take them from those you trust.
-        params: the parameters by name, in the order of the model's trainable variables (``sequential/dense/kernel``).
-            Names only matter to the optimizer.
+        params: the parameters by name, in the order of the model's trainable variables. Variables that have names, as
+            they have in memory but not in files, are found by them where those of params fit: ``dense/kernel`` or
+            ``sequential.dense.kernel`` to ``sequential_dense_kernel_momentum``.
         rule: the optimizer that is to go on, whose parameters have these names, or are these arrays; or its class, and
             its settings. Momentum, in which Keras keeps the learning rate as a factor, is divided by its ``lr``.
         settings: of the class.
@@ -125,8 +126,7 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
     to = target(rule, params, settings, LAYOUTS, "Keras")
     same_for_all(to.slots, DECIDING)
     variables = _variables(source, to.rule)
-    by_name = {slot.name: slot for slot in to.slots}
-    ordered = [by_name[name] for name in leaves(params)]
+    ordered = _in_order(variables, {slot.name: slot for slot in to.slots}, [*leaves(params)], to)
     count, kept, tail = _divided(variables, ordered, to)
     state: dict[int, dict[str, Any]] = {}
     for slot in ordered if kept else ():
@@ -142,6 +142,17 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
 
 
 # what is kept
+
+
+def _in_order(variables: Sequence[Variable], slots: Mapping[str, Slot], given: Sequence[str], to: Target) -> list[Slot]:
+    """Return the parameters in the order of Keras: as its names say, if they all do, else as they were given."""
+    blocks = LAYOUTS[to.rule](to.group)
+    suffix = f"_{blocks[0][0].suffix}" if blocks else "_"
+    names = [x.name.removesuffix(suffix) for x in variables if x.name.endswith(suffix)]
+    plain = {name: re.sub(r"\W", "_", name) for name in given}
+    found = [[name for name in given if f"_{theirs}".endswith(f"_{plain[name]}")] for theirs in names]
+    unique = all(len(own) == 1 for own in found) and sorted(own[0] for own in found) == sorted(given)
+    return [slots[name] for name in ([own[0] for own in found] if unique else given)]
 
 
 def _divided(
