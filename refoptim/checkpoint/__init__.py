@@ -9,30 +9,32 @@ A part is whatever has ``state_dict`` and ``load_state_dict`` (optimizers, sched
 torch); a model: an object with ``parameters()``, or a dict, list or tuple of arrays; a ``numpy.random.Generator``; or
 plain data: numbers, texts, None, arrays, and dicts, lists and tuples of such.
 
-The suffix chooses the format: ``.safetensors``, ``.npz`` or ``.json``; ``shards=3`` writes a folder of so many files
-(``refoptim.checkpoint.directory`` lets many processes write it together). Every bit is kept, the same content makes the
-same bytes, and a digest of each array and of the rest is checked when it is read.
+The suffix chooses the format: ``.safetensors``, ``.npz`` or ``.json``, in which every bit is kept, the same content
+makes the same bytes, and a digest of each array and of the rest is checked when it is read; ``.pt`` for torch, which
+keeps no digests. ``shards=3`` writes a folder of so many files (``refoptim.checkpoint.directory`` lets many processes
+write it together).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from . import directory as _directory
 from . import opened as _opened
 from . import parts as _parts
-from . import single as _single
 from .errors import CheckpointError
-from .nested import Writer
-from .nested import read as _nested
+from .single import load_arrays as _load_arrays
+from .tree import KINDS
+from .tree import kind as _kind
+from .tree import read_tree as _read_tree
+from .tree import write_tree as _write_tree
 
 Data = dict[str, Any]
 
-__all__ = ["CheckpointError", "latest", "load", "prune", "restore", "save"]
+__all__ = ["CheckpointError", "latest", "load", "load_arrays", "prune", "restore", "save"]
 
 
 def save(path: str | Path, *, metadata: Any = None, shards: int | None = None, **parts: Any) -> Path:
@@ -50,30 +52,11 @@ def save(path: str | Path, *, metadata: Any = None, shards: int | None = None, *
         OSError: the file cannot be written. What was there is as it was.
     """
     target = Path(path)
-    _single.suffix_of(target) if shards is None else _directory.check_path(target, shards)
+    _kind(target) if shards is None else _directory.check_path(target, shards)
     if not parts:
         raise ValueError("a checkpoint needs parts: save(path, optimizer=...)")
-    write_tree(target, {name: _parts.saved(part) for name, part in parts.items()}, metadata, shards=shards)
+    _write_tree(target, {name: _parts.saved(part) for name, part in parts.items()}, metadata, shards=shards)
     return target
-
-
-def write_tree(
-    path: Path,
-    tree: Mapping[str, Any],
-    metadata: Any = None,
-    progress: _single.Progress = int,
-    shards: int | None = None,
-) -> None:
-    """Write nested data."""
-    about, writer = Writer(), Writer()
-    described = about.write(metadata, ("metadata",))
-    if about.arrays:
-        raise TypeError(f"metadata must hold no arrays, got {', '.join(about.arrays)}: make a part of them")
-    description = {"refoptim": __version__, "metadata": described, "tree": writer.write(tree)}
-    if shards is None:
-        _single.write(path, description, writer.arrays, progress)
-    else:
-        _directory.write(path, shards, description, writer.arrays, progress)
 
 
 def load(path: str | Path, verify: bool = True) -> dict[str, Any]:
@@ -91,20 +74,23 @@ def load(path: str | Path, verify: bool = True) -> dict[str, Any]:
         ValueError: the suffix stands for no format.
         OSError: it cannot be read.
     """
-    return read_tree(Path(path), verify)[0]
+    return _read_tree(Path(path), verify).tree
 
 
-def read_tree(
-    path: Path, verify: bool = True, progress: _single.Progress = int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parts of a checkpoint, and what is said of it: ``metadata``, ``refoptim``, ``sha256``, ``digest``."""
-    content = (_opened if path.is_dir() else _single).read(path, verify, progress)
-    with _single.damage(path.name):
-        tree = _nested(content.description["tree"], content.arrays)
-        metadata = _nested(content.description.get("metadata"), {})
-    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-        raise CheckpointError(f"{path.name} has no parts")
-    return tree, {**content.description, "metadata": metadata}
+def load_arrays(path: str | Path) -> dict[str, Any]:
+    """Return the arrays of any ``.safetensors`` or ``.npz`` file, by name, whoever wrote it.
+
+    Such a file has no digests: a cut one is noticed, an altered one is not.
+
+    Returns:
+        Read-only views of the file.
+
+    Raises:
+        CheckpointError: it is no such file, or holds arrays that NumPy has no dtype for.
+        ValueError: the suffix is another one.
+        OSError: it cannot be read.
+    """
+    return _load_arrays(Path(path))
 
 
 def restore(path: str | Path, **parts: Any) -> dict[str, Any]:
@@ -130,7 +116,7 @@ def latest(directory: str | Path) -> Path | None:
     The newest has the largest last number in its name (``step-1200.safetensors``); without numbers, or with equal ones,
     it is the one written last. Files and folders that are no checkpoints do not count.
     """
-    return next(reversed(_checkpoints(Path(directory))), None)
+    return next(_newest(Path(directory)), None)
 
 
 def prune(directory: str | Path, keep: int = 3) -> list[Path]:
@@ -142,28 +128,27 @@ def prune(directory: str | Path, keep: int = 3) -> list[Path]:
     """
     if type(keep) is not int or keep < 1:
         raise ValueError(f"keep must be an integer in [1, inf), got {keep!r}")
-    old = _checkpoints(Path(directory))[:-keep]
+    old = [*_newest(Path(directory))][: keep - 1 : -1]
     for path in old:
         _directory.remove(path) if path.is_dir() else path.unlink()
     return old
 
 
-def _checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints of a folder, oldest first."""
-    return sorted(filter(_is_checkpoint, directory.iterdir()), key=_age)
+def _newest(directory: Path) -> Iterator[Path]:
+    """Yield the checkpoints of a folder, newest first; each is looked at when it is asked for."""
+    names = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    found = [path for path in names if path.is_dir() or path.suffix.lower() in KINDS]
+    return filter(_is_checkpoint, sorted(found, key=_age, reverse=True))
 
 
 def _age(path: Path) -> tuple[int, int, str]:
-    numbers = re.findall(r"\d+", path.stem)
+    numbers = re.findall(r"\d+", path.stem if path.suffix.lower() in KINDS else path.name)
     return int(numbers[-1]) if numbers else -1, path.stat().st_mtime_ns, path.name
 
 
 def _is_checkpoint(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
     try:
-        if path.is_dir():
-            return bool(_opened.Directory(path))
-        return path.suffix.lower() in _single.WRITERS and path.is_file() and bool(_single.read(path, False, int))
+        _opened.Directory(path) if path.is_dir() else _read_tree(path, verify=False)
     except (CheckpointError, OSError):
         return False
+    return True

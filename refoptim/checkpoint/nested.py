@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -29,7 +31,10 @@ from ..numerics.array_types import is_array
 from ..numerics.libraries import library_of, viewed
 
 MAX_DEPTH = 40
-"""How deep lists and dicts may stand in one another."""
+"""How deep lists and dicts may stand in one another; half as deep where keys are no texts, which take more of JSON."""
+
+MAX_BITS = 13_000
+"""Bits of an integer, which as digits are less than Python and the reader of JSON take."""
 
 
 class Writer:
@@ -42,6 +47,7 @@ class Writer:
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {}
         self._names: dict[int, str] = {}
+        self._again: defaultdict[str, Iterator[int]] = defaultdict(partial(count, 1))
         self._labels: dict[tuple[str, ...], dict[Any, str]] = {}
         self._kept: list[Any] = []  # so that no other object gets the id of one of them
 
@@ -49,7 +55,7 @@ class Writer:
         """Return data as JSON has it; raise TypeError for what cannot be saved, ValueError if it is nested too deep."""
         if len(path) > MAX_DEPTH:
             raise ValueError(f"{'.'.join(path[:4])}… is nested too deep: more than {MAX_DEPTH} levels")
-        if x is None or isinstance(x, (bool, str)) or type(x) is int:
+        if x is None or isinstance(x, (bool, str)):
             return x
         for kind, write in WRITERS:
             if isinstance(x, kind):
@@ -65,7 +71,8 @@ class Writer:
             if found is None or found.dtype.name not in WORD:
                 raise TypeError(f"{_named(path)} cannot be saved: it is an array of {getattr(found, 'dtype', None)}")
             plain = re.sub(r"[^\w.-]", "_", ".".join(path)[:200], flags=re.ASCII) or "data"
-            names = (f"{plain}~{again}" if again > 1 else plain for again in count(1))
+            again = self._again[plain]
+            names = (f"{plain}~{i}" if i > 1 else plain for i in again)
             name = next(name for name in names if name not in self.arrays and name != "__metadata__")
             self.arrays[name], self._names[id(x)] = found, name
             self._kept.append(x)
@@ -77,7 +84,7 @@ class Writer:
         labels = self._labels.get(path, {})
         values = [self.write(value, (*path, labels.get(key, str(key)))) for key, value in x.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key in x):
-            return dict(zip(map(str, x), values, strict=True))
+            return dict(zip(map(str.__str__, x), values, strict=True))
         return {"$items": [[self._key(key, path), value] for key, value in zip(x, values, strict=True)]}
 
     def _key(self, key: Any, path: tuple[str, ...]) -> Any:
@@ -106,6 +113,8 @@ class Writer:
         return {"$bytes": x.hex()}
 
     def _int(self, x: int, path: tuple[str, ...]) -> int:
+        if x.bit_length() > MAX_BITS:
+            raise ValueError(f"{_named(path)} cannot be saved: it is an integer of more than {MAX_BITS} bits")
         return int(x)
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from ..numerics.arith import Array
 from ..numerics.array_types import is_array, is_writable, moved, place, plain
 from ..numerics.libraries import telling
+from ..optimizers.base import Optimizer
 from ..step.changes import Change, make, there
 from ..step.parameter import Parameter
+from ..swa_utils.averaged_model import AveragedModel
 from ..swa_utils.members import Member, members
 from .errors import CheckpointError
 
@@ -29,7 +31,9 @@ class Restored(NamedTuple):
 
 
 def saved(part: Any) -> Any:
-    """Return what is saved of a part; plain data are saved as they are."""
+    """Return what is saved of a part, arrays as they are; plain data are saved as they are."""
+    if isinstance(part, (Optimizer, AveragedModel)):
+        return part._to_save()
     if has_state(part):
         return part.state_dict()
     if isinstance(part, np.random.Generator):
@@ -78,15 +82,23 @@ def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """
     ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
     undoing: list[Callable[[], Any]] = []
+    done: list[bool] = []
     try:
         for name, part in ready.items():
             undoing.append(part.undo)
             _labelled(name, lambda load, _: load(), part.load, found)
-        make([change for part in ready.values() for change in part.changes])
+        _make([change for part in ready.values() for change in part.changes], done)
     except BaseException:
-        for undo in reversed(undoing):
-            undo()
+        if not done:  # what is raised when everything was made comes too late to undo it
+            for undo in reversed(undoing):
+                undo()
         raise
+
+
+def _make(changes: list[Change], done: list[bool]) -> None:
+    """Make changes, and say at once that they are made."""
+    with np.errstate(all="ignore"):
+        make([*changes, partial(done.append, True)])
 
 
 def _labelled(name: str, function: Callable[[Any, Any], Any], part: Any, found: Mapping[str, Any]) -> Any:
@@ -100,17 +112,31 @@ def _labelled(name: str, function: Callable[[Any, Any], Any], part: Any, found: 
 
 def _ready(part: Any, value: Any) -> Restored:
     """Check what was saved of a part as far as that can be done beforehand."""
+    if isinstance(part, AveragedModel):
+        return Restored(_nothing, _nothing, part._loading(value))
     if has_state(part):
-        before = deepcopy(part.state_dict())
-        return Restored(
-            partial(part.load_state_dict, _as_its_own(part, value)), partial(part.load_state_dict, before), []
-        )
+        return Restored(partial(part.load_state_dict, _as_its_own(part, value)), _undoing(part), [])
     if isinstance(part, np.random.Generator):
         type(part.bit_generator)().state = value
         return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
     if is_model(part):
         return Restored(_nothing, _nothing, _writing(_members(part), _members(value)))
     raise TypeError(f"a {type(part).__name__} takes over nothing: plain data are in what restore returns")
+
+
+def _undoing(part: Any) -> Callable[[], Any]:
+    """Return what puts a part back, and the groups of the optimizer that a scheduler works on."""
+    if isinstance(part, Optimizer):
+        return partial(make, part._standing())
+    before = deepcopy(part.state_dict())
+    groups = getattr(getattr(part, "optimizer", None), "param_groups", ())
+    own = [change for group in groups for change in (partial(group.clear), partial(group.update, dict(group)))]
+
+    def undo() -> None:
+        part.load_state_dict(before)
+        make(own)
+
+    return undo
 
 
 def _nothing() -> None:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,7 +28,7 @@ import numpy as np
 from ..formats import npz, safetensors
 from ..formats.digests import Digest
 from ..formats.files import replacing
-from ..formats.raw import from_hex, from_words, layout_of, pieces, to_hex
+from ..formats.raw import CHUNK, from_hex, from_words, layout_of, pieces, to_hex
 from ..formats.strict import WORD, FormatError, Layout, Limits, check_size, layout, parse, read_json, require, shown
 from ..numerics.arith import Array
 from ..numerics.array_types import HOST, moved, place, plain
@@ -39,17 +40,20 @@ SCHEMA = 1
 LIMITS = Limits(
     size=1 << 62,
     text=1 << 32,
-    header=1 << 28,
-    arrays=1 << 16,
+    header=100_000_000,
+    arrays=1 << 20,
     entries=4_000_000,
     digits=4000,
     dtypes=tuple(WORD),
+    beyond_ascii=1 << 32,
 )
+"""What is read and written. Other readers of safetensors take no longer header."""
 
-KEYS = frozenset({"format", "schema", "refoptim", "metadata", "tree", "complex128", "sha256", "digest"})
-
-THREADS = 2
+THREADS = min(4, os.cpu_count() or 1)
 """Threads that digest while another one reads or writes."""
+
+AT_ONCE = 1 << 27
+"""Bytes after which what has been written is sent to the disk, while more is written."""
 
 Description = Mapping[str, Any]
 Arrays = Mapping[str, Array]
@@ -73,8 +77,14 @@ def write(path: Path, description: Mapping[str, Any], arrays: Mapping[str, Array
         ValueError: the format does not hold such arrays, or not so many bytes.
     """
     writer = WRITERS[suffix_of(path)]
-    with ThreadPoolExecutor(THREADS) as pool, replacing(path) as file:
-        writer(file, {"format": FORMAT, "schema": SCHEMA, **description}, arrays, Hashing(pool, progress))
+    if len(arrays) >= LIMITS.arrays:
+        raise ValueError(f"a checkpoint holds less than {LIMITS.arrays} arrays, got {len(arrays)}")
+    whole = {"format": FORMAT, "schema": SCHEMA, **description}
+    encoded(
+        with_digest(whole, dict.fromkeys(arrays, "0" * 64))
+    )  # if nobody can read it, say so before anything is written
+    with ThreadPoolExecutor(THREADS) as pool, replacing(path) as file, Sending(file) as sending:
+        writer(file, whole, arrays, Hashing(pool, sending.telling(progress)))
 
 
 def read(path: Path, verify: bool, progress: Progress) -> Content:
@@ -92,9 +102,37 @@ def read(path: Path, verify: bool, progress: Progress) -> Content:
         complete = checked(description, arrays, where)
         found = {name: _as_complex(name, x, complete) for name, x in arrays.items()}
         if verify:
-            with ThreadPoolExecutor(THREADS) as pool:
-                verify_arrays(complete, found, where, Hashing(pool, progress))
+            verify_arrays(complete, found, where, progress)
     return Content(complete, found)
+
+
+def encoded(description: Description) -> bytes:
+    """Return a description as JSON; raise ValueError for one that is too large or too deep to be read again."""
+    text = json.dumps(description, separators=(",", ":")).encode("ascii")
+    if len(text) > LIMITS.header // 2:  # as a text in JSON it is longer
+        raise ValueError(
+            f"what is no array takes {len(text)} bytes, more than the {LIMITS.header // 2} that can be read"
+        )
+    try:
+        parse(text, "the checkpoint", LIMITS)
+    except FormatError as error:
+        raise ValueError(f"this cannot be saved: {error}") from None
+    return text
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of any safetensors or npz file; see ``refoptim.checkpoint.load_arrays``."""
+    where, suffix = path.name, path.suffix.lower()
+    if suffix not in (".safetensors", ".npz"):
+        raise ValueError(f"the suffix of {where} stands for no arrays: use .safetensors or .npz")
+    with damage(where), path.open("rb") as file:
+        size = check_size(path, LIMITS.size)
+        require(size > 0, f"{where} is empty")
+        if suffix == ".safetensors":
+            return _safetensors_arrays(file, size, where)[1]
+        npz.check_directory(file, where, LIMITS)
+        with zipfile.ZipFile(file) as archive:
+            return _npz_arrays(file, archive, size, (), where)
 
 
 def suffix_of(path: Path) -> str:
@@ -131,7 +169,7 @@ class Hashing:
     def pass_by(self, x: Array, write: Callable[[Any], Any] | None = None) -> str:
         """Return the digest of an array whose bytes are written somewhere, or only read."""
         digest = Digest(layout_of(x), self.pool)
-        for piece in pieces(x):
+        for piece in pieces(x) if place(x) is HOST else _from_gpu(x):
             digest.update(piece)
             if write is not None:
                 write(piece)
@@ -139,12 +177,53 @@ class Hashing:
         return digest.hexdigest()
 
 
+def _from_gpu(x: Array) -> Iterator[memoryview]:
+    """Yield the bytes of an array on a GPU, piece by piece."""
+    flat, n = x.reshape(-1), CHUNK // x.itemsize
+    for i in range(0, x.size, n):
+        yield from pieces(moved(flat[i : i + n], HOST))
+
+
+class Sending:
+    """Lets what is written to a file go to the disk meanwhile, so that little is left to wait for at its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.pool, self.waiting = file, ThreadPoolExecutor(1), 0
+        self.last: Future[Any] | None = None
+
+    def __enter__(self) -> Sending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+
+    def telling(self, progress: Progress) -> Progress:
+        """Return what is told of bytes that were written, and tells ``progress``."""
+
+        def told(count: int) -> None:
+            self._sent(count)
+            progress(count)
+
+        return told
+
+    def _sent(self, count: int) -> None:
+        self.waiting += count
+        if self.waiting >= AT_ONCE and (self.last is None or self.last.done()):
+            self.last, self.waiting = self.pool.submit(_send, self.file), 0
+
+
+def _send(file: BinaryIO) -> None:
+    """Send a file to the disk; if that fails it is the last fsync, whose failure counts, that says so."""
+    with suppress(OSError, ValueError):
+        getattr(os, "fdatasync", os.fsync)(file.fileno())
+
+
 def _digest(description: Mapping[str, Any]) -> str:
     content = {key: x for key, x in description.items() if key not in ("digest", "complex128")}
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
-def with_digest(description: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+def with_digest(description: Description, digests: Mapping[str, str]) -> dict[str, Any]:
     """Return a description with the digests of the arrays and its own."""
     whole = {**description, "sha256": dict(digests)}
     return {**whole, "digest": _digest(whole)}
@@ -159,7 +238,8 @@ def on_host(x: Array) -> Array:
 
 
 def _write_safetensors(file: BinaryIO, description: Description, arrays: Arrays, by: Hashing) -> None:
-    """Write the header without digests, the arrays, and the header again."""
+    """Write the header without digests, the arrays, the widest words first so that all are aligned, and the header."""
+    arrays = dict(sorted(arrays.items(), key=lambda item: -WORD[item[1].dtype.name]))
     twos = sorted(name for name, x in arrays.items() if x.dtype.name == "complex128")
     layouts = {name: _as_pairs(layout_of(x)) for name, x in arrays.items()}
     description = {**description, "complex128": twos}
@@ -168,8 +248,11 @@ def _write_safetensors(file: BinaryIO, description: Description, arrays: Arrays,
         text = json.dumps(with_digest(description, digests), separators=(",", ":"))
         return safetensors.header({"refoptim": text}, layouts)
 
-    file.write(header(dict.fromkeys(arrays, "0" * 64)))
-    digests = {name: by.pass_by(on_host(x), file.write) for name, x in arrays.items()}
+    first = header(dict.fromkeys(arrays, "0" * 64))
+    if len(first) > LIMITS.header:
+        raise ValueError(f"what is no array takes {len(first)} bytes, more than the {LIMITS.header} that can be read")
+    file.write(first)
+    digests = {name: by.pass_by(x, file.write) for name, x in arrays.items()}
     file.seek(0)
     file.write(header(digests))
 
@@ -183,12 +266,17 @@ def _as_complex(name: str, x: Array, description: Mapping[str, Any]) -> Array:
 
 
 def _read_safetensors(file: BinaryIO, size: int, where: str) -> tuple[Any, dict[str, Array]]:
-    metadata, places = safetensors.read_header(file, size, where, LIMITS)
+    metadata, arrays = _safetensors_arrays(file, size, where)
     text = metadata.get("refoptim")
-    require(isinstance(text, str), f"{where} is no checkpoint of refoptim: it has no metadata 'refoptim'")
-    found = parse(str(text).encode(), f"{where}: the metadata 'refoptim'", LIMITS)
+    advice = "checkpoint.load_arrays reads its arrays"
+    require(isinstance(text, str), f"{where} is no checkpoint of refoptim: it has no metadata 'refoptim'; {advice}")
+    return parse(str(text).encode(), f"{where}: the metadata 'refoptim'", LIMITS), arrays
+
+
+def _safetensors_arrays(file: BinaryIO, size: int, where: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    metadata, places = safetensors.read_header(file, size, where, LIMITS)
     memory = _mapped(file)
-    return found, {name: from_words(memory, place.layout, place.begin) for name, place in places.items()}
+    return metadata, {name: from_words(memory, place.layout, place.begin) for name, place in places.items()}
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap:
@@ -207,18 +295,24 @@ def _write_npz(file: BinaryIO, description: Description, arrays: Arrays, by: Has
         for name, x in arrays.items():
             with archive.open(npz.member(f"{name}.npy"), "w") as member:
                 member.write(npz.npy_header(layout_of(x)))
-                digests[name] = by.pass_by(on_host(x), member.write)
+                digests[name] = by.pass_by(x, member.write)
         whole = with_digest({**description, "complex128": []}, digests)
-        archive.writestr(npz.member("checkpoint.json"), json.dumps(whole, separators=(",", ":")).encode("ascii"))
+        archive.writestr(npz.member("checkpoint.json"), encoded(whole))
 
 
 def _read_npz(file: BinaryIO, size: int, where: str) -> tuple[Any, dict[str, Array]]:
     npz.check_directory(file, where, LIMITS)
-    memory = _mapped(file)
     with zipfile.ZipFile(file) as archive:
-        members = npz.members(archive, size, ["checkpoint.json"], where)
+        arrays = _npz_arrays(file, archive, size, ["checkpoint.json"], where)
         found = parse(npz.read_text(archive, "checkpoint.json", where, LIMITS), f"{where}: checkpoint.json", LIMITS)
-        return found, {x.filename.removesuffix(".npy"): _member(archive, memory, x, where) for x in members}
+        return found, arrays
+
+
+def _npz_arrays(
+    file: BinaryIO, archive: zipfile.ZipFile, size: int, texts: Sequence[str], where: str
+) -> dict[str, Array]:
+    memory, members = _mapped(file), npz.members(archive, size, texts, where)
+    return {x.filename.removesuffix(".npy"): _member(archive, memory, x, where) for x in members}
 
 
 def _member(archive: zipfile.ZipFile, memory: mmap.mmap, member: zipfile.ZipInfo, where: str) -> Array:
@@ -245,9 +339,11 @@ def _begin(memory: mmap.mmap, member: zipfile.ZipInfo, where: str) -> int:
 
 def _write_json(file: BinaryIO, description: Description, arrays: Arrays, by: Hashing) -> None:
     """Write a line per array, and the description."""
+    if 2 * sum(x.nbytes for x in arrays.values()) > LIMITS.text - 2 * LIMITS.header:
+        raise ValueError(f"json holds less than {LIMITS.text >> 31} GiB: choose .safetensors")
     digests, before = {}, b'{"arrays": {\n'
     for name, x in arrays.items():
-        digests[name] = by.pass_by(on_host(x))
+        digests[name] = by.pass_by(x)
         entry = {"dtype": x.dtype.name, "shape": list(x.shape), "bits": to_hex(on_host(x))}
         file.write(before + f"{json.dumps(name)}: {json.dumps(entry)}".encode("ascii"))
         before = b",\n"
@@ -256,7 +352,7 @@ def _write_json(file: BinaryIO, description: Description, arrays: Arrays, by: Ha
 
 
 def _read_json(file: BinaryIO, size: int, where: str) -> tuple[Any, dict[str, Array]]:
-    found = read_json(Path(file.name), LIMITS)
+    found = read_json(Path(file.name), LIMITS._replace(entries=5 * LIMITS.entries))  # arrays stand in it as well
     table = found.pop("arrays", None) if isinstance(found, dict) else None
     require(isinstance(table, dict), f"{where} is no checkpoint of refoptim: it has no object 'arrays'")
     assert isinstance(table, dict)
@@ -280,7 +376,7 @@ READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".json": _read_
 
 
 def checked(found: Any, arrays: Mapping[str, Array], where: str) -> dict[str, Any]:
-    """Return a description that is one, and fits the arrays."""
+    """Return a description that is one, and fits the arrays; raise FormatError for any other."""
     require(isinstance(found, dict) and found.get("format") == FORMAT, f"{where} is no checkpoint of refoptim")
     schema = found.get("schema")
     require(type(schema) is int and schema >= 1, f"{where} has no schema")
@@ -300,8 +396,10 @@ def _is_pairs(x: Any) -> bool:
     return x is not None and x.dtype == np.float64 and x.ndim > 0 and x.shape[-1] == 2
 
 
-def verify_arrays(description: Mapping[str, Any], arrays: Mapping[str, Array], where: str, by: Hashing) -> None:
-    """Raise FormatError unless arrays have the digests that a description says."""
-    for name, x in arrays.items():
-        found = by.pass_by(x)
-        require(found == description["sha256"][name], f"{where}: {shown(name)} was altered: its digest is wrong")
+def verify_arrays(description: Description, arrays: Arrays, where: str, progress: Progress) -> None:
+    """Compare arrays with their digests; raise FormatError if one was altered."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        by = Hashing(pool, progress)
+        for name, x in arrays.items():
+            found = by.pass_by(x)
+            require(found == description["sha256"][name], f"{where}: {shown(name)} was altered: its digest is wrong")

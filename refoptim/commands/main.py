@@ -19,6 +19,7 @@ if find_spec("refoptim.conformance") is None:
 from .. import __version__
 from .accuracy import accuracy
 from .bench import bench
+from .checkpoint import checkpoint
 from .conformance import conformance
 from .golden import golden
 from .info import doctor_command, explain, list_command
@@ -32,5 +33,5 @@ def main() -> None:
     """torch.optim on NumPy arrays, exact to the bit: tools around the library."""
 
 
-for command in (accuracy, bench, conformance, golden, plot, list_command, explain, doctor_command):
+for command in (accuracy, bench, checkpoint, conformance, golden, plot, list_command, explain, doctor_command):
     main.add_command(command)

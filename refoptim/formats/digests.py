@@ -19,7 +19,7 @@ from .strict import Layout
 LEAF = 1 << 20
 """Bytes of a leaf."""
 
-AHEAD = 64
+AHEAD = 32
 """Leaves that wait to be digested at most, before the one who brings them waits too."""
 
 

@@ -32,7 +32,7 @@ def layout_of(x: Array) -> Layout:
 def words(x: Array) -> Array:
     """Return the elements of a NumPy array as a vector of unsigned integers, little-endian; a complex number is two."""
     kind = f"u{WORD[x.dtype.name]}"
-    found = np.ascontiguousarray(x).reshape(-1).view(kind)
+    found = np.ascontiguousarray(x, x.dtype.newbyteorder("=")).reshape(-1).view(kind)
     return found.astype(f"<{kind}", copy=False)
 
 
@@ -62,7 +62,7 @@ def pieces(x: Array) -> Iterator[memoryview]:
     """Yield the bytes of a NumPy array in pieces of ``CHUNK``; of an array in another order each is a copy."""
     if not x.size:
         return
-    if x.flags.c_contiguous:
+    if x.flags.c_contiguous and x.dtype.isnative:
         data = memoryview(words(x)).cast("B")
         yield from (data[i : i + CHUNK] for i in range(0, len(data), CHUNK))
     else:

@@ -57,6 +57,7 @@ class Limits(NamedTuple):
         entries: in a JSON text; every one takes a Python object.
         digits: of an integer in JSON.
         dtypes: the storage types of arrays.
+        beyond_ascii: bytes of a JSON file with characters beyond ASCII.
     """
 
     size: int
@@ -66,6 +67,7 @@ class Limits(NamedTuple):
     entries: int
     digits: int
     dtypes: Collection[str]
+    beyond_ascii: int = MAX_BEYOND_ASCII
 
 
 class Layout(NamedTuple):
@@ -130,8 +132,9 @@ def read_bytes(path: Path, most: int) -> bytes:
 def read_json(path: Path, limits: Limits) -> Any:
     """Read a JSON file, or raise FormatError."""
     data = read_bytes(path, limits.text)
-    plain = len(data) <= MAX_BEYOND_ASCII or (data.isascii() and b"\\u" not in data)
-    require(plain, f"{path.name} has characters beyond ASCII and more than {MAX_BEYOND_ASCII} bytes: too many for both")
+    most = limits.beyond_ascii
+    plain = len(data) <= most or (data.isascii() and b"\\u" not in data)
+    require(plain, f"{path.name} has characters beyond ASCII and more than {most} bytes: too many for both")
     _count(data, path.name, limits)
     try:
         text = data.decode("utf-8")

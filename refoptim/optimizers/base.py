@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial, wraps
 from itertools import repeat
 from operator import setitem
@@ -269,8 +270,22 @@ class Optimizer(Rule):
         """
         for hook in (*self._state_dict_pre_hooks.values(),):
             hook(self)
+        return filter_through(self._state_dict_post_hooks, self, self._dumped(deepcopy))
+
+    def _dumped(self, copy: Callable[[Any], Any]) -> StateDict:
         state = {key: self._on_host(key, values) for key, values in self.state.items()}
-        return filter_through(self._state_dict_post_hooks, self, states.dump(state, self.param_groups))
+        return states.dump(state, self.param_groups, copy)
+
+    def _to_save(self) -> StateDict:
+        """Return what ``state_dict`` returns, for those who only read it: without hooks its arrays are no copies."""
+        hooks = self._state_dict_pre_hooks or self._state_dict_post_hooks
+        return self.state_dict() if hooks else self._dumped(lambda x: x)
+
+    def _standing(self) -> list[Change]:
+        """Return what puts back all that ``load_state_dict`` replaces, which changes nothing that it replaces."""
+        groups = [change for group in self.param_groups for change in _putting_back(group)]
+        own = {name: vars(self)[name] for name in self._fresh()}
+        return [*groups, *_putting_back(self.state), partial(vars(self).update, own)]
 
     def _on_host(self, key: Any, values: Any) -> Any:
         """Return the state of a parameter with the step count and registers that a GPU keeps read from there."""
@@ -373,6 +388,11 @@ class Optimizer(Rule):
             settings = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
             blocks.append(f"Parameter Group {i}\n{''.join(settings)}")
         return f"{type(self).__name__} (\n" + "\n".join(blocks) + ")"
+
+
+def _putting_back(values: dict[Any, Any]) -> list[Change]:
+    """Return what gives a dict the entries back that it has now."""
+    return [partial(values.clear), partial(values.update, dict(values))]
 
 
 def _forgetting(p: Parameter, set_to_none: bool) -> list[Change]:

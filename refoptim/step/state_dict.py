@@ -59,8 +59,8 @@ def copy_of(value: Any, where: str) -> Any:
         raise ValueError(f"{where} cannot be copied: {error}") from error
 
 
-def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
-    """Return a copy of everything an optimizer holds, parameters replaced by their ids.
+def dump(state: Mapping[Any, Any], groups: Sequence[Group], copy: Callable[[Any], Any] = deepcopy) -> StateDict:
+    """Return everything an optimizer holds, each value as ``copy`` returns it, parameters replaced by their ids.
 
     Raises:
         ValueError: a parameter stands in the groups twice, or two share memory.
@@ -70,13 +70,13 @@ def dump(state: Mapping[Any, Any], groups: Sequence[Group]) -> StateDict:
     ids = {p: i for i, p in enumerate(members)}
     packed = [
         {
-            **deepcopy({key: x for key, x in group.items() if key != "params"}),
+            **copy({key: x for key, x in group.items() if key != "params"}),
             "params": [ids[p] for p in group["params"]],
         }
         for group in groups
     ]
     kept = {ids.get(key, key): x for key, x in state.items() if key in ids or not isinstance(key, Parameter)}
-    return {"state": deepcopy(kept), "param_groups": packed}
+    return {"state": copy(kept), "param_groups": packed}
 
 
 @reading()

@@ -170,7 +170,11 @@ class AveragedModel:
 
     def state_dict(self) -> StateDict:
         """Return copies of all arrays, in torch's layout: ``n_averaged`` and ``module.NAME``; 16 bits as float32."""
-        arrays = {name: copied(pair.average) for name, pair in self._kept().items()}
+        return {name: copied(x) for name, x in self._to_save().items()}
+
+    def _to_save(self) -> StateDict:
+        """Return what ``state_dict`` returns, the arrays of the averages themselves, for those who only read it."""
+        arrays = {name: pair.average for name, pair in self._kept().items()}
         return {"n_averaged": np.array(self.n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -181,6 +185,11 @@ class AveragedModel:
         Raises:
             RuntimeError: names, shapes or dtypes are not those of this model. Nothing has changed then.
         """
+        with np.errstate(all="ignore"):
+            make(self._loading(state_dict))
+
+    def _loading(self, state_dict: StateDict) -> list[Change]:
+        """Return the changes that take over a saved state, or raise RuntimeError."""
         try:
             with reading():
                 found = members(self.module)
@@ -190,8 +199,7 @@ class AveragedModel:
         except (TypeError, ValueError) as error:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}: {error}") from error
         whole = {"n_averaged": n, "_torn": []}
-        with np.errstate(all="ignore"):
-            make([*telling(x.holder for x in found), *_writing(values), partial(vars(self).update, whole)])
+        return [*telling(x.holder for x in found), *_writing(values), partial(vars(self).update, whole)]
 
     @property
     def training(self) -> bool:
