@@ -60,7 +60,7 @@ class Writer:
         for kind, write in WRITERS:
             if isinstance(x, kind):
                 return write(self, x, path)
-        if is_array(x) or library_of(x) is not None:
+        if is_array(x) or (library_of(x) is not None and not isinstance(x, np.ndarray)):
             return {"$array": self._array(x, path)}
         raise TypeError(f"{_named(path)} cannot be saved: it is a {type(x).__name__}")
 

@@ -102,7 +102,8 @@ def read(path: Path, verify: bool, progress: Progress) -> Content:
         complete = checked(description, arrays, where)
         found = {name: _as_complex(name, x, complete) for name, x in arrays.items()}
         if verify:
-            verify_arrays(complete, found, where, progress)
+            with ThreadPoolExecutor(THREADS) as pool:
+                verify_arrays(complete, found, where, Hashing(pool, progress))
     return Content(complete, found)
 
 
@@ -223,7 +224,7 @@ def _digest(description: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
-def with_digest(description: Description, digests: Mapping[str, str]) -> dict[str, Any]:
+def with_digest(description: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
     """Return a description with the digests of the arrays and its own."""
     whole = {**description, "sha256": dict(digests)}
     return {**whole, "digest": _digest(whole)}
@@ -396,10 +397,8 @@ def _is_pairs(x: Any) -> bool:
     return x is not None and x.dtype == np.float64 and x.ndim > 0 and x.shape[-1] == 2
 
 
-def verify_arrays(description: Description, arrays: Arrays, where: str, progress: Progress) -> None:
-    """Compare arrays with their digests; raise FormatError if one was altered."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        by = Hashing(pool, progress)
-        for name, x in arrays.items():
-            found = by.pass_by(x)
-            require(found == description["sha256"][name], f"{where}: {shown(name)} was altered: its digest is wrong")
+def verify_arrays(description: Mapping[str, Any], arrays: Mapping[str, Array], where: str, by: Hashing) -> None:
+    """Raise FormatError unless arrays have the digests that a description says."""
+    for name, x in arrays.items():
+        found = by.pass_by(x)
+        require(found == description["sha256"][name], f"{where}: {shown(name)} was altered: its digest is wrong")
