@@ -12,6 +12,7 @@ That is left out of the digest, which is therefore the same in all formats.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -152,8 +153,12 @@ def damage(where: str) -> Iterator[None]:
         raise
     except FormatError as error:
         raise CheckpointError(str(error)) from None
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOVERFLOW):  # of places that no file can have
+            raise
+        raise CheckpointError(f"{where} cannot be read: it says that something lies outside of it") from None
     except ImportError:
         advice = "pip install 'refoptim[bfloat16]'"
         raise CheckpointError(f"{where} holds bfloat16, which needs ml_dtypes: {advice}") from None
