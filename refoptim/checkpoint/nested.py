@@ -29,6 +29,7 @@ from ..formats.strict import WORD, FormatError, Layout, require, shown
 from ..numerics.arith import Array
 from ..numerics.array_types import is_array
 from ..numerics.libraries import library_of, viewed
+from ..step.parameter import Parameter
 
 MAX_DEPTH = 40
 """How deep lists and dicts may stand in one another; half as deep where keys are no texts, which take more of JSON."""
@@ -57,6 +58,7 @@ class Writer:
             raise ValueError(f"{'.'.join(path[:4])}… is nested too deep: more than {MAX_DEPTH} levels")
         if x is None or isinstance(x, (bool, str)):
             return x
+        x = x.data if isinstance(x, Parameter) else x
         for kind, write in WRITERS:
             if isinstance(x, kind):
                 return write(self, x, path)

@@ -40,16 +40,7 @@ def saved(part: Any) -> Any:
         return part.bit_generator.state
     if hasattr(part, "parameters"):
         return {member.name: member.array for member in members(part)}
-    return _bare(part)
-
-
-def _bare(x: Any) -> Any:
-    """Return nested data with the arrays of Parameters in their place."""
-    if isinstance(x, Mapping):
-        return {key: _bare(y) for key, y in x.items()}
-    if isinstance(x, (list, tuple)):
-        return type(x)(map(_bare, x)) if type(x) in (list, tuple) else tuple(map(_bare, x))
-    return x.data if isinstance(x, Parameter) else x
+    return part
 
 
 def has_state(part: Any) -> bool:
