@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from operator import setitem
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..numerics.arith import Array
 from ..numerics.array_types import is_array, is_writable, moved, place, plain
-from ..numerics.libraries import telling
+from ..numerics.libraries import library_of, telling
 from ..optimizers.base import Optimizer
 from ..step.changes import Change, make, there
 from ..step.parameter import Parameter
@@ -53,7 +54,11 @@ def is_model(part: Any) -> bool:
     if hasattr(part, "parameters"):
         return True
     leaves = list(_leaves(part))
-    return bool(leaves) and all(isinstance(x, Parameter) or is_array(x) for x in leaves)
+    return bool(leaves) and all(map(_is_leaf, leaves))
+
+
+def _is_leaf(x: Any) -> bool:
+    return isinstance(x, Parameter) or is_array(x) or library_of(x) is not None
 
 
 def _leaves(x: Any) -> Iterator[Any]:
@@ -72,17 +77,16 @@ def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         TypeError: a part cannot take over anything.
     """
     ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
-    undoing: list[Callable[[], Any]] = []
+    undoing = ExitStack()  # which goes on where one cannot be put back
     done: list[bool] = []
     try:
         for name, part in ready.items():
-            undoing.append(part.undo)
+            undoing.callback(part.undo)
             _labelled(name, lambda load, _: load(), part.load, found)
         _make([change for part in ready.values() for change in part.changes], done)
     except BaseException:
         if not done:  # what is raised when everything was made comes too late to undo it
-            for undo in reversed(undoing):
-                undo()
+            undoing.close()
         raise
 
 
@@ -135,7 +139,7 @@ def _nothing() -> None:
 
 
 def _members(model: Any) -> list[Member]:
-    return members([model] if is_array(model) or isinstance(model, Parameter) else model)
+    return members([model] if _is_leaf(model) and not hasattr(model, "parameters") else model)
 
 
 def _writing(own: list[Member], saved: list[Member]) -> list[Change]:

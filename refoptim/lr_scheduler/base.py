@@ -573,7 +573,7 @@ class LRScheduler:
             group[key] = like(f"{key} {where}", group.get(key), values[key])
             if key != "betas":
                 FINITE.resolve(f"{key} {where}", group[key])
-        resolve(type(self.optimizer.actual), {**group, "lr": 0.0})
+        resolve(type(self.optimizer.actual), {**group, "lr": 1.0})  # which every optimizer takes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
