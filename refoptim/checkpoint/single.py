@@ -53,7 +53,7 @@ LIMITS = Limits(
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that digest while another one reads or writes."""
 
-AT_ONCE = 1 << 27
+AT_ONCE = 1 << 26
 """Bytes after which what has been written is sent to the disk, while more is written."""
 
 Description = Mapping[str, Any]

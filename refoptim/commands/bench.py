@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from ..conformance.gradients import np_dtype
 from ..engines import host
-from . import bench_cpu, bench_gpu, bench_interop, gpu_report
+from . import bench_checkpoint, bench_cpu, bench_gpu, bench_interop, gpu_report
 from .measure import Case, Result, cases
 from .output import echo, print_json, print_table, refusing
 
@@ -271,6 +271,56 @@ def gpu(
         print_table(tuple(rows[0]), [tuple("-" if x is None else str(x) for x in row.values()) for row in rows])
     if failed:
         raise RuntimeError(f"{len(failed)} cases failed: {'; '.join(failed)}")
+
+
+PEERS = ("safetensors", "torch")
+
+
+@bench.command(name="checkpoint")
+@click.option("--size", default=1 << 30, show_default=True, type=click.IntRange(1), help="Bytes of all arrays.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Turns; the median counts.")
+@click.option(
+    "--folder",
+    default=".",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the files are written, on the disk that is to be measured; they are deleted.  [default: here]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@refusing
+def checkpoint_command(size: int, repeats: int, folder: Path, as_json: bool) -> None:
+    """Checkpoints, against safetensors and torch: the same bytes written and opened in the same run.
+
+    "Write" lasts until file and folder are on the disk (fsync), for the others too; ours makes digests meanwhile.
+    "Open" maps a file into memory, as torch does with mmap=True; safetensors' load_file copies arrays. "Read all"
+    opens, and reads every byte once. "Verified" compares with the digests besides, which the others do not have. Times
+    are medians of turns; a ratio below 1 means that refoptim is faster. Where others use the disk or the processors,
+    look at several runs.
+
+    \b
+    refoptim bench checkpoint
+    refoptim bench checkpoint --size 2000000000 --folder /scratch --json
+    """
+    arrays = bench_checkpoint.made(size)
+    console = Console(stderr=True)
+    with bench_checkpoint.folder(folder, size) as where, Progress(console=console, transient=True) as bar:
+        bar.disable = not console.is_terminal
+        task = bar.add_task("measuring", total=repeats + 1)
+        found = bench_checkpoint.measured(arrays, where, repeats, lambda n: bar.advance(task, n))
+    if as_json:
+        print_json({"where": bench_checkpoint.surroundings(), "bytes": size, "seconds": found})
+        return
+    columns = ("what", "ms", "GB/s", *(x for peer in PEERS for x in (f"{peer} ms", "ratio")))
+    print_table(columns, [_checkpoint_row(what, seconds, size) for what, seconds in found.items()])
+
+
+def _checkpoint_row(what: str, seconds: dict[str, float], size: int) -> list[str]:
+    mine = seconds["refoptim"]
+    speed = "-" if what == "open" else f"{size / mine / 1e9:.2f}"
+    row = [what, f"{mine * 1e3:.1f}", speed]
+    for peer in PEERS:
+        other = seconds.get(peer)
+        row += [_number(other, ".1f", 1e3), _number(mine / other if other else None, ".2f")]
+    return row
 
 
 def _shown(chosen: Sequence[Case]) -> Iterable[Case]:
