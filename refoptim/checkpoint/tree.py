@@ -35,6 +35,7 @@ def write_tree(
         OSError: the file cannot be written. What was there is as it was.
     """
     if shards is not None:
+        directory.check_path(path, shards)
         directory.write(path, shards, *_described(tree, metadata), progress)
     else:
         kind(path).write(path, tree, metadata, progress)

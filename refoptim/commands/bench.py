@@ -293,19 +293,18 @@ def checkpoint_command(size: int, repeats: int, folder: Path, as_json: bool) -> 
     "Write" lasts until file and folder are on the disk (fsync), for the others too; ours makes digests meanwhile.
     "Open" maps a file into memory, as torch does with mmap=True; safetensors' load_file copies arrays. "Read all"
     opens, and reads every byte once. "Verified" compares with the digests besides, which the others do not have. Times
-    are medians of turns; a ratio below 1 means that refoptim is faster. Where others use the disk or the processors,
-    look at several runs.
+    are medians of turns; a ratio below 1 means that ours is faster. Where others use the disk or the processors, look
+    at several runs.
 
     \b
     refoptim bench checkpoint
     refoptim bench checkpoint --size 2000000000 --folder /scratch --json
     """
-    arrays = bench_checkpoint.made(size)
     console = Console(stderr=True)
     with bench_checkpoint.folder(folder, size) as where, Progress(console=console, transient=True) as bar:
         bar.disable = not console.is_terminal
         task = bar.add_task("measuring", total=repeats + 1)
-        found = bench_checkpoint.measured(arrays, where, repeats, lambda n: bar.advance(task, n))
+        found = bench_checkpoint.measured(bench_checkpoint.made(size), where, repeats, lambda n: bar.advance(task, n))
     if as_json:
         print_json({"where": bench_checkpoint.surroundings(), "bytes": size, "seconds": found})
         return
