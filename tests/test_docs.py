@@ -24,7 +24,11 @@ from refoptim.commands.main import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GENERATED = {
-    "api": {x.__name__ for x in vars(refoptim).values() if ismodule(x)} | {"refoptim.conformance.adapters"},
+    "api": {
+        *(x.__name__ for x in vars(refoptim).values() if ismodule(x)),
+        "refoptim.checkpoint",
+        "refoptim.conformance.adapters",
+    },
     "lr_scheduler": {describe.stem(cls) for cls in describe.schedulers()} | {"swalr"},
     "optimizers": {describe.stem(cls) for cls in describe.optimizers()},
 }

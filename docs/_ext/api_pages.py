@@ -24,10 +24,10 @@ PLUGIN = "refoptim_pytest"
 
 
 def modules() -> list[ModuleType]:
-    """Return the public modules: refoptim, those that it names, and the adapters of the conformance suite."""
+    """Return the public modules: refoptim, those that it names, checkpoints, the adapters of the conformance suite."""
     named = [getattr(refoptim, name) for name in refoptim.__all__]
-    adapters = import_module("refoptim.conformance.adapters")
-    return [refoptim, *(x for x in named if inspect.ismodule(x)), adapters]
+    others = map(import_module, ("refoptim.checkpoint", "refoptim.conformance.adapters"))
+    return [refoptim, *(x for x in named if inspect.ismodule(x)), *others]
 
 
 def names(module: ModuleType) -> list[str]:
