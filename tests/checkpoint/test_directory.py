@@ -21,9 +21,10 @@ import pytest
 
 import refoptim
 from helpers import ROOT
-from refoptim.checkpoint import CheckpointError, latest, load, prune, read_tree, restore, save
+from refoptim.checkpoint import CheckpointError, latest, load, prune, restore, save
 from refoptim.checkpoint import directory as directories
 from refoptim.checkpoint.directory import Piece, absent, begin, commit, named, open_directory, write_shard
+from refoptim.checkpoint.tree import read_tree
 from refoptim.formats import digests
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux replaces a folder at once")
@@ -75,9 +76,9 @@ def test_the_content_does_not_know_the_number_of_ranks(tmp_path: Path, size: int
     save(tmp_path / "one.safetensors", model=model(), epoch=3, metadata={"of": "a test"})
     write(tmp_path / "many", size, model())
     one, many = (read_tree(tmp_path / name) for name in ("one.safetensors", "many"))
-    assert_same(many[0]["model"], model())
-    assert many[0]["epoch"] == 3
-    assert (many[1]["digest"], many[1]["sha256"]) == (one[1]["digest"], one[1]["sha256"])
+    assert_same(many.tree["model"], model())
+    assert many.tree["epoch"] == 3
+    assert (many.about["digest"], many.about["sha256"]) == (one.about["digest"], one.about["sha256"])
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -89,7 +90,7 @@ def test_ranks_may_hold_ranges_in_any_order(tmp_path: Path) -> None:
     records = [write_shard(folder, rank, 3, {"x": share(x, 2 - rank, 3)}) for rank in range(3)]
     commit(tmp_path / "many", folder, records, {"x": x})
     assert load(tmp_path / "many")["x"].tobytes() == x.tobytes()
-    assert read_tree(tmp_path / "many")[1]["digest"] == read_tree(tmp_path / "one.npz")[1]["digest"]
+    assert read_tree(tmp_path / "many").about["digest"] == read_tree(tmp_path / "one.npz").about["digest"]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -111,8 +112,8 @@ def test_any_division_has_the_digests_of_one_file(tmp_path: Path, monkeypatch: p
     commit(tmp_path / "many", folder, records, arrays)
     save(tmp_path / "one.json", **arrays)
     one, many = (read_tree(tmp_path / name) for name in ("one.json", "many"))
-    assert_same(many[0], arrays)
-    assert (many[1]["digest"], many[1]["sha256"]) == (one[1]["digest"], one[1]["sha256"])
+    assert_same(many.tree, arrays)
+    assert (many.about["digest"], many.about["sha256"]) == (one.about["digest"], one.about["sha256"])
     opened = open_directory(tmp_path / "many")
     for name, x in arrays.items():
         begins, ends = sorted(rng.integers(0, x.size + 1, 2).tolist())
@@ -135,7 +136,7 @@ def test_one_process_saves_and_restores_shards(tmp_path: Path, shards: int) -> N
     assert save(tmp_path / "one.safetensors", w=[w], optimizer=optimizer, epoch=3) == tmp_path / "one.safetensors"
     assert save(tmp_path / "run", shards=shards, w=[w], optimizer=optimizer, epoch=3) == tmp_path / "run"
     assert len(list((tmp_path / "run").glob("shard-*"))) == shards
-    digests = {read_tree(tmp_path / name)[1]["digest"] for name in ("run", "one.safetensors")}
+    digests = {read_tree(tmp_path / name).about["digest"] for name in ("run", "one.safetensors")}
     assert len(digests) == 1
     other = np.zeros_like(w)
     restored = refoptim.AdamW([other], lr=0.5)
