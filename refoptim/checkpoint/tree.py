@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
+from ..numerics.array_types import is_array
 from . import directory, opened, single
 from .errors import CheckpointError
 from .nested import Writer
@@ -88,10 +89,17 @@ def _write_torch(path: Path, tree: Mapping[str, Any], metadata: Any, progress: P
 
 def _read_torch(path: Path, verify: bool, progress: Progress) -> Found:
     tree = import_module("refoptim.checkpoint.pt").load(path, verify)
-    writer = Writer()
     tree = tree if isinstance(tree, dict) and all(isinstance(name, str) for name in tree) else {"data": tree}
-    writer.write(tree)
-    return Found(tree, writer.arrays, {"format": "torch", "metadata": None})
+    return Found(tree, dict(_arrays(tree, ())), {"format": "torch", "metadata": None})
+
+
+def _arrays(x: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays of nested data, by the paths that lead to them."""
+    if isinstance(x, (Mapping, list, tuple)):
+        for key, y in x.items() if isinstance(x, Mapping) else enumerate(x):
+            yield from _arrays(y, (*path, str(key)))
+    elif is_array(x):
+        yield ".".join(path), x
 
 
 class Kind(NamedTuple):

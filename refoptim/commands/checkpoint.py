@@ -159,8 +159,8 @@ def _problem(file: Path) -> str | None:
 def convert(source: Path, target: Path, shards: int | None, as_json: bool) -> None:
     """Write the checkpoint IN as OUT, in the format that the suffix of OUT says; a file that is there is replaced.
 
-    Both may be .safetensors, .npz, .json, .pt, or a folder. All keep every bit, but for what torch's .pt has no form
-    for: metadata, which are left out, and NumPy's uint16, uint32 and uint64. IN is verified.
+    Both may be .safetensors, .npz, .json, .pt, or a folder. Every bit is kept, but a .pt has no form for metadata,
+    which are left out, nor for NumPy's numbers, which become arrays. IN is verified.
 
     \b
     refoptim checkpoint convert model.pt model.safetensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "x.npz": {},
     "x.json": {},
     "x": {"shards": 3},
+    **({"x.pt": {}} if find_spec("refoptim.checkpoint.pt") else {}),
 }
 
 
@@ -139,6 +141,28 @@ def test_a_scheduler_alone_puts_the_groups_of_its_optimizer_back(tmp_path: Path)
     with pytest.raises(CheckpointError):
         checkpoint.restore(path, scheduler=other.scheduler, failing=Failing(ValueError("no")))
     assert other.look() == before
+
+
+def test_a_scheduler_of_ones_own_need_not_save_what_it_changes(tmp_path: Path) -> None:
+    class Schedule:
+        def __init__(self, optimizer: Any, rate: float) -> None:
+            self.optimizer, self.rate = optimizer, rate
+
+        def state_dict(self) -> dict[str, float]:
+            return {"rate": self.rate}
+
+        def load_state_dict(self, state: dict[str, float]) -> None:
+            self.rate = state["rate"]
+            self.optimizer.param_groups[0].update(lr=self.rate, warm=True)
+
+    failing = Failing(ValueError("no"))
+    failing.value = 1
+    path = checkpoint.save(tmp_path / "x.json", schedule=Schedule(Run("SGD").optimizer, 0.5), failing=failing)
+    run = Run("SGD", seed=2).train(1)
+    before = run.look()
+    with pytest.raises(CheckpointError):
+        checkpoint.restore(path, schedule=Schedule(run.optimizer, 0.25), failing=Failing(ValueError("no")))
+    assert run.look() == before
 
 
 FAULTS: dict[str, Any] = {"exceptions": (raised, nullcontext), "signals": (set_off, alarms)}

@@ -96,6 +96,17 @@ def test_metadata_go_along(tmp_path: Path, target: str) -> None:
     assert found["metadata"] == (None if target == ".pt" else {"note": "kept"})
 
 
+@pytest.mark.skipif(not HAS_PT, reason="torch's files are read by a module that is not there")
+def test_what_only_torch_files_hold_is_shown_and_not_converted(tmp_path: Path) -> None:
+    from refoptim.checkpoint import pt
+
+    pt.save(tmp_path / "x.pt", [W, {"a": {1, 2}}])
+    assert [row["name"] for row in json.loads(call("checkpoint", "show", tmp_path / "x.pt", "--json").stdout)["arrays"]]
+    assert "data.1.a cannot be saved: it is a set" in fails(
+        "checkpoint", "convert", tmp_path / "x.pt", tmp_path / "y.json"
+    )
+
+
 def test_a_file_onto_itself_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.npz")
     assert "IN and OUT are one file" in fails("checkpoint", "convert", path, path)
