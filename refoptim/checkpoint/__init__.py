@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def prune(directory: str | Path, keep: int = 3) -> list[Path]:
         raise ValueError(f"keep must be an integer in [1, inf), got {keep!r}")
     old = [*_newest(Path(directory))][: keep - 1 : -1]
     for path in old:
-        _directory.remove(path) if path.is_dir() else path.unlink()
+        _directory.remove(path) if path.is_dir() else path.unlink(missing_ok=True)
     return old
 
 
@@ -143,7 +144,10 @@ def _newest(directory: Path) -> Iterator[Path]:
 
 def _age(path: Path) -> tuple[int, int, str]:
     numbers = re.findall(r"\d+", path.stem if path.suffix.lower() in KINDS else path.name)
-    return int(numbers[-1]) if numbers else -1, path.stat().st_mtime_ns, path.name
+    number, written = int(numbers[-1]) if numbers else -1, -1
+    with suppress(OSError):  # another process may have deleted it meanwhile
+        written = path.stat().st_mtime_ns
+    return number, written, path.name
 
 
 def _is_checkpoint(path: Path) -> bool:

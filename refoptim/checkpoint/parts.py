@@ -102,7 +102,8 @@ def _labelled(name: str, function: Callable[[Any, Any], Any], part: Any, found: 
     try:
         return function(part, found[name])
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"the part {name!r} cannot be restored: {error}") from error
+        reason = " ".join(str(error).split())  # of torch's a list of lines
+        raise CheckpointError(f"the part {name!r} cannot be restored: {reason}") from error
 
 
 def _ready(part: Any, value: Any) -> Restored:

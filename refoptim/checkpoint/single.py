@@ -50,6 +50,9 @@ LIMITS = Limits(
 )
 """What is read and written. Other readers of safetensors take no longer header."""
 
+MOST_MEMBERS = zipfile.ZIP_FILECOUNT_LIMIT - 1
+"""Arrays of an npz file, at most: with more, or with more bytes, Python writes a zip file of another kind."""
+
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that digest while another one reads or writes."""
 
@@ -294,8 +297,8 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
 
 def _write_npz(file: BinaryIO, description: Description, arrays: Arrays, by: Hashing) -> None:
     total = sum(x.nbytes for x in arrays.values())
-    if total + 4096 * (len(arrays) + 1) > npz.LARGEST or len(arrays) >= LIMITS.arrays - 1:
-        raise ValueError(f"npz holds less than 4 GiB in less than {LIMITS.arrays - 1} arrays: choose .safetensors")
+    if total + 4096 * (len(arrays) + 1) + LIMITS.header > zipfile.ZIP64_LIMIT or len(arrays) >= MOST_MEMBERS:
+        raise ValueError(f"npz holds less than 2 GiB in less than {MOST_MEMBERS} arrays: choose .safetensors")
     with zipfile.ZipFile(file, "w") as archive:
         digests = {}
         for name, x in arrays.items():

@@ -2,7 +2,7 @@
 
 Members are stored, not compressed, and carry no date. NumPy has no bfloat16, which is written as the unsigned integers
 of its bits. Reading uses neither NumPy's reader nor pickle: the header of a member is matched by a pattern. Files of
-4 GiB and more, which zip describes in another way, are neither written nor read.
+2 GiB and more, which Python describes in another way, are neither written nor read.
 
 Source: NumPy Enhancement Proposal 1 (NEP 1), "A simple file format for NumPy arrays".
 """
@@ -44,9 +44,6 @@ NPY = re.compile(
 
 END = struct.Struct("<4s4H2LH")
 """The end of a zip file: signature, disks, entries, size and place of the directory, length of a comment."""
-
-LARGEST = (1 << 32) - 1
-"""Bytes of the largest file that zip describes in its first way."""
 
 MAX_DIRECTORY = 1 << 24
 

@@ -193,6 +193,10 @@ def test_what_nobody_could_read_is_not_written(tmp_path: Path) -> None:
     for wrong, said in [(1 << 14_000, "bits"), (["," * 5_000_000], "entries"), (["a" * 60_000_000], "bytes")]:
         with pytest.raises(ValueError, match=said):
             checkpoint.save(tmp_path / "x.safetensors", data=wrong)
+    large = np.broadcast_to(np.float32(0), (1 << 29,))
+    for suffix in (".npz", ".json"):
+        with pytest.raises(ValueError, match=r"holds less than 2 GiB.* choose \.safetensors"):
+            checkpoint.save(tmp_path / f"x{suffix}", data=large)
     with pytest.raises(TypeError, match=r"^metadata must hold no arrays, got metadata\.a: "):
         checkpoint.save(tmp_path / "x.npz", metadata={"a": np.ones(1)}, data=1)
     with pytest.raises(ValueError, match="stands for no checkpoint"):

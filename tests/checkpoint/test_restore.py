@@ -312,6 +312,15 @@ def test_modules_and_optimizers_of_torch(tmp_path: Path, torch: Any, fails: bool
         assert look(other) == look(one)
 
 
+def test_what_torch_says_on_many_lines_is_one(tmp_path: Path, torch: Any) -> None:
+    path = checkpoint.save(tmp_path / "x.npz", model=torch.nn.Linear(2, 3))
+    other = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    before = other[0].weight.tolist()
+    with pytest.raises(CheckpointError, match=r"Missing key\(s\) in state_dict: .* Unexpected key") as caught:
+        checkpoint.restore(path, model=other)
+    assert "\n" not in str(caught.value) and other[0].weight.tolist() == before
+
+
 def test_tensors_of_torch_as_parameters(tmp_path: Path, torch: Any) -> None:
     """A dict of tensors is a model; autograd learns that they were written to."""
     x = torch.arange(3.0, requires_grad=True)
