@@ -17,6 +17,7 @@ import json
 import mmap
 import os
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -174,16 +175,17 @@ class Hashing:
 
     def __init__(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
         self.pool, self.progress = pool, progress
+        self.waiting: deque[Future[bytes]] = deque()
 
-    def pass_by(self, x: Array, write: Callable[[Any], Any] | None = None) -> str:
-        """Return the digest of an array whose bytes are written somewhere, or only read."""
-        digest = Digest(layout_of(x), self.pool)
+    def pass_by(self, x: Array, write: Callable[[Any], Any] | None = None) -> Digest:
+        """Return the digest of an array whose bytes are written somewhere, or only read; it may not be ready yet."""
+        digest = Digest(layout_of(x), self.pool, self.waiting)
         for piece in pieces(x) if place(x) is HOST else _from_gpu(x):
             digest.update(piece)
             if write is not None:
                 write(piece)
             self.progress(len(piece))
-        return digest.hexdigest()
+        return digest
 
 
 def _from_gpu(x: Array) -> Iterator[memoryview]:
@@ -263,7 +265,7 @@ def _write_safetensors(file: BinaryIO, description: Description, arrays: Arrays,
     file.write(first)
     digests = {name: by.pass_by(x, file.write) for name, x in arrays.items()}
     file.seek(0)
-    file.write(header(digests))
+    file.write(header(_ready(digests)))
 
 
 def _as_pairs(found: Layout) -> Layout:
@@ -305,7 +307,7 @@ def _write_npz(file: BinaryIO, description: Description, arrays: Arrays, by: Has
             with archive.open(npz.member(f"{name}.npy"), "w") as member:
                 member.write(npz.npy_header(layout_of(x)))
                 digests[name] = by.pass_by(x, member.write)
-        whole = with_digest({**description, "complex128": []}, digests)
+        whole = with_digest({**description, "complex128": []}, _ready(digests))
         archive.writestr(npz.member("checkpoint.json"), encoded(whole))
 
 
@@ -356,7 +358,7 @@ def _write_json(file: BinaryIO, description: Description, arrays: Arrays, by: Ha
         entry = {"dtype": x.dtype.name, "shape": list(x.shape), "bits": to_hex(on_host(x))}
         file.write(before + f"{json.dumps(name)}: {json.dumps(entry)}".encode("ascii"))
         before = b",\n"
-    whole = json.dumps(with_digest({**description, "complex128": []}, digests))
+    whole = json.dumps(with_digest({**description, "complex128": []}, _ready(digests)))
     file.write((b'{"arrays": {' if not arrays else b"") + b"\n},\n" + whole[1:].encode("ascii") + b"\n")
 
 
@@ -407,6 +409,9 @@ def _is_pairs(x: Any) -> bool:
 
 def verify_arrays(description: Mapping[str, Any], arrays: Mapping[str, Array], where: str, by: Hashing) -> None:
     """Raise FormatError unless arrays have the digests that a description says."""
-    for name, x in arrays.items():
-        found = by.pass_by(x)
+    for name, found in _ready({name: by.pass_by(x) for name, x in arrays.items()}).items():
         require(found == description["sha256"][name], f"{where}: {shown(name)} was altered: its digest is wrong")
+
+
+def _ready(digests: Mapping[str, Digest]) -> dict[str, str]:
+    return {name: digest.hexdigest() for name, digest in digests.items()}

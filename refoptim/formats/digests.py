@@ -9,6 +9,7 @@ The leaves can be computed by several threads, or by processes that hold parts o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -26,15 +27,20 @@ AHEAD = 32
 class Digest:
     """Takes the bytes of an array in pieces of whole leaves, but for the last, while threads digest them."""
 
-    def __init__(self, found: Layout, pool: ThreadPoolExecutor) -> None:
-        self.found, self.pool = found, pool
+    def __init__(self, found: Layout, pool: ThreadPoolExecutor, waiting: deque[Future[bytes]]) -> None:
+        self.found, self.pool, self.waiting = found, pool, waiting
         self.leaves: list[Future[bytes]] = []
 
     def update(self, piece: memoryview) -> None:
-        """Take a piece; its memory must stay as it is until the digest has been asked for."""
-        self.leaves += [self.pool.submit(_leaf, piece[i : i + LEAF]) for i in range(0, len(piece), LEAF)]
-        if len(self.leaves) > AHEAD:
-            self.leaves[-AHEAD].result()
+        """Take a piece; its memory must stay as it is until the digest has been asked for.
+
+        ``waiting`` are the leaves of all arrays that the pool has been given.
+        """
+        leaves = [self.pool.submit(_leaf, piece[i : i + LEAF]) for i in range(0, len(piece), LEAF)]
+        self.leaves += leaves
+        self.waiting.extend(leaves)
+        while len(self.waiting) > AHEAD:
+            self.waiting.popleft().result()
 
     def hexdigest(self) -> str:
         """Return the digest of all that was taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import Enum, IntEnum
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.kept import kept
 from refoptim import checkpoint
+from refoptim.checkpoint.nested import Writer
 from refoptim.checkpoint.tree import read_tree
 from refoptim.formats.strict import WORD, Layout
 
@@ -213,9 +215,32 @@ def test_much_text_beyond_ascii_is_read_from_json(tmp_path: Path) -> None:
 
 def test_many_arrays_of_one_name(tmp_path: Path) -> None:
     """Names are found without trying all that are taken."""
-    data = {f"{'é' * 300}{i}": np.full(1, i) for i in range(5000)}
+
+    class Names(dict[str, Any]):
+        asked = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.asked += 1
+            return super().__contains__(name)
+
+    data = {f"{'é' * 300}{i}": np.full(1, i) for i in range(300)}
+    writer = Writer()
+    writer.arrays = names = Names()
+    writer.write(data)
+    assert len(names) == 300 and names.asked <= 300
     path = checkpoint.save(tmp_path / "x.safetensors", data=data)
     assert kept(checkpoint.load(path)["data"]) == kept(data)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (1 << 17,), ((1 << 17) + 1,), (700, 500)])
+def test_digests_are_of_leaves(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """As the description of the format says, computed here from the bytes."""
+    x = np.asfortranarray(np.random.default_rng(0).standard_normal(shape))
+    data = x.tobytes()
+    leaves = [sha256(data[i : i + 1048576]).digest() for i in range(0, len(data), 1048576)]
+    line = " ".join(["float64", *map(str, shape)]) + "\n"
+    path = checkpoint.save(tmp_path / "x.npz", x=x)
+    assert read_tree(path).about["sha256"] == {"x": sha256(line.encode() + b"".join(leaves)).hexdigest()}
 
 
 def test_arrays_lie_where_processors_like_them(tmp_path: Path) -> None:

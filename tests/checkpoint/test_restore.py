@@ -143,6 +143,18 @@ def test_a_scheduler_alone_puts_the_groups_of_its_optimizer_back(tmp_path: Path)
     assert other.look() == before
 
 
+def test_an_optimizer_alone_gets_its_settings_back(tmp_path: Path) -> None:
+    failing = Failing(ValueError("no"))
+    failing.value = 1
+    path = checkpoint.save(tmp_path / "x.json", optimizer=Run("Adam").train(3).optimizer, failing=failing)
+    run = Run("Adam", seed=2).train(1)
+    run.optimizer.param_groups[0].update(lr=0.5, weight_decay=0.25, note="kept")
+    before = run.look()
+    with pytest.raises(CheckpointError):
+        checkpoint.restore(path, optimizer=run.optimizer, failing=Failing(ValueError("no")))
+    assert run.look() == before
+
+
 def test_a_scheduler_of_ones_own_need_not_save_what_it_changes(tmp_path: Path) -> None:
     class Schedule:
         def __init__(self, optimizer: Any, rate: float) -> None:
