@@ -140,7 +140,7 @@ def _data(memory: mmap.mmap, verify: bool) -> Any:
     check_plain(found)
     for name, member in found.items() if verify else ():
         check(memory, name, member)
-    _check_records({name: memory[x.begin : x.begin + 16] for name, x in found.items() if name.count("/") == 1}, root)
+    _check_records({name: memory[x.begin : min(x.end, x.begin + 16)] for name, x in found.items()}, root)
     pickle = found[f"{root}/data.pkl"]
     require(pickle.end - pickle.begin <= pickled.MOST_BYTES, f"has a pickle of more than {pickled.MOST_BYTES} bytes")
     data = memory[pickle.begin : pickle.end]

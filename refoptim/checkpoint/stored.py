@@ -32,8 +32,11 @@ END64 = Struct("<4sQ2H2L4Q")
 LOCATOR = Struct("<4sLQL")
 """Between the two: signature, a disk, where the end with eight bytes stands, the number of disks."""
 
-LARGEST = 0xFFFFFFFF
+ELSEWHERE = 0xFFFFFFFF
 """Stands for a size or a place for which four bytes are too few; eight stand in the extra field then."""
+
+LARGEST = ELSEWHERE
+"""The first size or place for which this is written."""
 
 ALIGNMENT = 64
 """The data of members begin at multiples of this."""
@@ -144,10 +147,10 @@ def _wide(extra: bytes, values: list[int]) -> list[int]:
     while len(extra) >= 4 and not wide:
         kind, length = extra[:2], int.from_bytes(extra[2:4], "little")
         wide, extra = extra[4 : 4 + length] if kind == b"\x01\x00" else b"", extra[4 + length :]
-    needed = values.count(LARGEST)
+    needed = values.count(ELSEWHERE)
     require(8 * needed <= len(wide) or not wide, "was altered: sizes of members are missing")
     rest = iter(Struct(f"<{needed}Q").unpack_from(wide) if wide else ())
-    return [next(rest, x) if x == LARGEST else x for x in values]
+    return [next(rest, x) if x == ELSEWHERE else x for x in values]
 
 
 def _text(name: bytes) -> str:
@@ -180,7 +183,7 @@ class Writer:
         """Write a member of ``size`` bytes, which come in pieces."""
         raw, place, crc = name.encode(), self.at, 0
         extra = _extra(size, size) if size >= LARGEST else b""
-        short = min(size, LARGEST) if extra else 0
+        short = ELSEWHERE if extra else 0
         extra += _padding(place + LOCAL.size + len(raw) + len(extra))
         self._write(LOCAL.pack(b"PK\x03\x04", 45, DESCRIBED | UTF8, 0, 0, 0x21, 0, short, short, len(raw), len(extra)))
         self._write(raw + extra)
@@ -199,7 +202,7 @@ class Writer:
         self._write(END64.pack(b"PK\x06\x06", END64.size - 12, 0x32D, 45, 0, 0, count, count, size, begin))
         self._write(LOCATOR.pack(b"PK\x06\x07", 0, end, 1))
         few = min(count, 0xFFFF)
-        self._write(END.pack(b"PK\x05\x06", 0, 0, few, few, min(size, LARGEST), min(begin, LARGEST), 0))
+        self._write(END.pack(b"PK\x05\x06", 0, 0, few, few, _short(size), _short(begin), 0))
 
     def _write(self, data: Any) -> None:
         self.file.write(data)
@@ -209,7 +212,7 @@ class Writer:
 def _central(entry: Entry) -> bytes:
     large = [x for x in (entry.size, entry.size, entry.place) if x >= LARGEST]
     extra = _extra(*large) if large else b""
-    size, place = min(entry.size, LARGEST), min(entry.place, LARGEST)
+    size, place = _short(entry.size), _short(entry.place)
     lengths = len(entry.name), len(extra), 0
     start = CENTRAL.pack(
         b"PK\x01\x02",
@@ -229,6 +232,10 @@ def _central(entry: Entry) -> bytes:
         place,
     )
     return start + entry.name + extra
+
+
+def _short(x: int) -> int:
+    return x if x < LARGEST else ELSEWHERE
 
 
 def _extra(*values: int) -> bytes:

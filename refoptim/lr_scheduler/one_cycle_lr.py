@@ -194,9 +194,10 @@ class OneCycleLR(MomentumCycler):
 
 
 def _strategy(anneal_func: Any, own: str) -> str:
-    """Return the name of a function that a state dict holds which torch wrote before 2.1."""
+    """Return the name of a function that a state dict holds which torch wrote before 2.1; a file has it as a text."""
     names = {"_annealing_cos": "cos", "_annealing_linear": "linear"}
-    return names.get(getattr(anneal_func, "__name__", ""), own)
+    name = anneal_func if isinstance(anneal_func, str) else getattr(anneal_func, "__name__", "")
+    return names.get(name.rpartition(".")[2], own)
 
 
 def _check_phases(phases: Any, total_steps: int) -> None:
