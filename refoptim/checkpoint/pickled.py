@@ -29,14 +29,18 @@ MOST_BYTES = 1 << 26
 DEEPEST = 64
 """How deep dicts, lists and tuples may stand in one another."""
 
+DEEP = f"holds itself, or dicts and lists more than {DEEPEST} deep in one another"
+
 LONGEST = 255
 """Bytes of the largest integer."""
 
 WIDEST = 64
 """Bits of the largest integer that is a key: larger ones can be chosen such that a dict takes for ever."""
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.ndarray)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, np.ndarray, np.generic)
 """The types of what is no container; NumPy's numbers are of many types."""
+
+CUT = "has a pickle that is cut off"
 
 KEYS = (str, int, float, bool, type(None), np.integer, np.floating, np.bool_)
 """The types of keys: of these few different ones have the same hash, but for large integers."""
@@ -99,16 +103,16 @@ class _Look:
     def at(self, x: Any, depth: int) -> None:
         self.left -= 1
         require(self.left >= 0, "holds too many things: the same ones again and again")
-        require(depth <= DEEPEST, f"holds itself, or dicts and lists more than {DEEPEST} deep in one another")
+        require(depth <= DEEPEST, DEEP)
         if isinstance(x, dict):
             for y in x.values():
                 self.at(y, depth + 1)
         elif isinstance(x, (list, tuple, set)):
             for y in x:
                 self.at(y, depth + 1)
-        else:
+        elif not isinstance(x, PLAIN):
             what = x.text if isinstance(x, Name) else x.name if isinstance(x, Unbuilt) else type(x).__name__
-            require(isinstance(x, (*PLAIN, np.generic)), f"holds {shown(what.replace(' ', '.'))} as a value")
+            raise CheckpointError(f"holds {shown(what.replace(' ', '.'))} as a value")
 
 
 class Machine:
@@ -122,23 +126,28 @@ class Machine:
 
     def run(self, most: int) -> Any:
         """Return what is left on the stack at the end."""
+        data, find, end = self.data, OPCODES.get, len(self.data)
         for _ in range(most):
-            code = self.take(1)[0]
+            if self.place >= end:
+                raise CheckpointError(CUT)
+            code = data[self.place]
+            self.place += 1
             if code == STOP:
-                require(self.place == len(self.data), "has more behind the end of its pickle")
+                require(self.place == end, "has more behind the end of its pickle")
                 require(len(self.stack) == 1 and not self.below, "has a pickle that leaves several things")
                 return self.stack[0]
-            operation = OPCODES.get(code)
-            require(operation is not None, f"has a pickle with the opcode {code:#04x}, which no data need")
-            operation(self)  # type: ignore[misc]
+            operation = find(code)
+            if operation is None:
+                raise CheckpointError(f"has a pickle with the opcode {code:#04x}, which no data need")
+            operation(self)
         raise CheckpointError(f"has a pickle of more than {most} opcodes: save long lists of numbers as tensors")
 
     def take(self, length: int) -> bytes:
         """Return the next bytes of the pickle."""
-        found = self.data[self.place : self.place + length]
-        require(len(found) == length, "has a pickle that is cut off")
-        self.place += length
-        return found
+        begin, self.place = self.place, self.place + length
+        if self.place > len(self.data):
+            raise CheckpointError(CUT)
+        return self.data[begin : self.place]
 
     def line(self) -> bytes:
         """Return the next bytes up to the end of a line."""
@@ -152,13 +161,15 @@ class Machine:
 
     def pop(self) -> Any:
         """Take something from the stack."""
-        require(bool(self.stack), "has a pickle that takes more from its stack than there is")
+        if not self.stack:
+            raise CheckpointError("has a pickle that takes more from its stack than there is")
         return self.stack.pop()
 
     def top(self, kind: type[Any]) -> Any:
         """Return what lies on the stack, which must be of a type."""
         x = self.stack[-1] if self.stack else None
-        require(isinstance(x, kind), f"has a pickle that fills what is no {kind.__name__}")
+        if not isinstance(x, kind):
+            raise CheckpointError(f"has a pickle that fills what is no {kind.__name__}")
         return x
 
     def marked(self) -> list[Any]:
@@ -213,7 +224,10 @@ class Machine:
 
     def number(self, layout: Struct) -> Any:
         """Return the next number of the pickle."""
-        return layout.unpack(self.take(layout.size))[0]
+        begin, self.place = self.place, self.place + layout.size
+        if self.place > len(self.data):
+            raise CheckpointError(CUT)
+        return layout.unpack_from(self.data, begin)[0]
 
     def text(self, layout: Struct) -> str:
         """Return the next text of the pickle."""
@@ -229,7 +243,8 @@ class Machine:
 
 def checked_key(key: Any) -> Any:
     """Return a key of a dict or a member of a set, which can be looked up in little time."""
-    require(isinstance(key, KEYS), f"has a key that is a {type(key).__name__}: use texts and numbers")
+    if not isinstance(key, KEYS):
+        raise CheckpointError(f"has a key that is a {type(key).__name__}: use texts and numbers")
     require(not isinstance(key, int) or key.bit_length() <= WIDEST, f"has a key of more than {WIDEST} bits")
     return key
 

@@ -181,14 +181,15 @@ class _Storages:
         if key not in self.vectors:
             self.vectors[key] = dtype, self._read(key, dtype, count)
         kind, vector = self.vectors[key]
-        require((kind, len(vector)) == (dtype, count), f"has the storage {shown(key)} twice, and they differ")
+        if (kind, len(vector)) != (dtype, count):
+            raise CheckpointError(f"has the storage {shown(key)} twice, and they differ")
         return vector
 
     def _read(self, key: str, dtype: str, count: int) -> Array:
         member = self.members.get(f"{self.root}/data/{key}")
-        require(member is not None, f"lacks the storage {shown(key)}")
-        assert member is not None
+        if member is None:
+            raise CheckpointError(f"lacks the storage {shown(key)}")
         layout = Layout(dtype, (count,))
-        differs = f"was altered: the storage {shown(key)} has other bytes than it says"
-        require(layout.nbytes == member.end - member.begin, differs)
+        if layout.nbytes != member.end - member.begin:
+            raise CheckpointError(f"was altered: the storage {shown(key)} has other bytes than it says")
         return check_bools(aligned(from_words(self.memory, layout, member.begin)))

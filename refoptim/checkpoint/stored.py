@@ -85,7 +85,8 @@ def members(data: Any) -> dict[str, Member]:
     for _ in range(count):
         entry, at = _entry(data, at, end)
         name, member = _text(entry.name), _member(data, entry)
-        require(name not in found, f"has two members of one name, {shown(name)}")
+        if name in found:
+            raise CheckpointError(f"has two members of one name, {shown(name)}")
         found[name] = member
         spans.append((entry.place, member.end))
     require(at == end, "is no zip file, or was altered: its directory has other members than it says")
@@ -143,6 +144,8 @@ def _entry(data: Any, at: int, end: int) -> tuple[Entry, int]:
 
 def _wide(extra: bytes, values: list[int]) -> list[int]:
     """Return sizes and places; those that need more than four bytes stand in the extra field with the number 1."""
+    if ELSEWHERE not in values:
+        return values
     wide = b""
     while len(extra) >= 4 and not wide:
         kind, length = extra[:2], int.from_bytes(extra[2:4], "little")
@@ -163,12 +166,12 @@ def _text(name: bytes) -> str:
 def _member(data: Any, entry: Entry) -> Member:
     """Return where the data of a member lie; what stands in front of them must name the same member."""
     name, place = entry.name, entry.place
-    lost = f"was altered: {shown(name)} does not lie where its directory says"
-    require(place + LOCAL.size <= len(data), lost)
-    mark, *_, length, extra = LOCAL.unpack_from(data, place)
+    beyond = place + LOCAL.size > len(data)
+    mark, *_, length, extra = (b"", 0, 0) if beyond else LOCAL.unpack_from(data, place)
     begin = place + LOCAL.size + length + extra
     named = bytes(data[place + LOCAL.size : place + LOCAL.size + length]) == name
-    require(mark == b"PK\x03\x04" and named and begin + entry.size <= len(data), lost)
+    if mark != b"PK\x03\x04" or not named or begin + entry.size > len(data):
+        raise CheckpointError(f"was altered: {shown(name)} does not lie where its directory says")
     return Member(begin, begin + entry.size, entry.crc, entry.plain)
 
 

@@ -150,7 +150,8 @@ class Torch:
             refuse(function.text)
         kinds, least, call = CALLS[function.text]
         fits = least <= len(arguments) <= len(kinds) and all(map(_is, arguments, kinds))
-        require(fits, f"calls {shown(_dotted(function.text))} with other arguments than torch and NumPy do")
+        if not fits:
+            raise CheckpointError(f"calls {_dotted(function.text)} with other arguments than torch and NumPy do")
         return call(self, *arguments)
 
     def stored(self, what: Any) -> Storage:
@@ -159,7 +160,8 @@ class Torch:
         known = isinstance(what, tuple) and len(what) == 5 and all(map(_is, what, kinds)) and what[0] == "storage"
         require(known and what[4] >= 0, "keeps something outside of its pickle that is no storage")
         _, kind, key, _, count = what
-        require(kind.text in STORAGES or kind.text == UNTYPED, f"has a storage of {shown(_dotted(kind.text))}")
+        if kind.text not in STORAGES and kind.text != UNTYPED:
+            raise CheckpointError(f"has a storage of {_dotted(kind.text)}")
         return Storage(self.find(key, STORAGES.get(kind.text, "uint8"), count), kind.text in STORAGES)
 
     def built(self, x: Any, state: Any) -> Any:
@@ -219,7 +221,8 @@ def _is(x: Any, kind: Any) -> bool:
 def _shape(size: tuple[Any, ...], itemsize: int) -> tuple[int, ...]:
     counts = all(type(n) is int and n >= 0 for n in size) and len(size) <= MAX_RANK
     fits = counts and math.prod(max(n, 1) for n in size) * itemsize < 1 << 62
-    require(fits, f"has a tensor of the shape {shown(size)}")
+    if not fits:
+        raise CheckpointError(f"has a tensor of the shape {shown(size)}")
     return size
 
 
@@ -252,7 +255,9 @@ def _untyped_tensor(
 
 
 def _check_marks(marks: Any) -> None:
-    names = [str(name) for name, x in (marks or {}).items() if x]
+    if not marks:
+        return
+    names = [str(name) for name, x in marks.items() if x]
     advice = "call x.resolve_conj().resolve_neg() first, and save again with torch.save"
     require(not names, f"has a tensor whose numbers are others than those in the file ({shown(names)[1:-1]}): {advice}")
 
