@@ -186,8 +186,8 @@ class Torch:
         steps = all(type(n) is int and n >= 0 for n in stride) and len(stride) == len(shape)
         require(steps and offset >= 0, "has a tensor with strides or an offset that are none")
         count = math.prod(shape)
-        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else offset - 1
-        require(last < data.size, "was altered: a tensor reaches beyond its storage")
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        require(last < data.size or not count, "was altered: a tensor reaches beyond its storage")
         self.reach -= count * data.itemsize
         repeats = "has tensors that repeat their elements: call x.contiguous() first, and save again with torch.save"
         require(count <= data.size and self.reach >= 0, repeats)

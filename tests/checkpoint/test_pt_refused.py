@@ -283,7 +283,7 @@ WRONG = {
     "a negative size": (tensor(size=b"J\xff\xff\xff\xff\x85"), "has a tensor of the shape"),
     "a negative offset": (tensor(offset=b"J\xff\xff\xff\xff"), "strides or an offset that are none"),
     "an offset": (tensor(offset=b"K\1"), "reaches beyond its storage"),
-    "a huge offset": (tensor(offset=HUGE, size=b"K\0\x85"), "reaches beyond its storage"),
+    "a huge offset": (tensor(offset=HUGE, size=b"K\1\x85"), "reaches beyond its storage"),
     "a bool as a size": (tensor(size=b"\x88\x85"), "has a tensor of the shape"),
     "other strides": (tensor(stride=b"K\1K\1\x86"), "strides or an offset that are none"),
     "a huge empty one": (
