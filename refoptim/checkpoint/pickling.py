@@ -15,7 +15,7 @@ from ..numerics.arith import Array
 from ..numerics.array_types import bounds, is_array, place
 from ..numerics.libraries import library_of, viewed
 from ..step.parameter import Parameter
-from .pickled import DEEPEST, KEYS, LONGEST, MOST_BYTES, WIDEST, allowed
+from .pickled import DEEPEST, LONGEST, MOST_BYTES, WIDEST, allowed
 from .torch_names import NEWER, STORAGES, UNTYPED
 
 CLASSES = {dtype: name for name, dtype in STORAGES.items()} | dict.fromkeys(NEWER.values(), UNTYPED)
@@ -208,7 +208,9 @@ def _counted(codes: str, number: int) -> bytes:
 def _key(key: Any, path: Path) -> Any:
     """Return a key as Python's own number or text; raise TypeError for another."""
     plain = key.item() if isinstance(key, np.generic) else key
-    if not isinstance(plain, KEYS) or (isinstance(plain, int) and plain.bit_length() > WIDEST):
+    if not isinstance(plain, (str, int, float, bool, type(None))) or (
+        isinstance(plain, int) and plain.bit_length() > WIDEST
+    ):
         raise TypeError(f"{_named(path)} cannot be saved: it has a key that is no text and no number, but {key!r:.60}")
     return plain
 
@@ -220,7 +222,7 @@ def _as_array(x: Any, path: Path) -> Array:
     if isinstance(x, np.generic):
         x = np.asarray(x)
     if not is_array(x) and library_of(x) is None:
-        raise TypeError(f"{_named(path)} cannot be saved: it is a {type(x).__name__}")
+        raise TypeError(f"{_named(path)} cannot be saved: it is of the type {type(x).__name__}")
     try:
         found = x if is_array(x) else viewed(x)
     except TypeError as error:

@@ -130,7 +130,7 @@ def _check_start(start: bytes) -> None:
     for mark, problem in OTHERS.items():
         require(not start.startswith(mark), problem)
     require(start[257:262] != b"ustar", f"is in torch's first format: {AGAIN}")
-    require(start[8:9] != b"{", "is perhaps a safetensors file: use refoptim.checkpoint.load")
+    require(start[8:9] != b"{", "is perhaps a safetensors file: if refoptim wrote it, use refoptim.checkpoint.load")
     require(start.startswith(b"PK\x03\x04"), "is no file of torch.save, or its beginning is lost")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ def test_old_states_are_taken() -> None:
     adam = in_refoptim(refoptim, "adam amsgrad", np.float32)
     adam.load_state_dict(read("optimizer of 1.x"))
     assert [x["step"] for x in adam.state_dict()["state"].values()] == [3, 3]
+
+
+def test_files_before_the_byte_order_was_noted(tmp_path: Path) -> None:
+    """torch 1.6 wrote no byte order, no alignment and no number of its own, and named the root after the file."""
+    with zipfile.ZipFile(path_of("sgd")) as archive, zipfile.ZipFile(tmp_path / "old.pt", "w") as older:
+        for name in archive.namelist():
+            if name.split("/", 1)[1].startswith(("data", "version")):
+                older.writestr(name.replace("sgd/", "model 1.6/"), archive.read(name))
+        assert len(older.namelist()) == 4
+    assert described(pt.load(tmp_path / "old.pt")) == described(read("sgd"))
 
 
 def test_torch_is_not_imported() -> None:

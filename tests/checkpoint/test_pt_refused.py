@@ -271,6 +271,12 @@ def test_the_tensor_that_the_others_are_made_of(tmp_path: Path) -> None:
     assert read.tobytes() == bytes(range(16))
 
 
+def test_the_stride_of_an_axis_of_one_does_not_matter(tmp_path: Path) -> None:
+    read = pt.load(pack(tmp_path / "x.pt", tensor(size=b"K\1K\4\x86", stride=HUGE + b"K\1\x86")))
+    assert read.shape == (1, 4)
+    assert read.tobytes() == bytes(range(16))
+
+
 HUGE = b"\x8a\x08" + (2**62).to_bytes(8, "little")
 
 WRONG = {
