@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,6 @@ def test_more_files_and_more_bits(name: str, writer: str, tmp_path: Path) -> Non
     found = try_all(flipped(whole, 10_000, 1), original, tmp_path / "x.pt")
     print(name, writer, *found)
     assert try_all((whole[:end] for end in range(len(whole))), None, tmp_path / "x.pt") == (len(whole), 0)
-    for cut in (whole[:i] + whole[i + 1 :] for i in range(0, len(whole), 7)):
-        assert cut != whole
     moved = (whole[:i] + more + whole[i + less :] for i in range(0, len(whole), 5) for less, more in CHANGES)
     refused, _ = try_all(moved, original, tmp_path / "x.pt")
     assert refused > len(whole) // 10
@@ -98,11 +98,9 @@ PROGRAMS = ("adam amsgrad", "tensors", "plain", "checkpoint", "schedulers of 1.x
 
 def programs() -> list[bytes]:
     """Return the pickles of files."""
-    from zipfile import ZipFile
-
     found = []
     for name in PROGRAMS:
-        with ZipFile(path_of(name)) as archive:
+        with zipfile.ZipFile(path_of(name)) as archive:
             found.append(next(archive.read(x) for x in archive.namelist() if x.endswith("data.pkl")))
     return found
 
@@ -166,6 +164,25 @@ def test_more_pickles_that_are_altered(seed: int) -> None:
     read = fuzz(seed + 1, 50_000)
     print(seed, read, "of 50,000 read")
     assert 1000 < read < 49_000
+
+
+@pytest.mark.slow
+def test_altered_pickles_that_torch_reads_are_the_same_here(torch: Any, tmp_path: Path) -> None:
+    """torch's own interpreter is the witness for what a pickle means that neither of both has written."""
+    rng, whole, compared = random.Random(0), programs(), 0
+    for i in (i for _ in range(2000) for i in range(len(whole))):
+        with zipfile.ZipFile(path_of(PROGRAMS[i])) as old, zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
+            program = altered(rng, whole[i], whole)
+            for name in old.namelist():
+                new.writestr(name, program if name.endswith("data.pkl") else old.read(name))
+        with suppress(Exception):  # torch raises errors of many kinds, and what it refuses is no witness
+            theirs = json.dumps(described(torch.load(tmp_path / "x.pt", weights_only=True)))
+            with suppress(CheckpointError):
+                ours = json.dumps(described(pt.load(tmp_path / "x.pt")))
+                compared += 1
+                different = ours != theirs
+        assert not (compared and different)
+    assert compared > 100
 
 
 def test_random_programs() -> None:
