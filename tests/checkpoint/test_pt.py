@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import refoptim
+from helpers.memory import forget, resident
 from helpers.pt_files import FILES, OPTIMIZERS, described, in_refoptim, in_torch, tensors
 from refoptim.checkpoint import CheckpointError, pt, stored
 
@@ -288,6 +289,15 @@ def test_files_of_4_gib_have_sizes_of_eight_bytes(torch: Any, tmp_path: Path, mo
     for how in ({}, {"mmap": True}):
         assert described(torch_load(torch, tmp_path / "wide.pt", **how)) == described(data)
     assert described(pt.load(tmp_path / "wide.pt")) == described(data)
+
+
+def test_saving_takes_little_memory(tmp_path: Path) -> None:
+    """Arrays of 256 MiB, one of them in another order, are written in pieces."""
+    data = [np.ones((1 << 13, 1 << 12), np.float32), np.asfortranarray(np.ones((1 << 13, 1 << 12), np.float32))]
+    forget()
+    before = resident("VmRSS")
+    pt.save(tmp_path / "x.pt", data)
+    assert resident("VmHWM") - before < 64 << 20
 
 
 @pytest.mark.slow

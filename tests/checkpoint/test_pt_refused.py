@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from helpers import ROOT
+from helpers.memory import forget, resident
 from refoptim.checkpoint import CheckpointError, pickled, pt
 
 ran: list[Any] = []
@@ -447,19 +448,6 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 def billion() -> bytes:
     """Return a list with 2^60 members, which are all one list."""
     return b"q\0" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60)) + b"."
-
-
-def resident(kind: str) -> int:
-    """Return the bytes of memory that this process has ("VmRSS"), or had at most since ``forget`` ("VmHWM")."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(kind))
-    return int(line.split()[1]) << 10
-
-
-def forget() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pytest.skip("the largest size of a process is read from /proc, which this system does not have")
 
 
 @pytest.mark.parametrize("name", BOMBS)
