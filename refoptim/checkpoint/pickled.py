@@ -291,6 +291,7 @@ OPCODES: dict[int, Operation] = {
     0x93: lambda m: m.name(*[m.pop(), m.pop()][::-1]),
     ord("Q"): lambda m: m.push(m.meaning.stored(m.pop())),
     ord("R"): Machine.call,
+    0x81: Machine.call,  # of a class: makes an object, which no data are
     ord("b"): Machine.build,
 }
 """What each opcode does. The others make objects, or belong to protocols with texts in unknown encodings."""

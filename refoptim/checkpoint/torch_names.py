@@ -68,9 +68,9 @@ VALUES = {
 """Names that stand among the arguments of a call."""
 
 DANGEROUS = re.compile(
-    r"(os|posix|nt|sys|subprocess|pty|runpy|shutil|socket|ctypes|importlib|_?io|code|_?pickle|webbrowser)(\.\S*)? .*"
+    r"(os|posix|nt|sys|subprocess|pty|runpy|shutil|socket|ctypes|importlib|code|_?pickle|webbrowser)(\.\S*)? .*"
     r"|(__builtin__|builtins) (eval|exec|compile|open|__import__|apply|execfile|input|breakpoint|setattr|delattr)"
-    r"|torch\.storage _load_from_bytes|torch\.(jit|hub|utils)(\.\S*)? .*"
+    r"|_?io open\S*|torch\.storage _load_from_bytes|torch\.(jit|hub)(\.\S*)? .*"
 )
 """Names that are in no file by accident."""
 

@@ -84,6 +84,11 @@ BY_TORCH: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda torch: torch.optim.SGD([torch.ones(1)]),
         r"an optimizer or scheduler whole .*: take its state_dict",
     ),
+    "cycle": (
+        lambda torch: torch.optim.lr_scheduler.OneCycleLR(torch.optim.SGD([torch.ones(1)]), 0.1, total_steps=3),
+        r"an optimizer or scheduler whole \(torch.optim.lr_scheduler.OneCycleLR\): take its state_dict",
+    ),
+    "buffer": (lambda torch: io.BytesIO(b"x"), "holds an object of _io.BytesIO, and only tensors and plain data"),
     "meta": (lambda torch: torch.ones(2, device="meta"), "tensors on the device meta"),
     "objects": (lambda torch: np.array([None]), "an array of NumPy of the dtype 'O8': save a tensor"),
     "big-endian": (lambda torch: np.arange(3, dtype=">i4"), "big-endian or structured numbers of NumPy"),
