@@ -26,6 +26,7 @@ from typing import Any
 from . import directory as _directory
 from . import opened as _opened
 from . import parts as _parts
+from . import pt
 from .errors import CheckpointError
 from .single import load_arrays as _load_arrays
 from .tree import KINDS
@@ -35,7 +36,7 @@ from .tree import write_tree as _write_tree
 
 Data = dict[str, Any]
 
-__all__ = ["CheckpointError", "latest", "load", "load_arrays", "prune", "restore", "save"]
+__all__ = ["CheckpointError", "latest", "load", "load_arrays", "prune", "pt", "restore", "save"]
 
 
 def save(path: str | Path, *, metadata: Any = None, shards: int | None = None, **parts: Any) -> Path:
