@@ -169,7 +169,8 @@ class Torch:
         if isinstance(x, Unbuilt):
             return _filled(state)
         if isinstance(x, np.dtype):
-            native = isinstance(state, tuple) and len(state) >= 2 and state[1] in ("<", "|", "=")
+            order = state[1] if isinstance(state, tuple) and len(state) >= 2 else None
+            native = isinstance(order, str) and order in ("<", "|", "=")
             require(native, "has big-endian or structured numbers of NumPy: save them as tensors")
         else:
             require(isinstance(x, OrderedDict), f"gives a state to what has none, a {type(x).__name__}")
@@ -257,7 +258,7 @@ def _untyped_tensor(
 def _check_marks(marks: Any) -> None:
     if not marks:
         return
-    names = [str(name) for name, x in marks.items() if x]
+    names = [str(name) for name, x in marks.items() if x is not False]
     advice = "call x.resolve_conj().resolve_neg() first, and save again with torch.save"
     require(not names, f"has a tensor whose numbers are others than those in the file ({shown(names)[1:-1]}): {advice}")
 

@@ -316,6 +316,14 @@ WRONG = {
     "quantized": (tensor(storage=STORAGE.replace(b"FloatS", b"QInt8S")), "quantized tensors"),
     "no hooks": (tensor(rest=b"\x89N"), "with other arguments than torch"),
     "marks": (tensor(rest=HOOKS + b"}X\x04\x00\x00\x00conj\x88s"), "are others than those in the file"),
+    "a tensor as a mark": (
+        tensor(rest=HOOKS + b"}X\x04\x00\x00\x00conj" + tensor()[2:-1] + b"s"),
+        "are others than those in the file",
+    ),
+    "a tensor as a byte order": (
+        b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85RK\3" + tensor()[2:-1] + b"\x86b.",
+        "has big-endian or structured numbers",
+    ),
     "too many": (tensor(rest=HOOKS + b"NN"), "with other arguments than torch"),
     "called in vain": (b"\x80\x02ctorch\nFloatStorage\n)R.", "holds an object of torch.FloatStorage"),
     "a class as a value": (b"\x80\x02ctorch\nFloatStorage\n.", "holds 'torch.FloatStorage' as a value"),
