@@ -189,7 +189,7 @@ def described(x: Any) -> Any:
     if isinstance(x, Mapping):
         return {type(x).__name__: [[described(key), described(y)] for key, y in x.items()]}
     if isinstance(x, set):
-        return {"set": sorted(described(y) for y in x)}
+        return {"set": sorted((described(y) for y in x), key=repr)}
     if isinstance(x, (list, tuple)):
         return {"list" if isinstance(x, list) else "tuple": [described(y) for y in x]}
     return _described(x)
