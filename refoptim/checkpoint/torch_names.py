@@ -223,7 +223,7 @@ def _shape(size: tuple[Any, ...], itemsize: int) -> tuple[int, ...]:
     counts = all(type(n) is int and n >= 0 for n in size) and len(size) <= MAX_RANK
     fits = counts and math.prod(max(n, 1) for n in size) * itemsize < 1 << 62
     if not fits:
-        raise CheckpointError(f"has a tensor of the shape {shown(size)}")
+        raise CheckpointError(f"has a tensor of the shape {' '.join(shown(size).split())}")  # an array has lines
     return size
 
 

@@ -297,6 +297,10 @@ WRONG = {
     "an offset": (tensor(offset=b"K\1"), "reaches beyond its storage"),
     "a huge offset": (tensor(offset=HUGE, size=b"K\1\x85"), "reaches beyond its storage"),
     "a bool as a size": (tensor(size=b"\x88\x85"), "has a tensor of the shape"),
+    "a tensor as a size": (
+        tensor(size=tensor(size=b"K\2K\2\x86", stride=b"K\2K\1\x86")[2:-1] + b"\x85"),
+        "has a tensor of the shape (array([[",
+    ),
     "other strides": (tensor(stride=b"K\1K\1\x86"), "strides or an offset that are none"),
     "a huge empty one": (
         tensor(size=b"K\0" + HUGE + HUGE + b"\x87", stride=b"K\1K\1K\1\x87"),
