@@ -207,7 +207,7 @@ def test_altered_pickles_that_torch_reads_are_the_same_here(torch: Any, tmp_path
     """torch's own interpreter is the witness for what a pickle means that neither of both has written."""
     rng, whole, compared = random.Random(0), programs(), 0
     parts = [*map(tokens, whole)]
-    for i in (i for _ in range(1000) for i in range(len(whole))):
+    for i in (i for _ in range(200) for i in range(len(whole))):
         with zipfile.ZipFile(path_of(PROGRAMS[i])) as old, zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
             program = altered(rng, whole[i], whole) if rng.random() < 0.5 else exchanged(rng, parts[i], parts)
             for name in old.namelist():
@@ -219,7 +219,7 @@ def test_altered_pickles_that_torch_reads_are_the_same_here(torch: Any, tmp_path
                 compared += 1
                 different = ours != theirs
         assert not (compared and different)
-    assert compared > 100
+    assert compared > 20
 
 
 def test_random_programs() -> None:
