@@ -11,7 +11,7 @@ import numpy as np
 from ...formats.raw import np_dtype
 from ...numerics.arith import Array
 from ...optimizers.base import Optimizer
-from ...swa_utils.members import join
+from ...step.trees import join
 from ..errors import CheckpointError
 from ..single import on_host
 

@@ -13,7 +13,7 @@ import numpy as np
 from ...numerics.arith import Array
 from ...optimizers.nadam import momentum
 from ...step.rule import get_default_dtype
-from ...swa_utils.members import join
+from ...step.trees import join
 from ..errors import CheckpointError
 from .common import (
     EPS_IN_ROOT,
