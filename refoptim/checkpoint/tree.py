@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
 from ..numerics.array_types import is_array
-from . import directory, opened, single
+from . import directory, opened, pt, single
 from .errors import CheckpointError
 from .nested import Writer
 from .nested import read as nested
@@ -84,11 +83,11 @@ def _found(path: Path, content: single.Content) -> Found:
 def _write_torch(path: Path, tree: Mapping[str, Any], metadata: Any, progress: Progress) -> None:
     if metadata is not None:
         raise ValueError(f"torch's files have no place for metadata: make a part of it, or choose {SINGLE[0]}")
-    import_module("refoptim.checkpoint.pt").save(path, dict(tree))
+    pt.save(path, dict(tree))
 
 
 def _read_torch(path: Path, verify: bool, progress: Progress) -> Found:
-    tree = import_module("refoptim.checkpoint.pt").load(path, verify)
+    tree = pt.load(path, verify)
     tree = tree if isinstance(tree, dict) and all(isinstance(name, str) for name in tree) else {"data": tree}
     return Found(tree, dict(_arrays(tree, ())), {"format": "torch", "metadata": None})
 

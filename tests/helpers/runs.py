@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from helpers.kept import kept
 from helpers.rooms import DENSE, SETTINGS
 from refoptim import Parameter, SparseGrad
 from refoptim import lr_scheduler as lrs
+from refoptim.amp import GradScaler
+from refoptim.clip_grad import clip_grad_norm_
 from refoptim.swa_utils import AveragedModel, get_ema_avg_fn
 
 CLOSURES: dict[str, dict[str, Any]] = {
@@ -21,24 +22,6 @@ CLOSURES: dict[str, dict[str, Any]] = {
 """The optimizers that call a closure, and their settings."""
 
 ALL = [*SETTINGS, *CLOSURES]
-
-
-class Scaler:
-    """Scales losses, as scalers of gradients do: a part that refoptim knows nothing of but its two methods."""
-
-    def __init__(self) -> None:
-        self.scale, self.good = 4.0, 0
-
-    def update(self) -> None:
-        self.good += 1
-        if self.good % 3 == 0:
-            self.scale *= 2
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale, "good": self.good}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.scale, self.good = state["scale"], state["good"]
 
 
 class Run:
@@ -60,7 +43,8 @@ class Run:
         decay = lrs.LambdaLR(self.optimizer, lambda epoch: 0.9**epoch)
         self.scheduler = lrs.SequentialLR(self.optimizer, [warm_up, cosine, decay], [3, 7])
         self.average = AveragedModel(self.model, avg_fn=get_ema_avg_fn(0.8))
-        self.scaler, self.rng, self.epoch = Scaler(), np.random.default_rng(seed + 1), 0
+        self.scaler = GradScaler(init_scale=4.0, growth_interval=3)
+        self.rng, self.epoch = np.random.default_rng(seed + 1), 0
 
     def parts(self) -> dict[str, Any]:
         """Return what a checkpoint takes over."""
@@ -72,27 +56,35 @@ class Run:
             self._step()
             self.scheduler.step()
             self.average.update_parameters(self.model)
-            self.scaler.update()
             self.epoch += 1
         return self
 
     def _step(self) -> None:
         noise = [self.rng.standard_normal(p.shape).astype(p.dtype) for p in self.parameters]
         if self.name in CLOSURES:
-            self.optimizer.step(lambda: self._slope(noise))
-        elif self.name in DENSE:
+            self.optimizer.step(lambda: self._loss(noise))
+            return
+        if self.name in DENSE:
             self._slope(noise)
-            self.optimizer.step()
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.parameters, 2.0)
+            self.scaler.step(self.optimizer)
         else:
-            rows = [[0, 2, 0]]
-            self.optimizer.step(grads=[SparseGrad(rows, x[rows[0]], x.shape) for x in noise])
+            rows, scale = [[0, 2, 0]], self.scaler.scale
+            self.scaler.step(self.optimizer, grads=[SparseGrad(rows, scale(x[rows[0]]), x.shape) for x in noise])
+        self.scaler.update()
 
-    def _slope(self, noise: list[Any]) -> float:
+    def _loss(self, noise: list[Any]) -> float:
         """Set clipped gradients, and return a loss."""
         for p, x in zip(self.parameters, noise, strict=True):
-            p.grad = (p.data * p.data * p.data + x / 8) * p.dtype.type(self.scaler.scale) / p.dtype.type(4)
-        refoptim.clip_grad.clip_grad_norm_(self.parameters, 2.0)
+            p.grad = p.data * p.data * p.data + x / 8
+        clip_grad_norm_(self.parameters, 2.0)
         return float(sum((p.data.astype("float64") ** 4).sum() / 4 for p in self.parameters))
+
+    def _slope(self, noise: list[Any]) -> None:
+        """Set scaled gradients."""
+        for p, x in zip(self.parameters, noise, strict=True):
+            p.grad = self.scaler.scale(p.data * p.data * p.data + x / 8)
 
     def look(self) -> Any:
         """Return all there is to see, in a form that is equal to another only if all bits are."""
