@@ -361,7 +361,9 @@ class GradScaler:
 
     def _record(self, optimizer: Any) -> _Record:
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be an optimizer of refoptim, got {short(optimizer)}")
+            hint = " (torch.amp.GradScaler takes one of torch)" if hasattr(optimizer, "param_groups") else ""
+            got = type(optimizer).__name__ if hint else short(optimizer)
+            raise TypeError(f"optimizer must be an optimizer of refoptim, got {got}{hint}")
         return self._records.get(id(optimizer), _Record(optimizer))
 
     def _known(self, name: str) -> Any:

@@ -765,6 +765,12 @@ def test_only_optimizers_are_stepped(what: Any) -> None:
             act(what)
 
 
+def test_an_optimizer_of_torch_is_sent_to_the_scaler_of_torch() -> None:
+    other: Any = SimpleNamespace(param_groups=[])
+    with pytest.raises(TypeError, match=r"got SimpleNamespace .*takes one of torch"):
+        GradScaler().step(other)
+
+
 def test_a_scale_without_inverse_is_refused() -> None:
     """torch would multiply by infinity."""
     p = Parameter(np.ones(1), grad=np.zeros(1))

@@ -30,6 +30,7 @@ from ..step.groups import Group
 from ..step.hyper import Count, Hyper, Interval, Real, declared, is_number, number
 from ..step.rule import resolve
 from .group_lists import are_first, inserted, joined, kept, places, seen
+from .per_group import check_optimizer
 from .plain import as_number, like, memory, plain, recalling, without_functions
 from .saved import COUNT, FINITE, STARTS, ListOf, check_sane, number_of, refuse_other, refusing
 from .stage import LR as LR
@@ -165,8 +166,7 @@ class LRScheduler:
     _starts: list[list[Any]]
 
     def __init__(self, optimizer: Optimizer, last_epoch: LastEpoch = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        check_optimizer(optimizer)
         self.last_epoch = LAST_EPOCH.resolve("last_epoch", last_epoch)
         self.optimizer = optimizer
         with self._trial() as trial:

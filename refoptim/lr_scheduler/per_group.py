@@ -53,7 +53,8 @@ Rates: TypeAlias = Scalar | list[Scalar]
 def check_optimizer(optimizer: Any) -> None:
     """Raise TypeError if this is no optimizer."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        hint = " of refoptim: torch's own schedulers take it" if hasattr(optimizer, "param_groups") else ""
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer{hint}")
 
 
 def spread(name: str, value: Any, optimizer: Any, stem: str = "") -> list[Any]:

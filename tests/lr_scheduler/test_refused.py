@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def snapshot(optimizer: Any) -> Any:
 REFUSED: list[tuple[str, Callable[[Any], Any], type[Exception], list[str]]] = [
     ("no optimizer", lambda o: lrs.StepLR("x", 2), TypeError, ["str is not an Optimizer"]),
     ("no optimizer for lambdas", lambda o: lrs.LambdaLR(3, abs), TypeError, ["int is not an Optimizer"]),
+    ("torch's own", lambda o: lrs.StepLR(SimpleNamespace(param_groups=[]), 2), TypeError, ["torch's own schedulers"]),
     ("a step size of 0", lambda o: lrs.StepLR(o, 0), ValueError, ["step_size", "0", "[1, inf)"]),
     ("a negative step size", lambda o: lrs.StepLR(o, -3), ValueError, ["step_size", "-3", "[1, inf)"]),
     ("a fraction as step size", lambda o: lrs.StepLR(o, 2.5), TypeError, ["step_size", "integer", "2.5"]),
