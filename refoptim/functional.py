@@ -184,7 +184,8 @@ def _check(params: Any, grads: Any, state: Any) -> None:
         if name == "state" and x is None:
             continue
         if not isinstance(x, (list, tuple)):
-            raise TypeError(f"{name} must be a list or tuple, got {type(x).__name__}")
+            hint = ": give the arrays of a tree as a list" if isinstance(x, Mapping) else ""
+            raise TypeError(f"{name} must be a list or tuple, got {type(x).__name__}{hint}")
         if len(x) != len(params):
             raise ValueError(f"{name} must have one entry per parameter: {len(params)}, got {len(x)}")
     if state is not None and not all(isinstance(x, Mapping) for x in state):

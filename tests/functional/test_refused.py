@@ -35,6 +35,7 @@ PURE: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a step beyond doubles": (pure(t=10**400), V, "params[0]: the scalars of step 1000"),
     "a bare array": (pure(params=f4(3)), T, f"params {LISTED} ndarray"),
     "a generator": (pure(grads=(g for g in [f4(3)])), T, f"grads {LISTED} generator"),
+    "a tree": (pure(params={"w": f4(3)}), T, f"params {LISTED} dict: give the arrays of a tree as a list"),
     "a dict of states": (pure(state={}), T, f"state {LISTED} dict"),
     "no gradients": (pure(grads=[]), V, f"grads {ONE_EACH}"),
     "no states": (pure(state=[]), V, f"state {ONE_EACH}"),
