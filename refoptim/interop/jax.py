@@ -17,7 +17,7 @@ Optimizers that call a closure (LBFGS, ConjugateGradient) and SparseAdam, whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -46,7 +46,7 @@ from ..optimizers import rprop as _rprop
 from ..optimizers import sgd as _sgd
 from ..optimizers.base import Optimizer as Rule
 from ..optimizers.closure import ClosureOptimizer
-from ..optimizers.sparse_adam import SparseAdam
+from ..optimizers.sparse_adam import SparseAdam as _SparseAdam
 from ..step.limits import check_number
 from ..step.plan import layout
 from ..step.rule import Hypers, get_default_dtype, resolve
@@ -91,7 +91,13 @@ class Optimizer:
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         rule: Any = self.rule
-        self.settings: dict[str, Any] = dict(_settings(rule).bind(*args, **settings).arguments)
+        known = _settings(rule)
+        try:
+            self.settings: dict[str, Any] = dict(known.bind(*args, **settings).arguments)
+        except TypeError as error:
+            raise TypeError(f"{error}: the settings are {', '.join(known.parameters)}; init takes params") from None
+        if callable(self.settings.get("lr")):
+            raise TypeError("lr must be a real number, got a function: give its values to update, as lr=")
         if self.settings.get("differentiable"):
             raise RuntimeError(self._no_derivative("differentiable=True"))
         self._hypers()
@@ -125,7 +131,10 @@ class Optimizer:
         """
         tree, h = _Params(params), self._hypers(None if _is_traced(lr) else lr)
         if not isinstance(state, State):
-            raise TypeError(f"state must be the State that init or update returned, got {type(state).__name__}")
+            raise TypeError(
+                f"state must be the State that init or update returned, got {type(state).__name__}: "
+                "the order is update(params, grads, state)"
+            )
         kept = [self._kept(h, leaf, x) for leaf, x in zip(tree.trained, tree.of_state(state.leaves), strict=True)]
         operands = _Operands([x for _, x in tree.trained], tree.gradients(grads), kept, state.step, lr)
         names = [name for name, _ in tree.trained]
@@ -388,7 +397,7 @@ def optimizer_class(rule: type[Rule]) -> type[Optimizer]:
         raise TypeError(f"rule must be a class of optimizers such as refoptim.Adam, got {rule!r}")
     if issubclass(rule, ClosureOptimizer):
         raise TypeError(f"{rule.__name__} calls a closure several times in a step: use refoptim.interop.scipy.method")
-    if issubclass(rule, SparseAdam):
+    if issubclass(rule, _SparseAdam):
         raise TypeError(f"{rule.__name__} takes sparse gradients, and those of JAX are dense")
     known: Any = rule
     return _class(known)
@@ -414,7 +423,8 @@ def as_optax(rule: type[Rule], **settings: Any) -> Any:
 
     Args:
         rule: the class, such as ``refoptim.AdamW``.
-        settings: its hyperparameters; ``lr`` may be a schedule of optax, a function of the number of steps taken.
+        settings: its hyperparameters; ``lr`` may be a schedule of optax, a function of the number of steps taken, or
+            be traced, as ``optax.inject_hyperparams`` gives it.
 
     Raises:
         TypeError, ValueError, RuntimeError: the rule or a setting is wrong; ``update`` raises ValueError without
@@ -423,13 +433,14 @@ def as_optax(rule: type[Rule], **settings: Any) -> Any:
     import optax
 
     lr = settings.get("lr")
-    schedule: Callable[[Any], Any] | None = settings.pop("lr") if callable(lr) else None
+    lr = settings.pop("lr") if callable(lr) or _is_traced(lr) else None
     optimizer = optimizer_class(rule)(**settings)
 
     def update(updates: Tree, state: State, params: Tree | None = None) -> tuple[Tree, State]:
         if params is None:
             raise ValueError(f"{rule.__name__} changes the parameters themselves: call update(grads, state, params)")
-        new, after = optimizer.update(params, updates, state, lr=schedule and schedule(state.step))
+        rate = lr(state.step) if callable(lr) else lr
+        new, after = optimizer.update(params, updates, state, lr=rate)
         return jax.tree.map(_difference, new, params), after
 
     return optax.GradientTransformation(optimizer.init, update)

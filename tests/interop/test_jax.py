@@ -450,7 +450,7 @@ def after(change: Callable[[Any, Any, Any], Any], way: str = "eager") -> Any:
         (
             lambda p, g, s: (p, g, tuple(s)),
             TypeError,
-            "state must be the State that init or update returned, got tuple",
+            "that init or update returned, got tuple: the order is update(params, grads, state)",
         ),
     ],
 )
@@ -487,6 +487,8 @@ def test_shapes_that_a_rule_refuses_are_named() -> None:
         (lambda: optim.Adam(lr=-1), ValueError, "Invalid learning rate: -1"),
         (lambda: optim.Adam(momentum=1), TypeError, "unexpected keyword argument 'momentum'"),
         (lambda: optim.Adam(params=[W]), TypeError, "unexpected keyword argument 'params'"),
+        (lambda: optim.Adam(learning_rate=1), TypeError, "'learning_rate': the settings are lr, betas, .*; init takes"),
+        (lambda: optim.Adam(lr=abs), TypeError, "got a function: give its values to update"),
         (lambda: optim.Adam(differentiable=True), RuntimeError, "refoptim.functional.adam computes with JAX's own"),
         (lambda: optim.optimizer_class(refoptim.LBFGS), TypeError, "LBFGS calls a closure"),
         (lambda: optim.optimizer_class(refoptim.SparseAdam), TypeError, "SparseAdam takes sparse gradients"),
@@ -564,6 +566,16 @@ def test_optax_takes_it_into_a_chain_with_a_schedule() -> None:
         params = optax.apply_updates(params, updates)
         assert params["w"].tolist() == [expected] * 2
         assert params["n"].tolist() == [0, 1]
+
+
+def test_optax_may_inject_the_learning_rate() -> None:
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    tx = optax.inject_hyperparams(lambda lr: optim.as_optax(refoptim.SGD, lr=lr))(lr=0.5)
+    state = tx.init(W)
+    for update in (tx.update, jax.jit(tx.update)):
+        state.hyperparams["lr"] = jnp.asarray(0.25)
+        updates, state = update(jnp.ones_like(W), state, W)
+        assert np.asarray(updates).ravel().tolist() == [-0.25] * W.size
 
 
 def test_optax_must_give_the_parameters() -> None:
