@@ -19,6 +19,7 @@ from helpers.pictures import picture
 from helpers.rooms import NAMES, assert_equal_bits, make, members, normal
 from refoptim import Parameter, SparseGrad
 from refoptim.amp import GradScaler
+from refoptim.engines.workspace import Workspace
 
 ENGINES = [pytest.param(None, id="reference"), pytest.param(True, id="kernels", marks=NEEDS_KERNELS)]
 
@@ -292,6 +293,22 @@ def test_every_rule_steps_as_on_gradients_divided_by_hand(
     one, witness = make(name, [x.copy()], fused=fused), make(name, [x.copy()])
     by_hand(name, dtype, one, witness, held)
     assert_same_runs(one, witness)
+
+
+@NEEDS_KERNELS
+def test_a_repeated_step_keeps_its_scale_until_the_kernel_has_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def litter_and_make(workspace: Workspace, *given: Any) -> None:
+        litter.extend(np.full(1, np.nan, np.float32) for _ in range(100))
+        make_all(workspace, *given)
+
+    litter: list[Any] = []
+    make_all = Workspace.make
+    monkeypatch.setattr(Workspace, "make", litter_and_make)
+    w = np.ones(3, np.float32)
+    optimizer = refoptim.SGD([w], lr=0.25, fused=True)
+    for _ in range(4):
+        optimizer.step(grads=[np.full(3, 8, np.float32)], grad_scale=8.0)
+    assert w.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["held", "given"])

@@ -239,6 +239,7 @@ class _Part:
         bucket, launch = self.bucket, self.launch
         self.recorder = Recorder(launch.machine)  # keeps what the launch uses
         step = step or steps.counted(self.recorder, launch.kernel, bucket, scaling, self.dtype)
+        self.step = step  # the launch reads its scale, which must live as long
         launch.run(step, self.recorder)
         changes = there(launch.place, [*self.recorder.changes, *launch.after])
         if bucket.counted:
