@@ -71,7 +71,9 @@ class SGD(Optimizer):
 
     @classmethod
     def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
-        return {"momentum_buffer": None} if h.momentum else {}
+        # At a momentum of 0 that a library follows there is a derivative too, unless the dampening makes a jump there.
+        has_buffer = h.momentum != 0 or (bool(h.momentum) and not h.dampening)
+        return {"momentum_buffer": None} if has_buffer else {}
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

@@ -156,6 +156,19 @@ def test_derivatives_at_zero(name: str) -> None:
     np.testing.assert_allclose(found.item(), expected[name].sum(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dampening", [0.25, torch.tensor(0.25), torch.tensor(0.0, requires_grad=True)])
+def test_dampening_counts_for_nothing_without_momentum(dampening: Any) -> None:
+    """Not for a momentum of 0 that is followed either: the steps are p - lr * g, whatever the dampening."""
+    p, *grads = path()
+    zero = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    params, state = tensors([p]), None
+    for t, g in enumerate(tensors(grads), 1):
+        params, state = functional.sgd(params, [g], state, t, lr=0.5, momentum=zero, dampening=dampening)
+        p = p - 0.5 * g.numpy()
+        np.testing.assert_array_equal(params[0].detach().numpy(), p)
+    assert not params[0].requires_grad
+
+
 @pytest.mark.parametrize("followed", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "complex64"])
 @pytest.mark.parametrize("rule", SMOOTH)
