@@ -38,6 +38,7 @@ from .optimizers.base import Optimizer
 from .optimizers.closure import ClosureOptimizer
 from .step import hyper as hp
 from .step.changes import Change, make, there
+from .step.given import in_order
 from .step.parameter import Parameter, array_again, as_gradient, borrowed, overlaps_itself
 from .step.plan import gradients as gradients_of
 from .step.plan import label
@@ -225,9 +226,9 @@ class GradScaler:
 
     def _ready(self, optimizer: Optimizer, record: _Record, scale: Any, kwargs: Any) -> tuple[_Record, dict[str, Any]]:
         """Look for inf and NaN, and unscale gradients or leave it to the rule; return what the step is to be given."""
-        given = kwargs.get("grads")
+        given, groups = kwargs.get("grads"), optimizer.param_groups
         if given is not None:
-            given = [g for group in gradients_of(optimizer.param_groups, given) for g in group]
+            given = [g for group in gradients_of(groups, in_order(groups, given)) for g in group]
             kwargs = {**kwargs, "grads": given}
         pairs = _gradients(optimizer, given)
         if not pairs:
@@ -487,7 +488,7 @@ def _gradients(optimizer: Optimizer, given: Sequence[Any] | None = None) -> list
         for j, (p, grad) in enumerate(zip(group["params"], grads, strict=True)):
             if grad is not None:
                 try:
-                    found.append((p, as_gradient(grad, p.data)))
+                    found.append((p, as_gradient(grad, p.data, p.master)))
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise type(error)(f"{label(i, j, p, group.get('param_names', ()))}: {error}") from None
     return found

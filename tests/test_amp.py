@@ -337,6 +337,38 @@ def test_every_rule_divides_float16_gradients_of_a_master_in_float32(name: str, 
         assert_equal_bits(p.data, master.astype(np.float16), k)
 
 
+@pytest.mark.parametrize("how", ["held", "unscaled", "given"])
+@pytest.mark.parametrize("fused", ENGINES)
+def test_a_master_takes_scaled_gradients_in_float32(fused: bool | None, how: str) -> None:
+    """The witness is a float32 run; in float16 these gradients would be infinite before they are divided."""
+    p, scaler = Parameter(normal(0, 6, 5).astype(np.float16), master=True), GradScaler(init_scale=2.0**20)
+    one = make("AdamW", [p], fused=fused)
+    witness = make("AdamW", [p.data.astype(np.float32)], fused=fused)
+    for k in range(3):
+        scaler.scale(1.0)
+        g = normal(5 + k, 6, 5)
+        p.grad = g * np.float32(2.0**20) if how != "given" else None
+        if how == "unscaled":
+            scaler.unscale_(one)
+            assert_equal_bits(p.grad, g)
+        scaler.step(one, **({"grads": [g * np.float32(2.0**20)]} if how == "given" else {}))
+        witness.step(grads=[g])
+        scaler.update()
+        assert_equal_bits(one.state[p]["master"], members(witness)[0].data, k)
+
+
+@pytest.mark.parametrize("fused", ENGINES)
+def test_gradients_are_given_by_name(fused: bool | None) -> None:
+    arrays, scaler = {"b": np.ones(3), "w": np.ones(2)}, GradScaler(init_scale=4.0)
+    one = refoptim.SGD([*arrays.items()], lr=0.5, fused=fused)
+    scaler.scale(1.0)
+    scaler.step(one, grads={"w": np.full(2, 4.0), "b": np.full(3, 8.0)})
+    assert {name: x.tolist() for name, x in arrays.items()} == {"b": [0.0] * 3, "w": [0.5] * 2}
+    with pytest.raises(ValueError, match="lacks 'w'"):
+        scaler.update()
+        scaler.step(one, grads={"b": np.ones(3)})
+
+
 @pytest.mark.parametrize("fused", ENGINES)
 @pytest.mark.parametrize("name", NAMES)
 def test_unscaled_gradients_are_stepped_as_they_are(name: str, fused: bool | None) -> None:
