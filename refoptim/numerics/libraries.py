@@ -123,11 +123,19 @@ def _view_torch(x: Any) -> Array:
         raise TypeError(f"a tensor must lie on the CPU or on a CUDA device, got one on {x.device}")
     bits = x.detach()
     try:
+        _check_storage(bits)
         if x.dtype is torch.bfloat16:
             return _view_bits(bits.view(torch.int16)).view(_bfloat16())
         return _view_bits(bits)
     except (RuntimeError, BufferError, ValueError) as error:
         raise TypeError(f"{type(x).__name__} does not hand its memory over: {error}") from error
+
+
+def _check_storage(x: Any) -> None:
+    """Raise TypeError for a tensor whose storage was made smaller, as to free it: NumPy would read beyond it."""
+    last = x.storage_offset() + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    if x.numel() and (last + 1) * x.element_size() > x.untyped_storage().nbytes():
+        raise TypeError("a tensor must have its memory, but its storage was made smaller than its elements need")
 
 
 def _view_bits(x: Any) -> Array:
@@ -172,7 +180,9 @@ def _in_line_torch(tensors: Sequence[Any]) -> tuple[list[Any], list[int]] | None
         return None
     found = [list(map(attrgetter(name), tensors)) for name in ("shape", "dtype", "device")]
     marked = any(map(kind.is_neg, tensors)) or (_has_complex(found[1]) and any(map(kind.is_conj, tensors)))
-    return None if marked else (found, list(map(kind.data_ptr, tensors)))
+    addresses = list(map(kind.data_ptr, tensors))
+    freed = 0 in addresses and any(x.numel() for x, address in zip(tensors, addresses, strict=True) if not address)
+    return None if marked or freed else (found, addresses)
 
 
 def _has_complex(dtypes: Iterable[Any]) -> bool:

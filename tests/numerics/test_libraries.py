@@ -57,7 +57,7 @@ def test_a_tensor_is_viewed_where_it_lies(torch: Any, dtype: str, layout: str) -
     assert (tensor.detach() == 7).all()
 
 
-@pytest.mark.parametrize("what", ["negative", "conjugate", "meta", "sparse", "mkldnn"])
+@pytest.mark.parametrize("what", ["negative", "conjugate", "meta", "sparse", "freed", "shrunk", "mkldnn"])
 def test_a_tensor_whose_memory_holds_other_numbers_is_refused(torch: Any, what: str) -> None:
     tensor, message = refused_tensors(torch)[what]
     with pytest.raises(TypeError, match=re.escape(message)):

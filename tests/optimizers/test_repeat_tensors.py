@@ -158,7 +158,7 @@ def test_another_order_in_the_same_memory_is_followed(torch: Any) -> None:
     assert torch.equal(w, -3 * grad.t() - grad)
 
 
-@pytest.mark.parametrize("wrong", ["shape", "dtype", "device", "kind"])
+@pytest.mark.parametrize("wrong", ["shape", "dtype", "device", "kind", "freed"])
 def test_wrong_gradients_are_refused_and_change_nothing(torch: Any, wrong: str) -> None:
     pair = Pair(torch, "Adam")
     for p in pair.tensors:
@@ -168,7 +168,10 @@ def test_wrong_gradients_are_refused_and_change_nothing(torch: Any, wrong: str) 
         "dtype": torch.ones(5, 3).double(),
         "device": torch.ones(5, 3, device="meta"),
         "kind": np.ones((5, 4), np.float32),
+        "freed": torch.ones(5, 3),
     }[wrong]
+    if wrong == "freed":
+        bad.untyped_storage().resize_(0)
     with pytest.raises((TypeError, ValueError, RuntimeError), match="parameter 0 of group 0"):
         pair.ours.step(grads=[bad, *(p.grad for p in pair.tensors[1:])])
     pair.check()

@@ -164,7 +164,7 @@ def test_a_step_that_is_refused_tells_nothing(torch: Any) -> None:
     assert w._version == version
 
 
-@pytest.mark.parametrize("what", ["negative", "conjugate", "meta", "mkldnn"])
+@pytest.mark.parametrize("what", ["negative", "conjugate", "meta", "mkldnn", "freed", "shrunk"])
 def test_gradients_whose_memory_holds_other_numbers(torch: Any, what: str) -> None:
     grad, message = refused_tensors(torch)[what]
     w = np.ones(2, np.complex64 if grad.is_complex() else np.float32)
