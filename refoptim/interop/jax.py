@@ -205,10 +205,19 @@ class Optimizer:
         return [p.data for p in members], after
 
     def _state(self, h: Hypers, shape: tuple[int, ...], kept: Mapping[str, Array], step: int) -> dict[str, Any]:
-        """Return copies of what is kept for a parameter; what its first update makes is left out before that."""
+        """Return copies of what is kept for a parameter; what its first update makes is left out before that.
+
+        That is everything where the first learning rate is not the one that ``init`` began with.
+        """
+        if step == 0 and self._beginning(h, shape) != self._beginning(self._hypers(), shape):
+            return {}
         unmade = {key for key, fill in self.rule.arrays(h, shape).items() if fill is None and step == 0}
         count = {"step": step} if self.rule.counts_steps else {}
         return count | {key: np.array(x) for key, x in kept.items() if key not in unmade}
+
+    def _beginning(self, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        """Return what the arrays and numbers kept for a parameter are filled with before the first step."""
+        return {**self.rule.arrays(h, shape), **self.rule.registers(h)}
 
     def _staged(self, names: Sequence[str], operands: _Operands) -> tuple[list[Array], list[dict[str, Array]]]:
         """Let XLA take the step when it runs what is being traced."""

@@ -253,6 +253,20 @@ def test_a_step_may_have_a_rate_of_its_own(lr: Any, way: str) -> None:
     assert new.tolist() == [0.75] * 3
 
 
+@both
+@pytest.mark.parametrize("rule", [refoptim.ASGD, refoptim.Rprop])
+def test_the_first_rate_begins_what_follows_from_it(rule: Any, way: str) -> None:
+    """As it does in the optimizer, which makes its state in the first step."""
+    p, opt = np.ones(3, np.float32), optim.optimizer_class(rule)(lr=0.5)
+    x, state = p.copy(), opt.init(p)
+    other = rule([x], lr=0.25)
+    for lr in (0.25, 0.125):
+        p, state = WAYS[way](opt.update)(p, np.ones(3, np.float32), state, lr=lr)
+        other.param_groups[0]["lr"] = lr
+        other.step(grads=[np.ones(3, np.float32)])
+        assert_equal_bits(p, x)
+
+
 def test_a_rate_may_be_traced() -> None:
     p, opt = np.ones(3, np.float32), optim.SGD(lr=100)
     step = jax.jit(opt.update)
