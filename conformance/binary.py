@@ -42,7 +42,7 @@ def decode_npz(path: Path) -> tuple[Any, dict[str, Array]]:
         npz.check_directory(file, where, GOLDEN)
         with zipfile.ZipFile(file) as archive:
             arrays = npz.members(archive, size, ["header.json"], where)
-            header = parse(npz.read_text(archive, "header.json", where, GOLDEN), f"{where}: header.json")
+            header = parse(npz.read_plain(archive, "header.json", where, GOLDEN), f"{where}: header.json")
             return header, {x.filename.removesuffix(".npy"): _array(archive, x, where) for x in arrays}
 
 

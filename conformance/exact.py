@@ -34,7 +34,7 @@ DIGITS = 50
 OBJECT = np.dtype(object)
 """The type of arrays of numbers; what a word asks of a type fits: it is not complex, and not of 16 bits."""
 
-SHARED = ("refoptim.numerics.tree", "refoptim.step.rule", "refoptim.step.sparse")
+SHARED = ("refoptim.numerics.tree", "refoptim.numerics.followed", "refoptim.step.rule", "refoptim.step.sparse")
 """Modules in which names are replaced besides the room of a rule."""
 
 

@@ -35,7 +35,7 @@ RESULT_COLUMNS = "step,parameter,element,bits"
 
 MAX_LINE = 100
 
-SMALL = GOLDEN._replace(text=GOLDEN.header)
+SMALL = GOLDEN._replace(json=GOLDEN.header)
 """A table of cases is no longer than a header."""
 
 README = """\

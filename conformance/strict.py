@@ -22,7 +22,7 @@ from refoptim.numerics.arith import COMPLEX, FLOATS
 
 GOLDEN = Limits(
     size=1 << 28,
-    text=1 << 26,
+    json=1 << 26,
     header=1 << 20,
     arrays=4096,
     entries=200_000,  # the numbers of a golden stand in long strings
@@ -30,7 +30,7 @@ GOLDEN = Limits(
     dtypes=(*FLOATS, *COMPLEX, "int64"),
 )
 
-MAX_BYTES, MAX_TEXT, MAX_HEADER, MAX_TENSORS = GOLDEN.size, GOLDEN.text, GOLDEN.header, GOLDEN.arrays
+MAX_BYTES, MAX_TEXT, MAX_HEADER, MAX_TENSORS = GOLDEN.size, GOLDEN.json, GOLDEN.header, GOLDEN.arrays
 
 GoldenError = strict.FormatError
 """What a file is refused with that is no golden, or not as it was recorded."""

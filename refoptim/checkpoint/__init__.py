@@ -138,7 +138,7 @@ def prune(directory: str | Path, keep: int = 3) -> list[Path]:
 
 def _newest(directory: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, newest first; each is looked at when it is asked for."""
-    names = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    names = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
     found = [path for path in names if path.is_dir() or path.suffix.lower() in KINDS]
     return filter(_is_checkpoint, sorted(found, key=_age, reverse=True))
 

@@ -86,12 +86,12 @@ def _compared(x: Array, y: Array) -> tuple[int, int | None]:
     a, b = x.view(word), y.view(word)
     different = (a != b).reshape(-1, reals).any(axis=1)
     if not different.any() or x.dtype.kind not in "fcV":
-        return int(different.sum()), 0
+        return int(np.count_nonzero(different)), 0
     a, b = (z.reshape(-1, reals)[different] for z in (a, b))
     if _is_nan(a, x).any() or _is_nan(b, y).any():
-        return int(different.sum()), None
+        return int(np.count_nonzero(different)), None
     a, b = _ordered(a), _ordered(b)
-    return int(different.sum()), int((np.maximum(a, b) - np.minimum(a, b)).max())
+    return int(np.count_nonzero(different)), int((np.maximum(a, b) - np.minimum(a, b)).max())
 
 
 def _ordered(words: Array) -> Array:
@@ -113,7 +113,7 @@ def _bits(x: Any) -> Any:
     if isinstance(x, np.generic):
         return x.dtype.name, x.tobytes()
     if isinstance(x, (float, complex)):
-        return type(x), struct.pack("dd", complex(x).real, complex(x).imag)
+        return type(x), struct.pack("<dd", complex(x).real, complex(x).imag)
     return type(x), (repr(x) if isinstance(x, (Mapping, list, tuple)) or is_array(x) else x)
 
 

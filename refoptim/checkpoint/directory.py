@@ -120,7 +120,7 @@ def begin(path: str | Path, commit: str = "rename") -> str:
 def _refuse_others(target: Path) -> None:
     """Raise FileExistsError unless a path is free, or a folder that holds nothing but what is written here."""
     if target.is_dir():
-        other = next((x.name for x in target.iterdir() if not OURS.fullmatch(x.name)), None)
+        other = next((x.name for x in sorted(target.iterdir()) if not OURS.fullmatch(x.name)), None)
         if other is not None:
             raise FileExistsError(errno.EEXIST, f"the folder is no checkpoint, it holds {shown(other)}", str(target))
     elif target.exists():
@@ -359,7 +359,7 @@ def _sealed(
 def _take_place(folder: Path, target: Path) -> None:
     """Give a folder its name; a checkpoint that has it is exchanged for it at once, and then taken away."""
     _refuse_others(target)
-    if target.is_dir() and any(target.iterdir()):
+    if target.is_dir() and any(sorted(target.iterdir())):
         _exchange(folder, target)
         shutil.rmtree(folder, ignore_errors=True)
     else:

@@ -41,7 +41,7 @@ SCHEMA = 1
 
 LIMITS = Limits(
     size=1 << 62,
-    text=1 << 32,
+    json=1 << 32,
     header=100_000_000,
     arrays=1 << 20,
     entries=4_000_000,
@@ -315,7 +315,7 @@ def _read_npz(file: BinaryIO, size: int, where: str) -> tuple[Any, dict[str, Arr
     npz.check_directory(file, where, LIMITS)
     with zipfile.ZipFile(file) as archive:
         arrays = _npz_arrays(file, archive, size, ["checkpoint.json"], where)
-        found = parse(npz.read_text(archive, "checkpoint.json", where, LIMITS), f"{where}: checkpoint.json", LIMITS)
+        found = parse(npz.read_plain(archive, "checkpoint.json", where, LIMITS), f"{where}: checkpoint.json", LIMITS)
         return found, arrays
 
 
@@ -350,8 +350,8 @@ def _begin(memory: mmap.mmap, member: zipfile.ZipInfo, where: str) -> int:
 
 def _write_json(file: BinaryIO, description: Description, arrays: Arrays, by: Hashing) -> None:
     """Write a line per array, and the description."""
-    if 2 * sum(x.nbytes for x in arrays.values()) > LIMITS.text - 2 * LIMITS.header:
-        raise ValueError(f"json holds less than {LIMITS.text >> 31} GiB: choose .safetensors")
+    if 2 * sum(x.nbytes for x in arrays.values()) > LIMITS.json - 2 * LIMITS.header:
+        raise ValueError(f"json holds less than {LIMITS.json >> 31} GiB: choose .safetensors")
     digests, before = {}, b'{"arrays": {\n'
     for name, x in arrays.items():
         digests[name] = by.pass_by(x)

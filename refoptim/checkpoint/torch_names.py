@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..formats.strict import MAX_RANK, WORD, shown
+from ..formats.raw import from_words
+from ..formats.strict import MAX_RANK, WORD, Layout, shown
 from ..numerics.arith import Array
 from .errors import CheckpointError
 from .pickled import Name, Unbuilt, checked_key
@@ -312,7 +313,7 @@ def _numpy_dtype(torch: Torch, code: str, *rest: bool) -> Any:
 
 def _scalar(torch: Torch, dtype: np.dtype[Any], data: bytes) -> Any:
     require(len(data) == dtype.itemsize, "has a number of NumPy of another size than its dtype")
-    return check_bools(np.frombuffer(data, dtype))[0]
+    return check_bools(from_words(data, Layout(dtype.name, (1,))))[0]
 
 
 def _unfilled(torch: Torch, kind: Name, shape: tuple[Any, ...], code: bytes) -> Unbuilt:
@@ -327,7 +328,8 @@ def _filled(state: Any) -> Array:
     _, size, dtype, fortran, data = state
     shape = _shape(size, dtype.itemsize)
     require(math.prod(shape) * dtype.itemsize == len(data), "has an array of NumPy of another size than its shape")
-    return check_bools(np.frombuffer(data, dtype)).reshape(shape, order="F" if fortran else "C")
+    found = check_bools(from_words(data, Layout(dtype.name, (math.prod(shape),))))
+    return found.reshape(shape, order="F" if fortran else "C")
 
 
 NEWER = {f"torch.{name}": name for name in ("uint16", "uint32", "uint64")}

@@ -54,7 +54,8 @@ def _progress(label: str, total: int) -> Iterator[Told]:
 
 def _size(path: Path) -> int:
     """Return the bytes of a file, or of the files in a folder."""
-    return sum(x.stat().st_size for x in path.iterdir() if x.is_file()) if path.is_dir() else path.stat().st_size
+    files = filter(Path.is_file, sorted(path.iterdir())) if path.is_dir() else [path]
+    return sum(x.stat().st_size for x in files)
 
 
 def _read(path: Path, verify: bool = True) -> Found:

@@ -145,7 +145,7 @@ def partial_name(target: Path) -> Path:
 def clean(target: Path) -> None:
     """Take away what processes of this computer that were killed have left of a file or folder."""
     mine = partial_name(target).name.split(".")[:-3]
-    for found in target.parent.glob(f"{glob.escape('.'.join(mine))}.*.partial"):
+    for found in sorted(target.parent.glob(f"{glob.escape('.'.join(mine))}.*.partial")):
         pid = found.name.split(".")[-3]
         if pid.isdigit() and not _lives(int(pid)):
             with suppress(OSError):

@@ -102,7 +102,7 @@ def members(archive: zipfile.ZipFile, size: int, texts: Sequence[str], where: st
     return [x for x in found if x.filename not in texts]
 
 
-def read_text(archive: zipfile.ZipFile, name: str, where: str, limits: Limits) -> bytes:
+def read_plain(archive: zipfile.ZipFile, name: str, where: str, limits: Limits) -> bytes:
     """Read a member that is no array."""
     size = archive.getinfo(name).file_size
     require(size <= limits.header, f"{where} has a header of more than {limits.header} bytes")

@@ -51,7 +51,7 @@ class Limits(NamedTuple):
 
     Attributes:
         size: bytes of a file, and of the sum of what its arrays hold.
-        text: bytes of a JSON file.
+        json: bytes of a JSON file.
         header: bytes of a description in front of arrays.
         arrays: their number.
         entries: in a JSON text; every one takes a Python object.
@@ -61,7 +61,7 @@ class Limits(NamedTuple):
     """
 
     size: int
-    text: int
+    json: int
     header: int
     arrays: int
     entries: int
@@ -131,7 +131,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 def read_json(path: Path, limits: Limits) -> Any:
     """Read a JSON file, or raise FormatError."""
-    data = read_bytes(path, limits.text)
+    data = read_bytes(path, limits.json)
     most = limits.beyond_ascii
     plain = len(data) <= most or (data.isascii() and b"\\u" not in data)
     require(plain, f"{path.name} has characters beyond ASCII and more than {most} bytes: too many for both")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -279,22 +279,26 @@ def test_ranks_verify_files_in_turn(tmp_path: Path) -> None:
         opened.verify(2, 2)
 
 
-def _process(folder: str, rank: int, size: int, found: Any) -> None:
-    pieces = {f"model.{name}": share(x, rank, size) for name, x in model().items()}
-    found.put(write_shard(folder, rank, size, pieces))
+RANK = """
+import sys
+import numpy as np
+from refoptim.checkpoint.directory import Piece, write_shard
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+x = np.arange(700_000.0)
+first, last = (x.size * r // 2 for r in (rank, rank + 1))
+print(write_shard(folder, rank, 2, {"model.x": Piece(x[first:last], first, x.shape)}))
+"""
 
 
 def test_processes_write_together(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    folder, records = begin(tmp_path / "run"), context.Queue()
-    ranks = [context.Process(target=_process, args=(folder, rank, 2, records)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    found = [records.get(timeout=60) for _ in ranks]
-    for process in ranks:
-        process.join()
-    commit(tmp_path / "run", folder, found, {"model": model()})
-    assert_same(load(tmp_path / "run")["model"], model())
+    folder, environment = begin(tmp_path / "run"), os.environ | {"PYTHONPATH": str(ROOT)}
+    commands = [[sys.executable, "-c", RANK, str(folder), str(rank)] for rank in range(2)]
+    ranks = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True, env=environment) for each in commands]
+    records = [ast.literal_eval(rank.communicate(timeout=100)[0]) for rank in ranks]
+    x = np.arange(700_000.0)
+    commit(tmp_path / "run", folder, records, {"model": {"x": x}})
+    assert_same(load(tmp_path / "run")["model"], {"x": x})
 
 
 # ------------------------------------------------------------------------------------------------- what ranks do wrong

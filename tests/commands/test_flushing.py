@@ -26,7 +26,7 @@ set_mxcsr(0x1F80 | int(sys.argv.pop(1)))
 main()
 """
 
-pytestmark = [needs_mxcsr, pytest.mark.parametrize("flushing", FLUSHING)]
+pytestmark = [pytest.mark.platform, needs_mxcsr, pytest.mark.parametrize("flushing", FLUSHING)]
 
 
 def run(flushing: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

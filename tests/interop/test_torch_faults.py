@@ -18,7 +18,7 @@ from refoptim.engines import host
 from refoptim.interop import torch as front
 from refoptim.numerics.libraries import viewed
 
-EVERY = [37, pytest.param(1, marks=pytest.mark.faults)]
+EVERY = [37, pytest.param(1, marks=pytest.mark.slow)]
 """After how many lines comes the next exception."""
 
 

@@ -13,7 +13,7 @@ from helpers.emulator.work import dense, do
 from helpers.ptx import entries
 from refoptim.engines import nvrtc
 
-pytestmark = pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
+pytestmark = [pytest.mark.kernels, pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")]
 
 
 def test_every_kernel_has_the_bits_of_the_reference_for_every_shape(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_ptx(stem: str) -> None:
     assert lint(ptx, declared) + lint_harness(ptx, declared) == []
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_ptx_of_a_rule_for_every_architecture(arch: int) -> None:
     source = nvrtc.expand("sgd")
@@ -36,6 +37,7 @@ def test_ptx_of_a_rule_for_every_architecture(arch: int) -> None:
     assert lint(ptx, entries(source)) + lint_harness(ptx, entries(source)) == []
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_architecture(stem: str) -> None:
     """Unoptimized, which is quick; nothing in a kernel asks for what it is compiled."""
@@ -47,6 +49,7 @@ def test_every_architecture(stem: str) -> None:
         assert lint(ptx, entries(source)) == []
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("stem", [stem for stem in STEMS if any(entry.reads for entry in entries(nvrtc.expand(stem)))])
 def test_registers_suffice(stem: str) -> None:
     """The elementwise harness limits them, so that enough threads read at once."""

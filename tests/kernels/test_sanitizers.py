@@ -25,9 +25,12 @@ OPTIONS = {
     "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]),
 }
 
-pytestmark = pytest.mark.skipif(
-    not COMPILER or sys.platform != "linux", reason="there is no C++ compiler, or this is not Linux"
-)
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.skipif(
+        not COMPILER or sys.platform != "linux", reason="there is no C++ compiler, or this is not Linux"
+    ),
+]
 
 
 def run(flags: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
