@@ -124,13 +124,18 @@ def latest(directory: str | Path) -> Path | None:
 def prune(directory: str | Path, keep: int = 3) -> list[Path]:
     """Delete all checkpoints of a folder but the ``keep`` newest, and return what was deleted, oldest first.
 
+    Of a link only the link is deleted. What a link among the newest leads to stays as well, and a link to what stays.
+    Files that others have put into a folder of shards stay.
+
     Raises:
         ValueError: ``keep`` is no integer from 1 on.
         OSError: a file cannot be deleted.
     """
     if type(keep) is not int or keep < 1:
         raise ValueError(f"keep must be an integer in [1, inf), got {keep!r}")
-    old = [*_newest(Path(directory))][: keep - 1 : -1]
+    found = [*_newest(Path(directory))]
+    kept = {path.resolve() for path in found[:keep]}
+    old = [path for path in found[: keep - 1 : -1] if path.resolve() not in kept]
     for path in old:
         _directory.remove(path) if path.is_dir() else path.unlink(missing_ok=True)
     return old

@@ -149,9 +149,16 @@ def abandon(folder: str | Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint; at no time does a part of it count as one. Of a link only the link is deleted."""
+    """Delete a checkpoint; at no time does a part of it count as one.
+
+    Of a link only the link is deleted, and a folder that holds other files too keeps those.
+    """
     if path.is_symlink():
         path.unlink()
+        return
+    if not all(OURS.fullmatch(x.name) for x in path.iterdir()):
+        for name in sorted((x.name for x in path.iterdir() if OURS.fullmatch(x.name)), key=DESCRIPTION.__ne__):
+            (path / name).unlink()
         return
     hidden = partial_name(path.resolve())
     path.rename(hidden)

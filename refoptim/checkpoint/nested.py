@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Any
@@ -33,6 +33,9 @@ from ..step.parameter import Parameter
 
 MAX_DEPTH = 40
 """How deep lists and dicts may stand in one another; half as deep where keys are no texts, which take more of JSON."""
+
+MOST_ALIKE = 100
+"""Keys of one dict that have one hash: with many, chosen such that they do, a dict takes for ever."""
 
 MAX_BITS = 13_000
 """Bits of an integer, which as digits are less than Python and the reader of JSON take."""
@@ -87,6 +90,8 @@ class Writer:
         values = [self.write(value, (*path, labels.get(key, str(key)))) for key, value in x.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key in x):
             return dict(zip(map(str.__str__, x), values, strict=True))
+        if not _are_apart(x):
+            raise ValueError(f"{_named(path)} cannot be saved: it has more than {MOST_ALIKE} keys with one hash")
         return {"$items": [[self._key(key, path), value] for key, value in zip(x, values, strict=True)]}
 
     def _key(self, key: Any, path: tuple[str, ...]) -> Any:
@@ -142,6 +147,10 @@ def _parameter_names(x: Mapping[Any, Any]) -> dict[Any, str]:
     return found
 
 
+def _are_apart(keys: Iterable[Any]) -> bool:
+    return max(Counter(map(hash, keys)).values(), default=0) <= MOST_ALIKE
+
+
 def _named(path: tuple[str, ...]) -> str:
     return ".".join(path) or "the data"
 
@@ -178,7 +187,8 @@ def _read_items(x: Any, arrays: Mapping[str, Any]) -> dict[Any, Any]:
     require(pairs, f"the tree has items that are no pairs: {shown(x)}")
     keys = [read(key, arrays) for key, _ in x]
     plain = all(isinstance(key, (str, int, float, bool, type(None), np.generic)) for key in keys)
-    require(plain and len(set(keys)) == len(keys), f"the tree has keys that are none, or are equal: {shown(keys)}")
+    fit = plain and _are_apart(keys) and len(set(keys)) == len(keys)
+    require(fit, f"the tree has keys that are none, or are equal: {shown(keys)}")
     return {key: read(y, arrays) for key, (_, y) in zip(keys, x, strict=True)}
 
 

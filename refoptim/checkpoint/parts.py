@@ -113,11 +113,22 @@ def _ready(part: Any, value: Any) -> Restored:
     if has_state(part):
         return Restored(partial(part.load_state_dict, _as_its_own(part, value)), _undoing(part), [])
     if isinstance(part, np.random.Generator):
-        type(part.bit_generator)().state = value
+        other = type(part.bit_generator)()
+        other.state = value
+        _check_position(other.state)
         return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
     if is_model(part):
         return Restored(_nothing, _nothing, _writing(_members(part), _members(value)))
     raise TypeError(f"a {type(part).__name__} takes over nothing: plain data are in what restore returns")
+
+
+def _check_position(state: Mapping[str, Any]) -> None:
+    """Raise ValueError for a generator that would take its next number from outside of its memory; NumPy takes any."""
+    inner = state.get("state")
+    own = inner if isinstance(inner, Mapping) else {}
+    for at, numbers in ((own.get("pos"), own.get("key")), (state.get("buffer_pos"), state.get("buffer"))):
+        if at is not None and numbers is not None and not 0 <= at <= len(numbers):
+            raise ValueError(f"the position {at} of the generator must lie in [0, {len(numbers)}]")
 
 
 def _undoing(part: Any) -> Callable[[], Any]:

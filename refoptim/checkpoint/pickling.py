@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import Array
-from ..numerics.array_types import bounds, is_array, place
+from ..numerics.array_types import HOST, bounds, is_array, place, plain
 from ..numerics.libraries import library_of, viewed
 from ..step.parameter import Parameter
 from .pickled import DEEPEST, LONGEST, MOST_BYTES, WIDEST, allowed
@@ -229,6 +229,8 @@ def _as_array(x: Any, path: Path) -> Array:
         raise TypeError(f"{_named(path)} cannot be saved: {error}") from None
     if found is None or found.dtype.name not in CLASSES:
         raise TypeError(f"{_named(path)} cannot be saved: it is an array of {getattr(found, 'dtype', None)}")
+    if found.dtype == np.bool_ and place(found) is HOST and plain(found).view(np.uint8).max(initial=0) > 1:
+        raise ValueError(f"{_named(path)} cannot be saved: it has bools whose bytes are neither 0 nor 1")
     return found
 
 

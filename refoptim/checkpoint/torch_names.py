@@ -224,7 +224,9 @@ def _shape(size: tuple[Any, ...], itemsize: int) -> tuple[int, ...]:
     counts = all(type(n) is int and n >= 0 for n in size) and len(size) <= MAX_RANK
     fits = counts and math.prod(max(n, 1) for n in size) * itemsize < 1 << 62
     if not fits:
-        raise CheckpointError(f"has a tensor of the shape {' '.join(shown(size).split())}")  # an array has lines
+        flat = all(isinstance(n, (int, np.ndarray)) for n in size)  # a few tuples in one another are an endless text
+        shape = shown(size[: MAX_RANK + 1]) if flat else "that is none"
+        raise CheckpointError(f"has a tensor of the shape {' '.join(shape.split())}")  # an array has lines
     return size
 
 

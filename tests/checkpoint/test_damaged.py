@@ -183,6 +183,11 @@ LIES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "two marks": (".json", lambda p: as_json(p, {"x": {"$tuple": [], "$float": "0"}}), "nobody has written"),
     "a key that is a list": (".json", lambda p: as_json(p, {"x": {"$items": [[[], 1]]}}), "keys"),
     "equal keys": (".json", lambda p: as_json(p, {"x": {"$items": [[1, 1], [1, 2]]}}), "keys"),
+    "keys of one hash": (
+        ".json",
+        lambda p: as_json(p, {"x": {"$items": [[k * (2**61 - 1), 0] for k in range(50_000)]}}),
+        "keys",
+    ),
     "pairs that are none": (".json", lambda p: as_json(p, {"x": {"$items": [[1]]}}), "pairs"),
     "a scalar of no dtype": (".json", lambda p: as_json(p, {"x": {"$scalar": ["object", "00"]}}), "dtype"),
     "a scalar of other bits": (".json", lambda p: as_json(p, {"x": {"$scalar": ["float32", "00"]}}), "bits"),

@@ -493,6 +493,15 @@ def test_latest_and_prune_know_folders(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".step-13.partial", "step-10", "step-11", "step-12"]
 
 
+def test_pruning_leaves_what_others_have_put_into_a_folder(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path / f"step-{step}", shards=2, epoch=step, x=np.ones(3))
+    (tmp_path / "step-1" / "notes.txt").write_text("mine")
+    assert prune(tmp_path, 1) == [tmp_path / "step-1"]
+    assert [path.name for path in (tmp_path / "step-1").iterdir()] == ["notes.txt"]
+    assert latest(tmp_path) == tmp_path / "step-2"
+
+
 def test_pruning_a_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     save(tmp_path / "best", shards=1, epoch=1)

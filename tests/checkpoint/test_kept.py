@@ -271,6 +271,16 @@ def test_the_newest_has_the_largest_number(tmp_path: Path) -> None:
             checkpoint.prune(tmp_path, keep=wrong)  # type: ignore[arg-type]
 
 
+def test_pruning_keeps_what_a_kept_link_leads_to(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path / f"step-{step}.npz", epoch=step)
+    (tmp_path / "best-100.npz").symlink_to("step-1.npz")
+    (tmp_path / "last.npz").symlink_to("step-3.npz")
+    assert [x.name for x in checkpoint.prune(tmp_path, keep=2)] == ["step-2.npz"]
+    assert checkpoint.load(tmp_path / "best-100.npz") == {"epoch": 1}
+    assert checkpoint.load(tmp_path / "last.npz") == {"epoch": 3}
+
+
 DATA_FOLDER = Path(__file__).parents[1] / "data"
 
 

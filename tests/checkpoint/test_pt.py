@@ -352,6 +352,7 @@ def test_a_file_may_take_the_place_of_the_one_it_was_read_from(tmp_path: Path) -
         ({"a": {"b": [1, object()]}}, TypeError, "a.b.1 cannot be saved: it is of the type object"),
         ({"a": np.array(["x"])}, TypeError, "a cannot be saved: it is an array of <U1"),
         ({"a": np.ma.array([1.0, 2.0], mask=[True, False])}, TypeError, "a cannot be saved: it is a masked array"),
+        ({"a": np.array([0, 2], np.uint8).view(np.bool_)}, ValueError, "a cannot be saved: it has bools whose bytes"),
         ({"a": {(1, 2): 3}}, TypeError, "a cannot be saved: it has a key that is no text"),
         ({2**64: 3}, TypeError, "the data cannot be saved: it has a key"),
         ({np.longdouble(1): 3}, TypeError, "the data cannot be saved: it has a key"),

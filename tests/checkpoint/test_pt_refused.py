@@ -301,6 +301,10 @@ WRONG = {
         tensor(size=tensor(size=b"K\2K\2\x86", stride=b"K\2K\1\x86")[2:-1] + b"\x85"),
         "has a tensor of the shape (array([[",
     ),
+    "a size that is endless as a text": (
+        tensor(size=b"K\1\x85" + b"q\x00h\x00\x86" * 60 + b"\x85"),
+        "has a tensor of the shape that is none",
+    ),
     "other strides": (tensor(stride=b"K\1K\1\x86"), "strides or an offset that are none"),
     "a huge empty one": (
         tensor(size=b"K\0" + HUGE + HUGE + b"\x87", stride=b"K\1K\1K\1\x87"),

@@ -348,3 +348,19 @@ def test_restoring_imports_no_library(tmp_path: Path) -> None:
     assert "cupy" not in sys.modules
     checkpoint.restore(tmp_path / "x.safetensors", **Run("Adam").parts())
     assert "cupy" not in sys.modules
+
+
+@pytest.mark.parametrize(("kind", "most"), [(np.random.MT19937, 624), (np.random.Philox, 4)])
+@pytest.mark.parametrize("beyond", [-1, 1])
+def test_a_generator_takes_no_numbers_from_outside_of_its_memory(
+    tmp_path: Path, kind: Any, most: int, beyond: int
+) -> None:
+    rng = np.random.Generator(kind(0))
+    state = rng.bit_generator.state
+    place = (state["state"], "pos") if most == 624 else (state, "buffer_pos")
+    place[0][place[1]] = -1 if beyond < 0 else most + 1
+    path = checkpoint.save(tmp_path / "x.npz", rng=state)
+    before = kept(rng.bit_generator.state)
+    with pytest.raises(CheckpointError, match=rf"'rng' cannot be restored: the position .* in \[0, {most}\]"):
+        checkpoint.restore(path, rng=rng)
+    assert kept(rng.bit_generator.state) == before
