@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..formats.raw import words
 from ..numerics.arith import Array
 from ..numerics.array_types import is_array, is_writable, moved, place, plain
 from ..numerics.libraries import library_of, telling
@@ -160,8 +161,18 @@ def _writing(own: list[Member], saved: list[Member]) -> list[Change]:
     differing = sorted(set(found) ^ {member.name for member in own})
     if differing:
         raise ValueError(f"the model holds other arrays than were saved: {', '.join(differing)}")
+    first: dict[int, str] = {}
+    for member in own:
+        other = first.setdefault(member.identity, member.name)
+        if other != member.name and not _equal(found[other], found[member.name]):
+            raise ValueError(f"{other} and {member.name} are one array in the model, and differ in what was saved")
     written = [change for member in own for change in _copying(member, found[member.name])]
     return [*telling(member.holder for member in own), *written]
+
+
+def _equal(x: Array, y: Array) -> bool:
+    """Tell whether two arrays hold the same bits."""
+    return x is y or bool((x.shape, x.dtype) == (y.shape, y.dtype) and np.array_equal(words(x), words(y)))
 
 
 def _copying(member: Member, new: Array) -> list[Change]:

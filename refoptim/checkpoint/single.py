@@ -100,9 +100,7 @@ def read(path: Path, verify: bool, progress: Progress) -> Content:
         OSError: it cannot be read.
     """
     where, reader = path.name, READERS[suffix_of(path)]
-    with damage(where), path.open("rb") as file:
-        size = check_size(path, LIMITS.size)
-        require(size > 0, f"{where} is empty")
+    with _opened(path) as (file, size):
         description, arrays = reader(file, size, where)
         complete = checked(description, arrays, where)
         found = {name: _as_complex(name, x, complete) for name, x in arrays.items()}
@@ -131,9 +129,7 @@ def load_arrays(path: Path) -> dict[str, Array]:
     where, suffix = path.name, path.suffix.lower()
     if suffix not in (".safetensors", ".npz"):
         raise ValueError(f"the suffix of {where} stands for no arrays: use .safetensors or .npz")
-    with damage(where), path.open("rb") as file:
-        size = check_size(path, LIMITS.size)
-        require(size > 0, f"{where} is empty")
+    with _opened(path) as (file, size):
         if suffix == ".safetensors":
             return _safetensors_arrays(file, size, where)[1]
         npz.check_directory(file, where, LIMITS)
@@ -146,6 +142,17 @@ def suffix_of(path: Path) -> str:
     if path.suffix.lower() not in WRITERS:
         raise ValueError(f"the suffix of {path.name} stands for no checkpoint: use one of {', '.join(WRITERS)}")
     return path.suffix.lower()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file that is not empty, and measure it; to open a pipe would wait for who writes into it."""
+    with damage(path.name):
+        require(path.is_file() or not path.exists(), f"{path.name} is no file")
+        with path.open("rb") as file:
+            size = check_size(path, LIMITS.size)
+            require(size > 0, f"{path.name} is empty")
+            yield file, size
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -274,6 +275,16 @@ def test_memory_is_bounded_by_the_file(tmp_path: Path, suffix: str, write: Calla
     used, _, found = done.stdout.partition(" ")
     assert said in found
     assert int(used) < 7 * path.stat().st_size + (64 << 20)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are those of POSIX")
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".json"])
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="is no file"):
+        checkpoint.load(path)
+    assert checkpoint.latest(tmp_path) is None
 
 
 def test_a_deflated_file_of_numpy_is_read(tmp_path: Path) -> None:
