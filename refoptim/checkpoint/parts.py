@@ -102,7 +102,7 @@ def _labelled(name: str, function: Callable[[Any, Any], Any], part: Any, found: 
         raise CheckpointError(f"the checkpoint has no part {name!r}, it has {', '.join(map(repr, found)) or 'none'}")
     try:
         return function(part, found[name])
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
         reason = " ".join(str(error).split())  # of torch's a list of lines
         raise CheckpointError(f"the part {name!r} cannot be restored: {reason}") from error
 
@@ -141,6 +141,7 @@ def _undoing(part: Any) -> Callable[[], Any]:
     own = [change for group in groups for change in (partial(group.clear), partial(group.update, dict(group)))]
 
     def undo() -> None:
+        make(own)  # else what stands in the groups now may refuse it
         part.load_state_dict(before)
         make(own)
 

@@ -377,3 +377,31 @@ def test_one_array_of_a_model_takes_one_value(tmp_path: Path, suffix: str) -> No
     checkpoint.save(path, model={"a": np.ones(2), "b": np.ones(2)})
     checkpoint.restore(path, model={"a": x, "b": x})
     assert x.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "wrong"),
+    [
+        ("optimizer", ("param_groups", 0, "base_momentum"), {}),
+        ("scaler", ("growth_factor",), float("nan")),
+        ("rng", ("state", "pos"), 1 << 70),
+    ],
+)
+def test_odd_values_are_refused_as_others_are(tmp_path: Path, name: str, keys: Any, wrong: Any) -> None:
+    optimizer = refoptim.Adam([np.ones(2)], lr=0.1)
+    parts: dict[str, Any] = {
+        "optimizer": optimizer,
+        "scheduler": refoptim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=9),
+        "scaler": refoptim.amp.GradScaler(),
+        "rng": np.random.Generator(np.random.MT19937(0)),
+    }
+    tree: Any = checkpoint.load(checkpoint.save(tmp_path / "x.npz", **parts))
+    before = (tmp_path / "x.npz").read_bytes()
+    inner = tree[name]
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = wrong
+    path = checkpoint.save(tmp_path / "y.npz", **{**tree, "last": {}})
+    with pytest.raises(CheckpointError, match="cannot be restored"):
+        checkpoint.restore(path, **parts, last=refoptim.amp.GradScaler())
+    assert checkpoint.save(tmp_path / "x.npz", **parts).read_bytes() == before
