@@ -115,8 +115,9 @@ def restore(path: str | Path, **parts: Any) -> dict[str, Any]:
 def latest(directory: str | Path) -> Path | None:
     """Return the newest checkpoint of a folder, None if there is none.
 
-    The newest has the largest last number in its name (``step-1200.safetensors``); without numbers, or with equal ones,
-    it is the one written last. Files and folders that are no checkpoints do not count.
+    The newest has the largest numbers in its name, compared one after the other (``step-1200``, ``2026-12-01``);
+    without numbers, or with equal ones, it is the one written last. Files and folders that are no checkpoints do not
+    count.
     """
     return next(_newest(Path(directory)), None)
 
@@ -148,12 +149,11 @@ def _newest(directory: Path) -> Iterator[Path]:
     return filter(_is_checkpoint, sorted(found, key=_age, reverse=True))
 
 
-def _age(path: Path) -> tuple[int, int, str]:
-    numbers = re.findall(r"\d+", path.stem if path.suffix.lower() in KINDS else path.name)
-    number, written = int(numbers[-1]) if numbers else -1, -1
+def _age(path: Path) -> tuple[list[int], int, str]:
+    name, written = path.stem if path.suffix.lower() in KINDS else path.name, -1
     with suppress(OSError):  # another process may have deleted it meanwhile
         written = path.stat().st_mtime_ns
-    return number, written, path.name
+    return [int(digits) for digits in re.findall(r"\d+", name)], written, path.name
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -156,8 +156,10 @@ def remove(path: Path) -> None:
     if path.is_symlink():
         path.unlink()
         return
-    if not all(OURS.fullmatch(x.name) for x in path.iterdir()):
-        for name in sorted((x.name for x in path.iterdir() if OURS.fullmatch(x.name)), key=DESCRIPTION.__ne__):
+    names = sorted(x.name for x in path.iterdir())
+    own = [name for name in names if OURS.fullmatch(name)]
+    if own != names:
+        for name in sorted(own, key=DESCRIPTION.__ne__):
             (path / name).unlink()
         return
     hidden = partial_name(path.resolve())

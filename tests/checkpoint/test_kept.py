@@ -271,6 +271,22 @@ def test_the_newest_has_the_largest_number(tmp_path: Path) -> None:
             checkpoint.prune(tmp_path, keep=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("run-2026-11-30", "run-2026-12-01"),
+        ("epoch=3-loss=0.25", "epoch=4-loss=0.125"),
+        ("2-9", "10-1"),
+        ("best", "step-0"),
+    ],
+)
+def test_numbers_count_one_after_the_other(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in reversed(names):
+        checkpoint.save(tmp_path / f"{name}.npz", epoch=1)
+    assert checkpoint.latest(tmp_path) == tmp_path / f"{names[1]}.npz"
+    assert [x.stem for x in checkpoint.prune(tmp_path, keep=1)] == [names[0]]
+
+
 def test_pruning_keeps_what_a_kept_link_leads_to(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.save(tmp_path / f"step-{step}.npz", epoch=step)
