@@ -29,7 +29,7 @@ from . import parts as _parts
 from . import pt
 from .errors import CheckpointError
 from .single import load_arrays as _load_arrays
-from .tree import KINDS
+from .tree import SINGLE
 from .tree import kind as _kind
 from .tree import read_tree as _read_tree
 from .tree import write_tree as _write_tree
@@ -117,7 +117,7 @@ def latest(directory: str | Path) -> Path | None:
 
     The newest has the largest numbers in its name, compared one after the other (``step-1200``, ``2026-12-01``);
     without numbers, or with equal ones, it is the one written last. Files and folders that are no checkpoints do not
-    count.
+    count, nor do torch's files, which do not say whose they are.
     """
     return next(_newest(Path(directory)), None)
 
@@ -145,12 +145,12 @@ def prune(directory: str | Path, keep: int = 3) -> list[Path]:
 def _newest(directory: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, newest first; each is looked at when it is asked for."""
     names = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-    found = [path for path in names if path.is_dir() or path.suffix.lower() in KINDS]
+    found = [path for path in names if path.is_dir() or path.suffix.lower() in SINGLE]
     return filter(_is_checkpoint, sorted(found, key=_age, reverse=True))
 
 
 def _age(path: Path) -> tuple[list[int], int, str]:
-    name, written = path.stem if path.suffix.lower() in KINDS else path.name, -1
+    name, written = path.stem if path.suffix.lower() in SINGLE else path.name, -1
     with suppress(OSError):  # another process may have deleted it meanwhile
         written = path.stat().st_mtime_ns
     return [int(digits) for digits in re.findall(r"\d+", name)], written, path.name

@@ -261,11 +261,13 @@ def test_the_newest_has_the_largest_number(tmp_path: Path) -> None:
     (tmp_path / ".step-13.npz").write_bytes((tmp_path / "step-9.npz").read_bytes())
     (tmp_path / "notes-14.txt").write_text("no checkpoint")
     (tmp_path / "step-15").mkdir()
+    checkpoint.save(tmp_path / "step-16.pt", name="step-16")
     assert checkpoint.latest(tmp_path) == tmp_path / "step-11"
     gone = checkpoint.prune(tmp_path, keep=2)
     assert [x.name for x in gone] == ["best.npz", "step-2.json", "step-9.npz"]
     assert checkpoint.latest(tmp_path) == tmp_path / "step-11" and (tmp_path / "step-10.safetensors").exists()
     assert [x.name for x in checkpoint.prune(tmp_path, keep=1)] == ["step-10.safetensors"]
+    assert (tmp_path / "step-16.pt").exists()
     for wrong in (0, True, 1.5):
         with pytest.raises(ValueError, match="keep must be an integer"):
             checkpoint.prune(tmp_path, keep=wrong)  # type: ignore[arg-type]
