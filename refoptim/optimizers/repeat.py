@@ -134,7 +134,7 @@ class _Lent:
     """
 
     def __init__(self, of: Repeat, library: Any) -> None:
-        self.library, self.members = library, of.members
+        self._library, self.members = library, of.members
         self.sources = [p.source for p in of.members]
         self.lying = library.lying(self.sources)
         present = [i for i, number in enumerate(of.numbers) if number is not None]
@@ -156,14 +156,14 @@ class _Lent:
 
     def lie_as_before(self) -> bool:
         """Tell whether the arrays have the memory that the Parameters look at."""
-        return bool(self.library.lying(self.sources) == self.lying)
+        return bool(self._library.lying(self.sources) == self.lying)
 
     def take(self, grads: Any) -> bool:
         """Tell whether gradients can take the place of the old ones, and take note of where they lie."""
         now = self._held() if grads is None else grads
         if not isinstance(now, (list, tuple)) or list(map(is_, now, repeat(None))) != self.missing:
             return False
-        found = self.library.in_line([x for x in now if x is not None])
+        found = self._library.in_line([x for x in now if x is not None])
         if found is None or found[0] != self.forms:
             return False
         addresses = np.array(found[1], np.int64)
@@ -176,7 +176,7 @@ class _Lent:
     def _held(self) -> list[Any] | None:
         """Return the gradients that the arrays hold, None if a Parameter has been given one."""
         given = any(map(is_not, map(attrgetter("_grad"), self.members), repeat(None)))
-        return None if given else list(map(self.library.gradient, self.sources))
+        return None if given else list(map(self._library.gradient, self.sources))
 
     def _meet(self, addresses: Array) -> bool:
         """Tell whether some gradients lie in the memory of parameters, which the step changes."""
