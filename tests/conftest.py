@@ -24,12 +24,27 @@ if find_spec("refoptim.conformance") is None:
 from helpers.gpu_report import pytest_runtest_logreport as pytest_runtest_logreport
 from helpers.gpu_report import pytest_sessionfinish as pytest_sessionfinish
 from refoptim.engines import cuda, host, nvrtc
+from refoptim.optimizers import base
 
 
 @pytest.fixture
 def torch() -> Any:
     """Return torch, the live witness."""
     return pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that grows by one with each plan that is made."""
+    made: list[Any] = []
+    plan = base.make_plan
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments)
+        return plan(*arguments)
+
+    monkeypatch.setattr(base, "make_plan", counted)
+    return made
 
 
 @pytest.fixture

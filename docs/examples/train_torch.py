@@ -45,21 +45,18 @@ def plain(name: str, steps: int, settings: dict[str, Any]) -> tuple[float, list[
     """Train a module with a class of refoptim; return the last loss and the weights."""
     model = network()
     optimizer = getattr(refoptim, name)(model.parameters(), **settings)
-    scheduler = refoptim.lr_scheduler.ExponentialLR(optimizer, 0.99)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-    return loss.item(), [p.detach().numpy() for p in model.parameters()]
+    return trained(model, optimizer, refoptim.lr_scheduler.ExponentialLR(optimizer, 0.99), steps)
 
 
 def as_torch(name: str, steps: int, settings: dict[str, Any]) -> tuple[float, list[Array]]:
     """Train a module with an optimizer of torch's whose steps are refoptim's, and torch's scheduler."""
     model = network()
     optimizer = getattr(front, name)(model.parameters(), **settings)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    return trained(model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99), steps)
+
+
+def trained(model: torch.nn.Module, optimizer: Any, scheduler: Any, steps: int) -> tuple[float, list[Array]]:
+    """Train a module as one always does with torch; return the last loss and the weights."""
     for _ in range(steps):
         optimizer.zero_grad()
         loss = loss_of(model)

@@ -51,12 +51,13 @@ def _differences(x: Any, y: Any, path: tuple[str, ...], progress: Progress) -> I
 def _of_dicts(
     x: Mapping[Any, Any], y: Mapping[Any, Any], path: tuple[str, ...], progress: Progress
 ) -> Iterator[Difference]:
-    for key in [*x, *(key for key in y if key not in x)]:
-        below = (*path, str(key))
-        if key in x and key in y:
-            yield from _differences(x[key], y[key], below, progress)
+    first, second = ({_bits(key): (str(key), value) for key, value in z.items()} for z in (x, y))
+    for key in dict.fromkeys([*first, *second]):  # to Python, 1 and True are one key, and 0.0 and -0.0
+        below = (*path, (first.get(key) or second[key])[0])
+        if key in first and key in second:
+            yield from _differences(first[key][1], second[key][1], below, progress)
         else:
-            yield Difference(".".join(below), "only in the first" if key in x else "only in the second")
+            yield Difference(".".join(below), "only in the first" if key in first else "only in the second")
 
 
 def _of_arrays(x: Array, y: Array, name: str, progress: Progress) -> Iterator[Difference]:

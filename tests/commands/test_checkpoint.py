@@ -196,3 +196,16 @@ def test_bench(tmp_path: Path, json_too: bool) -> None:
 
 def test_bench_wants_room(tmp_path: Path) -> None:
     assert "choose a smaller --size" in fails("bench", "checkpoint", "--size", 1 << 60, "--folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "names"),
+    [
+        ({1: "a"}, {True: "a"}, ["1", "True"]),
+        ({0.0: "a"}, {-0.0: "a"}, ["0.0", "-0.0"]),
+        ({"1": 0.0}, {"1": -0.0}, ["1"]),
+        ({2: 1, "2": 1}, {2: 1}, ["2"]),
+    ],
+)
+def test_keys_and_numbers_that_python_takes_for_equal_differ(x: Any, y: Any, names: list[str]) -> None:
+    assert [found.name for found in differences(x, y)] == names

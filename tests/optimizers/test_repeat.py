@@ -13,7 +13,6 @@ import pytest
 import refoptim
 from helpers.kernels import NEEDS_KERNELS
 from helpers.rooms import assert_equal_runs, make, normal
-from refoptim.optimizers import base as module
 
 pytestmark = NEEDS_KERNELS
 
@@ -36,20 +35,6 @@ def pair(name: str, **more: Any) -> tuple[Any, Any]:
 def step(ours: Any, theirs: Any, grads: list[Any], **more: Any) -> None:
     ours.step(grads=grads, **more)
     theirs.step(grads=grads, **more)
-
-
-@pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list that grows by one with each plan that is made."""
-    made: list[Any] = []
-    plan = module.make_plan
-
-    def counted(*arguments: Any) -> Any:
-        made.append(arguments)
-        return plan(*arguments)
-
-    monkeypatch.setattr(module, "make_plan", counted)
-    return made
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)

@@ -12,7 +12,6 @@ import refoptim
 from helpers.kernels import NEEDS_KERNELS
 from helpers.rooms import assert_equal_bits, make, normal
 from refoptim.numerics.libraries import viewed
-from refoptim.optimizers import base as module
 
 pytestmark = NEEDS_KERNELS
 
@@ -22,20 +21,6 @@ SHAPES = [(5, 3), (40,), ()]
 
 def arrays(seed: int) -> list[Any]:
     return [normal(10 * seed + i, *shape) for i, shape in enumerate(SHAPES)]
-
-
-@pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list that grows by one with each plan that is made."""
-    made: list[Any] = []
-    plan = module.make_plan
-
-    def counted(*arguments: Any) -> Any:
-        made.append(arguments)
-        return plan(*arguments)
-
-    monkeypatch.setattr(module, "make_plan", counted)
-    return made
 
 
 class Pair:
