@@ -7,21 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arith import Array, DType
+from ..numerics.arith import Array
+from ..numerics.array_types import np_dtype as np_dtype
 from .strict import WORD, Layout
 
 CHUNK = 1 << 24
 """Bytes of a piece in which an array is written and read."""
-
-
-def np_dtype(name: str) -> DType:
-    """Return the dtype of a name, bfloat16 from ml_dtypes; raise ImportError if that is not installed."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    import ml_dtypes
-
-    dtype: DType = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def layout_of(x: Array) -> Layout:

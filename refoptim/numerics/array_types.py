@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib import import_module
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -41,6 +42,12 @@ HOST = Place("NumPy", None)
 def gpu(device: int) -> Place:
     """Return where CuPy's arrays on a GPU lie."""
     return Place("CuPy", device)
+
+
+def np_dtype(name: str) -> DType:
+    """Return the dtype of a name, bfloat16 from ml_dtypes; raise ImportError if that is not installed."""
+    dtype: DType = np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+    return dtype
 
 
 def loaded_cupy() -> Any:

@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from importlib import import_module
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arith import Array
-from .array_types import handed_over, is_array, loaded_cupy
+from .array_types import handed_over, is_array, loaded_cupy, np_dtype
 
 Telling = Callable[[Sequence[Any]], "partial[Any] | None"]
 
@@ -125,7 +124,7 @@ def _view_torch(x: Any) -> Array:
     try:
         _check_storage(bits)
         if x.dtype is torch.bfloat16:
-            return _view_bits(bits.view(torch.int16)).view(_bfloat16())
+            return _view_bits(bits.view(torch.int16)).view(bfloat16())
         return _view_bits(bits)
     except (RuntimeError, BufferError, ValueError) as error:
         raise TypeError(f"{type(x).__name__} does not hand its memory over: {error}") from error
@@ -142,13 +141,12 @@ def _view_bits(x: Any) -> Array:
     return x.numpy() if x.device.type == "cpu" else handed_over(x)
 
 
-def _bfloat16() -> np.dtype[Any]:
+def bfloat16() -> np.dtype[Any]:
     """Return the dtype that the package ml_dtypes, which is imported for it, gives NumPy; or raise TypeError."""
     try:
-        bfloat16: np.dtype[Any] = np.dtype(import_module("ml_dtypes").bfloat16)
+        return np_dtype("bfloat16")
     except ImportError:
         raise TypeError("NumPy needs ml_dtypes to know bfloat16: pip install 'refoptim[bfloat16]'") from None
-    return bfloat16
 
 
 def _check_torch(x: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .arith import FLOATS, Array, DType
+from .libraries import bfloat16
 
 
 class Namespace:
@@ -241,10 +242,10 @@ def dtype_of(dtype: Any) -> DType:
 def _dtype(dtype: Any) -> DType:
     name = str(dtype).rpartition(".")[2]
     try:
-        return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
-    except ImportError:
-        raise TypeError("NumPy needs ml_dtypes to know bfloat16: pip install 'refoptim[bfloat16]'") from None
+        return bfloat16() if name == "bfloat16" else np.dtype(name)
     except TypeError:
+        if name == "bfloat16":
+            raise
         raise TypeError(f"dtype {dtype} is not supported: choose one of {', '.join(FLOATS)}") from None
 
 

@@ -86,7 +86,7 @@ def test_bfloat16_without_ml_dtypes(torch: Any, monkeypatch: pytest.MonkeyPatch)
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(libraries, "import_module", missing)
+    monkeypatch.setattr(libraries, "np_dtype", missing)
     with pytest.raises(TypeError, match=r"NumPy needs ml_dtypes to know bfloat16: pip install 'refoptim\[bfloat16\]'"):
         viewed(torch.ones(2, dtype=torch.bfloat16))
 
