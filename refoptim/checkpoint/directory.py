@@ -47,7 +47,7 @@ from ..formats.strict import WORD, FormatError, Layout, read_json, shown
 from ..numerics.arith import Array
 from . import single
 from .errors import CheckpointError
-from .nested import Writer
+from .nested import Writer, advice
 from .opened import Directory
 from .shards import COMMITTED, DESCRIPTION, MOST, OURS, file_name, form, parts_of, seal
 
@@ -204,7 +204,7 @@ def _checked(name: str, piece: Piece) -> Piece:
     """Return a piece in the memory of the computer, with Python's integers."""
     shape, begin, x = tuple(map(index, piece.shape)), index(piece.begin), piece.data
     if x.dtype.name not in WORD:
-        raise ValueError(f"{name} cannot be saved: it is an array of {x.dtype}")
+        raise ValueError(f"{name} cannot be saved: it is an array of {x.dtype}{advice(x.dtype)}")
     if not (x.ndim == 1 or tuple(x.shape) == shape) or not 0 <= begin <= prod(shape) - x.size:
         got = f"shape {tuple(x.shape)} from element {begin} on"
         raise ValueError(f"a piece of {name} must be a vector of elements of shape {shape}, got {got}")

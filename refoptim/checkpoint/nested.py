@@ -17,7 +17,7 @@ import math
 import re
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Any
@@ -36,6 +36,9 @@ MAX_DEPTH = 40
 
 MOST_ALIKE = 100
 """Keys of one dict that have one hash: with many, chosen such that they do, a dict takes for ever."""
+
+ALIKE = f"more than {MOST_ALIKE} keys of a dict have one hash in Python, as multiples of 2**61 - 1 have"
+"""What is wrong with them."""
 
 MAX_BITS = 13_000
 """Bits of an integer, which as digits are less than Python and the reader of JSON take."""
@@ -72,9 +75,7 @@ class Writer:
     def _array(self, x: Any, path: tuple[str, ...]) -> str:
         """Return the name of an array; one that stands twice has one name."""
         if id(x) not in self._names:
-            found = x if is_array(x) else viewed(x)
-            if found is None or found.dtype.name not in WORD:
-                raise TypeError(f"{_named(path)} cannot be saved: it is an array of {getattr(found, 'dtype', None)}")
+            found = array_of(x, _named(path), WORD)
             plain = re.sub(r"[^\w.-]", "_", ".".join(path)[:200], flags=re.ASCII) or "data"
             again = self._again[plain]
             names = (f"{plain}~{i}" if i > 1 else plain for i in again)
@@ -91,7 +92,7 @@ class Writer:
         if all(isinstance(key, str) and not key.startswith("$") for key in x):
             return dict(zip(map(str.__str__, x), values, strict=True))
         if not _are_apart(x):
-            raise ValueError(f"{_named(path)} cannot be saved: it has more than {MOST_ALIKE} keys with one hash")
+            raise ValueError(f"{_named(path)} cannot be saved: {ALIKE}; let them be texts")
         return {"$items": [[self._key(key, path), value] for key, value in zip(x, values, strict=True)]}
 
     def _key(self, key: Any, path: tuple[str, ...]) -> Any:
@@ -107,7 +108,7 @@ class Writer:
 
     def _scalar(self, x: Any, path: tuple[str, ...]) -> Any:
         if x.dtype.name not in WORD:
-            raise TypeError(f"{_named(path)} cannot be saved: it is a NumPy scalar of {x.dtype}")
+            raise TypeError(f"{_named(path)} cannot be saved: it is a NumPy scalar of {x.dtype}{advice(x.dtype)}")
         return {"$scalar": [x.dtype.name, to_hex(np.asarray(x))]}
 
     def _float(self, x: float, path: tuple[str, ...]) -> Any:
@@ -142,13 +143,44 @@ def _parameter_names(x: Mapping[Any, Any]) -> dict[Any, str]:
     groups = x.get("param_groups")
     found: dict[Any, str] = {}
     for group in groups if isinstance(groups, (list, tuple)) else ():
-        if isinstance(group, Mapping) and isinstance(group.get("param_names"), (list, tuple)):
-            found.update(zip(group.get("params", ()), map(str, group["param_names"]), strict=False))
+        numbers, names = ([group.get(key) for key in ("params", "param_names")]) if isinstance(group, Mapping) else (0, 0)
+        if isinstance(numbers, (list, tuple)) and isinstance(names, (list, tuple)):
+            pairs = zip(numbers, names, strict=False)
+            found.update((number, name) for number, name in pairs if type(number) is int and isinstance(name, str))
     return found
 
 
 def _are_apart(keys: Iterable[Any]) -> bool:
     return max(Counter(map(hash, keys)).values(), default=0) <= MOST_ALIKE
+
+
+def array_of(x: Any, name: str, known: Container[str]) -> Array:
+    """Return the array of NumPy or CuPy that ``x`` is, or whose memory it hands over, if its dtype is a known one.
+
+    Raises:
+        TypeError: it cannot be saved; the message says what to do.
+    """
+    try:
+        found = x if is_array(x) else viewed(x)
+    except TypeError as error:
+        raise TypeError(f"{name} cannot be saved: {error}") from None
+    if found is None:
+        raise TypeError(f"{name} cannot be saved: it is of the type {type(x).__name__}")
+    if found.dtype.name not in known:
+        raise TypeError(f"{name} cannot be saved: it is an array of {found.dtype}{advice(found.dtype)}")
+    return found
+
+
+def advice(dtype: np.dtype[Any]) -> str:
+    """Say what to do with an array, or a scalar of NumPy, of a dtype that is not saved."""
+    if dtype.kind in "OSTU":
+        return ": save a list, x.tolist()"
+    if dtype.kind in "Mm":
+        return ": save its integers, x.view('int64')"
+    if dtype.type is np.void:
+        return ": save its fields one by one" if dtype.fields else ": save its bytes, x.view('uint8')"
+    wider = "complex128" if dtype.kind == "c" else "float64" if dtype.itemsize > 8 else "float32"
+    return f": cast it, x.astype({'int8' if 'int' in dtype.name else wider!r})"
 
 
 def _named(path: tuple[str, ...]) -> str:
@@ -187,8 +219,9 @@ def _read_items(x: Any, arrays: Mapping[str, Any]) -> dict[Any, Any]:
     require(pairs, f"the tree has items that are no pairs: {shown(x)}")
     keys = [read(key, arrays) for key, _ in x]
     plain = all(isinstance(key, (str, int, float, bool, type(None), np.generic)) for key in keys)
-    fit = plain and _are_apart(keys) and len(set(keys)) == len(keys)
-    require(fit, f"the tree has keys that are none, or are equal: {shown(keys)}")
+    require(plain, f"the tree has keys that are none: {shown(keys)}")
+    require(_are_apart(keys), f"the tree is refused: {ALIKE}")
+    require(len(set(keys)) == len(keys), f"the tree has equal keys: {shown(keys)}")
     return {key: read(y, arrays) for key, (_, y) in zip(keys, x, strict=True)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..formats.raw import words
 from ..numerics.arith import Array
 from ..numerics.array_types import is_array, is_writable, moved, place, plain
 from ..numerics.libraries import library_of, telling
@@ -21,15 +20,20 @@ from ..step.changes import Change, make, there
 from ..step.parameter import Parameter
 from ..swa_utils.averaged_model import AveragedModel
 from ..swa_utils.members import Member, members
+from .agreement import Written, check_agreement
 from .errors import CheckpointError
 
 
 class Restored(NamedTuple):
-    """How a part takes over what was saved of it: what loads it, what puts it back, and what cannot fail any more."""
+    """How a part takes over what was saved of it: what loads it, what puts it back, and what cannot fail any more.
+
+    ``written`` are the arrays that these changes write to, of a model.
+    """
 
     load: Callable[[], Any]
     undo: Callable[[], Any]
     changes: list[Change]
+    written: Sequence[Written] = ()
 
 
 def saved(part: Any) -> Any:
@@ -78,6 +82,7 @@ def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         TypeError: a part cannot take over anything.
     """
     ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
+    _check_memory(ready)
     undoing = ExitStack()  # which goes on where one cannot be put back
     done: list[bool] = []
     try:
@@ -89,6 +94,14 @@ def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         if not done:  # what is raised when everything was made comes too late to undo it
             undoing.close()
         raise
+
+
+def _check_memory(ready: Mapping[str, Restored]) -> None:
+    """Raise CheckpointError if arrays of models, of one or of several, are to take two values."""
+    try:
+        check_agreement([x._replace(name=f"{name}.{x.name}") for name, part in ready.items() for x in part.written])
+    except ValueError as error:
+        raise CheckpointError(f"{error}: no model was restored") from None
 
 
 def _make(changes: list[Change], done: list[bool]) -> None:
@@ -119,7 +132,9 @@ def _ready(part: Any, value: Any) -> Restored:
         _check_position(other.state)
         return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
     if is_model(part):
-        return Restored(_nothing, _nothing, _writing(_members(part), _members(value)))
+        own, written = _members(part), _written(_members(part), _members(value))
+        changes = [change for x in written for change in _copying(x)]
+        return Restored(_nothing, _nothing, [*telling(member.holder for member in own), *changes], written)
     raise TypeError(f"a {type(part).__name__} takes over nothing: plain data are in what restore returns")
 
 
@@ -156,34 +171,27 @@ def _members(model: Any) -> list[Member]:
     return members([model] if _is_leaf(model) and not hasattr(model, "parameters") else model)
 
 
-def _writing(own: list[Member], saved: list[Member]) -> list[Change]:
-    """Return what writes saved arrays into those of a model, or raise ValueError."""
+def _written(own: list[Member], saved: list[Member]) -> list[Written]:
+    """Return which saved array is to be written into which one of a model, or raise ValueError."""
     found = {member.name: member.array for member in saved}
     differing = sorted(set(found) ^ {member.name for member in own})
     if differing:
         raise ValueError(f"the model holds other arrays than were saved: {', '.join(differing)}")
-    first: dict[int, str] = {}
-    for member in own:
-        other = first.setdefault(member.identity, member.name)
-        if other != member.name and not _equal(found[other], found[member.name]):
-            raise ValueError(f"{other} and {member.name} are one array in the model, and differ in what was saved")
-    written = [change for member in own for change in _copying(member, found[member.name])]
-    return [*telling(member.holder for member in own), *written]
+    return [_fitting(member, found[member.name]) for member in own]
 
 
-def _equal(x: Array, y: Array) -> bool:
-    """Tell whether two arrays hold the same bits."""
-    return x is y or bool((x.shape, x.dtype) == (y.shape, y.dtype) and np.array_equal(words(x), words(y)))
-
-
-def _copying(member: Member, new: Array) -> list[Change]:
+def _fitting(member: Member, new: Array) -> Written:
     x = member.array
     if (new.shape, new.dtype) != (x.shape, x.dtype):
         raise ValueError(f"{member.name} is {_form(x)}, and {_form(new)} was saved")
     if not is_writable(x):
         raise ValueError(f"{member.name} is read-only")
-    where = place(x)
-    return there(where, [partial(setitem, plain(x), ..., new if place(new) == where else moved(new, where))])
+    return Written(member.name, x, new)
+
+
+def _copying(written: Written) -> list[Change]:
+    where, new = place(written.array), written.new
+    return there(where, [partial(setitem, plain(written.array), ..., new if place(new) == where else moved(new, where))])
 
 
 def _form(x: Array) -> str:

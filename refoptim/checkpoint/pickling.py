@@ -13,8 +13,9 @@ import numpy as np
 
 from ..numerics.arith import Array
 from ..numerics.array_types import HOST, bounds, is_array, place, plain
-from ..numerics.libraries import library_of, viewed
+from ..numerics.libraries import library_of
 from ..step.parameter import Parameter
+from .nested import array_of
 from .pickled import DEEPEST, LONGEST, MOST_BYTES, WIDEST, allowed
 from .torch_names import NEWER, STORAGES, UNTYPED
 
@@ -208,10 +209,10 @@ def _counted(codes: str, number: int) -> bytes:
 def _key(key: Any, path: Path) -> Any:
     """Return a key as Python's own number or text; raise TypeError for another."""
     plain = key.item() if isinstance(key, np.generic) else key
-    if not isinstance(plain, (str, int, float, bool, type(None))) or (
-        isinstance(plain, int) and plain.bit_length() > WIDEST
-    ):
+    if not isinstance(plain, (str, int, float, bool, type(None))):
         raise TypeError(f"{_named(path)} cannot be saved: it has a key that is no text and no number, but {key!r:.60}")
+    if isinstance(plain, int) and plain.bit_length() > WIDEST:
+        raise TypeError(f"{_named(path)} cannot be saved: it has a key of more than {WIDEST} bits: make a text of it")
     return plain
 
 
@@ -223,12 +224,7 @@ def _as_array(x: Any, path: Path) -> Array:
         x = np.asarray(x)
     if not is_array(x) and library_of(x) is None:
         raise TypeError(f"{_named(path)} cannot be saved: it is of the type {type(x).__name__}")
-    try:
-        found = x if is_array(x) else viewed(x)
-    except TypeError as error:
-        raise TypeError(f"{_named(path)} cannot be saved: {error}") from None
-    if found is None or found.dtype.name not in CLASSES:
-        raise TypeError(f"{_named(path)} cannot be saved: it is an array of {getattr(found, 'dtype', None)}")
+    found = array_of(x, _named(path), CLASSES)
     if found.dtype == np.bool_ and place(found) is HOST and plain(found).view(np.uint8).max(initial=0) > 1:
         raise ValueError(f"{_named(path)} cannot be saved: it has bools whose bytes are neither 0 nor 1")
     return found

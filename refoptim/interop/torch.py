@@ -102,12 +102,12 @@ class Front(torch.optim.Optimizer):
         """The state by tensor."""
         if self._behind:
             self._show()
-        found: defaultdict[Any, Any] = vars(self)["state"]
+        found: defaultdict[Any, Any] = self.__dict__["state"]
         return found
 
     @state.setter
     def state(self, value: Any) -> None:
-        vars(self)["state"] = value
+        self.__dict__["state"] = value
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group: a dict with the key ``params`` and the settings that differ from the defaults.
@@ -115,7 +115,7 @@ class Front(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError, RuntimeError: it does not describe a group. Nothing is added then.
         """
-        inner = self._ready() if "_inner" in vars(self) else None
+        inner = self._ready() if "_inner" in self.__dict__ else None
         super().add_param_group(param_group)
         if inner is None:
             return
@@ -155,7 +155,7 @@ class Front(torch.optim.Optimizer):
         if inner is None or not self._board.is_of(self.param_groups):
             inner, board = self._made_anew()
             inner.state.update(self._read(inner, board))
-            make([partial(vars(self).update, {"_inner": inner, "_board": board})])
+            make([partial(self.__dict__.update, {"_inner": inner, "_board": board})])
             self._show()
         elif not self._board.is_untouched(state):
             read = self._read(inner, self._board)
@@ -180,7 +180,7 @@ class Front(torch.optim.Optimizer):
         tensors = iter(board.tensors)
         for group in inner.param_groups:
             for p in group["params"]:
-                entry = vars(self)["state"].get(next(tensors))
+                entry = self.__dict__["state"].get(next(tensors))
                 if entry:
                     given = {name: local(x) for name, x in entry.items()}
                     checked = inner._read_state(group, p, given, f"state {len(read)}")
@@ -189,7 +189,7 @@ class Front(torch.optim.Optimizer):
 
     def _show(self) -> None:
         """Let ``state`` be what the inner optimizer keeps."""
-        changes = self._board.showing(self._inner, vars(self)["state"]) if self._inner is not None else []
+        changes = self._board.showing(self._inner, self.__dict__["state"]) if self._inner is not None else []
         make([*changes, partial(setattr, self, "_behind", False)])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -207,14 +207,14 @@ class Front(torch.optim.Optimizer):
         loaded.load_state_dict(_localized(given))
         pairs = zip(self.param_groups, loaded.param_groups, strict=True)
         filled = [change for group, own in pairs for change in _filling(group, own)]
-        make([*filled, partial(vars(self).update, {"_inner": loaded, "_board": board, "_behind": True})])
+        make([*filled, partial(self.__dict__.update, {"_inner": loaded, "_board": board, "_behind": True})])
         self._show()
         for after in (*self._optimizer_load_state_dict_post_hooks.values(),):
             after(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        vars(self).update({"_inner": None, "_board": Board([], []), "_behind": False})
+        self.__dict__.update({"_inner": None, "_board": Board([], []), "_behind": False})
 
     def __reduce__(self) -> tuple[Any, ...]:
         cls = type(self)

@@ -138,7 +138,23 @@ def _check_storage(x: Any) -> None:
 
 
 def _view_bits(x: Any) -> Array:
-    return x.numpy() if x.device.type == "cpu" else handed_over(x)
+    if x.device.type != "cpu":
+        return handed_over(x)
+    try:
+        return x.numpy()
+    except TypeError as error:
+        if "ScalarType" not in str(error):
+            raise
+        raise TypeError(f"NumPy has no dtype for a tensor of {x.dtype}: {_cure(x)}") from None
+
+
+def _cure(x: Any) -> str:
+    """Say what makes a tensor that NumPy can view of one whose dtype it lacks."""
+    if x.is_quantized:
+        return "call dequantize() first"
+    if x.is_complex() or x.is_floating_point():
+        return f"cast it first, x.to(torch.{'complex64' if x.is_complex() else 'float32'})"
+    return "view its bytes first, x.view(torch.uint8)"
 
 
 def bfloat16() -> np.dtype[Any]:
