@@ -10,7 +10,7 @@ import numpy as np
 
 from ..formats.raw import words
 from ..numerics.arith import Array
-from ..numerics.array_types import bounds, share_memory
+from ..numerics.array_types import bounds
 from ..step.parameter import overlaps_itself
 
 
@@ -64,15 +64,23 @@ def _equal(x: Array, y: Array) -> bool:
 
 def _try(group: Sequence[Written]) -> None:
     """Write everything into memory that lies as that of the arrays does, and read it again."""
-    low, high = (reach(end) for reach, end in zip((min, max), zip(*(bounds(x.array) for x in group)), strict=True))
-    memory = np.zeros(high - low, np.uint8)
-    views = [_view(memory, x.array, low) for x in group]
-    for view, x in zip(views, group, strict=True):
+    reaches = [bounds(x.array) for x in group]
+    low = min(begin for begin, _ in reaches)
+    memory = np.zeros(max(end for _, end in reaches) - low, np.uint8)
+    tried = [(_view(memory, x.array, low), x) for x in group]
+    for view, x in tried:
         view[...] = x.new
-    for view, x in zip(views, group, strict=True):
+    for view, x in tried:
         if not _equal(view, x.new):
-            others = (y.name for y in group if y is not x and share_memory(x.array, y.array))
+            others = (y.name for other, y in tried if y is not x and not _lasts(view, x, other, y))
             raise ValueError(f"{x.name} shares memory with {next(others, 'itself')}, and they differ in what was saved")
+
+
+def _lasts(view: Array, x: Written, other: Array, y: Written) -> bool:
+    """Tell whether what is written into one view is still there when another one has been written to."""
+    view[...] = x.new
+    other[...] = y.new
+    return _equal(view, x.new)
 
 
 def _view(memory: Array, x: Array, low: int) -> Array:

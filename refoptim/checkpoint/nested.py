@@ -143,11 +143,14 @@ def _parameter_names(x: Mapping[Any, Any]) -> dict[Any, str]:
     groups = x.get("param_groups")
     found: dict[Any, str] = {}
     for group in groups if isinstance(groups, (list, tuple)) else ():
-        numbers, names = ([group.get(key) for key in ("params", "param_names")]) if isinstance(group, Mapping) else (0, 0)
-        if isinstance(numbers, (list, tuple)) and isinstance(names, (list, tuple)):
-            pairs = zip(numbers, names, strict=False)
+        if isinstance(group, Mapping):
+            pairs = zip(*(_items_of(group.get(key)) for key in ("params", "param_names")), strict=False)
             found.update((number, name) for number, name in pairs if type(number) is int and isinstance(name, str))
     return found
+
+
+def _items_of(x: Any) -> Any:
+    return x if isinstance(x, (list, tuple)) else ()
 
 
 def _are_apart(keys: Iterable[Any]) -> bool:

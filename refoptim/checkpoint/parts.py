@@ -190,8 +190,9 @@ def _fitting(member: Member, new: Array) -> Written:
 
 
 def _copying(written: Written) -> list[Change]:
-    where, new = place(written.array), written.new
-    return there(where, [partial(setitem, plain(written.array), ..., new if place(new) == where else moved(new, where))])
+    where = place(written.array)
+    new = written.new if place(written.new) == where else moved(written.new, where)
+    return there(where, [partial(setitem, plain(written.array), ..., new)])
 
 
 def _form(x: Array) -> str:
