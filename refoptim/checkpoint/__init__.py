@@ -18,8 +18,10 @@ write it together).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,21 +114,32 @@ def restore(path: str | Path, **parts: Any) -> dict[str, Any]:
     return {name: x for name, x in found.items() if name not in parts}
 
 
-def latest(directory: str | Path) -> Path | None:
-    """Return the newest checkpoint of a folder, None if there is none.
+def latest(directory: str | Path, verify: bool = True) -> Path | None:
+    """Return the newest checkpoint of a folder that is as it was written, None if there is none.
 
     The newest has the largest numbers in its name, compared one after the other (``step-1200``, ``2026-12-01``);
-    without numbers, or with equal ones, it is the one written last. Files and folders that are no checkpoints do not
-    count, nor do torch's files, which do not say whose they are.
+    without numbers, or with equal ones, it is the one written last. Files and folders that are no checkpoints, or are
+    cut off, do not count, nor do torch's files, which do not say whose they are.
+
+    Args:
+        directory: the folder.
+        verify: compare every byte with its digest, from the newest on until one checkpoint is whole; a UserWarning
+            names those that are passed over. Without, only what describes a checkpoint is compared with its digest, and
+            the arrays are measured but not read, so that this takes no time, and an altered array is not noticed.
     """
-    return next(_newest(Path(directory)), None)
+    return next(filter(_is_whole if verify else None, _newest(Path(directory))), None)
 
 
-def prune(directory: str | Path, keep: int = 3) -> list[Path]:
+def prune(directory: str | Path, keep: int = 3, verify: bool = False) -> list[Path]:
     """Delete all checkpoints of a folder but the ``keep`` newest, and return what was deleted, oldest first.
 
     Of a link only the link is deleted. What a link among the newest leads to stays as well, and a link to what stays.
     Files that others have put into a folder of shards stay.
+
+    Args:
+        directory: the folder.
+        keep: how many stay.
+        verify: read the newest as ``latest`` does. Those that were altered stay too, but do not count.
 
     Raises:
         ValueError: ``keep`` is no integer from 1 on.
@@ -135,8 +148,10 @@ def prune(directory: str | Path, keep: int = 3) -> list[Path]:
     if type(keep) is not int or keep < 1:
         raise ValueError(f"keep must be an integer in [1, inf), got {keep!r}")
     found = [*_newest(Path(directory))]
-    kept = {path.resolve() for path in found[:keep]}
-    old = [path for path in found[: keep - 1 : -1] if path.resolve() not in kept]
+    whole = islice((i for i, path in enumerate(found) if not verify or _is_whole(path)), keep - 1, keep)
+    last = next(whole, len(found))
+    kept = {path.resolve() for path in found[: last + 1]}
+    old = [path for path in found[:last:-1] if path.resolve() not in kept]
     for path in old:
         _directory.remove(path) if path.is_dir() else path.unlink(missing_ok=True)
     return old
@@ -158,7 +173,19 @@ def _age(path: Path) -> tuple[list[int], int, str]:
 
 def _is_checkpoint(path: Path) -> bool:
     try:
-        _opened.Directory(path) if path.is_dir() else _read_tree(path, verify=False)
+        _opened.Directory(path).check() if path.is_dir() else _read_tree(path, verify=False)
     except (CheckpointError, OSError):
+        return False
+    return True
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether every byte of a checkpoint has its digest, and warn if not."""
+    try:
+        _opened.Directory(path).verify() if path.is_dir() else _read_tree(path)
+    except FileNotFoundError:  # deleted meanwhile
+        return False
+    except (CheckpointError, OSError) as error:
+        warnings.warn(f"a checkpoint is passed over: {error}", UserWarning, stacklevel=3)
         return False
     return True

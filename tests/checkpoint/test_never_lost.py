@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import stat
@@ -32,23 +33,29 @@ def program(code: str, *arguments: Any, **more: Any) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, **more)
 
 
-def kills(number: int) -> str:
+def kills(number: int) -> Any:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(ROOT / "tests" / "helpers" / "killed_writers.py"), str(number)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
+
+
+KILLED = ("x.safetensors", "x.npz", "x.json", "x.pt", "x")
 
 
 def test_nothing_is_lost_when_writers_are_killed() -> None:
-    assert "killed: 50, " in kills(50)
+    found = kills(50)
+    assert {form: x["killed"] for form, x in found.items()} == dict.fromkeys(KILLED, 10)
+    assert sum(x["while a part was written"] for x in found.values()) > 5
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_when_a_thousand_writers_are_killed(record_property: Any) -> None:
     found = kills(1000)
     record_property("kills", found)
-    assert "killed: 1000, " in found
+    assert {form: x["killed"] for form, x in found.items()} == dict.fromkeys(KILLED, 200)
+    assert all(x["while a part was written"] for x in found.values())
 
 
 def names(folder: Path) -> list[str]:

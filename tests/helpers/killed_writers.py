@@ -1,21 +1,21 @@
 """Kills writers of checkpoints, and counts what is lost: ``python tests/helpers/killed_writers.py 1000``.
 
-A process writes one version after the other under one name, and is killed at a random moment. Then there must be a
-whole version, not older than the last that was there; and after the next save, nothing beside it. The exit code is 1
-unless that was so every time.
+A process writes one version after the other under one name, and is killed at a random moment; files of each format and
+folders of shards take turns. Then there must be a whole version, not older than the last that was there; and after the
+next save, nothing beside it. The exit code is 1 unless that was so every time.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,10 +30,15 @@ NUMBERS = 60_000
 LONGEST = 0.03
 """Seconds until a process is killed, at most: enough for several versions."""
 
+FORMS = ("x.safetensors", "x.npz", "x.json", "x.pt", "x")
+"""The names of what is written; the one without a suffix is a folder."""
+
+WHAT = ("killed", "while a part was written", "lost", "parts after the next save")
+
 
 def save(path: Path, version: int) -> None:
     model = {"w": np.full(NUMBERS, version, np.float32), "b": np.full(3, version)}
-    checkpoint.save(path, model=model, version=version)
+    checkpoint.save(path, shards=None if path.suffix else 3, model=model, version=version)
 
 
 def version_of(path: Path) -> int:
@@ -69,20 +74,19 @@ def trial(path: Path, rng: random.Random) -> tuple[bool, bool, bool]:
     return left, after < before, [x.name for x in path.parent.iterdir()] != [path.name]
 
 
-def main(number: int, seed: int = 0) -> dict[str, Any]:
-    """Kill a number of writers, of each format in turn, and return what happened."""
-    rng, counts = random.Random(seed), np.zeros(3, int)
+def main(number: int, seed: int = 0) -> dict[str, dict[str, int]]:
+    """Kill a number of writers, of each form in turn, and return what happened by form."""
+    rng, counts = random.Random(seed), {form: np.zeros(4, int) for form in FORMS}
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder, suffix[1:], f"x{suffix}") for suffix in (".safetensors", ".npz", ".json")]
-        for path in paths:
+        paths = {form: Path(folder, str(i), form) for i, form in enumerate(FORMS)}
+        for path in paths.values():
             save(path, 0)
-        for i in range(number):
-            counts += trial(paths[i % len(paths)], rng)
-    left, lost, stayed = map(int, counts)
-    return {"killed": number, "while a part was written": left, "lost": lost, "parts after the next save": stayed}
+        for form in islice(cycle(FORMS), number):
+            counts[form] += (1, *trial(paths[form], rng))
+    return {form: dict(zip(WHAT, map(int, found), strict=True)) for form, found in counts.items()}
 
 
 if __name__ == "__main__":
     found = main(int(sys.argv[1]))
-    print(", ".join(f"{what}: {n}" for what, n in found.items()))
-    sys.exit(bool(found["lost"] or found["parts after the next save"]))
+    print(json.dumps(found, indent=1))
+    sys.exit(any(x["lost"] or x["parts after the next save"] for x in found.values()))
