@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from refoptim.formats.digests import Digest
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, limits and modes are those of POSIX")
 
-SUFFIXES = (".safetensors", ".npz", ".json")
+SUFFIXES = (".safetensors", ".npz", ".json", ".pt")
 
 
 def program(code: str, *arguments: Any, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -130,7 +131,8 @@ def stopped(*_: Any) -> Any:
 def test_a_full_disk_and_an_interrupt(tmp_path: Path, suffix: str, fail: Callable[..., Any], where: str) -> None:
     path = tmp_path / f"x{suffix}"
     save(path, 1)
-    owner, name = {"fsync": (os, "fsync"), "replace": (Path, "replace"), "write": (Digest, "update")}[where]
+    written = (zlib, "crc32") if suffix == ".pt" else (Digest, "update")
+    owner, name = {"fsync": (os, "fsync"), "replace": (Path, "replace"), "write": written}[where]
     with pytest.MonkeyPatch.context() as patch, pytest.raises((OSError, KeyboardInterrupt)) as caught:
         patch.setattr(owner, name, fail)
         save(path, 2)
