@@ -70,7 +70,8 @@ class Writer:
                 return write(self, x, path)
         if is_array(x) or (library_of(x) is not None and not isinstance(x, np.ndarray)):
             return {"$array": self._array(x, path)}
-        raise TypeError(f"{_named(path)} cannot be saved: it is a {type(x).__name__}")
+        cure = "make a list of it" if isinstance(x, (set, frozenset)) else "save what it holds as numbers and texts"
+        raise TypeError(f"{_named(path)} cannot be saved: it is a {type(x).__name__}: {cure}")
 
     def _array(self, x: Any, path: tuple[str, ...]) -> str:
         """Return the name of an array; one that stands twice has one name."""

@@ -18,6 +18,7 @@ from ..numerics.libraries import library_of, telling
 from ..optimizers.base import Optimizer
 from ..step.changes import Change, make, there
 from ..step.parameter import Parameter
+from ..step.trees import leaves
 from ..swa_utils.averaged_model import AveragedModel
 from ..swa_utils.members import Member, members
 from .agreement import Written, check_agreement
@@ -127,15 +128,23 @@ def _ready(part: Any, value: Any) -> Restored:
     if has_state(part):
         return Restored(partial(part.load_state_dict, _as_its_own(part, value)), _undoing(part), [])
     if isinstance(part, np.random.Generator):
-        other = type(part.bit_generator)()
-        other.state = value
-        _check_position(other.state)
+        _check_generator(type(part.bit_generator)(), value)
         return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
     if is_model(part):
+        _check_saved(value)
         own, written = _members(part), _written(_members(part), _members(value))
         changes = [change for x in written for change in _copying(x)]
         return Restored(_nothing, _nothing, [*telling(member.holder for member in own), *changes], written)
     raise TypeError(f"a {type(part).__name__} takes over nothing: plain data are in what restore returns")
+
+
+def _check_generator(other: np.random.BitGenerator, state: Any) -> None:
+    """Raise ValueError for what is no state of such a generator; NumPy raises errors of many kinds."""
+    try:
+        other.state = state
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"this is no state of the generator {type(other).__name__}: {error}") from None
+    _check_position(other.state)
 
 
 def _check_position(state: Mapping[str, Any]) -> None:
@@ -171,12 +180,21 @@ def _members(model: Any) -> list[Member]:
     return members([model] if _is_leaf(model) and not hasattr(model, "parameters") else model)
 
 
+def _check_saved(value: Any) -> None:
+    """Raise ValueError unless what was saved are arrays."""
+    for name, x, _ in leaves(value):
+        if not is_array(x) and not isinstance(x, np.generic):
+            raise ValueError(f"a model was expected, and {name or 'it'} is a {type(x).__name__} in what was saved")
+
+
 def _written(own: list[Member], saved: list[Member]) -> list[Written]:
     """Return which saved array is to be written into which one of a model, or raise ValueError."""
     found = {member.name: member.array for member in saved}
     differing = sorted(set(found) ^ {member.name for member in own})
+    where = {name: "saved alone" if name in found else "in the model alone" for name in differing}
     if differing:
-        raise ValueError(f"the model holds other arrays than were saved: {', '.join(differing)}")
+        some = [f"{name} ({where[name]})" for name in differing[:5]] + ["…"] * (len(differing) > 5)
+        raise ValueError(f"the model holds other arrays than were saved: {', '.join(some)}")
     return [_fitting(member, found[member.name]) for member in own]
 
 
