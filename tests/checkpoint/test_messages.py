@@ -123,7 +123,7 @@ def test_keys_of_one_hash(tmp_path: Path) -> None:
     found["tree"]["data"]["$items"] = [[key, 0] for key in ALIKE]
     rewrite(path, found)
     with pytest.raises(
-        CheckpointError, match="^the tree is refused: more than 100 keys of a dict have one hash"
+        CheckpointError, match=r"^the tree is refused: more than 100 keys of a dict have one hash"
     ) as caught:
         checkpoint.load(path)
     assert "[0, 2305843009213693951" not in str(caught.value)
