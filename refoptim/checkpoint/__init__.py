@@ -119,7 +119,7 @@ def latest(directory: str | Path, verify: bool = True) -> Path | None:
 
     The newest has the largest numbers in its name, compared one after the other (``step-1200``, ``2026-12-01``);
     without numbers, or with equal ones, it is the one written last. Files and folders that are no checkpoints, or are
-    cut off, do not count, nor do torch's files, which do not say whose they are.
+    cut off, do not count, nor do torch's files, which do not say whose they are. A folder that is not there has none.
 
     Args:
         directory: the folder.
@@ -159,9 +159,16 @@ def prune(directory: str | Path, keep: int = 3, verify: bool = False) -> list[Pa
 
 def _newest(directory: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, newest first; each is looked at when it is asked for."""
-    names = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
+    names = [path for path in _paths_in(directory) if not path.name.startswith(".")]
     found = [path for path in names if path.is_dir() or path.suffix.lower() in SINGLE]
     return filter(_is_checkpoint, sorted(found, key=_age, reverse=True))
+
+
+def _paths_in(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:  # as before the first save
+        return []
 
 
 def _age(path: Path) -> tuple[list[int], int, str]:

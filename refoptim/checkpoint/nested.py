@@ -18,6 +18,7 @@ import re
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -70,8 +71,7 @@ class Writer:
                 return write(self, x, path)
         if is_array(x) or (library_of(x) is not None and not isinstance(x, np.ndarray)):
             return {"$array": self._array(x, path)}
-        cure = "make a list of it" if isinstance(x, (set, frozenset)) else "save what it holds as numbers and texts"
-        raise TypeError(f"{_named(path)} cannot be saved: it is a {type(x).__name__}: {cure}")
+        raise TypeError(f"{_named(path)} cannot be saved: it is a {type(x).__name__}: {_cure(x)}")
 
     def _array(self, x: Any, path: tuple[str, ...]) -> str:
         """Return the name of an array; one that stands twice has one name."""
@@ -98,7 +98,8 @@ class Writer:
 
     def _key(self, key: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(key, (str, int, float, bool, type(None), np.generic)):
-            raise TypeError(f"{_named(path)} cannot be saved: it has a key that is a {type(key).__name__}")
+            problem = f"it has a key that is a {type(key).__name__}: make a text of it"
+            raise TypeError(f"{_named(path)} cannot be saved: {problem}")
         return self.write(key, path)
 
     def _list(self, x: Any, path: tuple[str, ...]) -> list[Any]:
@@ -181,10 +182,32 @@ def advice(dtype: np.dtype[Any]) -> str:
         return ": save a list, x.tolist()"
     if dtype.kind in "Mm":
         return ": save its integers, x.view('int64')"
+    if dtype.fields:
+        return ": save its fields one by one"
     if dtype.type is np.void:
-        return ": save its fields one by one" if dtype.fields else ": save its bytes, x.view('uint8')"
+        return ": save its bytes, x.view('uint8')"
     wider = "complex128" if dtype.kind == "c" else "float64" if dtype.itemsize > 8 else "float32"
     return f": cast it, x.astype({'int8' if 'int' in dtype.name else wider!r})"
+
+
+CURES = {
+    **dict.fromkeys(("set", "frozenset", "range", "deque"), "make a list of it"),
+    **dict.fromkeys(("PosixPath", "WindowsPath", "datetime", "date", "Decimal", "Fraction", "UUID"), "save str(x)"),
+    "Namespace": "save vars(x)",
+    "RandomState": "save x.get_state(), or use a numpy.random.Generator",
+    "Random": "save x.getstate()",
+    "MaskedArray": "save x.data and x.mask",
+}
+"""What to save in the place of things that people have, by the names of their types."""
+
+
+def _cure(x: Any) -> str:
+    """Say what to do with something that is not saved."""
+    if is_dataclass(x):
+        return "save dataclasses.asdict(x)"
+    if isinstance(x, np.random.BitGenerator):
+        return "save x.state, or a numpy.random.Generator of it"
+    return CURES.get(type(x).__name__, "save what it holds as numbers and texts")
 
 
 def _named(path: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
@@ -18,7 +18,7 @@ from ..numerics.libraries import library_of, telling
 from ..optimizers.base import Optimizer
 from ..step.changes import Change, make, there
 from ..step.parameter import Parameter
-from ..step.trees import leaves
+from ..step.trees import is_tree, leaves
 from ..swa_utils.averaged_model import AveragedModel
 from ..swa_utils.members import Member, members
 from .agreement import Written, check_agreement
@@ -51,28 +51,21 @@ def saved(part: Any) -> Any:
 
 
 def has_state(part: Any) -> bool:
-    """Tell whether a part saves and loads itself."""
-    return all(callable(getattr(part, name, None)) for name in ("state_dict", "load_state_dict"))
+    """Tell whether a part saves and loads itself; a class does not."""
+    return not isinstance(part, type) and all(
+        callable(getattr(part, name, None)) for name in ("state_dict", "load_state_dict")
+    )
 
 
 def is_model(part: Any) -> bool:
-    """Tell whether a part is a model: what has parameters, an array, or a dict, list or tuple of arrays alone."""
+    """Tell whether a part is a model: what has parameters, an array, or a dict, list or tuple of arrays and None."""
     if hasattr(part, "parameters"):
-        return True
-    leaves = list(_leaves(part))
-    return bool(leaves) and all(map(_is_leaf, leaves))
+        return not isinstance(part, type)
+    return _is_leaf(part) or (is_tree(part) and any(_is_leaf(x) for _, x, _ in leaves(part)))
 
 
 def _is_leaf(x: Any) -> bool:
     return isinstance(x, Parameter) or is_array(x) or library_of(x) is not None
-
-
-def _leaves(x: Any) -> Iterator[Any]:
-    if isinstance(x, (Mapping, list, tuple)):
-        for y in x.values() if isinstance(x, Mapping) else x:
-            yield from _leaves(y)
-    else:
-        yield x
 
 
 def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -131,7 +124,8 @@ def _ready(part: Any, value: Any) -> Restored:
         _check_generator(type(part.bit_generator)(), value)
         return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
     if is_model(part):
-        _check_saved(value)
+        _check_arrays(part, "is")
+        _check_arrays(value, "was saved as")
         own, written = _members(part), _written(_members(part), _members(value))
         changes = [change for x in written for change in _copying(x)]
         return Restored(_nothing, _nothing, [*telling(member.holder for member in own), *changes], written)
@@ -177,14 +171,24 @@ def _nothing() -> None:
 
 
 def _members(model: Any) -> list[Member]:
-    return members([model] if _is_leaf(model) and not hasattr(model, "parameters") else model)
+    """Return the arrays of a model; None, as for a bias that there is not, is left out."""
+    return members([model] if _is_leaf(model) and not hasattr(model, "parameters") else _without_none(model))
 
 
-def _check_saved(value: Any) -> None:
-    """Raise ValueError unless what was saved are arrays."""
-    for name, x, _ in leaves(value):
-        if not is_array(x) and not isinstance(x, np.generic):
-            raise ValueError(f"a model was expected, and {name or 'it'} is a {type(x).__name__} in what was saved")
+def _without_none(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {key: _without_none(y) for key, y in x.items() if y is not None}
+    if isinstance(x, (list, tuple)) and not hasattr(x, "parameters"):
+        return {i: _without_none(y) for i, y in enumerate(x) if y is not None}
+    return x
+
+
+def _check_arrays(model: Any, verb: str) -> None:
+    """Raise ValueError unless a model, or what was saved of it, holds arrays alone."""
+    for name, x, _ in leaves(model):
+        if not (_is_leaf(x) or x is None or (verb != "is" and isinstance(x, np.generic))):
+            kind = f"{name or 'it'} {verb} a {type(x).__name__}"
+            raise ValueError(f"a model holds arrays alone, and {kind}: plain data are in what restore returns")
 
 
 def _written(own: list[Member], saved: list[Member]) -> list[Written]:
@@ -200,7 +204,7 @@ def _written(own: list[Member], saved: list[Member]) -> list[Written]:
 
 def _fitting(member: Member, new: Array) -> Written:
     x = member.array
-    if (new.shape, new.dtype) != (x.shape, x.dtype):
+    if (new.shape, new.dtype) != (x.shape, x.dtype.newbyteorder("=")):
         raise ValueError(f"{member.name} is {_form(x)}, and {_form(new)} was saved")
     if not is_writable(x):
         raise ValueError(f"{member.name} is read-only")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
-from refoptim import checkpoint
+from helpers.kept import kept
+from refoptim import Adam, checkpoint
 from refoptim.checkpoint import CheckpointError, pt
 from refoptim.checkpoint.tree import read_tree, write_tree
 
@@ -102,10 +107,26 @@ def test_arrays_that_are_not_saved(tmp_path: Path, what: str, suffix: str) -> No
         checkpoint.save(tmp_path / f"y{suffix}", data={"a": [other]})
 
 
+@dataclass
+class Limits:
+    size: int
+
+
 def test_other_things_that_are_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     assert said(path, data=[np.longdouble(1)]).endswith("a NumPy scalar of float128: cast it, x.astype('float64')")
-    assert said(path, data={"a": {1}}) == "data.a cannot be saved: it is a set: make a list of it"
+    assert said(path, data={(1, 2): 3}) == "data cannot be saved: it has a key that is a tuple: make a text of it"
+    things = [{1}, Path("x"), datetime.now(), Namespace(a=1), np.random.RandomState(0), Random(0), np.random.PCG64(0)]
+    found = [said(path, data={"a": x}).rpartition(": ")[2] for x in things]
+    assert found[:4] == ["make a list of it", "save str(x)", "save str(x)", "save vars(x)"]
+    assert found[4:6] == ["save x.get_state(), or use a numpy.random.Generator", "save x.getstate()"]
+    assert found[6] == "save x.state, or a numpy.random.Generator of it"
+    states = [things[4].get_state(), things[5].getstate(), things[6].state]
+    assert kept(checkpoint.load(checkpoint.save(tmp_path / "y.npz", states=states))["states"]) == kept(states)
+    assert said(path, data=Limits(1)).endswith("save dataclasses.asdict(x)")
+    assert (
+        said(path, optimizer=Adam) == "optimizer cannot be saved: it is a type: save what it holds as numbers and texts"
+    )
     assert said(path, data=object()).startswith("data cannot be saved: it is a object: save what it holds as numbers")
 
 
@@ -178,9 +199,9 @@ def test_groups_that_are_none_are_data_as_others(tmp_path: Path, group: Any) -> 
 @pytest.mark.parametrize(
     ("saved", "what"),
     [
-        ({"w": "x"}, "a model was expected, and w is a str in what was saved"),
-        ({"w": {"v": 1}}, "a model was expected, and w.v is a int in what was saved"),
-        (3, "a model was expected, and it is a int in what was saved"),
+        ({"w": "x"}, "a model holds arrays alone, and w was saved as a str"),
+        ({"w": {"v": 1}}, "a model holds arrays alone, and w.v was saved as a int"),
+        (3, "a model holds arrays alone, and it was saved as a int"),
         ({"v": np.zeros(3)}, "other arrays than were saved: v (saved alone), w (in the model alone)"),
     ],
 )
@@ -189,6 +210,38 @@ def test_what_is_no_model(tmp_path: Path, saved: Any, what: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         checkpoint.restore(path, model={"w": np.zeros(3)})
     assert what in str(caught.value)
+
+
+def test_plain_data_in_a_model(tmp_path: Path) -> None:
+    """What cannot be written into is said by its name; None, as for a bias that there is not, is left out."""
+    model: Any = {"w": np.ones(3), "layers": [np.full(2, 2.0), None], "bias": None}
+    path = checkpoint.save(tmp_path / "x.npz", model=model)
+    fresh: Any = {"w": np.zeros(3), "layers": [np.zeros(2), None], "bias": None}
+    checkpoint.restore(path, model=fresh)
+    assert kept(fresh) == kept(model)
+    with pytest.raises(
+        CheckpointError, match=r"a model holds arrays alone, and heads is a int: plain data are in what"
+    ):
+        checkpoint.restore(path, model={**fresh, "heads": 3})
+    with pytest.raises(CheckpointError, match=r"bias \(in the model alone\)"):
+        checkpoint.restore(path, model={**fresh, "bias": np.zeros(1)})
+
+
+def test_a_model_in_the_other_byte_order(tmp_path: Path) -> None:
+    bits = np.array([0x7F800001, 0xFFC12345, 0x80000000, 1], np.uint32).view(np.float32)
+    path, x = checkpoint.save(tmp_path / "x.npz", model={"w": bits.astype(">f4")}), np.zeros(4, ">f4")
+    checkpoint.restore(path, model={"w": x})
+    assert x.view(">u4").tolist() == bits.view(np.uint32).tolist()
+
+
+def test_an_npz_file_of_others_is_no_checkpoint(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.ones(2))
+    said = (
+        r"^x\.npz is no checkpoint of refoptim: it has no checkpoint\.json; checkpoint\.load_arrays reads its arrays$"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.load(tmp_path / "x.npz")
+    assert checkpoint.load_arrays(tmp_path / "x.npz")["a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("state", [5, [], {}, {"state": 1}, {"bit_generator": "PCG64", "state": {"state": "x"}}])

@@ -117,6 +117,12 @@ def test_pruning_can_count_whole_ones_alone(tmp_path: Path, form: str) -> None:
     assert checkpoint.latest(tmp_path) == new
 
 
+def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
+    """As at the first start of a run that saves into it."""
+    assert checkpoint.latest(tmp_path / "run") is None and checkpoint.prune(tmp_path / "run") == []
+    assert not (tmp_path / "run").exists()
+
+
 def test_only_the_newest_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(5):
         saved(tmp_path, ".npz", step)
