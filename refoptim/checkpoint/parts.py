@@ -186,6 +186,10 @@ def _without_none(x: Any) -> Any:
 def _check_arrays(model: Any, verb: str) -> None:
     """Raise ValueError unless a model, or what was saved of it, holds arrays alone."""
     for name, x, _ in leaves(model):
+        library = library_of(x) if verb == "is" else None
+        if library is not None and library.package == "jax":
+            advice = "take those that checkpoint.load returns"
+            raise ValueError(f"nothing can be written into arrays of JAX, as {name or 'it'} is one: {advice}")
         if not (_is_leaf(x) or x is None or (verb != "is" and isinstance(x, np.generic))):
             kind = f"{name or 'it'} {verb} a {type(x).__name__}"
             raise ValueError(f"a model holds arrays alone, and {kind}: plain data are in what restore returns")
