@@ -549,17 +549,31 @@ def test_every_truncation_is_refused(small: Path) -> None:
         file.write_bytes(data)
 
 
+def flipped(folder: Path, number: int) -> int:
+    """Turn a number of single bits in each file; return after how many a folder held what was saved."""
+    expected = {"model": {name: np.array(x) for name, x in load(folder)["model"].items()}}
+    rng, harmless = np.random.default_rng(3), 0
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        for place in rng.integers(0, 8 * len(data), number):
+            flip(file, place // 8, place % 8)
+            harmless += assert_same_or_refused(folder, expected)
+            file.write_bytes(data)
+    return harmless
+
+
 def test_no_flipped_bit_makes_wrong_values(small: Path) -> None:
     """Of the bits of arrays all are noticed; a few others, as in blanks, do not matter."""
-    expected = {"model": {name: np.array(x) for name, x in load(small)["model"].items()}}
-    rng, harmless = np.random.default_rng(3), 0
-    for file in sorted(small.iterdir()):
-        data = file.read_bytes()
-        for place in rng.integers(0, 8 * len(data), 200):
-            flip(file, place // 8, place % 8)
-            harmless += assert_same_or_refused(small, expected)
-            file.write_bytes(data)
-    assert harmless < 40
+    assert flipped(small, 200) < 40
+
+
+@pytest.mark.slow
+def test_ten_thousand_bits_of_folders(small: Path, record_property: Any) -> None:
+    assert len([*small.iterdir()]) == 3
+    harmless = flipped(small, 3334)
+    record_property("harmless", harmless)
+    print("of 10,002 harmless:", harmless)
+    assert harmless < 700
 
 
 NOT_CONTENT = {"arrays", "files", "commit", "seal", "complex128", "digest"}
