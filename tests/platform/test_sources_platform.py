@@ -75,6 +75,7 @@ ALLOWED = {
     ("kernels/host/build.py", "write_text"): "ASCII, for a compiler to read",
     ("kernels/host/build.py", "text=True"): "what a compiler says in the user's language",
     ("refoptim/commands/gpu_report.py", "text=True"): "what a tool says in the user's language",
+    ("refoptim/checkpoint/nested.py", "np.random"): "knows a generator by its type, and draws nothing",
     ("refoptim/checkpoint/parts.py", "np.random"): "knows a generator by its type, and draws nothing",
     ("refoptim/engines/nvrtc.py", "iterdir"): "folders of one name: which comes first is the same to all",
     ("refoptim/engines/cuda.py", "glob"): "files of one content: any of them does",
