@@ -166,7 +166,7 @@ def array_of(x: Any, name: str, known: Container[str]) -> Array:
         TypeError: it cannot be saved; the message says what to do.
     """
     try:
-        found = x if is_array(x) else _viewed(x)
+        found = x if is_array(x) else viewed(x)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise TypeError(f"{name} cannot be saved: {error}") from None
     if found is None:
@@ -174,17 +174,6 @@ def array_of(x: Any, name: str, known: Container[str]) -> Array:
     if found.dtype.name not in known:
         raise TypeError(f"{name} cannot be saved: it is an array of {found.dtype}{advice(found.dtype)}")
     return found
-
-
-def _viewed(x: Any) -> Array | None:
-    """Return the array that another library's array hands over; of JAX's bfloat16, which it does not, a copy."""
-    library = library_of(x)
-    try:
-        return viewed(x)
-    except (TypeError, AttributeError):
-        if library is None or library.package != "jax":
-            raise
-        return np.asarray(x)
 
 
 def advice(dtype: np.dtype[Any]) -> str:

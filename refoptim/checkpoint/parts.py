@@ -124,8 +124,8 @@ def _ready(part: Any, value: Any) -> Restored:
         _check_generator(type(part.bit_generator)(), value)
         return Restored(_nothing, _nothing, [partial(setattr, part.bit_generator, "state", value)])
     if is_model(part):
-        _check_arrays(part, "is")
-        _check_arrays(value, "was saved as")
+        _check_arrays("is", part, _is_leaf)
+        _check_arrays("was saved as", value, lambda x: _is_leaf(x) or isinstance(x, np.generic))
         own, written = _members(part), _written(_members(part), _members(value))
         changes = [change for x in written for change in _copying(x)]
         return Restored(_nothing, _nothing, [*telling(member.holder for member in own), *changes], written)
@@ -183,14 +183,10 @@ def _without_none(x: Any) -> Any:
     return x
 
 
-def _check_arrays(model: Any, verb: str) -> None:
+def _check_arrays(verb: str, model: Any, fits: Callable[[Any], bool]) -> None:
     """Raise ValueError unless a model, or what was saved of it, holds arrays alone."""
     for name, x, _ in leaves(model):
-        library = library_of(x) if verb == "is" else None
-        if library is not None and library.package == "jax":
-            advice = "take those that checkpoint.load returns"
-            raise ValueError(f"nothing can be written into arrays of JAX, as {name or 'it'} is one: {advice}")
-        if not (_is_leaf(x) or x is None or (verb != "is" and isinstance(x, np.generic))):
+        if not (x is None or fits(x)):
             kind = f"{name or 'it'} {verb} a {type(x).__name__}"
             raise ValueError(f"a model holds arrays alone, and {kind}: plain data are in what restore returns")
 
@@ -211,7 +207,7 @@ def _fitting(member: Member, new: Array) -> Written:
     if (new.shape, new.dtype) != (x.shape, x.dtype.newbyteorder("=")):
         raise ValueError(f"{member.name} is {_form(x)}, and {_form(new)} was saved")
     if not is_writable(x):
-        raise ValueError(f"{member.name} is read-only")
+        raise ValueError(f"{member.name} is read-only: take the array that checkpoint.load returns")
     return Written(member.name, x, new)
 
 

@@ -321,10 +321,8 @@ def _write_npz(file: BinaryIO, description: Description, arrays: Arrays, by: Has
 def _read_npz(file: BinaryIO, size: int, where: str) -> tuple[Any, dict[str, Array]]:
     npz.check_directory(file, where, LIMITS)
     with zipfile.ZipFile(file) as archive:
-        none = (
-            f"{where} is no checkpoint of refoptim: it has no checkpoint.json; checkpoint.load_arrays reads its arrays"
-        )
-        require("checkpoint.json" in archive.namelist(), none)
+        foreign = f"{where} is no checkpoint of refoptim: it has no checkpoint.json"
+        require("checkpoint.json" in archive.namelist(), f"{foreign}; checkpoint.load_arrays reads its arrays")
         arrays = _npz_arrays(file, archive, size, ["checkpoint.json"], where)
         found = parse(npz.read_plain(archive, "checkpoint.json", where, LIMITS), f"{where}: checkpoint.json", LIMITS)
         return found, arrays

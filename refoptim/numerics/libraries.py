@@ -223,6 +223,16 @@ def _stream_torch(x: Any) -> AbstractContextManager[Any] | None:
 # JAX
 
 
+def _view_jax(x: Any) -> Array:
+    """Return a read-only array; bfloat16, which JAX does not hand over by DLPack, NumPy takes where it can reach it."""
+    try:
+        return handed_over(x)
+    except (TypeError, AttributeError):
+        if any(device.platform != "cpu" for device in x.devices()):
+            raise
+        return np.asarray(x)
+
+
 def _refuse_jax(x: Any) -> None:
     raise TypeError(
         "a JAX array cannot be changed in place: use refoptim.interop.jax, whose optimizers return new arrays, "
@@ -255,6 +265,6 @@ LIBRARIES = (
         _lying_torch,
         _in_line_torch,
     ),
-    Library("jax", "Array", handed_over, _refuse_jax, _nothing, _none, _nothing, _nothing, _nothing),
+    Library("jax", "Array", _view_jax, _refuse_jax, _nothing, _none, _nothing, _nothing, _nothing),
 )
 """The libraries whose arrays need more than DLPack."""

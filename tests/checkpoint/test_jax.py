@@ -58,5 +58,5 @@ def test_what_jax_does_not_hand_over_is_named(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=said):
             checkpoint.save(tmp_path / "x.npz", data=[x])
     path = checkpoint.save(tmp_path / "x.npz", model={"w": jnp.ones(3)})
-    with pytest.raises(CheckpointError, match="nothing can be written into arrays of JAX, as w is one"):
+    with pytest.raises(CheckpointError, match=r"w is read-only: take the array that checkpoint\.load returns"):
         checkpoint.restore(path, model={"w": jnp.zeros(3)})
