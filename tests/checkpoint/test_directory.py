@@ -549,31 +549,28 @@ def test_every_truncation_is_refused(small: Path) -> None:
         file.write_bytes(data)
 
 
-def flipped(folder: Path, number: int) -> int:
-    """Turn a number of single bits in each file; return after how many a folder held what was saved."""
+def harmless(folder: Path, number: int) -> int:
+    """Turn a number of single bits in each file; return after how many a folder was read all the same."""
     expected = {"model": {name: np.array(x) for name, x in load(folder)["model"].items()}}
-    rng, harmless = np.random.default_rng(3), 0
+    rng, found = np.random.default_rng(3), 0
     for file in sorted(folder.iterdir()):
         data = file.read_bytes()
         for place in rng.integers(0, 8 * len(data), number):
             flip(file, place // 8, place % 8)
-            harmless += assert_same_or_refused(folder, expected)
+            found += assert_same_or_refused(folder, expected)
             file.write_bytes(data)
-    return harmless
+    return found
 
 
 def test_no_flipped_bit_makes_wrong_values(small: Path) -> None:
-    """Of the bits of arrays all are noticed; a few others, as in blanks, do not matter."""
-    assert flipped(small, 200) < 40
+    """Every bit is noticed: there is none that does not matter."""
+    assert harmless(small, 200) == 0
 
 
 @pytest.mark.slow
-def test_ten_thousand_bits_of_folders(small: Path, record_property: Any) -> None:
+def test_ten_thousand_bits_of_folders(small: Path) -> None:
     assert len([*small.iterdir()]) == 3
-    harmless = flipped(small, 3334)
-    record_property("harmless", harmless)
-    print("of 10,002 harmless:", harmless)
-    assert harmless < 700
+    assert harmless(small, 3334) == 0
 
 
 NOT_CONTENT = {"arrays", "files", "commit", "seal", "complex128", "digest"}
