@@ -14,7 +14,7 @@ from refoptim.conformance.gradients import np_dtype
 from refoptim.conformance.trajectory import Digest, bits, run
 
 import refoptim
-from helpers.mutants import MUTANTS
+from refoptim import dialects
 from refoptim.numerics.arith import as_reals
 
 WITNESS = {"Adafactor": "reference"}
@@ -93,10 +93,11 @@ def unharmed(optimizer: str, case: str, dtype: str) -> tuple[str, list[Any]]:
 
 
 def mutated(optimizer: str, flag: str, case: cases.Case, dtype: str, patch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Run a case on each mutant."""
-    for make in MUTANTS[optimizer, flag]:
+    """Run a case on each dialect that makes the mistake."""
+    rule = getattr(refoptim, optimizer)
+    for axis in dialects.AXES[optimizer, flag]:
         with patch.context() as here:
-            here.setattr(refoptim, optimizer, make())
+            here.setattr(refoptim, optimizer, dialects.made_of(rule, axis))
             yield trajectory(case, dtype)
 
 
@@ -115,7 +116,8 @@ def test_the_mistake_is_caught(optimizer: str, flag: str, monkeypatch: pytest.Mo
     assert moved is ((optimizer, flag) not in IN_STATE_ALONE)
 
 
-def test_every_flag_is_claimed_and_every_claim_has_a_mutant() -> None:
-    assert {flag for _, flag in CLAIMS} == set(cases.flags())
-    assert set(CLAIMS) == set(MUTANTS)
+def test_every_claim_has_an_axis_and_every_flag_a_meaning() -> None:
+    assert set(CLAIMS) <= set(dialects.AXES)
+    assert {flag for _, flag in dialects.AXES} == set(cases.flags()) == set(dialects.FLAGS)
+    assert {flag: x.meaning for flag, x in dialects.FLAGS.items()} == cases.flags()
     assert len({optimizer for optimizer, _ in CLAIMS}) == len(cases.stems())

@@ -21,7 +21,8 @@ from refoptim.conformance.cases import Case
 from refoptim.conformance.gradients import make_source
 from refoptim.conformance.reference import Reference
 
-from helpers.mutants import MUTANTS
+import refoptim
+from refoptim import dialects
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -95,12 +96,12 @@ def test_flags_are_the_causes(peer: str, case: Case, flags: tuple[str, ...]) -> 
 class Mutated(Reference):
     """refoptim with one mistake."""
 
-    def __init__(self, mutant: Any) -> None:
-        self.mutant = mutant
+    def __init__(self, axis: dialects.Axis) -> None:
+        self._dialect = dialects.made_of(getattr(refoptim, axis.optimizer), axis)
 
     def make(self, optimizer: str, hyper: Any, parameters: Any) -> None:
         self._arrays = [np.array(p) for p in parameters]
-        self._build = partial(self.mutant(), self._arrays, **hyper)
+        self._build = partial(self._dialect, self._arrays, **hyper)
         self._optimizer = self._build()
 
 
@@ -112,7 +113,7 @@ SINGLE = [
     for peer, case, flags in LISTED
     if len(flags) == 1
     and (peer, case.optimizer) not in OTHER_FORMS
-    and (case.optimizer, flags[0]) in MUTANTS
+    and (case.optimizer, flags[0]) in dialects.AXES
     and flags[0] in case.flags
 ]
 
@@ -123,7 +124,7 @@ def test_the_mistake_makes_the_library(peer: str, case: Case, flag: str) -> None
     assert not adapters.why_not(make(), case, "float64") or pytest.skip("the library has no such case")
     if case.id.endswith("-edges"):
         pytest.skip("at the edges of the range other roundings show too")
-    mutants = [Mutated(mutant) for mutant in MUTANTS[case.optimizer, flag]]
+    mutants = [Mutated(axis) for axis in dialects.AXES[case.optimizer, flag]]
     assert any(agree(mutant, make(), case) for mutant in mutants)
 
 

@@ -1,0 +1,88 @@
+"""Dialects: what goes by the name of an optimizer elsewhere, as small named changes of refoptim's.
+
+An *axis* is one way in which implementations differ, under a flag that ``conformance/cases/flags.json`` lists:
+``EpsUnscaled``, ``DecoupledDecay``. ``dialect("Adam", "EpsUnscaled", "DecoupledDecay")`` is the Adam that has both, an
+optimizer like any other, run by the reference on every kind of array. The modules of this package are named after
+libraries and hold their optimizers: ``refoptim.dialects.keras.Adam``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import refoptim
+
+from ..optimizers.base import Optimizer
+from ..step.rule import is_measured
+from . import correction, decay, epsilon, matrices, momentum, rounding, running, squares  # noqa: F401 (they declare)
+from .change import AXES, Axis, Change, MeasuredChange
+from .flags import FLAGS
+
+__all__ = ["AXES", "FLAGS", "Axis", "axes_of", "dialect", "fit", "made_of"]
+
+OUTERMOST = (
+    *(running.GAPS, running.CHANGING, running.RESUMING, running.SPARSE, "whose step count", "registers"),
+    *(rounding.RANGE, "signs of zero", "dtype of moments", "dtype of scalars", "decay size", "sign", "NaN"),
+    *("decay place", correction.COUNT),
+)
+"""What is changed around other changes, from the outside in; what is not listed stands within."""
+
+
+def axes_of(optimizer: str) -> list[Axis]:
+    """Return the axes of an optimizer, by flag."""
+    return [axis for (name, _), found in sorted(AXES.items()) if name == optimizer for axis in found]
+
+
+def fit(axes: Iterable[Axis]) -> bool:
+    """Tell whether axes can stand together: none touches what another does, and what each needs is there."""
+    chosen = list(axes)
+    touched = [thing for axis in chosen for thing in axis.touches]
+    flags = {axis.flag for axis in chosen}
+    return len(set(touched)) == len(touched) and all(not axis.needs or flags & set(axis.needs) for axis in chosen)
+
+
+def dialect(optimizer: type[Optimizer] | str, *flags: str) -> type[Optimizer]:
+    """Return an optimizer that differs from one of refoptim's by what some flags name.
+
+    Args:
+        optimizer: one of refoptim's optimizers, or its name.
+        flags: names of its axes, in any order; of several axes under one flag the first is meant.
+
+    Raises:
+        ValueError: the optimizer has no such axis, or some do not stand together.
+    """
+    rule = _named(optimizer) if isinstance(optimizer, str) else optimizer
+    missing = [flag for flag in flags if (rule.__name__, flag) not in AXES]
+    if missing:
+        known = ", ".join(sorted({axis.flag for axis in axes_of(rule.__name__)}))
+        raise ValueError(f"{rule.__name__} has no axis {missing[0]!r}: choose of {known}")
+    return made_of(rule, *(AXES[rule.__name__, flag][0] for flag in flags))
+
+
+def _named(optimizer: str) -> type[Optimizer]:
+    rule: type[Optimizer] | None = getattr(refoptim, optimizer, None)
+    if rule is None:
+        raise ValueError(f"there is no optimizer {optimizer!r}")
+    return rule
+
+
+def made_of(rule: type[Optimizer], *axes: Axis) -> type[Optimizer]:
+    """Return an optimizer that differs from ``rule`` along some axes, or raise ValueError if they do not fit."""
+    if not fit(axes):
+        raise ValueError(f"these do not stand together: {', '.join(axis.flag for axis in axes)}")
+    return _made(rule, tuple(sorted(axes, key=_place)))
+
+
+_MADE: dict[tuple[type[Optimizer], tuple[Axis, ...]], type[Optimizer]] = {}
+
+
+def _made(rule: type[Optimizer], axes: tuple[Axis, ...]) -> type[Optimizer]:
+    if (rule, axes) not in _MADE:
+        roots = (MeasuredChange, Change) if is_measured(rule) else (Change,)
+        bases = (*dict.fromkeys(axis.change for axis in axes), *roots, rule)
+        _MADE[rule, axes] = type(rule.__name__, bases, {"__doc__": rule.__doc__, "__module__": __name__})
+    return _MADE[rule, axes]
+
+
+def _place(axis: Axis) -> int:
+    return min((OUTERMOST.index(thing) for thing in axis.touches if thing in OUTERMOST), default=len(OUTERMOST))

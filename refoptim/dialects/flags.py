@@ -1,0 +1,360 @@
+"""What the flags mean: the mistake, who makes it, and the line of code to look at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Flag(NamedTuple):
+    """A difference by its name.
+
+    Attributes:
+        meaning: what is done, by whom, and what should be done.
+        line: ends the sentence "the line in your code to look at is the one that …".
+    """
+
+    meaning: str
+    line: str
+
+
+FLAGS = {
+    "AmsgradAfterCorrection": Flag(
+        "The maximum is taken of bias-corrected averages (optax). It is taken before correction; the two part as "
+        "soon as gradients shrink.",
+        "takes the maximum: let it compare the averages as they are, and correct what it keeps",
+    ),
+    "AmsgradIgnored": Flag(
+        "The amsgrad option is accepted and does nothing (bitsandbytes' kernels).",
+        "should keep the maximum of the averages of squares, if amsgrad is set",
+    ),
+    "AveragingTooEarly": Flag(
+        "The average follows from the first step on. Up to step t0 + 1 it is a copy of the parameter.",
+        "computes mu: 1 / max(1, k - t0)",
+    ),
+    "CenteredIgnored": Flag(
+        "The centered option is accepted and does nothing: the square of the average gradient is not subtracted.",
+        "should subtract the square of the average gradient, if centered is set",
+    ),
+    "ChangeIgnored": Flag(
+        "A setting that is changed on the way does nothing: the optimizer keeps what it was made with. It counts "
+        "from the next step on.",
+        "reads the settings: read them in every step",
+    ),
+    "ChangeLate": Flag(
+        "A setting that is changed on the way counts one step late. It counts in the step that follows.",
+        "reads the settings: read them before the step, not after it",
+    ),
+    "ComplexModulus": Flag(
+        "The moments of a complex parameter are made of |g|. They are made of its real and imaginary parts, each "
+        "by itself.",
+        "squares the gradient: square real and imaginary parts, each by itself",
+    ),
+    "CorrectionAccumulated": Flag(
+        "The bias correction is a running product of betas. It is a power of the present beta: both differ in the "
+        "last bits, and widely once beta changes.",
+        "multiplies a running product by a beta: take the power of the beta",
+    ),
+    "CoupledDecay": Flag(
+        "The decay is added to the gradient, so that the moments see it. Here it shrinks the parameter alone "
+        "(FusedAdam under the name of Adam; Lion in bitsandbytes).",
+        "adds weight_decay * p to the gradient: multiply p by 1 - lr * weight_decay",
+    ),
+    "DampeningIgnored": Flag(
+        "The dampening is accepted and does nothing.",
+        "adds the gradient to the buffer: it enters times 1 - dampening",
+    ),
+    "DecayAfterMomentum": Flag(
+        "The decay is added after the momentum (an option of Apex). It belongs to the gradient that enters the buffer.",
+        "adds the decay: add it to the gradient, before the buffer",
+    ),
+    "DecayAfterUpdate": Flag(
+        "The parameter shrinks after the update (bitsandbytes' CUDA kernels), and so does the update.",
+        "applies the decay: it stands before the update",
+    ),
+    "DecayIgnored": Flag(
+        "The weight decay is accepted and does nothing.",
+        "should apply the weight decay",
+    ),
+    "DecayInStep": Flag(
+        "The decay is a part of the step, lr * (update + weight_decay * p) (Apex, llm.c, tinygrad, optax): the "
+        "same sum, rounded in another order.",
+        "adds weight_decay * p to the step: multiply p by 1 - lr * weight_decay before it",
+    ),
+    "DecayWithoutGradient": Flag(
+        "A parameter without a gradient shrinks all the same. It stays as it is.",
+        "applies the decay: skip parameters without a gradient",
+    ),
+    "DecayWithoutLr": Flag(
+        "The parameter shrinks by weight_decay, not by lr * weight_decay (Chainer).",
+        "applies the decay: it is lr * weight_decay",
+    ),
+    "DecoupledDecay": Flag(
+        "The decay shrinks the parameter (Keras, for every optimizer). Here it is added to the gradient.",
+        "applies the decay to p: add weight_decay * p to the gradient",
+    ),
+    "DuplicatesOverwritten": Flag(
+        "Of several entries of one row in a sparse gradient only the last counts. Their sum counts.",
+        "writes sparse entries: sum those of one row first",
+    ),
+    "EpsAddedToNorm": Flag(
+        "The norm is divided by as norm + eps (Keras). eps bounds it from below.",
+        "divides by the norm: by the larger of norm and eps",
+    ),
+    "EpsAddedToSquares": Flag(
+        "eps[0] is added to the squares, as in the paper. torch bounds the averages from below by it.",
+        "squares the gradient: eps[0] bounds the average from below",
+    ),
+    "EpsIgnored": Flag(
+        "eps is accepted and does nothing.",
+        "takes the square root: add eps to it",
+    ),
+    "EpsInsideCorrectedRoot": Flag(
+        "sqrt(v / correction + eps) in place of sqrt(v / correction) + eps (optax' eps_root).",
+        "takes the square root: add eps outside of it",
+    ),
+    "EpsInsideRoot": Flag(
+        "sqrt(v + eps) in place of sqrt(v) + eps (optax's and Keras' RMSprop and Adagrad).",
+        "takes the square root: add eps outside of it",
+    ),
+    "EpsMissingAbove": Flag(
+        "The root above has no eps, so that the first step is zero and all after it.",
+        "takes the root of acc_delta: add eps inside of it",
+    ),
+    "EpsOutsideMaximum": Flag(
+        "max(beta2 * u, |g|) + eps (Keras). eps stands inside the maximum, beside |g|.",
+        "takes the maximum: add eps to |g| inside of it",
+    ),
+    "EpsOutsideRoot": Flag(
+        "sqrt(v) + eps in place of sqrt(v + eps).",
+        "takes the square roots: add eps inside of them",
+    ),
+    "EpsScaled": Flag(
+        "eps is added after bias correction, as dense Adam does. SparseAdam and RAdam add it to the uncorrected root.",
+        "adds eps: add it to the root of the average before that is corrected",
+    ),
+    "EpsSubtracted": Flag(
+        "eps is taken away inside the root of the centered variance (TensorFlow.js).",
+        "takes the root of the variance: add eps outside of it",
+    ),
+    "EpsUnscaled": Flag(
+        'Bias correction multiplies lr and eps is added to the uncorrected root (the "epsilon hat" of TensorFlow, '
+        "Keras, scikit-learn, ONNX), so that eps weighs more in the first steps.",
+        "adds eps: divide the root by sqrt(1 - beta2**k) first, and lr by 1 - beta1**k alone",
+    ),
+    "EtaInDouble": Flag(
+        "eta is kept in double. torch keeps it in its default dtype, float32, also for float64 parameters.",
+        "keeps eta: round it to float32",
+    ),
+    "EtaOfThisStep": Flag(
+        "The step uses the eta that belongs to it. It uses the one computed at the end of the step before, the "
+        "first uses lr.",
+        "computes eta: compute it after the update, for the next step",
+    ),
+    "FirstMomentUncorrected": Flag(
+        "The average of gradients is not corrected for its beginning at zero; that of squares is.",
+        "computes the step size: divide lr by 1 - beta1**k",
+    ),
+    "FirstStepDampened": Flag(
+        "The first gradient enters the buffer times 1 - dampening (MLX). It enters whole.",
+        "begins the buffer: with the first gradient as it is",
+    ),
+    "FusedMultiplyAdd": Flag(
+        "x + c * y is contracted into one rounding (compilers, CUDA by default, torch on AVX2 and AVX-512). Each "
+        "operation is rounded by itself.",
+        "lets the compiler contract: -ffp-contract=off, -fmad=false",
+    ),
+    "GradientKeptAfterTurn": Flag(
+        "After the gradient has changed sign it is remembered. It is remembered as zero, so that the next step is "
+        "neither longer nor shorter.",
+        "remembers the gradient: as zero where its sign has turned",
+    ),
+    "InitialAccumulatorIgnored": Flag(
+        "The accumulator begins at zero, or at a value of the library's own (optax: 0.1), not at the one given.",
+        "begins the sum: with initial_accumulator_value",
+    ),
+    "InitialSquaresOne": Flag(
+        "The average of squares begins at one (timm's RMSpropTF). It begins at zero.",
+        "begins the average of squares: with zeros",
+    ),
+    "IterationUnrounded": Flag(
+        "The iteration runs in the dtype of the parameter (Keras). Every matrix in it is rounded to bfloat16.",
+        "iterates: round every matrix to bfloat16",
+    ),
+    "LerpOneSided": Flag(
+        "m + c * (g - m) is used for every c. From one half on it is g - (g - m) * (1 - c), which rounds differently.",
+        "averages: from a weight of one half on compute g - (g - m) * (1 - c)",
+    ),
+    "LrAfterDivision": Flag(
+        "lr multiplies the quotient. It multiplies the numerator, which rounds differently.",
+        "divides: multiply the numerator by lr first",
+    ),
+    "LrDecayFromFirstStep": Flag(
+        "The first step is divided by 1 + lr_decay (step counted from 1 in ONNX' formula). It has the full lr.",
+        "computes the learning rate: lr / (1 + (k - 1) * lr_decay)",
+    ),
+    "LrIgnored": Flag(
+        "There is no lr (Chainer's Adadelta) or it does nothing.",
+        "should multiply the step by lr",
+    ),
+    "LrInsideAverage": Flag(
+        "The average of squared steps contains lr.",
+        "averages the squared steps: of steps without lr",
+    ),
+    "LrInsideMomentum": Flag(
+        "lr is multiplied in before the momentum (TensorFlow, Keras, optax' RMSprop): the same until lr changes, "
+        "then not.",
+        "fills the buffer: multiply by lr when the buffer is used",
+    ),
+    "LrUnbounded": Flag(
+        "lr is taken as it is. It is bounded by 1 / sqrt(k).",
+        "computes the step size: min(lr, 1 / sqrt(k))",
+    ),
+    "MaximizeAfterDecay": Flag(
+        "The sign is turned after the decay was added, so that weights grow. The gradient alone is turned.",
+        "turns the sign: of the gradient, before the decay is added",
+    ),
+    "MaximizeIgnored": Flag(
+        "The maximize option is accepted and does nothing.",
+        "should turn the gradient round, if maximize is set",
+    ),
+    "MaximumKept": Flag(
+        "The maximum does not decay. It is multiplied by beta2 each step.",
+        "takes the maximum: of beta2 * u and |g| + eps",
+    ),
+    "MomentsInBfloat16": Flag(
+        "The state is kept in bfloat16. It has the dtype of the parameter.",
+        "makes the state: like the parameter",
+    ),
+    "MomentsInFloat32": Flag(
+        "The state of a float64 parameter is kept in float32. It has the dtype of the parameter.",
+        "makes the state: like the parameter",
+    ),
+    "MomentumAveraged": Flag(
+        "buf = momentum * buf + (1 - momentum) * g. The gradient enters whole, or times 1 - dampening.",
+        "fills the buffer: momentum * buf + (1 - dampening) * g",
+    ),
+    "MomentumDecayIgnored": Flag(
+        "The momentum has no schedule (optax) or one of the library's own (Keras: momentum_decay = 1).",
+        "computes mu: beta1 * (1 - 0.5 * 0.96**(k * momentum_decay))",
+    ),
+    "MomentumNotAveraged": Flag(
+        "buf = momentum * buf + g (Keras, torch's documentation). torch's code averages: lerp(buf, g, 1 - momentum).",
+        "fills the buffer: lerp(buf, g, 1 - momentum)",
+    ),
+    "MovedWithoutGradient": Flag(
+        "A parameter without a gradient is moved by its momentum or its decay, or its state changes. It stays as "
+        "it is.",
+        "goes through the parameters: skip those without a gradient",
+    ),
+    "MuProductInDouble": Flag(
+        "The product of momenta is kept in double. torch keeps it in its default dtype, float32, also for float64 "
+        "parameters.",
+        "keeps mu_product: round it to float32",
+    ),
+    "MuProductShared": Flag(
+        "One product of momenta is kept for all parameters, or multiplied once per parameter (MXNet). Each has "
+        "its own.",
+        "keeps mu_product: one for each parameter",
+    ),
+    "NanDropped": Flag(
+        "NaN is lost in a maximum or a comparison (C's fmax, CUDA's max.f32). It stays.",
+        "compares: a NaN on either side must stay",
+    ),
+    "NesterovAppliedTwice": Flag(
+        "The look-ahead uses the buffer that already holds it (Chainer's NesterovAG).",
+        "looks ahead: g + momentum * buf",
+    ),
+    "NesterovIgnored": Flag(
+        "The nesterov option is accepted and does nothing, or cannot be switched off.",
+        "should look ahead, if nesterov is set, and only then",
+    ),
+    "NoBiasCorrection": Flag(
+        "The averages are not corrected for their beginning at zero (MLX by default; MLX' Adamax).",
+        "computes the step: divide the averages by 1 - beta**k",
+    ),
+    "NotFactored": Flag(
+        "Matrices keep the average of all squares. They keep a row and a column.",
+        "makes the state of a matrix: one row and one column",
+    ),
+    "OldSquares": Flag(
+        "The step is divided by the average of squares before this gradient entered it (TensorFlow.js).",
+        "divides by the average of squares: by the new one",
+    ),
+    "RatioIgnored": Flag(
+        "lr is the same for every shape. It grows with the ratio of the sides, or with the larger one.",
+        "computes the step size: it depends on the shape",
+    ),
+    "RectifiedTooEarly": Flag(
+        "The rectification begins at another step: a counter one ahead (Thinc), or another bound than rho > 5.",
+        "decides whether to rectify: where rho > 5",
+    ),
+    "RoundedWhenStored": Flag(
+        "16-bit numbers are computed in float32 and rounded when they are stored (kernels, refoptim's too). Each "
+        "operation is rounded.",
+        "computes with 16-bit numbers: round after each operation, or promise CLOSE",
+    ),
+    "ScalarsInFloat32": Flag(
+        "What a step is made of besides arrays is computed in float32 (JAX, ONNX). It is computed in double.",
+        "computes powers and quotients of hyperparameters: in double",
+    ),
+    "SecondMomentUncorrected": Flag(
+        "The average of squares is not corrected for its beginning at zero; that of gradients is.",
+        "takes the square root: divide it by sqrt(1 - beta2**k)",
+    ),
+    "SignOfNan": Flag(
+        "The sign of NaN is NaN (NumPy). It is +0 (torch), so that NaN leaves the step size alone.",
+        "takes the sign: +0 of NaN",
+    ),
+    "SignOfZeroLost": Flag(
+        "-0 becomes +0, or the other way round. They are two results.",
+        "adds a zero, or compares with one: -0 must stay",
+    ),
+    "StateLost": Flag(
+        "Something of the state is not saved, or not loaded: a run that is taken up again goes another way.",
+        "saves or loads the state: all of it, the step count too",
+    ),
+    "StepAhead": Flag(
+        "The step count is one ahead: the first step is computed as the second.",
+        "counts: the first step is number 1",
+    ),
+    "StepFromZero": Flag(
+        "Steps are counted from 0, so that the first bias correction divides by zero or is left out (ONNX).",
+        "counts: the first step is number 1",
+    ),
+    "StepLags": Flag(
+        "The step size that is used is the one of the step before (optax).",
+        "uses the step size: the new one",
+    ),
+    "StepNotRelative": Flag(
+        "The step is not multiplied by the size of the parameter, or eps[1] does not bound that size from below.",
+        "computes the step size: times the larger of eps[1] and the root mean square of p",
+    ),
+    "StepShared": Flag(
+        "One step count serves all parameters. Each counts the steps in which it had a gradient.",
+        "counts: for each parameter the steps in which it had a gradient",
+    ),
+    "StepSizeUnbounded": Flag(
+        "The step size is not kept between the bounds.",
+        "changes the step size: keep it between the bounds",
+    ),
+    "StepStuck": Flag(
+        "The step count stands still: every step is computed as the first.",
+        "counts: add one in every step",
+    ),
+    "SubnormalsFlushed": Flag(
+        "Subnormal numbers become zero (-ffast-math, -ftz=true). They are kept.",
+        "sets the mode of the processor: no flushing to zero",
+    ),
+    "TransposeMissing": Flag(
+        "Tall matrices are not transposed before the iteration.",
+        "begins the iteration: transpose what has more rows than columns",
+    ),
+    "UntouchedRowsMoved": Flag(
+        "Rows without entries decay in the moments, or move. They stay as they are.",
+        "goes through the rows: only through those that have entries",
+    ),
+    "UpdateUnclipped": Flag(
+        "The update is not scaled down where its root mean square is above d.",
+        "computes the step size: divide by the root mean square of the update over d, where that is above 1",
+    ),
+}

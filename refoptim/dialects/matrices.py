@@ -1,0 +1,79 @@
+"""Adafactor's factors and sizes, and Muon's iteration."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array
+from ..optimizers import adafactor, muon
+from ..optimizers.adafactor import Adafactor
+from ..optimizers.muon import Muon
+from ..step.rule import Hypers, Record
+from .change import Change, MeasuredChange, Words, by_scalars, declare, with_words
+
+EPS, SIZE, FACTORS, ITERATION = "eps", "step size", "factors", "iteration"
+
+
+def by_measuring(flag: str, rule: Any, *touches: str, **names: Any) -> None:
+    """Enter a change by which a rule measures with other functions."""
+
+    @declare(flag, [rule], *touches)
+    class Measuring(MeasuredChange):
+        @classmethod
+        def measuring(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+            return super().measuring(s, p, g, *state) | names
+
+
+def factored_with_eps(s: Record, eps1: float, g: Array, *averages: Array) -> Any:
+    """Add eps1 to the squares before they are averaged."""
+
+    def mean_square(g: Array, axis: int) -> Array:
+        square = adafactor.mean_square(g, axis)
+        return square + square.dtype.type(eps1)
+
+    return with_words(adafactor.factored, {"mean_square": mean_square})(s, eps1, g, *averages)
+
+
+@declare("NotFactored", [Adafactor], FACTORS)
+class InFull(Change):
+    """Matrices are averaged as vectors are."""
+
+    @classmethod
+    def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        return {"variance": 0.0}
+
+    @classmethod
+    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {}
+
+
+@declare("StepNotRelative", [Adafactor], SIZE)
+class NotRelative(MeasuredChange):
+    """The size of the parameter is taken out of the step."""
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        right = super().measure(s, p, g, *state)
+        size = float(np.sqrt(np.mean(np.square(p, dtype=np.float64)))) if p.size else 0.0
+        return {**right, "step_size": right["step_size"] / max(s.exact.eps2, size)}
+
+
+@declare("RatioIgnored", [Muon], SIZE)
+class Unsized(Change):
+    """Steps have the learning rate alone for their size."""
+
+    @classmethod
+    def step_size(cls, s: Record, shape: tuple[int, ...]) -> float:
+        """Return what an orthogonal matrix is multiplied by."""
+        return float(-s.exact.lr)
+
+
+by_measuring("EpsAddedToSquares", Adafactor, EPS, factored=factored_with_eps)
+by_scalars("UpdateUnclipped", [Adafactor], "clipping", change=lambda h, k, s: {"d": inf})
+by_scalars("LrUnbounded", [Adafactor], "learning rate", change=lambda h, k, s: {"rho": h.lr})
+by_scalars("IterationUnrounded", [Muon], ITERATION, change=lambda h, k, s: {"ns_dtype": "float32"})
+by_measuring("EpsAddedToNorm", Muon, EPS, orthogonalized=with_words(muon.orthogonalized, {"maximum": np.add}))
+by_measuring("TransposeMissing", Muon, ITERATION, orthogonalized=with_words(muon.orthogonalized, {"len": lambda u: 0}))
