@@ -227,7 +227,9 @@ def scaled(model: Model, curve: Seen) -> Iterator[Model]:
 
 
 def other_real(model: Model, curve: Seen) -> Iterator[Model]:
-    """Solve for each setting that is a real number."""
+    """Solve for each setting that is a real number; a table takes too long."""
+    if "_table" in model.spec.settings:
+        return
     for spec, put in places(model.spec):
         for name in REALS.get(spec.name, ()):
             value, make = spec.settings[name], setting_of(model, put, spec, name)
@@ -241,9 +243,10 @@ def other_real(model: Model, curve: Seen) -> Iterator[Model]:
 def other_whole(model: Model, curve: Seen) -> Iterator[Model]:
     """Try every value of each setting that is an integer, and of each milestone."""
     for make, name, value in _wholes(model):
-        most = 4 * len(curve.lr) if "_table" not in model.spec.settings else int(value) + 4
+        near = "_table" in model.spec.settings
+        most = int(value) + 4 if near else max(len(curve.lr), 3 * int(value)) + 4
         least = 0 if name in ("patience", "cooldown", "a milestone") else 1
-        first = max(least, int(value) - 4) if "_table" in model.spec.settings else least
+        first = max(least, int(value) - 4) if near else least
         known = (value - 1, value, value + 1) if name in LENGTHS.values() else (value,)  # these have axes of their own
         tried = [make(x).noted(f"{name} is {x} where {value:g} was given") for x in range(first, most) if x not in known]
         yield from nearest(tried, curve)

@@ -299,6 +299,31 @@ def _chained(spec: Spec, lr: float, e: Array) -> Rates:
     return Rates(y)
 
 
+def _plateau(spec: Spec, lr: float, e: Array) -> Rates:
+    """Go through the epochs: there is no shorter way."""
+    s, n = spec.settings, np.maximum(np.floor(e), 0).astype(int)
+    better = _better(s["mode"] == "min", s["threshold"], s["threshold_mode"] == "rel")
+    best, bad, rest, found = math.inf if s["mode"] == "min" else -math.inf, 0, 0, [float(lr)]
+    for metric in s["metrics"][: n.max(initial=0)]:
+        best, bad = (metric, 0) if better(metric, best) else (best, bad + 1)
+        rest, bad = (rest - 1, 0) if rest else (0, bad)
+        if bad > s["patience"]:
+            lower = max(found[-1] * s["factor"], s["min_lr"])
+            found.append(lower if found[-1] - lower > s["eps"] else found[-1])
+            rest, bad = s["cooldown"], 0
+        else:
+            found.append(found[-1])
+    return Rates(np.asarray(found)[np.minimum(n, len(found) - 1)])
+
+
+def _better(lower: bool, threshold: float, relative: bool) -> Callable[[float, float], bool]:
+    """Return what tells whether a metric is better than the best."""
+    sign = 1.0 if lower else -1.0
+    if relative:
+        return lambda x, best: sign * x < sign * best * (1 - sign * threshold)
+    return lambda x, best: sign * x < sign * best - threshold
+
+
 def _table(spec: Spec, lr: float, e: Array) -> Rates:
     """Look epochs up in what the reference gives."""
     n = np.maximum(np.floor(e), 0).astype(int)
@@ -341,7 +366,7 @@ FORMS: dict[str, Form] = {
     "MultiplicativeLR": _multiplicative,
     "SequentialLR": _sequential,
     "ChainedScheduler": _chained,
-    "ReduceLROnPlateau": _table,
+    "ReduceLROnPlateau": _plateau,
     "SWALR": _table,
 }
 

@@ -36,9 +36,12 @@ class Model(NamedTuple):
     note: str = ""
 
     def at(self, e: Array) -> Rates:
-        """Return what it gives at some epochs."""
-        with np.errstate(all="ignore"):
-            return rates(self.spec, self.lr, e)
+        """Return what it gives at some epochs; NaN if its settings cannot be, as while they are solved for."""
+        try:
+            with np.errstate(all="ignore"):
+                return rates(self.spec, self.lr, e)
+        except (ValueError, ArithmeticError):
+            return Rates(np.full(len(e), np.nan))
 
     def noted(self, note: str) -> Model:
         """Return it with another note added."""
@@ -121,13 +124,13 @@ def residual(model: Model, curve: Seen) -> Array:
     parts = [(found.lr - curve.lr) / (np.abs(curve.lr).max() or 1.0)]
     if curve.momentum is not None and found.momentum is not None:
         parts.append(found.momentum - curve.momentum)
-    return np.nan_to_num(np.concatenate(parts), nan=FAR, posinf=FAR, neginf=-FAR)
+    return np.clip(np.nan_to_num(np.concatenate(parts), nan=FAR), -FAR, FAR)
 
 
 def solve(make: Callable[[float], Model], curve: Seen, starts: Sequence[float]) -> tuple[float, float]:
     """Return the value with which a model is nearest to a curve, found from some starts, and how far it is then."""
     best = (float("nan"), FAR)
-    for start in sorted(starts, key=lambda x: _loss(make, curve, x))[:4]:
+    for start in sorted(starts, key=lambda x: _loss(make, curve, x))[:3]:
         x = _newton(make, curve, start)
         error = misfit(make(x), curve)
         best = min(best, (x, error), key=lambda pair: pair[1])

@@ -39,6 +39,9 @@ MOST_TIED = 8
 MOST_PAIRS = 40
 """How many pairs that explain one curve are tried on the others."""
 
+MOST_MODELS = 4
+"""Of how many models of one axis, the nearest to the rule, pairs are made."""
+
 MOST_BYTES = 1 << 24
 
 
@@ -270,10 +273,11 @@ def _nearest(problem: _Problem, axes: tuple[Axis, ...]) -> _Near | None:
 def _pairs(problems: Sequence[_Problem]) -> list[_Found]:
     """Return what two axes explain, and the two that come nearest."""
     hard = max((x for x in problems if not x.holds), key=lambda x: (x.curve.levels, x.off))
+    solvable = hard.curve.levels >= 4 and "_table" not in hard.model.spec.settings
     errors: dict[tuple[int, int], _Near] = {}
     for i, model in _steps_away(hard):
         for j, axis in enumerate(AXES):
-            if j == i or (axis.solved and hard.curve.levels < 4):
+            if j == i or (j < i and not axis.solved) or (axis.solved and not solvable):
                 continue
             for further, notes in _models(model, hard.curve, (axis,)):
                 error = misfit(further, hard.curve)
@@ -294,7 +298,8 @@ def _steps_away(problem: _Problem) -> Iterator[tuple[int, Model]]:
     """Yield the models that are one mistake away from the reference, with the place of its axis, each curve once."""
     known = {_print(problem.model, problem.curve)}
     for i, axis in enumerate(AXES):
-        for model in axis.models(problem.model, problem.curve) if not axis.solved else ():
+        made = () if axis.solved else axis.models(problem.model, problem.curve)
+        for model in islice(made, MOST_MODELS):
             curve = _print(model, problem.curve)
             if curve not in known:
                 known.add(curve)
