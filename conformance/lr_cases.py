@@ -1,4 +1,8 @@
-"""Schedules to compare: a scheduler with drawn arguments on an optimizer with two groups, and what it makes of them."""
+"""Schedules to compare: a scheduler on an optimizer, and what it makes of the learning rates.
+
+Of each scheduler there are plain cases first, with arguments as people write them and one group, and then cases with
+drawn arguments and two groups.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from refoptim.conformance.spec import SCHEDULERS, parse, setting
+from refoptim.conformance.spec import SCHEDULERS, Spec, parse, setting
 
 EPOCHS = 300
 
@@ -17,12 +21,22 @@ CYCLERS = ("CyclicLR", "OneCycleLR")
 """Schedulers that set the momentum too."""
 
 
+PER_GROUP = ("lr_lambda", "max_lr", "base_lr", "min_lr", "base_momentum", "max_momentum")
+"""Settings that may be lists with an entry for each group."""
+
+
 class Case(NamedTuple):
-    """A scheduler, the optimizer it works on, and for ReduceLROnPlateau the metric as a function of the epoch."""
+    """A scheduler, the optimizer it works on, and for ReduceLROnPlateau the metric as a function of the epoch.
+
+    ``lrs`` are the learning rates of the groups, ``epochs`` says how many steps are taken, ``id`` is a name.
+    """
 
     scheduler: str
     optimizer: str = "SGD"
     metrics: str | None = None
+    lrs: tuple[float, ...] = LRS
+    epochs: int = EPOCHS
+    id: str = ""
 
 
 class Draw:
@@ -140,26 +154,88 @@ DRAWS: dict[str, Callable[[Draw], str]] = {
 """What to draw for each scheduler."""
 
 
+PLAIN = {
+    "LambdaLR-plain": "LambdaLR(lr_lambda=lambda epoch: 0.95 ** epoch)",
+    "MultiplicativeLR-plain": "MultiplicativeLR(lr_lambda=lambda epoch: 0.95)",
+    "StepLR-plain": "StepLR(step_size=30)",
+    "StepLR-gamma": "StepLR(step_size=10, gamma=0.5)",
+    "MultiStepLR-plain": "MultiStepLR(milestones=[30, 80])",
+    "ConstantLR-plain": "ConstantLR(factor=0.5, total_iters=10)",
+    "LinearLR-plain": "LinearLR(start_factor=0.1, total_iters=10)",
+    "LinearLR-decay": "LinearLR(start_factor=1.0, end_factor=0.1, total_iters=50)",
+    "ExponentialLR-plain": "ExponentialLR(gamma=0.95)",
+    "PolynomialLR-plain": "PolynomialLR(total_iters=50)",
+    "PolynomialLR-power": "PolynomialLR(total_iters=99, power=2.0)",
+    "CosineAnnealingLR-plain": "CosineAnnealingLR(T_max=99)",
+    "CosineAnnealingLR-eta-min": "CosineAnnealingLR(T_max=99, eta_min=0.001)",
+    "CosineAnnealingLR-rises": "CosineAnnealingLR(T_max=40)",
+    "CosineAnnealingWarmRestarts-plain": "CosineAnnealingWarmRestarts(T_0=25)",
+    "CosineAnnealingWarmRestarts-longer": "CosineAnnealingWarmRestarts(T_0=10, T_mult=2, eta_min=0.001)",
+    "CyclicLR-plain": "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=10)",
+    "CyclicLR-triangular2": "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=10, mode='triangular2')",
+    "CyclicLR-exp-range": "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=10, mode='exp_range', gamma=0.99)",
+    "OneCycleLR-plain": "OneCycleLR(max_lr=0.1, total_steps=100)",
+    "OneCycleLR-linear": "OneCycleLR(max_lr=0.1, total_steps=100, anneal_strategy='linear')",
+    "OneCycleLR-three-phases": "OneCycleLR(max_lr=0.1, total_steps=100, three_phase=True)",
+    "ReduceLROnPlateau-plain": "ReduceLROnPlateau(factor=0.5, patience=5)",
+    "SequentialLR-plain": (
+        "SequentialLR(LinearLR(start_factor=0.1, total_iters=5), ExponentialLR(gamma=0.95), milestones=[5])"
+    ),
+    "SequentialLR-cosine": (
+        "SequentialLR(LinearLR(start_factor=0.1, total_iters=10), CosineAnnealingLR(T_max=89), milestones=[10])"
+    ),
+    "ChainedScheduler-plain": (
+        "ChainedScheduler(LinearLR(start_factor=0.1, total_iters=5), ExponentialLR(gamma=0.95))"
+    ),
+}
+"""The plain cases by name, which begins with that of the scheduler: learning rate 0.1, 100 values."""
+
+PLAIN_METRICS = "lambda epoch: max(1 / (1 + epoch), 0.05)"
+"""A metric that falls and then stays."""
+
+
 def draw(name: str, seed: int) -> Case:
     """Draw a case of a scheduler."""
     d = Draw(f"{name} {seed}")
     return Case(DRAWS[name](d), d.one("SGD", "Adam"), metrics(d) if name == "ReduceLROnPlateau" else None)
 
 
+def cases(name: str, drawn: int) -> list[Case]:
+    """Return the cases of a scheduler: the plain ones, and some that are drawn."""
+    plain = [
+        Case(text, "SGD", PLAIN_METRICS if name == "ReduceLROnPlateau" else None, (0.1,), 99, key)
+        for key, text in PLAIN.items()
+        if key.partition("-")[0] == name
+    ]
+    return plain + [draw(name, seed)._replace(id=f"{name}-{seed}") for seed in range(drawn)]
+
+
+def of_group(spec: Spec, i: int) -> Spec:
+    """Return the schedule of group ``i`` alone: of lists with an entry for each group, that entry."""
+    own = {name: x[i] if name in PER_GROUP and isinstance(x, list) else x for name, x in spec.settings.items()}
+    return Spec(spec.name, [of_group(member, i) for member in spec.members], own)
+
+
+def told(case: Case) -> list[float] | None:
+    """Return the metrics of a case: the number at the end of each epoch."""
+    metric = setting(case.metrics) if case.metrics else None
+    return None if metric is None else [float(metric(epoch)) for epoch in range(case.epochs)]
+
+
 def make_optimizer(case: Case, library: Any, array: Callable[[], Any]) -> Any:
     """Make the optimizer of a case, from refoptim or torch.optim, on two arrays that ``array`` makes."""
-    groups = [{"params": [array()], "lr": lr} for lr in LRS]
+    groups = [{"params": [array()], "lr": lr} for lr in case.lrs]
     settings = {"momentum": 0.9} if case.optimizer == "SGD" else {}
     return getattr(library, case.optimizer)(groups, **settings)
 
 
 def trace(case: Case, optimizer: Any, classes: Mapping[str, Any] = SCHEDULERS) -> dict[str, list[list[float]]]:
-    """Run a case for EPOCHS epochs and return the learning rates and the momenta, from epoch 0 on, of each group."""
+    """Run a case and return the learning rates and the momenta, from epoch 0 on, of each group."""
     optimizer._opt_called = True
     scheduler = parse(case.scheduler).build(optimizer, classes)
     metric = setting(case.metrics) if case.metrics else None
     rows = [_row(optimizer)]
-    for epoch in range(EPOCHS):
+    for epoch in range(case.epochs):
         scheduler.step(*([metric(epoch)] if metric else []))
         rows.append(_row(optimizer))
     lrs, momenta = zip(*rows, strict=True)

@@ -1,8 +1,8 @@
 """Records the goldens of the schedulers: ``python -m refoptim.conformance.record_lr`` writes ``golden/lr/*.json``.
 
-The witness is torch.optim.lr_scheduler with correctly rounded powers and cosines (``rounded``). Each file holds some
-drawn schedulers (``lr_cases``), and of each the learning rates and momenta of two groups at epochs 0 to 300, as
-hexadecimal floats. Frame, checksum and dates are those of the goldens of optimizers.
+The witness is torch.optim.lr_scheduler with correctly rounded powers and cosines (``rounded``). Each file holds the
+cases of a scheduler (``lr_cases``), plain ones and drawn ones, and of each the learning rates and momenta of its groups
+at epochs 0, 1, 2 …, as hexadecimal floats. Frame, checksum and dates are those of the goldens of optimizers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from refoptim.numerics.arith import Array
 from refoptim.numerics.ieee import check_arithmetic
 
 from . import goldens, record
-from .lr_cases import CYCLERS, DRAWS, EPOCHS, LRS, Case, draw, make_optimizer, trace
+from .lr_cases import CYCLERS, DRAWS, Case, cases, make_optimizer, trace
 from .oracle import rounded_schedules, torch_schedulers
 from .strict import require
 
 CASES = 5
-"""Cases of a scheduler."""
+"""Drawn cases of a scheduler."""
 
 KEYS = {"schema", "scheduler", "provenance", "cases", "checksum"}
 
@@ -82,11 +82,22 @@ def schedules(name: str) -> dict[str, Any]:
     """Run the cases of a scheduler on torch and return the golden, without date and checksum."""
     check_arithmetic()
     entries = []
-    for case in (draw(name, seed) for seed in range(CASES)):
+    for case in cases(name, CASES):
         values = torch_trace(case)
-        found = {key: [to_hex(group) for group in values[key]] for key in kept(name)}
-        entries.append({**case._asdict(), "initial_lr": to_hex(LRS), **found})
+        entries.append({**_inputs(case), **{key: [to_hex(group) for group in values[key]] for key in kept(name)}})
     return {"schema": goldens.SCHEMA, "scheduler": name, "provenance": provenance(), "cases": entries}
+
+
+def _inputs(case: Case) -> dict[str, Any]:
+    """Return what a golden says of a case."""
+    described = {"scheduler": case.scheduler, "optimizer": case.optimizer, "metrics": case.metrics}
+    return {"case": case.id, **described, "initial_lr": to_hex(case.lrs)}
+
+
+def case_of(entry: Mapping[str, Any]) -> Case:
+    """Return the case of an entry of a golden."""
+    lrs, epochs = tuple(from_hex(entry["initial_lr"])), len(from_hex(entry["lr"][0])) - 1
+    return Case(entry["scheduler"], entry["optimizer"], entry["metrics"], lrs, epochs, entry["case"])
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -95,26 +106,26 @@ def read(path: Path) -> dict[str, Any]:
     name, entries, origin = golden["scheduler"], golden["cases"], golden["provenance"]
     require(isinstance(name, str) and name in DRAWS, f"{path.name} is of no scheduler of refoptim")
     require(isinstance(origin, dict) and "witness" in origin, f"{path.name} names no witness")
-    require(isinstance(entries, list) and len(entries) == CASES, f"{path.name} does not hold {CASES} cases")
-    for seed, entry in enumerate(entries):
-        require(_fits(entry, name, seed), f"{path.name}: case {seed} is not that of this version")
+    known = cases(name, CASES)
+    require(isinstance(entries, list) and len(entries) == len(known), f"{path.name} does not hold {len(known)} cases")
+    for i, (entry, case) in enumerate(zip(entries, known, strict=True)):
+        require(_fits(entry, name, case), f"{path.name}: case {i} is not that of this version")
     return golden
 
 
-def _fits(entry: Any, name: str, seed: int) -> bool:
-    """Tell whether an entry is a case as it is drawn, from the same learning rates, with all numbers."""
-    inputs = {**draw(name, seed)._asdict(), "initial_lr": to_hex(LRS)}
-    if not isinstance(entry, dict) or {key: x for key, x in entry.items() if key not in kept(name)} != inputs:
+def _fits(entry: Any, name: str, case: Case) -> bool:
+    """Tell whether an entry is a case as this version has it, with all numbers."""
+    if not isinstance(entry, dict) or {key: x for key, x in entry.items() if key not in kept(name)} != _inputs(case):
         return False
-    return all(key in entry and _is_table(entry[key]) for key in kept(name))
+    return all(key in entry and _is_table(entry[key], case) for key in kept(name))
 
 
-def _is_table(x: Any) -> bool:
+def _is_table(x: Any, case: Case) -> bool:
     """Tell whether something holds a number for each group and epoch."""
-    if not isinstance(x, list) or len(x) != len(LRS) or not all(isinstance(row, str) for row in x):
+    if not isinstance(x, list) or len(x) != len(case.lrs) or not all(isinstance(row, str) for row in x):
         return False
     rows = [row.split(" ") for row in x]
-    return all(len(row) == EPOCHS + 1 and all(map(NUMBER.fullmatch, row)) for row in rows)
+    return all(len(row) == case.epochs + 1 and all(map(NUMBER.fullmatch, row)) for row in rows)
 
 
 def values(entry: Mapping[str, Any]) -> dict[str, Array]:

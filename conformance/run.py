@@ -9,7 +9,7 @@ of the goldens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -21,7 +21,7 @@ import refoptim
 from refoptim.numerics.arith import Array, as_reals, storage
 from refoptim.numerics.ieee import check_arithmetic
 
-from . import adapters, cases, goldens, lr_cases, promises, record_lr, verify
+from . import adapters, cases, goldens, promises, verify
 from .cases import Case
 from .gradients import FORMATS, np_dtype
 from .promises import STORED, Deviation
@@ -432,28 +432,3 @@ def versions(name: str) -> dict[str, str]:
             f"{name}: promise must be EXACT, ULP(n), CLOSE(rtol, atol) or None, got {described[1]}"
         )
     return texts
-
-
-def schedules(pattern: str = "") -> list[Callable[[], list[Result]]]:
-    """List the goldens of schedulers, each to be called for its result."""
-    found: list[Callable[[], list[Result]]] = []
-    for path in record_lr.paths():
-        golden = record_lr.read(path)
-        names = [f"{path.stem}-{i}" for i in range(len(golden["cases"]))]
-        entries = zip(names, golden["cases"], strict=True)
-        found += [_schedule(path.stem, x, entry, EXACT) for x, entry in entries if matches(pattern, x)]
-    return found
-
-
-def _schedule(scheduler: str, name: str, entry: Mapping[str, Any], promise: Tolerance) -> Callable[[], list[Result]]:
-    def compared() -> list[Result]:
-        case = lr_cases.Case(*(entry[field] for field in lr_cases.Case._fields))
-        found = lr_cases.trace(case, lr_cases.make_optimizer(case, refoptim, lambda: np.zeros(1)))
-        keys = [key for key in found if key in entry]
-        theirs = {key: np.array(found[key]).T for key in keys}
-        golden = {key: np.array([record_lr.from_hex(row) for row in entry[key]]).T for key in keys}
-        steps = list(range(len(golden["lr"])))
-        blank = Result("numpy", scheduler, name, "float64", "torch-installed", NOT_RUN)
-        return [compare(blank, Run("ours", steps, theirs), Run("torch's", steps, golden), promise, True)]
-
-    return compared

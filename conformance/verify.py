@@ -17,7 +17,7 @@ import numpy as np
 from refoptim.numerics.arith import Array, as_reals
 from refoptim.numerics.ieee import check_arithmetic
 
-from . import cases, formats, generate, goldens, lr_cases, record_lr, schedules, tasks
+from . import cases, formats, generate, goldens, record_lr, schedules, tasks
 from .generate import Watch
 from .reference import Reference
 from .strict import MAX_TEXT, GoldenError, is_count, layout, read_bytes, require, shown
@@ -269,11 +269,11 @@ def _mentions(path: Path, name: bytes) -> bool:
 def verify_schedules(path: Path, tolerance: Tolerance) -> Iterator[Verdict]:
     """Compare the learning rates and momenta of each case of a golden of a scheduler with what refoptim computes."""
     golden = record_lr.read(path)
-    for i, entry in enumerate(golden["cases"]):
+    for entry in golden["cases"]:
         found = record_lr.values(entry)
-        ours = record_lr.our_trace(lr_cases.Case(*(entry[field] for field in lr_cases.Case._fields)))
+        ours = record_lr.our_trace(record_lr.case_of(entry))
         expected = {key: np.array(ours[key]).T for key in found}
-        yield compare(f"{golden['scheduler']}-{i}", expected, found, list(range(len(found["lr"]))), tolerance)
+        yield compare(entry["case"], expected, found, list(range(len(found["lr"]))), tolerance)
 
 
 def verify_golden(path: Path, tolerance: Tolerance) -> Iterator[Verdict]:

@@ -14,6 +14,7 @@ An implementation is any class with the methods of ``trajectory.Implementation``
     promise        what must hold: EXACT, ULP(n), CLOSE(rtol, atol), or None where distances are only measured
     partial_state  True if ``state`` leaves entries out: those that are there are compared, and parameters always
     why_not        why a case cannot be run, or None; a case that is not run counts neither way
+    schedule       the learning rates of a scheduler; without it none are run
     versions       the versions of what computes, for reports
 
 ``find`` knows the built-in adapters by name, and any class as ``package.module:Class``. What an adapter needs is
@@ -101,6 +102,52 @@ class Adapter:
 
     def state(self) -> list[State]:
         return [{} for _ in self.parameters()]
+
+    def schedule(self, name: str, settings: Mapping[str, Any], lr: float, epochs: int) -> Any:
+        """Return the learning rates of a scheduler, from epoch 0 on: ``epochs + 1`` numbers.
+
+        Args:
+            name: torch's name of the scheduler.
+            settings: torch's arguments, all of them. Of ReduceLROnPlateau also ``metrics``, what it is told at the end
+                of epoch 0, 1, 2 …; of SequentialLR and ChainedScheduler also ``schedulers``, pairs of name and settings.
+            lr: the learning rate of the optimizer before the scheduler is made.
+            epochs: how many steps are taken.
+
+        Where the momentum moves too, a dict of ``lr`` and ``momentum`` may be returned. ``by_count`` and ``by_steps`` turn
+        functions and objects into numbers.
+
+        Raises:
+            Unsupported: there is no such scheduler; it is then not run.
+        """
+        raise Unsupported("schedules are not written")
+
+
+def by_count(schedule: Callable[[int], Any], epochs: int) -> list[float]:
+    """Return what a function of the count gives at 0, 1, 2 … ``epochs``: optax' schedules are such, and Keras'."""
+    return [float(schedule(epoch)) for epoch in range(epochs + 1)]
+
+
+def by_steps(scheduler: Any, optimizer: Any, epochs: int, metrics: Sequence[float] = ()) -> dict[str, list[float]]:
+    """Step a scheduler like torch's, and return what its optimizer holds at epochs 0, 1, 2 … ``epochs``.
+
+    Args:
+        scheduler: has a method ``step``.
+        optimizer: has ``param_groups``; the first is read: ``lr``, and ``momentum`` or the first of ``betas``, if it is
+            there.
+        epochs: how many steps are taken.
+        metrics: what each step is told, if anything.
+    """
+    rows = [_held(optimizer)]
+    for epoch in range(epochs):
+        scheduler.step(*metrics[epoch : epoch + 1])
+        rows.append(_held(optimizer))
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _held(optimizer: Any) -> dict[str, float]:
+    group = optimizer.param_groups[0]
+    momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+    return {"lr": float(group["lr"]), **({} if momentum is None else {"momentum": float(momentum)})}
 
 
 def find(name: str) -> Make:

@@ -105,6 +105,12 @@ class Diagnosis:
         near = f"; nearest is {' + '.join(self.runner_up)}, {self.runner_up_error:.2g} away" if self.runner_up else ""
         return f"nothing known explains it: first parts at epoch {self.first}{near}"
 
+    @property
+    def line(self) -> str:
+        """The summary, and of each name what it means and what to look at, in one line."""
+        named = [axis for name in self.names for axis in AXES if axis.flag == name]
+        return ". ".join([self.summary, *(f"{axis.flag}: {axis.says}; look at {axis.look}" for axis in named)])
+
     def _named(self) -> Iterator[str]:
         for name, note in zip(self.names, self.notes, strict=True):
             yield f"{name} ({note})" if note else name

@@ -50,12 +50,13 @@ class Suite(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test for each case and storage type."""
-        from refoptim.conformance import run
+        from refoptim.conformance import run, run_schedules
 
+        asked = named(self.config), str(self.config.getoption("--refoptim-pattern"))
         try:
             run.check_arithmetic()
             run.versions(named(self.config))
-            jobs = run.jobs(named(self.config), str(self.config.getoption("--refoptim-pattern")))
+            jobs = [*run.jobs(*asked), *run_schedules.jobs(*asked)]
         except RuntimeError as error:
             raise pytest.UsageError(_shown(str(error))) from error
         if not jobs:
@@ -91,7 +92,7 @@ def check(job: Any) -> None:
     from refoptim.conformance import run
 
     run.check_arithmetic()
-    for result in run.perform(job):
+    for result in run.perform(job) if isinstance(job, run.Job) else job.perform():
         if result.outcome == run.NOT_RUN:
             pytest.skip(_shown(result.reason))
         if not result.ok:
@@ -120,9 +121,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for ``refoptim_check`` once for each case and storage type."""
     if "refoptim_case" not in metafunc.fixturenames:
         return
-    from refoptim.conformance import run
+    from refoptim.conformance import adapters, run, run_schedules
 
-    jobs = run.jobs("numpy", str(metafunc.config.getoption("--refoptim-pattern")))
+    pattern = str(metafunc.config.getoption("--refoptim-pattern"))
+    jobs = [*run.jobs("numpy", pattern), *run_schedules.jobs_of("numpy", adapters.find("numpy"), pattern)]
     metafunc.parametrize("refoptim_case", jobs, ids=[f"{job.case.id}-{job.dtype}" for job in jobs])
 
 

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from ..conformance import adapters, report, run
+from ..conformance import adapters, report, run, run_schedules
 from ..conformance.adapters import ENGINES, NotAvailable
 from ..formats.files import refuse_same, require_folder
 from ..numerics.arith import COMPLEX, FLOATS
@@ -122,8 +122,8 @@ def _tell_of_host() -> None:
 def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iterator[run.Result]:
     """Run all there is to run, with a progress bar in a terminal."""
     jobs = [job for name in names for job in run.jobs(name, pattern, dtypes)]
-    wanted = "numpy" in names and (not dtypes or "float64" in dtypes)
-    schedules = run.schedules(pattern) if wanted else []
+    wanted = [name for name in names if name != "numpy" or not dtypes or "float64" in dtypes]
+    schedules = [each for name in wanted for each in run_schedules.work(name, pattern)]
     console = Console(stderr=True)
     work: list[Callable[[], list[run.Result]]] = [*(partial(run.perform, job) for job in jobs), *schedules]
     for perform_one in track(work, "running cases", console=console, disable=not console.is_terminal):
