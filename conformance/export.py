@@ -20,8 +20,9 @@ import numpy as np
 from refoptim.formats.files import replace
 from refoptim.numerics.arith import Array
 
-from . import cases, generate, tasks
+from . import cases, export_schedules, generate, tasks
 from .cases import Case
+from .export_schedules import ScheduleRun
 from .record import provenance
 from .strict import GOLDEN, MAX_BYTES, WORD, GoldenError, Layout, check_size, read_bytes, read_json, require, shown
 from .verify import EXACT, Tolerance, Verdict, compare
@@ -100,6 +101,8 @@ every operation. Powers, roots and quotients of hyperparameters are computed in 
 the same bits, let the compiler not contract products and sums (`-ffp-contract=off` for C, no `-ffast-math`).
 """
 
+README += export_schedules.README
+
 
 class Run(NamedTuple):
     """A case in one storage type, with the name of its folder."""
@@ -113,35 +116,52 @@ class Run(NamedTuple):
         return f"{self.case.id}.{self.dtype}"
 
 
-def runs(patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Run]:
-    """Return all runs of cases, or those whose names match a pattern and whose storage type is asked for.
+def runs(patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Run | ScheduleRun]:
+    """Return all runs of cases and all schedules, or those whose names match a pattern and whose storage type is asked for.
 
     A pattern is a text that the name contains, or, if there is a ``*`` in it, what the whole name looks like.
     """
-    found = [Run(case, dtype) for stem in cases.stems() for case in cases.load(stem) for dtype in case.dtypes]
+    found: list[Run | ScheduleRun] = [
+        *(Run(case, dtype) for stem in cases.stems() for case in cases.load(stem) for dtype in case.dtypes),
+        *export_schedules.runs(),
+    ]
     globs = [text.lower() if "*" in text else f"*{text.lower()}*" for text in patterns] or ["*"]
-    named = [run for run in found if any(fnmatchcase(run.case.id, glob) for glob in globs)]
+    named = [run for run in found if any(fnmatchcase(run.case.id.lower(), glob) for glob in globs)]
     return [run for run in named if not dtypes or run.dtype in dtypes]
 
 
-def export(folder: Path, chosen: Iterable[Run], numbers: str = "bin") -> None:
+def export(folder: Path, chosen: Iterable[Run | ScheduleRun], numbers: str = "bin") -> None:
     """Write a suite of runs, its numbers as ``bin`` or ``csv``; results that lie there already stay."""
     check_place(folder)
     table = []
     for run in chosen:
-        here = folder / run.folder
-        _refuse_links(here, *(here / name for name in ("case.json", "case.txt", f"input.{numbers}")))
-        tensors = generate.trajectory(run.case, run.dtype)
-        data = input_bin(tensors) if numbers == "bin" else input_csv(tensors)
-        replace(here / "case.json", (json.dumps(described(run), indent=1) + "\n").encode())
-        replace(here / "case.txt", lines(described(run)).encode("ascii"))
-        replace(here / f"input.{numbers}", data)
-        table.append(
-            {"case": run.case.id, "dtype": run.dtype, "sha256": hashlib.sha256(input_bin(tensors)).hexdigest()}
-        )
+        here, found = folder / run.folder, _files(run, numbers)
+        _refuse_links(here, *(here / name for name in found))
+        for name, data in found.items():
+            replace(here / name, data)
+        table.append({"case": run.case.id, "dtype": run.dtype, "sha256": _digest(run)})
     suite = {"format": FORMAT, "schema": SCHEMA, "provenance": provenance("reference"), "cases": table}
     replace(folder / "README.md", README.encode())
     replace(folder / "suite.json", (json.dumps(suite, indent=1) + "\n").encode())
+
+
+def _files(run: Run | ScheduleRun, numbers: str) -> dict[str, bytes]:
+    """Return the files of a run by name."""
+    if isinstance(run, ScheduleRun):
+        return export_schedules.files(run, SCHEMA)
+    tensors = generate.trajectory(run.case, run.dtype)
+    return {
+        "case.json": (json.dumps(described(run), indent=1) + "\n").encode(),
+        "case.txt": lines(described(run)).encode("ascii"),
+        f"input.{numbers}": input_bin(tensors) if numbers == "bin" else input_csv(tensors),
+    }
+
+
+def _digest(run: Run | ScheduleRun, tensors: Mapping[str, Array] | None = None) -> str:
+    """Return the SHA-256 of the inputs of a run."""
+    if isinstance(run, ScheduleRun):
+        return hashlib.sha256(b"".join(export_schedules.files(run, SCHEMA).values())).hexdigest()
+    return hashlib.sha256(input_bin(tensors or generate.trajectory(run.case, run.dtype))).hexdigest()
 
 
 def check_place(folder: Path) -> None:
@@ -247,11 +267,12 @@ def judge(
     chosen = [run for run in runs(patterns, dtypes) if (run.case.id, run.dtype) in listed]
     require(bool(chosen), f"{folder.name} holds no case that was asked for")
     for run in chosen:
-        tensors = generate.trajectory(run.case, run.dtype)
-        made = hashlib.sha256(input_bin(tensors)).hexdigest()
+        tensors = {} if isinstance(run, ScheduleRun) else generate.trajectory(run.case, run.dtype)
         other = f"{folder.name}: {run.folder} has other inputs than this version makes: export the suite anew"
-        require(made == listed[run.case.id, run.dtype], other)
-        yield _judged(folder / run.folder, tensors, tolerance)
+        require(_digest(run, tensors) == listed[run.case.id, run.dtype], other)
+        if isinstance(run, Run):
+            yield _judged(folder / run.folder, tensors, tolerance)
+    yield from export_schedules.judge(folder, [run for run in chosen if isinstance(run, ScheduleRun)], tolerance)
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:

@@ -69,7 +69,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found: how many numbers, how many differ and by how much, and where they first part."""
+    """What a comparison found: how many numbers, how many differ and by how much, and where they first part.
+
+    ``note`` says what is known of the mistake.
+    """
 
     name: str
     holds: bool
@@ -78,6 +81,7 @@ class Verdict:
     max_ulp: int = 0
     first: Difference | None = None
     problem: str = ""
+    note: str = ""
 
     @property
     def summary(self) -> str:

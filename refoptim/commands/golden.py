@@ -267,8 +267,19 @@ def _print_verdicts(verdicts: Sequence[verify.Verdict]) -> None:
     colours = {True: "green", False: "red"}
     rows = [[x.name, x.summary, f"{x.differing} of {x.compared}", str(x.first or "")] for x in verdicts]
     print_table(("case", "result", "differing", "first parts in"), rows, [colours[x.holds] for x in verdicts])
+    for note, names in _notes(verdicts).items():
+        echo(f"{', '.join(names)}: {note}")
     held = sum(x.holds for x in verdicts)
     echo(f"{held} of {len(verdicts)} hold")
+
+
+def _notes(verdicts: Sequence[verify.Verdict]) -> dict[str, list[str]]:
+    """Return what is known of mistakes, and in which cases it was seen."""
+    found: dict[str, list[str]] = {}
+    for x in verdicts:
+        if x.note:
+            found.setdefault(x.note, []).append(x.name)
+    return found
 
 
 @golden.command(name="export-suite")
