@@ -117,7 +117,7 @@ class Run(NamedTuple):
 
 
 def runs(patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Run | ScheduleRun]:
-    """Return all runs of cases and all schedules, or those whose names match a pattern and whose storage type is asked for.
+    """Return all runs of cases and all schedules, or those whose names match a pattern and whose storage is asked for.
 
     A pattern is a text that the name contains, or, if there is a ``*`` in it, what the whole name looks like.
     """

@@ -190,7 +190,9 @@ def _read_csv(path: Path, n: int) -> Array:
         epoch, _, bits = line.strip().partition(",")
         word = read_word(bits, 8)
         fits = epoch.isascii() and epoch.isdigit() and len(epoch) < 9 and word is not None and int(epoch) < n
-        require(fits and int(epoch) not in words, f"{path.name} has a row that is none, or is there twice: {shown(line)}")
+        require(
+            fits and int(epoch) not in words, f"{path.name} has a row that is none, or is there twice: {shown(line)}"
+        )
         words[int(epoch)] = word or 0
     require(len(words) == n, f"{path.name} lacks {n - len(words)} numbers")
     return from_words(np.array([words[i] for i in range(n)], "<u8"), layout_of(np.zeros(n)))

@@ -109,12 +109,13 @@ class Adapter:
         Args:
             name: torch's name of the scheduler.
             settings: torch's arguments, all of them. Of ReduceLROnPlateau also ``metrics``, what it is told at the end
-                of epoch 0, 1, 2 …; of SequentialLR and ChainedScheduler also ``schedulers``, pairs of name and settings.
+                of epoch 0, 1, 2 …; of SequentialLR and ChainedScheduler also ``schedulers``, pairs of name and
+                settings.
             lr: the learning rate of the optimizer before the scheduler is made.
             epochs: how many steps are taken.
 
-        Where the momentum moves too, a dict of ``lr`` and ``momentum`` may be returned. ``by_count`` and ``by_steps`` turn
-        functions and objects into numbers.
+        Where the momentum moves too, a dict of ``lr`` and ``momentum`` may be returned. ``by_count`` and ``by_steps``
+        turn functions and objects into numbers.
 
         Raises:
             Unsupported: there is no such scheduler; it is then not run.

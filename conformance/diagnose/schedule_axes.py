@@ -1,8 +1,8 @@
 """The mistakes that schedules are made with: one table, an axis a row.
 
-Each is one small change of a rule, named as the flags of optimizers are: what it means, what to look at in the code, and
-who is known to do it. An axis says which models of a curve there are with its mistake; settings that it leaves open are
-solved for.
+Each is one small change of a rule, named as the flags of optimizers are: what it means, what to look at in the code,
+and who is known to do it. An axis says which models of a curve there are with its mistake; settings that it leaves open
+are solved for.
 """
 
 from __future__ import annotations
@@ -194,7 +194,8 @@ def _few(curve: Seen) -> Array:
 def _gap(y: Array, curve: Seen) -> Array:
     """Return how far learning rates at some epochs are from a curve, added up along the last axis."""
     reach = float(np.abs(curve.lr).max()) or 1.0
-    gap = np.abs(y - curve.lr[_few(curve).astype(int)]) / reach
+    with np.errstate(all="ignore"):
+        gap = np.abs(y - curve.lr[_few(curve).astype(int)]) / reach
     return np.asarray(np.minimum(np.nan_to_num(gap, nan=FAR, posinf=FAR), FAR).sum(axis=-1))
 
 
@@ -248,7 +249,9 @@ def other_whole(model: Model, curve: Seen) -> Iterator[Model]:
         least = 0 if name in ("patience", "cooldown", "a milestone") else 1
         first = max(least, int(value) - 4) if near else least
         known = (value - 1, value, value + 1) if name in LENGTHS.values() else (value,)  # these have axes of their own
-        tried = [make(x).noted(f"{name} is {x} where {value:g} was given") for x in range(first, most) if x not in known]
+        tried = [
+            make(x).noted(f"{name} is {x} where {value:g} was given") for x in range(first, most) if x not in known
+        ]
         yield from nearest(tried, curve)
 
 
@@ -289,9 +292,11 @@ def _gamma(change: Callable[[float], float]) -> Models:
 
     def changes(spec: Spec, model: Model) -> dict[str, Any] | None:
         gamma = spec.settings["gamma"]
-        return None if gamma <= 0 or (spec.name == "CyclicLR" and spec.settings["mode"] != "exp_range") else {
-            "gamma": change(gamma)
-        }
+        return (
+            None
+            if gamma <= 0 or (spec.name == "CyclicLR" and spec.settings["mode"] != "exp_range")
+            else {"gamma": change(gamma)}
+        )
 
     return computed(changes, "StepLR", "MultiStepLR", "ExponentialLR", "CyclicLR")
 
@@ -314,7 +319,9 @@ def _rising(spec: Spec, model: Model) -> dict[str, Any] | None:
 
 
 def _swings(spec: Spec, model: Model) -> dict[str, Any] | None:
-    is_linear = spec.name in ("LinearLR", "PolynomialLR", "CyclicLR") or spec.settings.get("anneal_strategy") == "linear"
+    is_linear = (
+        spec.name in ("LinearLR", "PolynomialLR", "CyclicLR") or spec.settings.get("anneal_strategy") == "linear"
+    )
     return {"_shape": "cosine"} if is_linear else None
 
 

@@ -1,9 +1,9 @@
 """The learning rates of schedulers as functions of the epoch, which may be a fraction.
 
 The reference goes from epoch to epoch; to look for a mistake one must ask what a schedule would be elsewhere, or
-otherwise. A form takes the settings of a scheduler and returns what it gives at any epochs, as one expression on arrays.
-Its settings may hold more than the constructor takes, under names that begin with ``_``: each is a place where others
-go another way.
+otherwise. A form takes the settings of a scheduler and returns what it gives at any epochs, as one expression on
+arrays. Its settings may hold more than the constructor takes, under names that begin with ``_``: each is a place where
+others go another way.
 
     _times     functions of the epochs, applied one after the other, before anything is computed
     _values    functions of epochs and learning rates, applied at last
@@ -133,7 +133,7 @@ def _counted(s: Settings, passed: Array) -> Array:
 
 def _step(spec: Spec, lr: float, e: Array) -> Rates:
     s = spec.settings
-    x, how = e / s["step_size"], s.get("_count")
+    x, how = e / s["step_size"], s.get("_count", "")
     counts = {
         "continuous": lambda: x,
         "inclusive": lambda: np.maximum(np.ceil(x) - 1, 0),
@@ -329,22 +329,22 @@ def _table(spec: Spec, lr: float, e: Array) -> Rates:
     n = np.maximum(np.floor(e), 0).astype(int)
     wanted = 1 + int(n.max(initial=0))
     key = (_key(spec), lr)
-    if key not in TABLES or len(TABLES[key].lr) < wanted:
+    if key not in TABLES or len(TABLES[key][1].lr) < wanted:
         while len(TABLES) >= MOST_TABLES:
             TABLES.pop(next(iter(TABLES)))
-        TABLES[key] = tabulated(spec, lr, wanted)
-    found = TABLES[key]
+        TABLES[key] = spec, tabulated(spec, lr, wanted)
+    found = TABLES[key][1]
     return Rates(found.lr[n], None if found.momentum is None else found.momentum[n])
 
 
-TABLES: dict[tuple[str, float], Rates] = {}
-"""What the reference gave last."""
+TABLES: dict[tuple[str, float], tuple[Spec, Rates]] = {}
+"""What the reference gave last; the descriptions are kept, so that their functions live."""
 
 MOST_TABLES = 256
 
 
 def _key(spec: Spec) -> str:
-    """Return a text that tells descriptions apart; functions are told apart by what they are, and kept alive by specs."""
+    """Return a text that tells descriptions apart, while their functions live."""
     own = {name: x for name, x in spec.settings.items() if not name.startswith("_")}
     return f"{spec.name}{own!r}{[_key(member) for member in spec.members]}"
 

@@ -88,7 +88,9 @@ def _row(name: str, x: Any) -> Array:
     if row.ndim != 1 or len(row) < 2:
         raise ValueError(f"{name} of a curve must be a row of at least two numbers, got shape {row.shape}")
     if not np.isfinite(row).all():
-        raise ValueError(f"{name} of a curve must be finite, got {row[~np.isfinite(row)][0]} at {np.argmin(np.isfinite(row))}")
+        raise ValueError(
+            f"{name} of a curve must be finite, got {row[~np.isfinite(row)][0]} at {np.argmin(np.isfinite(row))}"
+        )
     return row
 
 
@@ -162,9 +164,7 @@ def _newton(make: Callable[[float], Model], curve: Seen, x: float) -> float:
     return x
 
 
-def _downhill(
-    make: Callable[[float], Model], curve: Seen, x: float, step: float, here: Array
-) -> tuple[float, Array]:
+def _downhill(make: Callable[[float], Model], curve: Seen, x: float, step: float, here: Array) -> tuple[float, Array]:
     """Go a step, or a part of it, if that makes the differences smaller."""
     loss = float(here @ here)
     for part in (1.0, 0.25, 0.0625, 0.01):

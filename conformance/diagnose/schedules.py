@@ -28,7 +28,7 @@ from ..spec import Spec, parse
 from ..strict import GoldenError, read_bytes, require
 from .schedule_axes import AXES, Axis
 from .schedule_forms import changed, filled, rates, tabulated
-from .schedule_models import FAR, Model, Seen, gaps, misfit, seen
+from .schedule_models import Model, Seen, gaps, misfit, seen
 
 SAME_BITS, SAME_RULE, ANOTHER_RULE, UNKNOWN = VERDICTS = ("same bits", "same rule", "another rule", "unknown")
 """What can be said of a curve; ``same rule`` is rounded otherwise."""
@@ -331,8 +331,8 @@ def _answer(blank: Diagnosis, good: Sequence[_Found], near: _Found | None) -> Di
     first, *others = sorted(good, key=lambda found: sum(axis.solved for axis in found.axes))
     sets = {frozenset(found.flags): found.flags for found in others if not _is_same(found, first)}
     tied = tuple(islice(sets.values(), MOST_TIED))
-    names = {"names": first.flags, "notes": first.notes, "tied": tied}
-    return replace(answer, verdict=ANOTHER_RULE, error=first.error, **names)
+    named = replace(answer, names=first.flags, notes=first.notes, tied=tied)
+    return replace(named, verdict=ANOTHER_RULE, error=first.error)
 
 
 def _is_same(x: _Found, y: _Found) -> bool:

@@ -164,13 +164,13 @@ class OneCycle:
         low = self.high / self.div
         return self.between(low, self.high, final or low / self.last, e, total, late, height)
 
-    def momentum(self, e: float, swapped: bool = False, total: int = 0, late: int = 0, height: Curve | None = None) -> float:
+    def momentum(
+        self, e: float, swapped: bool = False, total: int = 0, late: int = 0, height: Curve | None = None
+    ) -> float:
         top, low = (self.m, self.M) if swapped else (self.M, self.m)
         return self.between(top, low, top, e, total, late, height)
 
-    def between(
-        self, a: float, b: float, c: float, e: float, total: int, late: int, height: Curve | None
-    ) -> float:
+    def between(self, a: float, b: float, c: float, e: float, total: int, late: int, height: Curve | None) -> float:
         total, h = total or self.total, height or (wave if self.kind == "cos" else line)
         up, end = self.part * total - 1 + late, total - 1 + late
         return b + (a - b) * h(e / up) if e <= up else c + (b - c) * h((e - up) / (end - up))
@@ -224,7 +224,7 @@ def smooth(d: Draw, lr: float) -> Linear | Polynomial | Cosine:
 def shapes(d: Draw, lr: float) -> Iterator[Plant]:
     """Draw a plant of each mistake that is in the shape of a curve, or its place in time."""
     k, a = d.whole(2, 40), smooth(d, lr)
-    shift = d.whole(1, 5)
+    shift, c = d.whole(1, 5), d.real(0.2, 4)
     decay = Exponential(d, lr)
     yield Plant("NeverStepped", decay.text, lr, lambda e: lr)
     yield Plant("ScheduleAhead", a.text, lr, lambda e, a=a: a.at(e + shift))  # type: ignore[misc]
@@ -233,7 +233,7 @@ def shapes(d: Draw, lr: float) -> Iterator[Plant]:
     yield Plant("EpochsForSteps", a.text, lr, lambda e, a=a: a.at(e // k))  # type: ignore[misc]
     yield Plant("FractionalEpochs", a.text, lr, lambda e, a=a: a.at(e / k))  # type: ignore[misc]
     yield Plant("MovesSeldom", a.text, lr, lambda e, a=a: a.at(e // k * k))  # type: ignore[misc]
-    yield Plant("LrScaled", a.text, lr, lambda e, a=a, c=d.real(0.2, 4): c * a.at(e))  # type: ignore[misc]
+    yield Plant("LrScaled", a.text, lr, lambda e, a=a: c * a.at(e))  # type: ignore[misc]
     w = Linear(d, lr)
     yield Plant("StartNotApplied", w.text, lr, lambda e: w.at(e) if e else lr)
     yield Plant("WarmupOneLonger", w.text, lr, lambda e: w.at(e, w.T + 1))
@@ -300,7 +300,13 @@ def cycles(d: Draw, lr: float) -> Iterator[Plant]:
     yield Plant("PhasesWhole", o.text, lr, lambda e: o.at(e, late=1), lambda e: o.momentum(e, late=1))
     yield Plant("FinalDivOfMax", o.text, lr, lambda e: o.at(e, final=o.high / o.last), o.momentum)
     yield Plant("LinearForCosine", o.text, lr, lambda e: o.at(e, height=line), lambda e: o.momentum(e, height=line))
-    yield Plant("CosineForLinear", straight.text, lr, lambda e: straight.at(e, height=wave), lambda e: straight.momentum(e, height=wave))
+    yield Plant(
+        "CosineForLinear",
+        straight.text,
+        lr,
+        lambda e: straight.at(e, height=wave),
+        lambda e: straight.momentum(e, height=wave),
+    )
     yield Plant("MomentumSwapped", o.text, lr, o.at, lambda e: o.momentum(e, swapped=True))
     yield Plant("MomentumSwapped", t.text, lr, t.at, lambda e: t.m + (t.M - t.m) * t.height(e))
     yield Plant("MomentumStill", t.text, lr, t.at, lambda e: 0.9)
@@ -380,22 +386,22 @@ def outside(seed: object) -> list[Plant]:
     made = [smooth(d, lr), Step(d, lr), Milestones(d, lr), Exponential(d, lr), Restarts(d, lr), Cosine(d, lr)]
     found = []
     for x in made:
-        k, size, noise = d.whole(20, 100), d.real(0.02, 0.4), random.Random(f"{seed} {k_of(x.text)}")
-        jitter = [1 + size * (noise.random() - 0.5) for _ in range(EPOCHS + 1)]
-        ways: tuple[Curve, ...] = (
-            lambda e, f=x.at: f(e) * jitter[int(e)],  # type: ignore[misc]
-            lambda e, f=x.at: f(e) * (1.5 if e == k else 1),  # type: ignore[misc]
-            lambda e, f=x.at: f(e) * (1 + size * math.sin(e / 3)),  # type: ignore[misc]
-            lambda e, f=x.at: f(e) + lr * size * e / EPOCHS * (1 + math.cos(e)),  # type: ignore[misc]
-            lambda e, f=x.at: float(f"{f(e):.2g}") * (1 + 0.01 * (int(e) % 7)),  # type: ignore[misc]
-            lambda e, f=x.at: f(e) if int(e) % 3 else lr * size,  # type: ignore[misc]
-            lambda e, f=x.at: lr / math.log(3 + e) * (1 + 0.1 * (f(e) > lr / 2)),  # type: ignore[misc]
-            lambda e, f=x.at: lr * math.exp(-(((e - k) / 30) ** 2)) + f(e) / 7,  # type: ignore[misc]
-        )
-        frozen = [[way(e) for e in range(EPOCHS)] for way in ways]
-        found += [Plant("", x.text, lr, lambda e, y=y: y[int(e)]) for y in frozen]  # type: ignore[misc]
+        noise = random.Random(f"{seed} {x.text}")
+        jitter = [noise.random() - 0.5 for _ in range(EPOCHS)]
+        several = ways(x.at, lr, d.whole(20, 100), d.real(0.02, 0.4), jitter)
+        found += [Plant("", x.text, lr, way) for way in several]
     return found
 
 
-def k_of(text: str) -> int:
-    return sum(map(ord, text))
+def ways(f: Curve, lr: float, k: int, size: float, jitter: list[float]) -> tuple[Curve, ...]:
+    """Return curves that are like ``f`` and come from no mistake that has a name."""
+    return (
+        lambda e: f(e) * (1 + size * jitter[int(e)]),
+        lambda e: f(e) * (1.5 if e == k else 1),
+        lambda e: f(e) * (1 + size * math.sin(e / 3)),
+        lambda e: f(e) + lr * size * e / EPOCHS * (1 + math.cos(e)),
+        lambda e: float(f"{f(e):.2g}") * (1 + 0.01 * (int(e) % 7)),
+        lambda e: f(e) if int(e) % 3 else lr * size,
+        lambda e: lr / math.log(3 + e) * (1 + 0.1 * (f(e) > lr / 2)),
+        lambda e: lr * math.exp(-(((e - k) / 30) ** 2)) + f(e) / 7,
+    )
