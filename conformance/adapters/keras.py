@@ -19,7 +19,7 @@ import numpy as np
 from refoptim.numerics.arith import COMPLEX, Array
 
 from ..cases import Case
-from . import Adapter, NotAvailable, all_hyper, installed
+from . import Adapter, NotAvailable, Unsupported, all_hyper, by_count, installed
 
 Hyper = Mapping[str, Any]
 
@@ -53,6 +53,39 @@ RULES: dict[str, tuple[str, Callable[[Hyper], dict[str, Any]]]] = {
     ),
 }
 """Keras' name of an optimizer, and its arguments from torch's."""
+
+
+SCHEDULES: dict[str, tuple[str, Callable[[float, Hyper], dict[str, Any]]]] = {
+    "ExponentialLR": ("ExponentialDecay", lambda lr, s: {"decay_steps": 1, "decay_rate": s["gamma"]}),
+    "StepLR": (
+        "ExponentialDecay",
+        lambda lr, s: {"decay_steps": s["step_size"], "decay_rate": s["gamma"], "staircase": True},
+    ),
+    "PolynomialLR": (
+        "PolynomialDecay",
+        lambda lr, s: {"decay_steps": s["total_iters"], "end_learning_rate": 0.0, "power": s["power"]},
+    ),
+    "CosineAnnealingLR": ("CosineDecay", lambda lr, s: {"decay_steps": s["T_max"], "alpha": s["eta_min"] / lr}),
+    "CosineAnnealingWarmRestarts": (
+        "CosineDecayRestarts",
+        lambda lr, s: {"first_decay_steps": s["T_0"], "t_mul": float(s["T_mult"]), "alpha": s["eta_min"] / lr},
+    ),
+}
+"""Keras' name of a schedule, and its arguments from torch's; the first is the learning rate."""
+
+
+def _schedule(name: str, s: Hyper, lr: float) -> Any:
+    """Return Keras' schedule of the same purpose."""
+    import keras
+
+    schedules = keras.optimizers.schedules
+    if name == "MultiStepLR":
+        values = [lr * s["gamma"] ** i for i in range(len(s["milestones"]) + 1)]
+        return schedules.PiecewiseConstantDecay(sorted(s["milestones"]), values)
+    if name not in SCHEDULES:
+        raise Unsupported(f"Keras has no {name} of this kind")
+    theirs, arguments = SCHEDULES[name]
+    return getattr(schedules, theirs)(lr, **arguments(lr, s))
 
 
 def choose_backend() -> None:
@@ -139,6 +172,13 @@ class Keras(Adapter):
             self._optimizer = self._build()
             for variable, x in zip(self._optimizer.variables, saved, strict=True):
                 variable.assign(x)
+
+    def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> list[float]:
+        import keras
+
+        with _Wide(True):
+            made = _schedule(name, settings, lr)
+            return by_count(lambda epoch: keras.ops.convert_to_numpy(made(epoch)), epochs)
 
     def parameters(self) -> list[Array]:
         import keras

@@ -15,7 +15,7 @@ import numpy as np
 from refoptim.numerics.arith import COMPLEX, Array
 
 from ..cases import Case
-from . import Adapter, all_hyper, installed, turned
+from . import Adapter, Unsupported, all_hyper, installed, turned
 
 Hyper = Mapping[str, Any]
 
@@ -120,6 +120,59 @@ RULES: dict[str, Callable[[Hyper], Any]] = {
 }
 
 
+def _cosine(lr: float, s: Hyper) -> Any:
+    import optax
+
+    return optax.cosine_decay_schedule(lr, s["T_max"], s["eta_min"] / lr)
+
+
+def _restarts(lr: float, s: Hyper, epochs: int) -> Any:
+    import optax
+
+    cycles, length, begin = [], s["T_0"], 0
+    while begin <= epochs:
+        own = {"init_value": lr, "peak_value": lr, "end_value": s["eta_min"]}
+        cycles.append({**own, "warmup_steps": 0, "decay_steps": length})
+        begin, length = begin + length, length * s["T_mult"]
+    return optax.sgdr_schedule(cycles)
+
+
+def _one_cycle(s: Hyper) -> Any:
+    import optax
+
+    if s["anneal_strategy"] != "cos" or s["three_phase"]:
+        raise Unsupported("optax' cycle is of two cosines, or of three lines of other lengths")
+    rest = s["pct_start"], s["div_factor"], s["final_div_factor"]
+    return optax.cosine_onecycle_schedule(s["total_steps"], s["max_lr"], *rest)
+
+
+def _schedule(name: str, s: Hyper, lr: float, epochs: int) -> Any:
+    """Return optax' schedule of the same name or the same purpose."""
+    import optax
+
+    made: dict[str, Callable[[], Any]] = {
+        "ConstantLR": lambda: optax.join_schedules(
+            [optax.constant_schedule(lr * s["factor"]), optax.constant_schedule(lr)], [s["total_iters"]]
+        ),
+        "LinearLR": lambda: optax.linear_schedule(lr * s["start_factor"], lr * s["end_factor"], s["total_iters"]),
+        "ExponentialLR": lambda: optax.exponential_decay(lr, 1, s["gamma"]),
+        "StepLR": lambda: optax.exponential_decay(lr, s["step_size"], s["gamma"], staircase=True),
+        "MultiStepLR": lambda: optax.piecewise_constant_schedule(
+            lr, {m: s["gamma"] ** s["milestones"].count(m) for m in s["milestones"]}
+        ),
+        "PolynomialLR": lambda: optax.polynomial_schedule(lr, 0.0, s["power"], s["total_iters"]),
+        "CosineAnnealingLR": lambda: _cosine(lr, s),
+        "CosineAnnealingWarmRestarts": lambda: _restarts(lr, s, epochs),
+        "OneCycleLR": lambda: _one_cycle(s),
+        "SequentialLR": lambda: optax.join_schedules(
+            [_schedule(*member, lr, epochs) for member in s["schedulers"]], s["milestones"]
+        ),
+    }
+    if name not in made:
+        raise Unsupported(f"optax has no {name} of this kind")
+    return made[name]()
+
+
 class Optax(Adapter):
     """optax's transformations."""
 
@@ -173,6 +226,13 @@ class Optax(Adapter):
             saved, tree = jax.tree.flatten(self._state)
             self._rule = RULES[self._optimizer](self._hyper)
             self._state = jax.tree.unflatten(tree, [jax.numpy.asarray(np.array(x)) for x in saved])
+
+    def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> Array:
+        import jax
+
+        with jax.enable_x64(True):
+            counts = jax.numpy.arange(epochs + 1)
+            return np.broadcast_to(_schedule(name, settings, lr, epochs)(counts), counts.shape)
 
     def parameters(self) -> list[Array]:
         return [np.asarray(p) for p in self._params]
