@@ -15,7 +15,7 @@ import numpy as np
 from refoptim.numerics.arith import COMPLEX, Array
 
 from ..cases import Case
-from . import Adapter, Unsupported, all_hyper, installed, turned
+from . import Adapter, Unsupported, all_hyper, by_count, installed, turned
 
 Hyper = Mapping[str, Any]
 
@@ -227,12 +227,14 @@ class Optax(Adapter):
             self._rule = RULES[self._optimizer](self._hyper)
             self._state = jax.tree.unflatten(tree, [jax.numpy.asarray(np.array(x)) for x in saved])
 
-    def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> Array:
+    def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> Any:
         import jax
 
         with jax.enable_x64(True):
-            counts = jax.numpy.arange(epochs + 1)
-            return np.broadcast_to(_schedule(name, settings, lr, epochs)(counts), counts.shape)
+            made = _schedule(name, settings, lr, epochs)
+            if name == "OneCycleLR":  # the one that takes no arrays
+                return by_count(made, epochs)
+            return np.broadcast_to(made(jax.numpy.arange(epochs + 1)), epochs + 1)
 
     def parameters(self) -> list[Array]:
         return [np.asarray(p) for p in self._params]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from refoptim.conformance import lr_cases, run_schedules
+from refoptim.conformance import lr_cases, plugin, run_schedules
 from refoptim.conformance.adapters import Adapter, by_steps
 
 from helpers.schedule_implementations import Ahead, Functions, Late, Near, Objects, Short
@@ -195,10 +195,10 @@ def test_bad_results_are_refused(suite: Path, name: str, data: bytes, message: s
     assert found.exit_code == 2 and message in found.stdout
 
 
-def test_the_plugin_runs_them(tmp_path: Path) -> None:
-    from conformance.test_plugin import counts, pytest_in
-
-    (tmp_path / "more.txt").write_text("")
-    asked = ("--refoptim-impl", "helpers.schedule_implementations:Ahead", "--refoptim-pattern", "ExponentialLR-plain")
-    output = pytest_in(tmp_path, *asked)
-    assert counts(output) == {"failed": 1} and "ScheduleAhead" in output
+def test_the_plugin_says_the_name() -> None:
+    (job,) = run_schedules.jobs("helpers.schedule_implementations:Ahead", "exponentiallr-plain")
+    with pytest.raises(plugin.Broken, match=r"(?s)ExponentialLR-plain.*another rule: ScheduleAhead"):
+        plugin.check(job)
+    (job,) = run_schedules.jobs("helpers.schedule_implementations:Ahead", "LinearLR-plain")
+    with pytest.raises(pytest.skip.Exception, match="ExponentialLR alone"):
+        plugin.check(job)
