@@ -165,7 +165,7 @@ def _schedule(name: str, s: Hyper, lr: float, epochs: int) -> Any:
         "CosineAnnealingWarmRestarts": lambda: _restarts(lr, s, epochs),
         "OneCycleLR": lambda: _one_cycle(s),
         "SequentialLR": lambda: optax.join_schedules(
-            [_schedule(*member, lr, epochs) for member in s["schedulers"]], s["milestones"]
+            [_schedule(kind, own, lr, epochs) for kind, own in s["schedulers"]], s["milestones"]
         ),
     }
     if name not in made:

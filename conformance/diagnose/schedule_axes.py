@@ -590,7 +590,7 @@ AXES: tuple[Axis, ...] = (
         "the phases end at pct_start * total_steps and total_steps, one step late",
         "the end of a phase: one less, for steps are counted from 0",
         option("OneCycleLR", _phase="whole"),
-        "optax' cosine_onecycle_schedule and linear_onecycle_schedule",
+        "optax' cosine_onecycle_schedule",
     ),
     Axis(
         "FinalDivOfMax",

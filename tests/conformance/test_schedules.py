@@ -202,3 +202,35 @@ def test_the_plugin_says_the_name() -> None:
     (job,) = run_schedules.jobs("helpers.schedule_implementations:Ahead", "LinearLR-plain")
     with pytest.raises(pytest.skip.Exception, match="ExponentialLR alone"):
         plugin.check(job)
+
+
+def verdicts(name: str, library: str, *patterns: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Say what a library's schedules are, case by case in plain cases alone."""
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    found = []
+    for pattern in patterns:
+        said = run_schedules.performed(run_schedules.jobs(name, pattern))[1]
+        assert said is not None
+        found.append((said.verdict, said.names))
+    return found
+
+
+def test_what_optax_has_is_torchs_or_named() -> None:
+    same, another = ("same rule", ()), "another rule"
+    asked = (
+        "LinearLR-decay",
+        "PolynomialLR-power",
+        "WarmRestarts-longer",
+        "CosineAnnealingLR-rises",
+        "OneCycleLR-plain",
+    )
+    expected = [same, same, same, (another, ("CosineClamped",)), (another, ("PhasesWhole",))]
+    assert verdicts("optax", "optax", *asked) == expected
+
+
+def test_what_keras_has_is_torchs_or_named() -> None:
+    same, another = ("same rule", ()), "another rule"
+    asked = ("ExponentialLR-plain", "PolynomialLR-power", "CosineAnnealingLR-rises", "MultiStepLR-plain")
+    found = verdicts("keras", "keras", *asked)
+    assert found[:3] == [same, same, (another, ("CosineClamped",))]
+    assert found[3][0] == another and found[3][1] in (("MilestonesInclusive",), ("ScheduleBehind",))
