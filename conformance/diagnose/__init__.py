@@ -1,1 +1,1 @@
-"""A name for the mistake in an implementation: what would have to be otherwise in the rule for its numbers to come out."""
+"""A name for the mistake in an implementation: what its rule would have to be for its numbers to come out."""
