@@ -209,7 +209,7 @@ def plateau(metrics: list[float], lr: float, factor: float, patience: int, coold
         if rest:
             rest, bad = rest - 1, 0
         if bad > patience:
-            lr, rest, bad = lr * factor, cooldown, 0
+            lr, rest, bad = (lr * factor if lr - lr * factor > 1e-8 else lr), cooldown, 0
         found.append(lr)
     return found
 
