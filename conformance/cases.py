@@ -20,13 +20,17 @@ import refoptim
 from refoptim.numerics.arith import COMPLEX, FLOATS
 from refoptim.step.hyper import Choice, Flag, declared
 
-from .gradients import KINDS, SOURCES, Problem, Source
+from .gradients import CYCLES, KINDS, SOURCES, Problem, Source
 
 SCHEMA = 1
 """The version of the format of cases and goldens."""
 
 NEUTRAL = (0, 1)
 """Numbers at which the misuse of a hyperparameter hides; so does it at the default."""
+
+
+EDGES = frozenset({"subnormal", "huge", "special"})
+"""Kinds of numbers at the ends of the range."""
 
 
 class CaseError(ValueError):
@@ -40,7 +44,8 @@ class Case:
     ``set`` maps steps to hyperparameters that change before them, ``skip`` lists ``[step, parameter]`` pairs without a
     gradient, ``resume`` is a step before which the run is saved and taken up again, ``record`` lists the steps that
     goldens hold in full, ``flags`` name the mistakes that the case catches, and ``neutral`` says why a hyperparameter
-    stays where its misuse would not show.
+    stays where its misuse would not show. A ``plain`` case has nothing but defaults: an optimizer that has no option
+    runs it, and it need not catch a mistake.
     """
 
     id: str
@@ -57,6 +62,13 @@ class Case:
     skip: list[list[int]] = field(default_factory=list)
     resume: int | None = None
     neutral: dict[str, str] = field(default_factory=dict)
+    plain: bool = False
+
+    @property
+    def at_the_edges(self) -> bool:
+        """Whether numbers are subnormal, huge, infinite or NaN: where roundings and mistakes are hard to tell apart."""
+        given = {*self.gradient.get("kinds", ()), self.gradient.get("start", "normal")}
+        return bool(EDGES & {kind for whole in given for kind in CYCLES.get(whole, (whole,))})
 
 
 def stems() -> list[str]:
@@ -100,7 +112,7 @@ def _require(holds: bool, where: str, problem: str) -> None:
 def _case(entry: Any, optimizer: str, where: str) -> Case:
     """Make a case of an entry, its keys checked."""
     known = {x.name for x in fields(Case)} - {"optimizer"}
-    required = known - {"set", "skip", "resume", "neutral"}
+    required = known - {"set", "skip", "resume", "neutral", "plain"}
     _require(isinstance(entry, dict) and isinstance(entry.get("id"), str), where, "holds an entry without an id")
     here = f"{where}: {entry['id']}"
     _require(set(entry) <= known, here, f"has unknown keys: {sorted(set(entry) - known)}")
@@ -128,7 +140,8 @@ def _check(case: Case, where: str) -> None:
     _require(case.resume is None or case.resume in steps[1:], where, f"resumes at step {case.resume}")
     pairs = [[step, i] for step in steps for i in range(len(case.shapes))]
     _require(all(pair in pairs for pair in case.skip), where, f"skips {case.skip}")
-    _require(bool(case.flags) and set(case.flags) <= set(flags()), where, f"has unknown flags or none: {case.flags}")
+    named = bool(case.flags or case.plain) and set(case.flags) <= set(flags())
+    _require(named, where, f"has unknown flags or none: {case.flags}")
     _require(bool(case.comment), where, "has no comment")
     _check_shapes(case, where)
     _check_gradient(case.gradient, case, where)
@@ -173,7 +186,14 @@ def _check_rows(spec: Mapping[str, Any], case: Case, where: str) -> None:
 
 
 def _check_hyper(case: Case, where: str) -> None:
-    """Raise CaseError if a hyperparameter is unknown, wrong, or at a value at which its misuse would not show."""
+    """Raise CaseError if a hyperparameter is unknown, wrong, or at a value at which its misuse would not show.
+
+    A plain case is there for the defaults: it sets nothing.
+    """
+    if case.plain:
+        options = (case.hyper, case.set, case.skip, case.neutral)
+        _require(not any(options) and case.resume is None, where, "is plain, and sets something")
+        return
     cls = getattr(refoptim, case.optimizer)
     declarations = declared(cls)
     defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()}

@@ -84,3 +84,30 @@ def test_every_optimizer_solves_a_problem() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"])
 def test_every_storage_type_is_used(dtype: str) -> None:
     assert any(dtype in case.dtypes for case in CASES)
+
+
+@pytest.mark.parametrize("stem", cases.stems())
+def test_every_optimizer_begins_with_a_plain_case(stem: str) -> None:
+    first, *others = cases.load(stem)
+    assert first.plain and not first.hyper and first.id.endswith("-default")
+    assert not any(case.plain for case in others)
+
+
+def test_an_optimizer_without_options_has_something_to_run_in_every_family() -> None:
+    """Neither decay nor changes, gaps, or being taken up again; and numbers that tell where eps is."""
+    bare = [case for case in CASES if not (case.set or case.skip or case.resume or case.at_the_edges or decays(case))]
+    telling = {case.optimizer for case in bare if not case.plain and not any(x is True for x in case.hyper.values())}
+    assert {case.optimizer for case in CASES} - telling == {"AdamW"}, "whose decay is no option"
+
+
+OPTIONS = {"amsgrad", "centered", "maximize", "nesterov", "decoupled_weight_decay", "lr_decay", "momentum"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "-only-" in case.id], ids=lambda case: case.id)
+def test_an_option_stands_alone(case: Case) -> None:
+    """But for the momentum that some others need."""
+    given = {name for name in OPTIONS if case.hyper.get(name) and case.optimizer not in ("Muon",)}
+    changes = [bool(case.set), bool(case.skip), case.resume is not None]
+    decoupled = case.hyper.get("decoupled_weight_decay") or case.optimizer == "AdamW"
+    assert len(given - {"momentum"}) + sum(changes) <= 1
+    assert not decays(case) or decoupled

@@ -183,6 +183,11 @@ BAD_CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (case_with(gradient={"source": "rows", "seed": 1, "kinds": ["tiny"], "nnz": 5, "rows": 5}), "do not keep apart"),
     (case_with(gradient={"source": "quadratic", "seed": 1, "kinds": ["tiny"]}), "describes its gradient by ['kinds']"),
+    (case_with(plain=True), "is plain, and sets something"),
+    (case_with(plain=True, hyper={}, set=[{"step": 2, "lr": 0.5}]), "is plain, and sets something"),
+    (case_with(plain=True, hyper={}, resume=2), "is plain, and sets something"),
+    (case_with(plain=True, hyper={}, flags=["Nonsense"]), "unknown flags or none: ['Nonsense']"),
+    (case_with(hyper={}), "at a neutral value"),
     (case_with() | {"schema": 2}, "has schema 2, expected 1"),
     (case_with() | {"optimizer": "Nobody"}, "names no optimizer: 'Nobody'"),
     (case_with() | {"more": 1}, "has other keys"),
@@ -193,7 +198,8 @@ BAD_CASES: list[tuple[dict[str, Any], str]] = [
 
 
 def test_the_case_that_is_broken_below_is_valid() -> None:
-    assert [case.id for case in cases.parse(case_with(), "adam.json")] == ["adam-x"]
+    for text in (case_with(), case_with(plain=True, hyper={}, flags=[])):
+        assert [case.id for case in cases.parse(text, "adam.json")] == ["adam-x"]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_CASES)
@@ -285,7 +291,7 @@ def test_a_golden_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(("stem", "dtype"), [("adadelta", "float32"), ("sparse_adam", "float64"), ("sgd", "bfloat16")])
 def test_recording_from_torch_gives_the_stored_bytes(stem: str, dtype: str) -> None:
     pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
-    case = cases.load(stem)[0]
+    case = next(case for case in cases.load(stem) if dtype in case.dtypes)
     entry = trajectory(record.implementation("torch-ieee"), case, dtype)
     text = (goldens.folder() / "torch-ieee" / f"{stem}.json").read_text()
     assert goldens.pretty(entry, goldens.FRAME_DEPTH - 2, "  ") in text
