@@ -39,6 +39,7 @@ STORED = "reference-store"
 
 ANY = "*"
 RAISES = "raises"
+HOLDS = "holds"
 
 
 class Row(NamedTuple):
@@ -92,13 +93,17 @@ def promised(engine: str, golden: str, rule: str, storage: str) -> Tolerance | N
 
 
 class Deviation(NamedTuple):
-    """A known departure: in which cases and storage types, the flags that name it, why, and whether it is an error."""
+    """A known departure: in which cases and storage types, the flags that name it, why, and whether it is an error.
+
+    One that ``holds`` is none: it takes cases out of those that a later line names.
+    """
 
     cases: str
     storage: str
     flags: tuple[str, ...]
     reason: str
     raises: bool = False
+    holds: bool = False
 
     def covers(self, case: Case, storage: str) -> bool:
         """Tell whether a run is one of those described."""
@@ -109,7 +114,8 @@ class Deviation(NamedTuple):
 def deviations(engine: str) -> list[Deviation]:
     """Read ``deviations/<engine>.txt``: four columns, cases, storage, flags joined by +, and the reason.
 
-    In place of flags - says that there are none, and ``raises`` that an error, or what cannot be compared, is known.
+    In place of flags - says that there are none, ``raises`` that an error, or what cannot be compared, is known, and
+    ``holds`` that there is no departure.
 
     Raises:
         ValueError: a line is not of this kind, or names a flag that does not exist.
@@ -126,13 +132,14 @@ def _deviation(line: str, where: str) -> Deviation:
     if len(columns) != 4:
         raise ValueError(f"{where}: a line needs cases, storage, flags and a reason, got {line!r}")
     cases, storage, names, reason = columns
-    found = () if names in ("-", RAISES) else tuple(names.split("+"))
+    found = () if names in ("-", RAISES, HOLDS) else tuple(names.split("+"))
     unknown = set(found) - set(flags())
     if unknown:
         raise ValueError(f"{where} names flags that do not exist: {sorted(unknown)}")
-    return Deviation(cases, storage, found, reason, names == RAISES)
+    return Deviation(cases, storage, found, reason, names == RAISES, names == HOLDS)
 
 
 def deviation(known: list[Deviation], case: Case, storage: str) -> Deviation | None:
     """Return the first deviation that covers a run."""
-    return next((x for x in known if x.covers(case, storage)), None)
+    first = next((x for x in known if x.covers(case, storage)), None)
+    return None if first is None or first.holds else first

@@ -66,10 +66,12 @@ LISTED = [
     for known in [promises.deviation(promises.deviations(peer), case, "float64")]
     if known is not None and known.flags and "float64" in case.dtypes
 ]
+"""At the defaults of a plain case mistakes are smaller than what is told apart here."""
+
 CHECKED = [
     pytest.param(*entry, id=f"{entry[0]}-{entry[1].id}")
     for entry in LISTED
-    if not entry[1].id.endswith("-edges") and not {"StepFromZero", "StepLags"} & set(entry[2])
+    if not (entry[1].id.endswith("-edges") or entry[1].plain) and not {"StepFromZero", "StepLags"} & set(entry[2])
 ]
 
 
