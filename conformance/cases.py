@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def stems() -> list[str]:
 def load(stem: str) -> list[Case]:
     """Read and check the cases of one optimizer."""
     return parse(json.loads((_folder() / f"{stem}.json").read_text(encoding="utf-8")), f"{stem}.json")
+
+
+def matches(patterns: str | Sequence[str], *names: str) -> bool:
+    """Tell whether a pattern describes one of some names whole; without a pattern every name is meant.
+
+    A pattern is a glob of ``fnmatch``, read in any case of letters: ``adam-*`` is all cases of Adam, and none of NAdam,
+    ``*-edges`` those at the edges of the range, and ``Adam``, or ``adam-default``, that name and no other. Hyphens and
+    underscores are not asked for in the name of an optimizer: ``sparse-adam`` is SparseAdam.
+    """
+    globs = [text.lower() for text in ([patterns] if isinstance(patterns, str) else patterns) if text]
+    lower = [name.lower() for name in names]
+    plain = [glob.replace("-", "").replace("_", "") for glob in globs if not set(glob) & set("*?[")]
+    fits = any(fnmatchcase(name, glob) for name in lower for glob in globs)
+    return not globs or fits or any(name in plain for name in lower)
 
 
 def flags() -> dict[str, str]:

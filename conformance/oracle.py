@@ -27,7 +27,7 @@ from refoptim.numerics.ieee import check_rounding
 
 from .gradients import np_dtype
 from .rounded import MATH, Real, Whole, real
-from .trajectory import State
+from .trajectory import State, all_hyper
 
 Tensor: TypeAlias = Any
 
@@ -146,6 +146,16 @@ def plain_state(state: Mapping[str, Any]) -> State:
     return {name: x if isinstance(x, int) else to_numpy(x) for name, x in found.items()}
 
 
+def known_to(cls: Any, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those hyperparameters that a class of torch's takes; what it does not have must be at its default."""
+    taken = inspect.signature(cls).parameters
+    defaults = all_hyper(cls.__name__, {})
+    lacking = [name for name, x in hyper.items() if name not in taken and x != defaults.get(name)]
+    if lacking:
+        raise TypeError(f"{cls.__name__} of torch has no {lacking[0]}")
+    return {name: x for name, x in hyper.items() if name in taken}
+
+
 class Torch:
     """torch.optim as an implementation: under the IEEE oracle, or as it is installed."""
 
@@ -156,6 +166,7 @@ class Torch:
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         cls = getattr(torch().optim, optimizer)
+        hyper = known_to(cls, hyper)
         loop = self._loop if "foreach" in inspect.signature(cls).parameters else {}
         self._params = [to_torch(np.array(p)) for p in parameters]
         self._build: Callable[[], Any] = partial(cls, self._params, **hyper, **loop)
@@ -164,7 +175,8 @@ class Torch:
 
     def set(self, hyper: Mapping[str, Any]) -> None:
         group = self._optimizer.param_groups[0]
-        group.update({key: self._number(x) for key, x in {**group, **hyper}.items() if key != "params"})
+        given = {key: x for key, x in hyper.items() if key in group}
+        group.update({key: self._number(x) for key, x in {**group, **given}.items() if key != "params"})
 
     def step(self, grads: Sequence[Any]) -> None:
         with self._arithmetic():

@@ -16,18 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .cases import Case, flags
+from .verify import CLOSE as CLOSE
 from .verify import EXACT, Tolerance
-
-
-def ULP(n: int) -> Tolerance:
-    """Allow a distance of n numbers."""
-    return Tolerance(ulp=n)
-
-
-def CLOSE(rtol: float, atol: float) -> Tolerance:
-    """Allow ``atol + rtol * |x|``."""
-    return Tolerance(rtol=rtol, atol=atol)
-
+from .verify import ULP as ULP
 
 FEW = CLOSE(1e-4, 1e-5)
 """float32 after some dozen steps in which each operation was rounded, or fused, in another way."""

@@ -9,25 +9,27 @@ of the goldens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import refoptim
-from refoptim.numerics.arith import Array, as_reals, storage
+from refoptim.numerics.arith import COMPLEX, FLOATS, Array, as_reals, storage
 from refoptim.numerics.ieee import check_arithmetic
 
 from . import adapters, cases, goldens, promises, verify
-from .cases import Case
+from .cases import Case, matches
 from .gradients import FORMATS, np_dtype
-from .promises import STORED, Deviation
+from .promises import ANY, STORED, Deviation
 from .reference import Reference
 from .trajectory import Digest, Frame, Implementation, State, decode, run
-from .verify import EXACT, Difference, Tolerance, Verdict, plain
+from .verify import EXACT, Difference, Tolerance, Verdict, described, plain
 from .words import layout_of
 
 HOLDS, MEASURED, DEVIATES, FAILS, PASSES, NOT_RUN, ERROR = OUTCOMES = (
@@ -47,8 +49,10 @@ listed deviation that is gone; the implementation does not have it; it raised an
 class Result:
     """What came of a case in one storage type on one implementation, compared with one golden.
 
-    ``ulps`` holds the largest distance after each of ``steps``, ``flags`` name a known deviation, ``reason`` says
-    why a run deviates, was not done, or failed.
+    ``ulps`` holds the largest distance after each of ``steps`` in ULP, and ``drift`` relative to the largest number
+    that its array has held so far. ``first`` is the first difference, ``outside`` the first outside of what is promised, and
+    ``largest`` the farthest. ``flags`` name a known deviation, ``reason`` says why a run deviates, was not done, or
+    failed, and ``traceback`` where it raised.
     """
 
     implementation: str
@@ -67,6 +71,10 @@ class Result:
     ulps: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
     reason: str = ""
+    outside: Difference | None = None
+    largest: Difference | None = None
+    drift: tuple[float, ...] = ()
+    traceback: str = ""
 
     @property
     def ok(self) -> bool:
@@ -84,9 +92,9 @@ class Result:
         return self.exact or bool(self.steps)
 
     @property
-    def catches(self) -> dict[str, str]:
-        """The mistakes that the case is there to catch and what they mean, where its promise is broken."""
-        return {flag: _flags()[flag] for flag in _caught().get(self.case, ())} if self.outcome == FAILS else {}
+    def shown(self) -> Difference | None:
+        """The difference to be shown: the first outside of what is promised, or, where all is inside, the first."""
+        return self.outside or self.first
 
     @property
     def distance(self) -> str:
@@ -97,21 +105,9 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        found = {**asdict(self), "ok": self.ok, "distance": self.distance, "catches": self.catches}
-        if self.first is not None:
-            found["first"] = {key: plain(x) for key, x in asdict(self.first).items()}
-        return {**found, "absolute": plain(self.absolute), "relative": plain(self.relative)}
-
-
-@cache
-def _flags() -> dict[str, str]:
-    return cases.flags()
-
-
-@cache
-def _caught() -> dict[str, tuple[str, ...]]:
-    """Return the flags of each case; goldens of schedulers have none."""
-    return {case.id: tuple(case.flags) for stem in cases.stems() for case in cases.load(stem)}
+        found = {**asdict(self), "ok": self.ok, "distance": self.distance, "drift": [plain(x) for x in self.drift]}
+        differences = {key: described(getattr(self, key)) for key in ("first", "outside", "largest")}
+        return {**found, **differences, "absolute": plain(self.absolute), "relative": plain(self.relative)}
 
 
 def in_ulps(n: int) -> str:
@@ -254,7 +250,10 @@ def _measured(result: Result, verdict: Verdict, golden: Run, found: Mapping[str,
         absolute=max((gap for gap, _ in gaps), default=0.0),
         relative=max((gap for _, gap in gaps), default=0.0),
         first=verdict.first,
+        outside=verdict.outside,
+        largest=verdict.largest,
         steps=tuple(golden.steps),
+        drift=tuple(_drift(pairs, len(golden.steps))) if verdict.differing else (),
         ulps=tuple(_per_step(pairs, len(golden.steps))) if verdict.differing else (),
     )
 
@@ -276,6 +275,25 @@ def _per_step(pairs: list[tuple[Array, Array]], steps: int) -> list[int]:
         for i, gap in enumerate(gaps.max(axis=1, initial=0).tolist(), start=steps - len(x)):
             largest[i] = max(largest[i], gap)
     return largest
+
+
+def _drift(pairs: list[tuple[Array, Array]], steps: int) -> list[float]:
+    """Return for each step the largest difference of numbers, relative to the largest that their array has held.
+
+    Infinite where a count differs, where one of two numbers is not finite, or where an array is nothing but zeros.
+    """
+    largest = np.zeros(steps)
+    for x, y in pairs:
+        differ = verify.ulps(x, y).reshape(len(x), -1) > 0
+        a, b = (np.asarray(z if z.dtype.kind == "i" else as_reals(z)).reshape(differ.shape) for z in (x, y))
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        with np.errstate(all="ignore"):
+            scale = np.maximum.accumulate(np.max(np.where(np.isfinite(a), np.abs(a), 0), axis=1, initial=0))
+            far = np.where(differ & (np.abs(a - b) > 0), np.abs(a - b) / scale[:, None], 0.0)
+            apart = differ & (~(np.isfinite(a) & np.isfinite(b)) | (x.dtype.kind == "i"))
+        rows = np.max(np.where(apart, np.inf, far), axis=1, initial=0)
+        largest[steps - len(x) :] = np.maximum(largest[steps - len(x) :], rows)
+    return [float(x) for x in largest]
 
 
 def _judged(result: Result, holds: bool, promise: Tolerance | None) -> Result:
@@ -300,39 +318,38 @@ def excused(result: Result, known: Deviation | None) -> Result:
 
 
 class Job(NamedTuple):
-    """One case in one storage type on one implementation."""
+    """One case in one storage type on one implementation; ``tolerance`` takes the place of what is promised."""
 
     implementation: str
     make: adapters.Make
     stem: str
     case: Case
     dtype: str
+    tolerance: Tolerance | None = None
 
 
-def jobs(name: str, pattern: str = "", dtypes: tuple[str, ...] = ()) -> list[Job]:
+def jobs(
+    name: str, pattern: str | Sequence[str] = "", dtypes: tuple[str, ...] = (), tolerance: Tolerance | None = None
+) -> list[Job]:
     """List what there is to run on an implementation.
 
     Args:
         name: the name of an adapter, or package.module:Class.
-        pattern: a part of the ids of cases or the names of optimizers, in any case of letters.
+        pattern: what ``cases.matches`` takes: globs, or names, of cases and optimizers.
         dtypes: the storage types; all if there are none.
+        tolerance: takes the place of what is promised.
 
     Raises:
         NotAvailable: the implementation is not.
     """
     make = adapters.find(name)
     return [
-        Job(name, make, stem, case, dtype)
+        Job(name, make, stem, case, dtype, tolerance)
         for stem in cases.stems()
         for case in cases.load(stem)
         for dtype in case.dtypes
         if matches(pattern, case.id, case.optimizer) and (not dtypes or dtype in dtypes)
     ]
-
-
-def matches(pattern: str, *names: str) -> bool:
-    """Tell whether a pattern is part of one of some names."""
-    return any(pattern.lower() in name.lower() for name in names)
 
 
 def perform(job: Job) -> list[Result]:
@@ -353,8 +370,11 @@ def _performed(job: Job) -> list[Result]:
         check_arithmetic()
     except KeyboardInterrupt:
         raise
+    except adapters.Unsupported as error:
+        return [replace(blank, reason=str(error))]
     except BaseException as error:  # what an implementation raises must not end the run
-        return [_excused(replace(blank, outcome=ERROR, reason=told(error)), job)]
+        raised = replace(blank, outcome=ERROR, reason=raised_at(error), traceback=whole(error))
+        return [_excused(raised, job)]
     results = []
     for witness in witnesses_of(job):
         promise = promise_of(job, witness, implementation)
@@ -373,6 +393,35 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}"
 
 
+OURS = (str(Path(__file__).parent), str(Path(str(refoptim.__file__)).parent))
+"""Folders whose files are ours: what is raised there by what an implementation gave is not where its mistake is."""
+
+
+def raised_at(error: BaseException) -> str:
+    """Say what an implementation raised, and in which file and line of its own: the innermost that is not ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(OURS)] or frames
+    frame = next((x for x in reversed(own) if "site-packages" not in x.filename), own[-1]) if own else None
+    where = f" ({_short(frame.filename)}:{frame.lineno} in {frame.name})" if frame else ""
+    return told(error) + where
+
+
+def _short(path: str) -> str:
+    """Return a path from here, if it leads down, or as it is."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return path
+
+
+def whole(error: BaseException) -> str:
+    """Return a traceback as Python prints it; an error that cannot be printed has none."""
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception:
+        return ""
+
+
 def witnesses_of(job: Job) -> tuple[str, ...]:
     """Return what a run is compared with: of an engine with all goldens, and where it has kernels see above."""
     if job.implementation not in adapters.ENGINES:
@@ -382,10 +431,16 @@ def witnesses_of(job: Job) -> tuple[str, ...]:
 
 
 def promise_of(job: Job, witness: str, implementation: Implementation) -> Tolerance | None:
-    """Return what the table promises; an implementation of the user's says it itself, and EXACT if it does not."""
+    """Return what the table promises; an implementation of the user's says it itself, and EXACT if it does not.
+
+    It may say it by storage type; a type that it does not name has what it says of ``"*"``, or else EXACT.
+    """
+    if job.tolerance is not None:
+        return job.tolerance
     if job.implementation in adapters.BUILT_IN:
         return promises.promised(job.implementation, witness, job.case.optimizer, job.dtype)
-    return getattr(implementation, "promise", EXACT)
+    promise = getattr(implementation, "promise", EXACT)
+    return promise.get(job.dtype, promise.get(ANY, EXACT)) if isinstance(promise, Mapping) else promise
 
 
 def _excused(result: Result, job: Job) -> Result:
@@ -418,7 +473,7 @@ def versions(name: str) -> dict[str, str]:
             found: Any = getattr(made, "versions", dict)()
             promise = getattr(made, "promise", EXACT)
             texts = {str(key): str(x) for key, x in found.items()} if isinstance(found, Mapping) else {}
-            described = repr(found), repr(promise)
+            texts_of = repr(found), repr(promise)
     except adapters.NotAvailable:
         raise
     except KeyboardInterrupt:
@@ -426,9 +481,15 @@ def versions(name: str) -> dict[str, str]:
     except BaseException as error:
         raise adapters.NotAvailable(f"{name} cannot be used: {told(error)}") from error
     if not isinstance(found, Mapping):
-        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {described[0]}")
-    if not (promise is None or isinstance(promise, Tolerance)):
-        raise adapters.NotAvailable(
-            f"{name}: promise must be EXACT, ULP(n), CLOSE(rtol, atol) or None, got {described[1]}"
-        )
+        raise adapters.NotAvailable(f"{name}: versions() must return a dict, got {texts_of[0]}")
+    _check_promise(name, promise, texts_of[1])
     return texts
+
+
+def _check_promise(name: str, promise: Any, text: str) -> None:
+    """Raise NotAvailable unless a promise is one, or a mapping from storage types to promises."""
+    parts = promise if isinstance(promise, Mapping) else {ANY: promise}
+    unknown = [key for key in parts if key not in (ANY, *FLOATS, *COMPLEX)]
+    if unknown or not all(x is None or isinstance(x, Tolerance) for x in parts.values()):
+        kinds = "EXACT, ULP(n), CLOSE(rtol, atol) or None, or a dict of these by storage type"
+        raise adapters.NotAvailable(f"{name}: promise must be {kinds}, got {text}")

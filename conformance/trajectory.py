@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+import refoptim
 from refoptim.numerics.arith import Array, as_reals, from_reals, storage
 
 from .cases import Case
@@ -47,6 +49,16 @@ class Implementation(Protocol):
         """Return the state of each parameter by name: integers and arrays."""
 
 
+CHOICES = frozenset({"foreach", "capturable", "differentiable", "fused"})
+"""Arguments that say how a step is run, not what it computes."""
+
+
+def all_hyper(optimizer: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all hyperparameters of an optimizer, those given in place of the defaults; of CHOICES only those given."""
+    arguments = [*signature(getattr(refoptim, optimizer)).parameters.values()][1:]
+    return {x.name: x.default for x in arguments if x.name not in CHOICES} | dict(hyper)
+
+
 class Frame(NamedTuple):
     """What an implementation holds after step ``step``."""
 
@@ -58,10 +70,12 @@ class Frame(NamedTuple):
 def run(implementation: Implementation, case: Case, dtype: str) -> Iterator[Frame]:
     """Put a case through an implementation in one storage type and yield the frame after each step."""
     source = make_source(case.gradient, case.shapes, dtype)
-    implementation.make(case.optimizer, case.hyper, source.parameters())
+    hyper = all_hyper(case.optimizer, case.hyper)
+    implementation.make(case.optimizer, dict(hyper), source.parameters())
     for step in range(1, case.steps + 1):
         if step in case.set:
-            implementation.set(case.set[step])
+            hyper |= case.set[step]
+            implementation.set(dict(hyper))
         if step == case.resume:
             implementation.resume()
         grads = source.gradients(step, implementation.parameters())

@@ -44,6 +44,16 @@ class Tolerance:
 EXACT = Tolerance()
 
 
+def ULP(n: int) -> Tolerance:
+    """Allow a distance of n numbers."""
+    return Tolerance(ulp=n)
+
+
+def CLOSE(rtol: float, atol: float) -> Tolerance:
+    """Allow ``atol + rtol * |x|``."""
+    return Tolerance(rtol=rtol, atol=atol)
+
+
 @dataclass(frozen=True)
 class Difference:
     """Where two numbers differ, and by how much."""
@@ -71,6 +81,8 @@ class Difference:
 class Verdict:
     """What a comparison found: how many numbers, how many differ and by how much, and where they first part.
 
+    ``first`` is the first difference, ``outside`` the first that is outside the tolerance, ``largest`` the one that is
+    farthest outside: by ULP, or by how many times it is what is allowed.
     ``note`` says what is known of the mistake.
     """
 
@@ -82,6 +94,13 @@ class Verdict:
     first: Difference | None = None
     problem: str = ""
     note: str = ""
+    outside: Difference | None = None
+    largest: Difference | None = None
+
+    @property
+    def shown(self) -> Difference | None:
+        """The difference to be shown: the first outside the tolerance, or, where all is inside, the first."""
+        return self.outside or self.first
 
     @property
     def summary(self) -> str:
@@ -99,10 +118,13 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; NaN and infinity as texts."""
-        found = {**asdict(self), "summary": self.summary}
-        if self.first is not None:
-            found["first"] = {key: plain(x) for key, x in asdict(self.first).items()}
-        return found
+        differences = {key: described(getattr(self, key)) for key in ("first", "outside", "largest")}
+        return {**asdict(self), **differences, "summary": self.summary}
+
+
+def described(difference: Difference | None) -> dict[str, Any] | None:
+    """Return what JSON can hold of a difference."""
+    return difference and {key: plain(x) for key, x in asdict(difference).items()}
 
 
 def plain(x: Any) -> Any:
@@ -145,40 +167,72 @@ def compare(
         tolerance: how far numbers may be apart.
     """
     gaps = {key: ulps(x, found[key]).reshape(len(x), -1) for key, x in expected.items() if key in found}
-    parted = [(steps[-len(gap) :][row], key, row) for key, gap in gaps.items() for row in _rows(gap)]
-    if not parted:
-        return Verdict(name, True, sum(gap.size for gap in gaps.values()))
-    step = min(step for step, _, _ in parted)
-    _, key, row = next(item for item in parted if item[0] == step)
+    total = sum(gap.size for gap in gaps.values())
+    if not any(gap.any() for gap in gaps.values()):
+        return Verdict(name, True, total)
+    excess = {key: _excess(expected[key], found[key], gap, tolerance) for key, gap in gaps.items()}
+    outside = {key: x > 1 for key, x in excess.items()}
+
+    def at(place: tuple[str, int, int] | None) -> Difference | None:
+        if place is None:
+            return None
+        key, row, i = place
+        step = steps[-len(gaps[key]) :][row]
+        return difference(step, key, expected[key][row], found[key][row], gaps[key][row], i)
+
     return Verdict(
         name,
-        all(_close(expected[key], found[key], gaps[key], tolerance) for key in gaps),
-        sum(gap.size for gap in gaps.values()),
+        not any(x.any() for x in outside.values()),
+        total,
         sum(int(np.count_nonzero(gap)) for gap in gaps.values()),
         max(int(gap.max()) for gap in gaps.values() if gap.size),
-        difference(step, key, expected[key][row], found[key][row], gaps[key][row]),
+        at(_first({key: gap > 0 for key, gap in gaps.items()})),
+        outside=at(_first(outside)),
+        largest=at(_largest(excess, gaps)),
     )
 
 
-def _rows(gap: Array) -> list[int]:
-    """Return the rows with a distance that is not zero: the first is enough."""
-    rows = np.flatnonzero(gap.any(axis=1)) if gap.size else np.zeros(0, int)
-    return [int(row) for row in rows[:1]]
+def _first(marked: Mapping[str, Array]) -> tuple[str, int, int] | None:
+    """Return the array, the row and the element that is marked first; the last rows of all arrays are of one step."""
+    found = [(-len(x) + int(row), key) for key, x in marked.items() for row in np.flatnonzero(x.any(axis=1))[:1]]
+    if not found:
+        return None
+    back, key = min(found, key=lambda item: item[0])
+    row = back + len(marked[key])
+    return key, row, int(np.flatnonzero(marked[key][row])[0])
 
 
-def _close(x: Array, y: Array, gap: Array, tolerance: Tolerance) -> bool:
-    """Tell whether an array is as close to what is expected as it must be; counts must be equal."""
+def _largest(excess: Mapping[str, Array], gaps: Mapping[str, Array]) -> tuple[str, int, int]:
+    """Return where numbers are farthest outside of what is allowed, and of such that are so alike where in ULP."""
+    tops = {
+        key: np.lexsort((-gaps[key].ravel().astype(np.float64), -x.ravel()))[0] for key, x in excess.items() if x.size
+    }
+    key = max(tops, key=lambda key: (excess[key].flat[tops[key]], int(gaps[key].flat[tops[key]])))
+    row, i = divmod(tops[key], gaps[key].shape[1])
+    return key, row, i
+
+
+def _excess(x: Array, y: Array, gap: Array, tolerance: Tolerance) -> Array:
+    """Return by number how many times its distance is what is allowed: up to one is inside. Counts must be equal.
+
+    Where ULP are allowed, or nothing, this is 0 inside, and else the distance in ULP and one.
+    """
     if x.dtype.kind == "i" or not (tolerance.rtol or tolerance.atol):
-        return bool((gap <= (0 if x.dtype.kind == "i" else tolerance.ulp)).all())
-    a, b = (as_reals(z).reshape(-1).astype(np.float64) for z in (x, y))
+        allowed = 0 if x.dtype.kind == "i" else tolerance.ulp
+        return np.where(gap > allowed, 1 + gap.astype(np.float64), 0.0)
+    a, b = (as_reals(z).reshape(gap.shape).astype(np.float64) for z in (x, y))
     with np.errstate(all="ignore"):
+        far = np.abs(a - b) / (tolerance.atol + tolerance.rtol * np.abs(a))
         near = np.abs(a - b) <= tolerance.atol + tolerance.rtol * np.abs(a)
-    return bool((near & np.isfinite(a) & np.isfinite(b) | (gap.reshape(-1) == 0)).all())
+    finite = np.isfinite(a) & np.isfinite(b)
+    inside = near & finite | (gap == 0)
+    return np.where(
+        inside, np.where(gap == 0, 0.0, np.fmin(far, 1.0)), np.where(finite, np.fmax(far, 1 + 1e-9), np.inf)
+    )
 
 
-def difference(step: int, key: str, x: Array, y: Array, gap: Array) -> Difference:
-    """Describe the first element in which two arrays of a step differ."""
-    i = int(np.flatnonzero(gap)[0])
+def difference(step: int, key: str, x: Array, y: Array, gap: Array, i: int) -> Difference:
+    """Describe element ``i``, counted by reals, in which two arrays of a step differ."""
     a, b = (np.asarray(z) if z.dtype.kind == "i" else as_reals(np.asarray(z)) for z in (x, y))
     u, v = (z.reshape(-1)[i : i + 1] for z in (a, b))
     with np.errstate(all="ignore"):
@@ -296,6 +350,7 @@ def _recorded(name: str, expected: Mapping[str, Any], found: Mapping[str, Any], 
         _frame(name, int(step), expected["steps"][step], found["steps"][step], tolerance) for step in expected["steps"]
     ]
     unseen = expected["sha256"] != found["sha256"] and not any(x.differing for x in verdicts)
+    far = [x.largest for x in verdicts if x.largest is not None]
     return Verdict(
         name,
         all(x.holds for x in verdicts) and not (unseen and tolerance == EXACT),
@@ -304,6 +359,8 @@ def _recorded(name: str, expected: Mapping[str, Any], found: Mapping[str, Any], 
         max(x.max_ulp for x in verdicts),
         next((x.first for x in verdicts if x.first is not None), None),
         "parts between the recorded steps" if unseen else "",
+        outside=next((x.outside for x in verdicts if x.outside is not None), None),
+        largest=max(far, key=lambda x: x.ulp, default=None),
     )
 
 

@@ -2,18 +2,23 @@
 
 An implementation is any class with the methods of ``trajectory.Implementation``, made without arguments::
 
-    make(optimizer, hyper, parameters)   begin anew: torch's name, torch's hyperparameters, NumPy arrays
-    set(hyper)                           change hyperparameters from the next step on
+    make(optimizer, hyper, parameters)   begin anew: torch's name, all of torch's hyperparameters, NumPy arrays
+    set(hyper)                           change hyperparameters from the next step on: all of them, as they are then
     step(grads)                          one gradient per parameter: an array, a SparseGrad, or None
     resume()                             save, make anew, load
     parameters()                         NumPy arrays
     state()                              per parameter integers and arrays by torch's names
 
-``Adapter`` is a base that has all but ``make``, ``step`` and ``parameters``, and what more there is to say:
+``hyper`` holds every hyperparameter under torch's name, those at their defaults too, but for the arguments that choose
+how torch runs (``foreach``, ``fused``, ``capturable``, ``differentiable``).
 
-    promise        what must hold: EXACT, ULP(n), CLOSE(rtol, atol), or None where distances are only measured
+``Adapter`` is a base that has all but ``make``, ``step`` and ``parameters``, and what more there is to say. A case that
+needs a method which is not written, or that raises ``Unsupported``, is not run, and the reason is shown:
+
+    promise        what must hold: EXACT, ULP(n), CLOSE(rtol, atol), or None where distances are only measured; or
+                   these by storage type in a dict, where ``"*"`` stands for the types that it does not name
     partial_state  True if ``state`` leaves entries out: those that are there are compared, and parameters always
-    why_not        why a case cannot be run, or None; a case that is not run counts neither way
+    why_not        why a case cannot be run, or None; a case that is not run counts neither way. Its ``hyper`` is whole
     schedule       the learning rates of a scheduler; without it none are run
     versions       the versions of what computes, for reports
 
@@ -24,18 +29,21 @@ imported when it is asked for, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from inspect import signature
-from typing import Any
+from typing import Any, TypeAlias
 
-import refoptim
 from refoptim.engines import cuda, host
 from refoptim.numerics.arith import Array
 
 from ..cases import Case
 from ..trajectory import Implementation, State
-from ..verify import EXACT, Tolerance
+from ..trajectory import all_hyper as all_hyper
+from ..verify import CLOSE as CLOSE
+from ..verify import EXACT as EXACT
+from ..verify import ULP as ULP
+from ..verify import Tolerance
 
 ENGINES = {"numpy": "numpy:NumPy", "host": "fused:Host", "cuda": "fused:Cuda"}
 """refoptim's own, and where each adapter is defined in this package."""
@@ -62,6 +70,9 @@ METHODS = ("make", "set", "step", "resume", "parameters", "state")
 
 Make = Callable[[], Implementation]
 
+Promise: TypeAlias = "Tolerance | Mapping[str, Tolerance | None] | None"
+"""What an implementation promises, for all storage types or by storage type."""
+
 
 class NotAvailable(RuntimeError):
     """An implementation cannot be used on this machine, or in this version."""
@@ -74,7 +85,7 @@ class Unsupported(RuntimeError):
 class Adapter:
     """A base for implementations: parameters alone are compared, and what is not overridden is not supported."""
 
-    promise: Tolerance | None = EXACT
+    promise: Promise = EXACT
     partial_state = True
 
     def why_not(self, case: Case, dtype: str) -> str | None:
@@ -86,19 +97,19 @@ class Adapter:
         return {}
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
-        raise NotImplementedError
+        raise Unsupported("make() is not written")
 
     def set(self, hyper: Mapping[str, Any]) -> None:
-        raise Unsupported("hyperparameters cannot be changed")
+        raise Unsupported("set() is not written: hyperparameters cannot be changed")
 
     def step(self, grads: Sequence[Any]) -> None:
-        raise NotImplementedError
+        raise Unsupported("step() is not written")
 
     def resume(self) -> None:
-        raise Unsupported("state cannot be saved and loaded")
+        raise Unsupported("resume() is not written: state cannot be saved and loaded")
 
     def parameters(self) -> list[Array]:
-        raise NotImplementedError
+        raise Unsupported("parameters() is not written")
 
     def state(self) -> list[State]:
         return [{} for _ in self.parameters()]
@@ -213,13 +224,7 @@ def installed(name: str) -> str:
 def why_not(implementation: Implementation, case: Case, dtype: str) -> str | None:
     """Ask an implementation why it cannot run a case; one that does not say can run all."""
     ask = getattr(implementation, "why_not", None)
-    return ask(case, dtype) if ask else None
-
-
-def all_hyper(optimizer: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all of an optimizer's arguments but the parameters, those given in place of the defaults."""
-    arguments = [*signature(getattr(refoptim, optimizer)).parameters.values()][1:]
-    return {x.name: x.default for x in arguments} | dict(hyper)
+    return ask(replace(case, hyper=all_hyper(case.optimizer, case.hyper)), dtype) if ask else None
 
 
 def turned(grads: Sequence[Any], hyper: Mapping[str, Any]) -> Sequence[Any]:

@@ -59,7 +59,7 @@ class Torch(oracle.Torch):
         cls = getattr(oracle.torch().optim, optimizer)
         loop = {self._flag: self._value} if self._flag in inspect.signature(cls).parameters else {}
         self._params = [self._tensor(np.array(p)) for p in parameters]
-        self._build = partial(cls, self._params, **hyper, **loop)
+        self._build = partial(cls, self._params, **oracle.known_to(cls, hyper), **loop)
         self._optimizer = self._build()
 
     def _tensor(self, x: Any) -> Any:
