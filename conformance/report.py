@@ -1,22 +1,26 @@
 """A report of a run as one HTML page that needs nothing else, and as JUnit XML.
 
-The page holds the matrix, each case that parts from its golden with a picture of its error over the steps, the flags
-that name known deviations, and the versions. Every text is escaped; there is no script and nothing is loaded.
+The page holds a summary, a verdict for each optimizer, the matrix, for each optimizer a picture of its drift over the
+steps and the cases that part, the flags that name known deviations, and the versions. Every text is escaped; there is no script and nothing is loaded.
 """
 
 from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from refoptim.formats.files import replace, require_folder
 from refoptim.formats.visible import visible
 
-from .cases import flags
-from .run import DEVIATES, ERROR, FAILS, HOLDS, MEASURED, NOT_RUN, PASSES, Result, in_ulps
+from .cases import Case, flags, load, stems
+from .run import DEVIATES, ERROR, FAILS, HOLDS, MEASURED, NOT_RUN, PASSES, Result
+from .verdicts import Verdict, verdicts
 
 Versions = Mapping[str, Mapping[str, str]]
 
@@ -38,6 +42,19 @@ CLASSES = {HOLDS: "good", MEASURED: "", DEVIATES: "known", FAILS: "bad", PASSES:
 WIDTH, HEIGHT, MARGIN = 460, 120, 36
 
 
+class Diagnosis(NamedTuple):
+    """The name of a mistake: what is said of it, in some lines, and its flags."""
+
+    text: str
+    flags: tuple[str, ...] = ()
+
+
+Diagnoses = Mapping[tuple[str, str], Diagnosis]
+"""What is known of the mistakes, by implementation and optimizer."""
+
+NONE: Diagnoses = {}
+
+
 class Cell:
     """All results of one optimizer in one storage type on one implementation against one golden."""
 
@@ -51,33 +68,51 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """EXACT, or the largest distance and where the worst case first parts."""
-        if not self.worst.ran or self.worst.exact:
-            return self.worst.distance
-        first = f", from step {self.worst.first.step} of {self.worst.case}" if self.worst.first else ""
-        here = self.worst.flags if self.worst.outcome == DEVIATES else ()
-        elsewhere = {flag for r in self.results for flag in r.flags if r.outcome == DEVIATES} - set(here)
-        flagged = f": {' + '.join(here)}" if here else ""
-        return (
-            self.worst.distance
-            + first
-            + flagged
-            + (f"; elsewhere: {' + '.join(sorted(elsewhere))}" if elsewhere else "")
-        )
+        """What came of how many cases: EXACT or a distance only where none failed, deviated or raised."""
+        ran = [r for r in self.results if r.outcome != NOT_RUN]
+        if not ran:
+            return NOT_RUN
+        words = {ERROR: "raised", FAILS: "fail", PASSES: "pass unexpectedly", DEVIATES: "deviate"}
+        counts = {word: sum(r.outcome == outcome for r in ran) for outcome, word in words.items()}
+        told = [f"{n} of {len(ran)} {word}" for word, n in counts.items() if n]
+        good = [r for r in ran if r.outcome in (HOLDS, MEASURED)]
+        far = max(good, key=lambda r: (not r.exact, r.max_ulp), default=None)
+        return ", ".join(told or ([far.distance] if far else []))
 
 
-def catches(result: Result) -> list[str]:
-    """Return lines on the mistakes that a case is there to catch, where its promise is broken."""
-    lines = [f"  {flag}: {meaning}" for flag, meaning in result.catches.items()]
-    return ["this case catches:", *lines] if lines else []
+def about(case: str) -> list[str]:
+    """Return lines on a case: what happens in it, and its hyperparameters; nothing for a schedule."""
+    found = _case_of().get(case)
+    if found is None:
+        return []
+    hyper = ", ".join(f"{name}={value}" for name, value in found.hyper.items()) or "all at their defaults"
+    return [f"  {case}: {found.comment}", f"  hyperparameters: {hyper}"]
+
+
+@cache
+def _case_of() -> dict[str, Case]:
+    return {case.id: case for stem in stems() for case in load(stem)}
+
+
+def farthest(result: Result) -> str:
+    """Return a line on the largest difference, where it is not the one that is shown."""
+    return f"  farthest: {result.largest}" if result.largest and result.largest != result.shown else ""
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Say how many promises hold, and what else came of the rest."""
+    promised = [r for r in results if r.promise and r.ran]
+    held = sum(r.outcome == HOLDS for r in promised)
+    rest = Counter(r.outcome for r in results if r.outcome not in (HOLDS, FAILS))
+    return ", ".join([f"{held} of {len(promised)} promises hold", *(f"{n} {outcome}" for outcome, n in rest.items())])
 
 
 def verdict(results: Iterable[Result]) -> str:
-    """Say whether all promises hold, and how many do not."""
+    """Say whether all is well, and if not how many promises are broken."""
     broken = sum(not r.ok for r in results)
     if broken == 1:
         return "1 promise is broken"
-    return f"{broken} promises are broken" if broken else "all promises hold"
+    return f"{broken} promises are broken" if broken else "all is well: all promises hold"
 
 
 def column(result: Result) -> str:
@@ -94,21 +129,52 @@ def matrix(results: Iterable[Result]) -> tuple[list[str], dict[tuple[str, str], 
     return columns, {key: {name: Cell(found) for name, found in row.items()} for key, row in grouped.items()}
 
 
-def page(results: Sequence[Result], versions: Versions, command: str = "refoptim conformance") -> str:
-    """Return the page."""
+def page(
+    results: Sequence[Result], versions: Versions, command: str = "refoptim conformance", diagnoses: Diagnoses = NONE
+) -> str:
+    """Return the page: a summary, verdicts with links, the matrix, and a section and a picture for each optimizer."""
     kind = "good" if all(r.ok for r in results) else "bad"
+    found = verdicts(results)
     body = [
         f"<h1>Conformance</h1><p class='{kind}'>{verdict(results).capitalize()}.</p>",
+        f"<p>{_text(summary(results).capitalize())}.</p>",
         f"<p><code>{_text(command)}</code></p>",
         _versions(versions),
+        "<h2>Verdicts</h2>",
+        _index(found, diagnoses),
         "<h2>Optimizer × storage × implementation</h2>",
         _matrix(results),
         "<h2>Where runs part from the goldens</h2>",
-        *(_section(r) for r in _notable(results)),
+        *(_chapter(v, results) for v in found),
         _flags(results),
     ]
     head = f"<meta charset='utf-8'><title>refoptim conformance</title><style>{STYLE}</style>"
     return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+
+
+def _anchor(v: Verdict) -> str:
+    return _text(f"{v.implementation}-{v.optimizer}".replace(" ", "-"))
+
+
+def _index(found: Sequence[Verdict], diagnoses: Diagnoses) -> str:
+    """Return the verdicts as a list, each a link to its chapter, with the name of the mistake if it has one."""
+    lines = []
+    for v in (v for v in found if v.ran or v.raised):
+        known = diagnoses.get((v.implementation, v.optimizer))
+        named = f"<br>{_text(known.text)}" if known else ""
+        title = _text(f"{v.optimizer}, {v.implementation}")
+        lines.append(f"<li><a href='#{_anchor(v)}'>{title}</a>: {_text(v.line)}{named}</li>")
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _chapter(v: Verdict, results: Sequence[Result]) -> str:
+    """Return what parts of an optimizer on an implementation: one picture, and what is said of each case."""
+    own = [r for r in results if (r.implementation, r.optimizer) == (v.implementation, v.optimizer)]
+    notable = _notable(own)
+    if not notable:
+        return ""
+    title = _text(f"{v.optimizer}, {v.implementation}")
+    return f"<h3 id='{_anchor(v)}'>{title}</h3>{picture(own)}" + "".join(map(_section, notable))
 
 
 def _versions(versions: Versions) -> str:
@@ -123,6 +189,7 @@ def _matrix(results: Iterable[Result]) -> str:
     columns, rows = matrix(results)
     head = "".join(f"<th>{_text(name)}</th>" for name in ("optimizer", "storage", *columns))
     lines = []
+    rows = {key: row for key, row in rows.items() if any(cell.outcome != NOT_RUN for cell in row.values())}
     for (optimizer, dtype), cells in rows.items():
         line = "".join(_cell(cells.get(name)) for name in columns)
         lines.append(f"<tr><td>{_text(optimizer)}</td><td>{_text(dtype)}</td>{line}</tr>")
@@ -147,37 +214,53 @@ def _section(r: Result) -> str:
     title = f"{name}: <span class='{CLASSES[r.outcome]}'>{_text(r.outcome)}</span>"
     promise = f"Promised: {r.promise}. " if r.promise else ""
     lines = [f"{promise}Largest distance: {r.distance}."] if r.ran else []
-    lines += [str(r.first)] if r.first else []
-    lines += [r.reason] if r.reason else []
+    lines += [str(r.shown)] if r.shown else []
+    lines += [line for line in (farthest(r).strip(), r.reason, *map(str.strip, about(r.case))) if line]
     text = "".join(f"<p>{_text(line)}</p>" for line in lines)
     meaning = _meanings({flag: flags()[flag] for flag in r.flags})
-    caught = f"<p>This case catches:</p>{_meanings(r.catches)}" if r.catches else ""
-    return f"<section><h3>{title}</h3>{text}{meaning}{caught}{picture(r)}</section>"
+    trace = f"<pre>{html.escape(visible(r.traceback, chr(10)))}</pre>" if r.traceback else ""
+    return f"<section><h4>{title}</h4>{text}{meaning}{trace}</section>"
 
 
 def _meanings(found: Mapping[str, str]) -> str:
     return "".join(f"<p><b>{_text(flag)}</b>: {_text(meaning)}</p>" for flag, meaning in found.items())
 
 
-def picture(r: Result) -> str:
-    """Draw the distance in ULP over the steps, on a logarithmic scale, as SVG."""
-    if not r.ulps:
+def picture(results: Sequence[Result]) -> str:
+    """Draw the drift of all runs of an optimizer over the steps, both axes logarithmic, as one SVG."""
+    drawn = [r for r in results if any(0 < x < math.inf for x in r.drift)]
+    values = [x for r in drawn for x in r.drift if 0 < x < math.inf]
+    if not values:
         return ""
-    top = max(1.0, math.log2(max(r.ulps) + 1))
-    across = (WIDTH - 2 * MARGIN) / max(1, r.steps[-1] - r.steps[0])
-    heights = [HEIGHT - 20 - (HEIGHT - 34) * math.log2(ulp + 1) / top for ulp in r.ulps]
-    places = [MARGIN + (step - r.steps[0]) * across for step in r.steps]
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(places, heights, strict=True))
-    dots = "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2'/>" for x, y in zip(places, heights, strict=True))
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    last = max(r.steps[-1] if r.steps else len(r.drift) for r in drawn)
     base = HEIGHT - 20
+    across = (WIDTH - 2 * MARGIN) / max(1e-9, math.log10(max(2, last)))
+    up = (HEIGHT - 34) / max(1, high - low)
+    lines = "".join(_curve(r, low, up, across) for r in drawn)
     return (
-        f"<svg role='img' aria-label='distance over steps' width='{WIDTH}' height='{HEIGHT}' fill='currentColor'>"
-        f"<line class='axis' x1='{MARGIN}' y1='{base}' x2='{WIDTH - MARGIN}' y2='{base}'/>"
-        f"<polyline class='line' points='{points}'/>{dots}"
-        f"<text x='0' y='12'>{_text(in_ulps(max(r.ulps)))}</text><text x='0' y='{base}'>0</text>"
-        f"<text x='{MARGIN}' y='{HEIGHT - 5}'>step {r.steps[0]}</text>"
-        f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - 5}' text-anchor='end'>{r.steps[-1]}</text></svg>"
+        f"<svg role='img' aria-label='drift over steps' width='{WIDTH}' height='{HEIGHT}' fill='currentColor'>"
+        f"<line class='axis' x1='{MARGIN}' y1='{base}' x2='{WIDTH - MARGIN}' y2='{base}'/>{lines}"
+        f"<text x='0' y='12'>1e{high}</text><text x='0' y='{base}'>1e{low}</text>"
+        f"<text x='{MARGIN}' y='{HEIGHT - 5}'>step 1</text>"
+        f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - 5}' text-anchor='end'>{last}</text></svg>"
     )
+
+
+def _curve(r: Result, low: int, up: float, across: float) -> str:
+    """Draw one run; steps without a difference, or with none that has a size, are left out."""
+    steps = r.steps or range(1, len(r.drift) + 1)
+    points = [
+        f"{MARGIN + math.log10(max(1, step)) * across:.1f},{HEIGHT - 20 - (math.log10(x) - low) * up:.1f}"
+        for step, x in zip(steps, r.drift, strict=True)
+        if 0 < x < math.inf
+    ]
+    if not points:
+        return ""
+    x, y = points[0].split(",")
+    title = f"<title>{_text(f'{r.case}, {r.dtype}')}</title>"
+    line = f"<polyline class='line {CLASSES[r.outcome]}' points='{' '.join(points)}'>{title}</polyline>"
+    return line + f"<circle cx='{x}' cy='{y}' r='2'/>"
 
 
 def _flags(results: Iterable[Result]) -> str:
@@ -186,7 +269,7 @@ def _flags(results: Iterable[Result]) -> str:
     return f"<h2>Flags</h2><dl>{rows}</dl>" if used else ""
 
 
-def junit(results: Sequence[Result]) -> str:
+def junit(results: Sequence[Result], diagnoses: Diagnoses = NONE) -> str:
     """Return the results as JUnit XML: a test case for each comparison."""
     failures, errors = (sum(r.outcome == outcome for r in results) for outcome in (FAILS, ERROR))
     skipped = sum(r.outcome == NOT_RUN for r in results)
@@ -198,7 +281,10 @@ def junit(results: Sequence[Result]) -> str:
         entry = ElementTree.SubElement(suite, "testcase", classname=visible(column(r)), name=name)
         tag = {FAILS: "failure", ERROR: "error", NOT_RUN: "skipped"}.get(r.outcome)
         if tag:
-            ElementTree.SubElement(entry, tag, message=visible(r.reason or f"{r.distance}: {r.first}"))
+            detail = ElementTree.SubElement(entry, tag, message=visible(r.reason or f"{r.distance}: {r.shown}"))
+            known = diagnoses.get((r.implementation, r.optimizer)) if tag != "skipped" else None
+            lines = [known.text if known else "", *about(r.case), r.traceback] if tag != "skipped" else []
+            detail.text = "\n".join(visible(line, "\n") for line in lines if line)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 

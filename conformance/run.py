@@ -201,13 +201,24 @@ def compare(result: Result, theirs: Run, golden: Run, promise: Tolerance | None,
     found = {key: _rows(x, rows, len(theirs.steps)) for key, x in theirs.tensors.items()}
     problem = _misfit(found, golden.tensors, partial)
     if problem:
-        return replace(result, outcome=FAILS if promise else MEASURED, promise=_text(promise), reason=problem)
+        apart = _parameters_alone(result, found, golden)
+        return replace(apart, outcome=FAILS if promise else MEASURED, promise=_text(promise), reason=problem)
     verdict = verify.compare(result.case, golden.tensors, found, golden.steps, promise or EXACT)
     unseen = not verdict.differing and not partial and len(golden.steps) < len(theirs.steps)
     flushed = any(_flushes(golden.tensors[key], x) for key, x in found.items())
     reason = "parts between the recorded steps" if unseen else "subnormal numbers become zero" if flushed else ""
     measured = _measured(replace(result, reason=reason), verdict, golden, found)
     return _judged(measured, verdict.holds and not flushed and not (unseen and promise == EXACT), promise)
+
+
+def _parameters_alone(result: Result, found: Mapping[str, Array], golden: Run) -> Result:
+    """Fill in how far the parameters part, where the state cannot be compared and they can."""
+    keys = [key for key in golden.tensors if key.startswith("param.")]
+    if any(key not in found or layout_of(found[key]) != layout_of(golden.tensors[key]) for key in keys):
+        return result
+    verdict = verify.compare(result.case, golden.tensors, {key: found[key] for key in keys}, golden.steps)
+    pairs = [(golden.tensors[key], found[key]) for key in keys]
+    return replace(result, first=verdict.first, drift=tuple(_drift(pairs, len(golden.steps))))
 
 
 def _flushes(x: Array, y: Array) -> bool:

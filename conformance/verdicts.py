@@ -38,6 +38,9 @@ BOUNDS = {
 }
 """The drift up to which a storage type shows the same rule, and that from which on it shows another."""
 
+OF_PRODUCTS = {"Muon": (5e-4, 2e-2)}
+"""The same for rules that multiply matrices in bfloat16, whatever the storage."""
+
 AS_FLOAT32 = 3e-6
 """The drift in float64 of the same rule that computes, or keeps its hyperparameters, in float32."""
 
@@ -123,12 +126,18 @@ def drift(result: Result) -> float:
     return 0.0 if result.exact else max(result.drift, default=math.inf)
 
 
+def bounds(result: Result) -> tuple[float, float]:
+    """Return the drift up to which a run shows the same rule, and that from which on it shows another."""
+    return OF_PRODUCTS.get(result.optimizer, BOUNDS[result.dtype])
+
+
 def _verdict(key: tuple[str, str], results: Sequence[Result]) -> Verdict:
-    ran = [r for r in results if r.ran]
-    counts = {"ran": len(ran), "raised": sum(r.outcome == ERROR for r in results)}
+    ran = [r for r in results if r.compared or r.drift]
+    raised = sum(r.outcome == ERROR or (r.ran and not (r.compared or r.drift)) for r in results)
+    counts = {"ran": len(ran), "raised": raised}
     counts["not_run"] = sum(r.outcome == NOT_RUN for r in results)
     inner = _widest([r for r in ran if not at_the_edges(r)])
-    edges = "; ".join(filter(None, [_edges([r for r in ran if at_the_edges(r)])]))
+    edges = _edges([r for r in ran if at_the_edges(r)])
     verdict, reason, worst = _judged(inner, edges)
     where: dict[str, Any] = {}
     if worst is not None and not worst.exact:
@@ -143,7 +152,7 @@ def _widest(results: Sequence[Result]) -> list[Result]:
     best: dict[str, Result] = {}
     for r in sorted(results, key=lambda r: WIDTH.index(r.dtype)):
         best[r.case] = r
-    clear = [r for r in results if not r.reason and drift(r) > BOUNDS[r.dtype][1] and best[r.case] is not r]
+    clear = [r for r in results if drift(r) > bounds(r)[1] and r is not best[r.case]]
     return [*best.values(), *clear]
 
 
@@ -151,17 +160,15 @@ def _judged(inner: Sequence[Result], edges: str) -> tuple[str, str, Result | Non
     """Return the verdict, why it is unknown, and the run that decides."""
     if not inner:
         return UNKNOWN, "no case could be compared", None
-    unlike = [r for r in inner if not r.compared]
-    if unlike:
-        return UNKNOWN, f"{unlike[0].case}: {unlike[0].reason}", None
-    worst = max(inner, key=lambda r: drift(r) / BOUNDS[r.dtype][0])
+    unlike = next((f"{r.case} {r.reason}" for r in inner if not r.compared), "")
+    worst = max(inner, key=lambda r: drift(r) / bounds(r)[0])
     if all(r.exact for r in inner):
         return (SAME_RULE if edges else SAME_BITS), "", None
-    low, high = BOUNDS[worst.dtype]
+    low, high = bounds(worst)
     if drift(worst) <= low:
-        return SAME_RULE, "", worst
+        return SAME_RULE, unlike, worst
     if drift(worst) >= high:
-        return ANOTHER_RULE, "", worst
+        return ANOTHER_RULE, unlike, worst
     if low < AS_FLOAT32 >= drift(worst) and low < 1e-9 and any(map(telling, inner)):
         return SAME_RULE, "as if in float32", worst
     return UNKNOWN, "too far for rounding, and too near for another rule", worst

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options and the setting."""
     group = parser.getgroup("refoptim", "conformance of optimizers")
     group.addoption("--refoptim-impl", metavar="NAME", help="an implementation: package.module:Class, or torch-fused …")
-    group.addoption("--refoptim-pattern", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    group.addoption("--refoptim-pattern", default="", metavar="GLOB", help="only these cases: adam-*, Adam, …")
     parser.addini("refoptim_impl", "an implementation whose conformance is tested: package.module:Class")
 
 
@@ -99,15 +99,16 @@ def check(job: Any) -> None:
             raise Broken(describe(result))
 
 
-def describe(result: Any) -> str:
-    """Say what is broken, where it begins, and which mistakes the case is there to catch."""
+def describe(result: Any, diagnosis: str = "") -> str:
+    """Say what is broken, what mistake it is if that is known, where it begins, and what the case is."""
     from refoptim.conformance import report
 
     lines = [f"{result.optimizer}, case {result.case}, {result.dtype}: promised {result.promise or 'a result'}"]
-    if result.first is not None:
-        lines.append(f"largest distance {result.distance}; first parts at {result.first}")
-    lines += [result.reason] if result.reason else []
-    return "\n".join(map(_shown, [*lines, *report.catches(result)]))
+    lines += diagnosis.splitlines()
+    if result.shown is not None:
+        lines.append(f"largest distance {result.distance}; first outside of it at {result.shown}")
+    lines += [report.farthest(result), result.reason, *report.about(result.case), *result.traceback.splitlines()]
+    return "\n".join(_shown(line) for line in lines if line)
 
 
 def _shown(text: str) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import track
 
-from ..conformance import adapters, report, run, run_schedules
+from ..conformance import adapters, cases, report, run, run_schedules, verdicts
 from ..conformance.adapters import ENGINES, NotAvailable
+from ..conformance.verify import Tolerance
 from ..formats.files import refuse_same, require_folder
 from ..numerics.arith import COMPLEX, FLOATS
 from .output import Refused, echo, print_json, print_table, refusing
@@ -43,19 +45,33 @@ def _named(context: click.Context, option: click.Parameter, names: tuple[str, ..
     metavar="NAME",
     help=f"Another implementation: {OTHERS}, or package.module:Class.",
 )
-@click.option("--pattern", default="", metavar="TEXT", help="Only cases and optimizers whose name contains TEXT.")
+@click.option(
+    "--pattern",
+    "patterns",
+    multiple=True,
+    metavar="GLOB",
+    help="Only these cases or optimizers: adam-*, *-edges, Adam.",
+)
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Only this storage.")
 @click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML.")
+@click.option("--ulp", type=click.IntRange(0), help="Allow so many ULP, whatever is promised.")
+@click.option("--rtol", type=click.FloatRange(0), help="Allow atol + rtol * |expected|, whatever is promised.")
+@click.option("--atol", type=click.FloatRange(0), help="Likewise.")
+@click.option("--traceback", "whole", is_flag=True, help="Print the whole traceback of what raised.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @refusing
 def conformance(
     engines: Sequence[str],
     implementations: Sequence[str],
-    pattern: str,
+    patterns: tuple[str, ...],
     dtypes: tuple[str, ...],
     page: Path | None,
     junit: Path | None,
+    ulp: int | None,
+    rtol: float | None,
+    atol: float | None,
+    whole: bool,
     as_json: bool,
 ) -> None:
     """Run the cases and compare every bit with the goldens.
@@ -66,9 +82,10 @@ def conformance(
 
     \b
     refoptim conformance
-    refoptim conformance --pattern adamw --dtype float32 --report report.html
+    refoptim conformance --pattern 'adamw-*' --dtype float32 --report report.html
     refoptim conformance --impl optax --impl torch-fused
     refoptim conformance --impl mypackage.adapter:Mine
+    refoptim conformance --impl mypackage.adapter:Mine --rtol 1e-5 --atol 1e-7
     """
     _check_outputs(page, junit)
     names = [*engines, *implementations] or available()
@@ -76,20 +93,49 @@ def conformance(
         sys.path.insert(0, "")
     run.check_arithmetic()
     versions = {name: run.versions(name) for name in names}
-    results = list(perform(names, pattern, dtypes))
+    results = list(perform(names, patterns, dtypes, tolerance(ulp, rtol, atol)))
     if not results:
-        raise Refused(f"no case matches {pattern!r} in {', '.join(dtypes) or 'any storage type'}")
+        meant = " or ".join(map(repr, patterns))
+        raise Refused(
+            f"no case matches {meant} in {', '.join(dtypes) or 'any storage type'}: patterns are globs, {near(patterns)}"
+        )
     if all(r.outcome == run.NOT_RUN for r in results):
         raise Refused(f"nothing could be run: {'; '.join(sorted({r.reason for r in results}))}")
-    _write(results, versions, page, junit)
+    diagnoses: report.Diagnoses = {}
+    _write(results, versions, diagnoses, page, junit)
     if as_json:
-        ok = all(r.ok for r in results)
-        print_json({"ok": ok, "versions": versions, "results": [r.as_dict() for r in results]})
+        print_json(document(results, versions, diagnoses))
     else:
-        _show(results, versions, whole=not implementations)
+        _show(results, versions, diagnoses, every=not implementations, tracebacks=whole)
         if not (engines or implementations):
             _tell_of_host()
     sys.exit(not all(r.ok for r in results))
+
+
+def tolerance(ulp: int | None, rtol: float | None, atol: float | None) -> Tolerance | None:
+    """Return what was asked for in place of what is promised, or None if nothing was."""
+    if ulp is not None and (rtol is not None or atol is not None):
+        raise Refused("--ulp does not go with --rtol and --atol: choose one measure")
+    return None if ulp is rtol is atol is None else Tolerance(ulp or 0, rtol or 0.0, atol or 0.0)
+
+
+def near(patterns: Sequence[str]) -> str:
+    """Suggest a pattern for one that matches nothing."""
+    known = [case.id for stem in cases.stems() for case in cases.load(stem)]
+    begun = [text for text in patterns if any(text.lower() in name for name in known)]
+    return f"try '*{begun[0]}*'" if begun else "'adam-*' is all cases of Adam"
+
+
+def document(results: Sequence[run.Result], versions: report.Versions, diagnoses: report.Diagnoses) -> dict[str, Any]:
+    """Return everything as what JSON can hold."""
+    named = [{"implementation": a, "optimizer": b, **x._asdict()} for (a, b), x in diagnoses.items()]
+    return {
+        "ok": all(r.ok for r in results),
+        "versions": versions,
+        "verdicts": [v.as_dict() for v in verdicts.verdicts(results)],
+        "diagnoses": named,
+        "results": [r.as_dict() for r in results],
+    }
 
 
 def _check_outputs(page: Path | None, junit: Path | None) -> None:
@@ -119,9 +165,11 @@ def _tell_of_host() -> None:
         echo(f"host not run: {str(error).partition(': ')[2]} (refoptim doctor)")
 
 
-def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iterator[run.Result]:
+def perform(
+    names: Sequence[str], pattern: Sequence[str], dtypes: tuple[str, ...], allowed: Tolerance | None = None
+) -> Iterator[run.Result]:
     """Run all there is to run, with a progress bar in a terminal."""
-    jobs = [job for name in names for job in run.jobs(name, pattern, dtypes)]
+    jobs = [job for name in names for job in run.jobs(name, pattern, dtypes, allowed)]
     wanted = [name for name in names if name != "numpy" or not dtypes or "float64" in dtypes]
     schedules = [each for name in wanted for each in run_schedules.work(name, pattern)]
     console = Console(stderr=True)
@@ -130,43 +178,74 @@ def perform(names: Sequence[str], pattern: str, dtypes: tuple[str, ...]) -> Iter
         yield from perform_one()
 
 
-def _write(results: Sequence[run.Result], versions: report.Versions, page: Path | None, junit: Path | None) -> None:
+def _write(
+    results: Sequence[run.Result],
+    versions: report.Versions,
+    diagnoses: report.Diagnoses,
+    page: Path | None,
+    junit: Path | None,
+) -> None:
     try:
         if page:
-            report.write(page, report.page(results, versions, " ".join(["refoptim", *sys.argv[1:]])))
+            report.write(page, report.page(results, versions, " ".join(["refoptim", *sys.argv[1:]]), diagnoses))
         if junit:
-            report.write(junit, report.junit(results))
+            report.write(junit, report.junit(results, diagnoses))
     except OSError as error:
         raise OSError(error.errno, f"cannot write the report: {error.strerror}", error.filename) from error
 
 
-def _show(results: Sequence[run.Result], versions: report.Versions, whole: bool) -> None:
-    """Print the table, what is broken or new, what was not run and why, versions, and a summary."""
-    _print_matrix(results, whole)
+def _show(
+    results: Sequence[run.Result],
+    versions: report.Versions,
+    diagnoses: report.Diagnoses,
+    every: bool,
+    tracebacks: bool,
+) -> None:
+    """Print the table, what is broken or new, verdicts, what was not run and why, versions, and a summary."""
+    _print_matrix(results, every)
     for _, found in groupby((r for r in results if not r.ok or r.outcome == run.PASSES), _case):
-        same = list(found)
-        echo(*map(_line, same), *max(map(report.catches, same), key=len))
+        _show_case(list(found), tracebacks)
+    for v in (v for v in verdicts.verdicts(results) if v.ran or v.raised):
+        known = diagnoses.get((v.implementation, v.optimizer))
+        echo(f"{v.optimizer}, {v.implementation}: {v.line}", *(known.text.splitlines() if known else ()))
     reasons = Counter((report.column(r), r.reason) for r in results if r.outcome == run.NOT_RUN)
     for (name, reason), n in reasons.items():
         echo(f"{n} not run, {name}: {reason}")
     for name, about in versions.items():
         echo(f"{name}: {', '.join(f'{key} {x}' for key, x in about.items()) or 'version unknown'}")
-    counts = Counter(r.outcome for r in results)
-    echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    echo(report.summary(results))
     echo(report.verdict(results))
+
+
+def _show_case(same: Sequence[run.Result], tracebacks: bool) -> None:
+    """Print what is to be said of a case on an implementation, in all its storage types."""
+    for r in same:
+        echo(_line(r), *filter(None, [report.farthest(r)]))
+        if tracebacks and r.traceback:
+            echo(*r.traceback.splitlines())
+    about = report.about(same[0].case)
+    if about:
+        echo(*about)
 
 
 def _print_matrix(results: Iterable[run.Result], whole: bool) -> None:
     """Print the table, and of rows in which nothing ran only their number unless it is wanted whole."""
     columns, every = report.matrix(results)
     rows = {key: row for key, row in every.items() if whole or any(x.outcome != run.NOT_RUN for x in row.values())}
-    cells = [(*key, *(row[name].text if name in row else "" for name in columns)) for key, row in rows.items()]
     worst = [next((s for s in STYLES if any(c.outcome == s for c in row.values())), "") for row in rows.values()]
-    titles = ("optimizer", "storage", *columns)
     piped = not Console().is_terminal
-    print_table(titles, [titles, *cells] if piped else cells, [STYLES.get(outcome, "") for outcome in worst])
+    for chosen in [columns] if piped else fitting(columns, Console().width):
+        cells = [(*key, *(row[name].text if name in row else "" for name in chosen)) for key, row in rows.items()]
+        titles = ("optimizer", "storage", *chosen)
+        print_table(titles, [titles, *cells] if piped else cells, [STYLES.get(outcome, "") for outcome in worst])
     if len(rows) < len(every):
         echo(f"{len(every) - len(rows)} rows are left out, in which nothing ran: why is said below")
+
+
+def fitting(columns: Sequence[str], width: int) -> list[Sequence[str]]:
+    """Part columns into tables that a terminal can hold: beside two of 30 characters each takes about 24."""
+    many = max(1, (width - 30) // 24)
+    return [columns[i : i + many] for i in range(0, len(columns), many)]
 
 
 def _case(result: run.Result) -> tuple[str, str]:
@@ -175,4 +254,4 @@ def _case(result: run.Result) -> tuple[str, str]:
 
 def _line(r: run.Result) -> str:
     where = f"{r.outcome}: {r.case} {r.dtype}, {report.column(r)}, promised {r.promise or 'nothing'}"
-    return f"{where}: {r.first or r.reason}" + (f" ({r.reason})" if r.first and r.reason else "")
+    return f"{where}: {r.shown or r.reason}" + (f" ({r.reason})" if r.shown and r.reason else "")

@@ -76,7 +76,7 @@ def test_rows_in_which_nothing_ran_are_counted_and_not_shown(command: Callable[.
 
 
 def test_engines_say_why_something_was_not_run(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_lacking", lambda dtype: "no such storage" if dtype == "bfloat16" else "")
+    monkeypatch.setattr(run, "lacking", lambda dtype: "no such storage" if dtype == "bfloat16" else "")
     done = command("--engine", "numpy", "--pattern", "sgd-plain")
     assert "SGD\tbfloat16\t" in done.stdout and "left out" not in done.stdout
     assert "\n1 not run, numpy: no such storage\n" in done.stdout
