@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,32 +117,53 @@ class Run(NamedTuple):
 
 
 def runs(patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Run | ScheduleRun]:
-    """Return all runs of cases and all schedules, or those whose names match a pattern and whose storage is asked for.
-
-    A pattern is a text that the name contains, or, if there is a ``*`` in it, what the whole name looks like.
-    """
+    """Return all runs of cases and schedules, or those that a pattern means (``cases.matches``), of a storage type."""
     found: list[Run | ScheduleRun] = [
         *(Run(case, dtype) for stem in cases.stems() for case in cases.load(stem) for dtype in case.dtypes),
         *export_schedules.runs(),
     ]
-    globs = [text.lower() if "*" in text else f"*{text.lower()}*" for text in patterns] or ["*"]
-    named = [run for run in found if any(fnmatchcase(run.case.id.lower(), glob) for glob in globs)]
+    named = [run for run in found if cases.matches(patterns, run.case.id, _family(run))]
     return [run for run in named if not dtypes or run.dtype in dtypes]
 
 
+def _family(run: Run | ScheduleRun) -> str:
+    """Return the name of the optimizer or of the scheduler."""
+    return run.case.id.rpartition("-")[0] if isinstance(run, ScheduleRun) else run.case.optimizer
+
+
 def export(folder: Path, chosen: Iterable[Run | ScheduleRun], numbers: str = "bin") -> None:
-    """Write a suite of runs, its numbers as ``bin`` or ``csv``; results that lie there already stay."""
+    """Write a suite of runs, its numbers as ``bin`` or ``csv``; results that lie there already stay.
+
+    Everything is computed before anything is written, and where writing fails what is new is taken away again.
+    """
     check_place(folder)
+    contents: dict[Path, bytes] = {}
     table = []
     for run in chosen:
         here, found = folder / run.folder, _files(run, numbers)
         _refuse_links(here, *(here / name for name in found))
-        for name, data in found.items():
-            replace(here / name, data)
+        contents |= {here / name: data for name, data in found.items()}
         table.append({"case": run.case.id, "dtype": run.dtype, "sha256": _digest(run)})
     suite = {"format": FORMAT, "schema": SCHEMA, "provenance": provenance("reference"), "cases": table}
-    replace(folder / "README.md", README.encode())
-    replace(folder / "suite.json", (json.dumps(suite, indent=1) + "\n").encode())
+    contents[folder / "README.md"] = README.encode()
+    contents[folder / "suite.json"] = (json.dumps(suite, indent=1) + "\n").encode()
+    _write(folder, contents)
+
+
+def _write(folder: Path, contents: Mapping[Path, bytes]) -> None:
+    """Write files; if one cannot be written, take away those that were not there before, and folders left empty."""
+    new = [path for path in contents if not path.exists()]
+    made = [path for path in [folder, *dict.fromkeys(path.parent for path in contents)] if not path.exists()]
+    try:
+        for path, data in contents.items():
+            replace(path, data)
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _files(run: Run | ScheduleRun, numbers: str) -> dict[str, bytes]:

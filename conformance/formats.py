@@ -85,12 +85,22 @@ def format_of(path: Path) -> str:
     return SUFFIXES[path.suffix.lower()]
 
 
-def write(path: Path, trajectory: Trajectory, form: str | None = None) -> bytes:
-    """Write a trajectory in a format, by default that of the file's suffix; return what was written."""
+def write(path: Path, trajectory: Trajectory, form: str | None = None, name: str | None = None) -> bytes:
+    """Write a trajectory in a format, by default that of the file's suffix; return what was written.
+
+    ``name`` is what the names in a C header begin with, by default the name of the file.
+
+    Raises:
+        ValueError: the name is none in C, or the format has no names.
+    """
+    form = form or format_of(path)
+    if name is not None and form != "c-header":
+        raise ValueError(f"only a C header has names, got {name!r} for {form}")
+    prefix = text.identifier(path, name)
     header, tensors = trajectory
     full = {"format": FORMAT, "schema": SCHEMA, **header}
     full["sha256"] = digest(full, tensors)
-    data = ENCODERS[form or format_of(path)](full, tensors)
+    data = text.encode_c(full, tensors, prefix) if form == "c-header" else ENCODERS[form](full, tensors)
     replace(path, data)
     return data
 
@@ -105,9 +115,7 @@ def read(path: Path) -> Trajectory:
     except GoldenError:
         raise
     except ImportError:
-        raise GoldenError(
-            f"{path.name} holds bfloat16, which needs ml_dtypes: pip install 'refoptim[bfloat16]'"
-        ) from None
+        raise GoldenError(f"{path.name} holds bfloat16, which needs ml_dtypes: pip install ml_dtypes") from None
     except Exception as error:  # of damaged files zipfile alone raises errors of a dozen kinds
         raise GoldenError(f"{path.name} cannot be read: {shown(str(error) or type(error).__name__)}") from None
     return _checked(header, tensors, path.name)

@@ -1,7 +1,8 @@
 """A report of a run as one HTML page that needs nothing else, and as JUnit XML.
 
 The page holds a summary, a verdict for each optimizer, the matrix, for each optimizer a picture of its drift over the
-steps and the cases that part, the flags that name known deviations, and the versions. Every text is escaped; there is no script and nothing is loaded.
+steps and the cases that part, the flags that name known deviations, and the versions. Every text is escaped; there is
+no script and nothing is loaded.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class Result:
     """What came of a case in one storage type on one implementation, compared with one golden.
 
     ``ulps`` holds the largest distance after each of ``steps`` in ULP, and ``drift`` relative to the largest number
-    that its array has held so far. ``first`` is the first difference, ``outside`` the first outside of what is promised, and
-    ``largest`` the farthest. ``flags`` name a known deviation, ``reason`` says why a run deviates, was not done, or
+    that its array has held so far. ``first`` is the first difference, ``outside`` the first outside of what is
+    promised, and ``largest`` the farthest. ``flags`` name a known deviation, ``reason`` says why a run deviates, was not done, or
     failed, and ``traceback`` where it raised.
     """
 
@@ -373,7 +373,7 @@ def _performed(job: Job) -> list[Result]:
     blank = Result(job.implementation, job.case.optimizer, job.case.id, job.dtype, "reference", NOT_RUN)
     try:
         implementation = job.make()
-        reason = adapters.why_not(implementation, job.case, job.dtype) or _lacking(job.dtype)
+        reason = adapters.why_not(implementation, job.case, job.dtype) or lacking(job.dtype)
         if reason:
             return [replace(blank, reason=reason)]
         theirs = execute(implementation, job.case, job.dtype)
@@ -463,7 +463,7 @@ def _known(name: str) -> list[Deviation]:
     return promises.deviations(name)
 
 
-def _lacking(dtype: str) -> str:
+def lacking(dtype: str) -> str:
     """Say why arrays of a dtype cannot be made here: bfloat16 needs ml_dtypes."""
     try:
         np_dtype(dtype)

@@ -9,6 +9,7 @@ same for human eyes: it may be left out, but must not say another number. Rows m
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -149,25 +150,50 @@ def _numbers(file: TextIO, layouts: Mapping[str, Layout], where: str) -> dict[st
     return {name: column.array(f"{where}: {shown(name)}") for name, column in columns.items()}
 
 
-def encode_c(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
-    """Return the bytes of a C header: each array as a flat one of the unsigned integers of its bits."""
+def identifier(path: Path, name: str | None = None) -> str:
+    """Return what the names in a C header begin with: what was asked for, or a file's name with other signs as _.
+
+    Raises:
+        ValueError: what was asked for is no name in C.
+    """
+    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"{name!r} is no name in C: letters, digits and _, and no digit first")
+    found = name or re.sub(r"[^A-Za-z0-9]+", "_", path.stem).strip("_")
+    return found if found and not found[0].isdigit() else f"golden_{found}".rstrip("_")
+
+
+def encode_c(header: Mapping[str, Any], tensors: Mapping[str, Array], name: str = "golden") -> bytes:
+    """Return the bytes of a C header: each array as a flat one of the unsigned integers of its bits.
+
+    All names begin with ``name``, so that several headers go into one program. Counts and sizes are constants.
+    """
+    guard = f"REFOPTIM_{name.upper()}_H"
+    parameters = sum(key.startswith("param.") for key in tensors)
+    steps = next((len(x) - 1 for key, x in tensors.items() if key in ("param.0", "lr")), 0)
     lines = [
         "/* A trajectory of refoptim. Numbers are the unsigned integers of their bits: memcpy them into floats. */",
-        "#ifndef REFOPTIM_GOLDEN_H\n#define REFOPTIM_GOLDEN_H\n#include <stdint.h>\n",
-        f"static const char golden_header[] = {json.dumps(json.dumps(header))};",
+        f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>\n",
+        f"static const char {name}_header[] = {json.dumps(json.dumps(header))};",
+        _c_constants(name, {"parameters": parameters, "steps": steps}),
     ]
-    for name, x in tensors.items():
-        lines += _c_array(name, x)
+    for key, x in tensors.items():
+        lines += _c_array(name, key, x)
     return ("\n".join([*lines, "#endif"]) + "\n").encode("ascii")
 
 
-def _c_array(name: str, x: Array) -> Iterator[str]:
+def _c_constants(name: str, constants: Mapping[str, int]) -> str:
+    """Write whole numbers as constants that may size arrays."""
+    return f"enum {{ {', '.join(f'{name}_{key} = {x}' for key, x in constants.items())} }};"
+
+
+def _c_array(name: str, key: str, x: Array) -> Iterator[str]:
     """Write one array, eight numbers to a line; C has no empty arrays, so one without elements holds a zero."""
     words, size = to_words(x).tolist(), WORD[x.dtype.name]
     kind = "int64_t" if x.dtype.kind == "i" else CTYPE[size]
-    identifier = "golden_" + name.replace(".", "_")
-    yield f"\n/* {name}: {x.dtype.name}, shape {' x '.join(map(str, x.shape)) or 'of one number'} */"
-    yield f"static const {kind} {identifier}[{max(1, len(words))}] = {{"
+    own = f"{name}_{key.replace('.', '_')}"
+    yield f"\n/* {key}: {x.dtype.name}, shape {' x '.join(map(str, x.shape)) or 'of one number'} */"
+    yield _c_constants(own, {"count": len(words), "axes": x.ndim, **{f"size_{i}": n for i, n in enumerate(x.shape)}})
+    yield f"static const {kind} {own}[{max(1, len(words))}] = {{"
     texts = [f"0x{word:0{2 * size}x}{'u' * (kind != 'int64_t')}" for word in words] or ["0"]
     for i in range(0, len(texts), 8):
         yield "    " + ", ".join(texts[i : i + 8]) + ","

@@ -52,8 +52,8 @@ WIDTH = ("bfloat16", "float16", "complex64", "float32", "complex128", "float64")
 class Verdict:
     """What an implementation's optimizer is, in the cases that it ran.
 
-    ``verdict`` is one of ``VERDICTS``. ``distance`` is the largest drift in the storage type ``dtype`` that decides, it is
-    reached in ``case``, which first parts in ``step``, in the array ``tensor``; all are empty where nothing parts.
+    ``verdict`` is one of ``VERDICTS``. ``distance`` is the largest drift in the storage type ``dtype`` that decides; it
+    is reached in ``case``, which first parts in ``step``, in the array ``tensor``; all are empty where nothing parts.
     ``edges`` says what parts at the edges of the range alone, ``reason`` why a verdict is unknown.
     """
 

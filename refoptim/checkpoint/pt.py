@@ -114,7 +114,7 @@ def _refused(path: Path) -> Iterator[None]:
     except CheckpointError as error:
         raise CheckpointError(f"{visible(path.name)} {error}") from None
     except ImportError:
-        advice = "pip install 'refoptim[bfloat16]'"
+        advice = "pip install ml_dtypes"
         raise CheckpointError(f"{visible(path.name)} holds bfloat16, which needs ml_dtypes: {advice}") from None
 
 

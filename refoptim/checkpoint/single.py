@@ -171,7 +171,7 @@ def damage(where: str) -> Iterator[None]:
             raise
         raise CheckpointError(f"{where} cannot be read: it says that something lies outside of it") from None
     except ImportError:
-        advice = "pip install 'refoptim[bfloat16]'"
+        advice = "pip install ml_dtypes"
         raise CheckpointError(f"{where} holds bfloat16, which needs ml_dtypes: {advice}") from None
     except Exception as error:  # of damaged files zipfile alone raises errors of a dozen kinds
         raise CheckpointError(f"{where} cannot be read: {shown(str(error) or type(error).__name__)}") from None

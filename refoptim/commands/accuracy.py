@@ -61,7 +61,7 @@ def accuracy(
     refoptim accuracy --pattern adam --dtype float32 --impl numpy --impl torch-for-loop
     """
     if find_spec("mpmath") is None:
-        raise Refused("this needs mpmath: pip install 'refoptim[accuracy]'")
+        raise Refused("this needs mpmath: pip install mpmath")
     if output:
         drawing.check(output)
     if any(":" in name for name in names) and "" not in sys.path:

@@ -50,7 +50,7 @@ def _named(context: click.Context, option: click.Parameter, names: tuple[str, ..
     "patterns",
     multiple=True,
     metavar="GLOB",
-    help="Only these cases or optimizers: adam-*, *-edges, Adam.",
+    help="Only these cases: adam-*, *-edges, Adam.",
 )
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Only this storage.")
 @click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page.")
@@ -96,9 +96,8 @@ def conformance(
     results = list(perform(names, patterns, dtypes, tolerance(ulp, rtol, atol)))
     if not results:
         meant = " or ".join(map(repr, patterns))
-        raise Refused(
-            f"no case matches {meant} in {', '.join(dtypes) or 'any storage type'}: patterns are globs, {near(patterns)}"
-        )
+        where = ", ".join(dtypes) or "any storage type"
+        raise Refused(f"no case matches {meant} in {where}: patterns are globs, {near(patterns)}")
     if all(r.outcome == run.NOT_RUN for r in results):
         raise Refused(f"nothing could be run: {'; '.join(sorted({r.reason for r in results}))}")
     diagnoses: report.Diagnoses = {}
@@ -201,13 +200,13 @@ def _show(
     every: bool,
     tracebacks: bool,
 ) -> None:
-    """Print the table, what is broken or new, verdicts, what was not run and why, versions, and a summary."""
+    """Print the table, verdicts, what is broken or new, what was not run and why, versions, and a summary."""
     _print_matrix(results, every)
-    for _, found in groupby((r for r in results if not r.ok or r.outcome == run.PASSES), _case):
-        _show_case(list(found), tracebacks)
     for v in (v for v in verdicts.verdicts(results) if v.ran or v.raised):
         known = diagnoses.get((v.implementation, v.optimizer))
         echo(f"{v.optimizer}, {v.implementation}: {v.line}", *(known.text.splitlines() if known else ()))
+    for _, found in groupby((r for r in results if not r.ok or r.outcome == run.PASSES), _case):
+        _show_case(list(found), tracebacks)
     reasons = Counter((report.column(r), r.reason) for r in results if r.outcome == run.NOT_RUN)
     for (name, reason), n in reasons.items():
         echo(f"{n} not run, {name}: {reason}")

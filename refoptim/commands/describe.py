@@ -135,8 +135,17 @@ def _formula(part: str) -> str:
 
 def operations(cls: type) -> str:
     """Return the code of the array half of a rule: its operations, in their order; empty where there is none."""
-    update = getattr(cls, "update", None)
-    own = inspect.isfunction(getattr(update, "__func__", None)) and update.__func__ is not Rule.update.__func__  # type: ignore[attr-defined,union-attr]
-    if not issubclass(cls, Rule) or not own:
+    return _code(cls, "update")
+
+
+def scalars(cls: type) -> str:
+    """Return the code of what a rule computes of a step's scalars, in double; empty where there is none."""
+    return _code(cls, "scalars")
+
+
+def _code(cls: type, name: str) -> str:
+    """Return the code of a class method that is not the one every rule begins with."""
+    method = getattr(getattr(cls, name, None), "__func__", None)
+    if not issubclass(cls, Rule) or not inspect.isfunction(method) or method is getattr(Rule, name).__func__:
         return ""
-    return textwrap.dedent(inspect.getsource(cls.update)).removeprefix("@classmethod\n").rstrip()
+    return textwrap.dedent(inspect.getsource(method)).removeprefix("@classmethod\n").rstrip()

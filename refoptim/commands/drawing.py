@@ -109,7 +109,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Any]:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'refoptim[plot]'") from error
+        raise ImportError("drawing needs matplotlib: pip install matplotlib") from error
     with mpl.rc_context({"svg.hashsalt": "refoptim", "svg.fonttype": "none", "text.parse_math": False}):
         made = Figure(figsize=(width, height), layout="constrained")
         yield made

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from ..conformance import export, formats, generate, goldens, record_lr, schedules, tasks, verify
+from ..conformance import export, formats, generate, goldens, record_lr, run, schedules, tasks, verify
 from ..conformance.gradients import KINDS, SOURCES
 from ..lr_scheduler import LRScheduler
 from ..numerics.arith import COMPLEX, FLOATS
@@ -35,7 +35,7 @@ def golden() -> None:
     refoptim golden generate AdamW --set lr=0.01 -o adamw.npz
     refoptim golden show adamw.npz
     refoptim golden verify mine.npz
-    refoptim golden export-suite suite --pattern adam- --dtype float32
+    refoptim golden export-suite suite --pattern 'adam-*' --dtype float32
     refoptim golden verify suite
     """
 
@@ -90,6 +90,7 @@ def _value(text: str) -> Any:
     type=click.Choice([*KINDS, *(name for name, source in SOURCES.items() if not source.keys)]),
     help="The kind of the gradients, or a problem.",
 )
+@click.option("--name", "prefix", metavar="NAME", help="What names in a C header begin with; [default: the file's].")
 @click.option("--format", "form", type=click.Choice([*formats.ENCODERS]), help="By default what the suffix says.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
@@ -104,6 +105,7 @@ def generate_command(
     steps: int,
     seed: int,
     kind: str,
+    prefix: str | None,
     form: str | None,
     output: Path,
     as_json: bool,
@@ -131,7 +133,7 @@ def generate_command(
         entry = tasks.task(cls, settings, dtype, shapes, steps, seed, kind)
         numbers = steps * sum(math.prod(shape) for shape in entry["shapes"])
         header, tensors = generate.make(entry, _progress("computing", steps, hidden=numbers < SHOW_AFTER))
-    data = formats.write(output, formats.Trajectory(header, tensors), form)
+    data = formats.write(output, formats.Trajectory(header, tensors), form, prefix)
     if as_json:
         print_json({"path": str(output), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
 
@@ -215,7 +217,7 @@ def _show_origin(kind: str, found: dict[str, Any]) -> None:
 )
 @click.option("--rtol", default=0.0, type=click.FloatRange(0), help="Allow atol + rtol * |expected| instead.")
 @click.option("--atol", default=0.0, type=click.FloatRange(0), help="Likewise.")
-@click.option("--pattern", "patterns", multiple=True, metavar="TEXT", help="Of a suite: cases with TEXT in the name.")
+@click.option("--pattern", "patterns", multiple=True, metavar="GLOB", help="Of a suite: cases like adam-*, or Adam.")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Of a suite.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
@@ -240,7 +242,7 @@ def verify_command(
     \b
     refoptim golden verify mine.npz
     refoptim golden verify mine.csv --ulp 2
-    refoptim golden verify suite --pattern adam- --json
+    refoptim golden verify suite --pattern 'adam-*' --json
     """
     tolerance = verify.Tolerance(ulp, rtol, atol)
     if path.is_dir():
@@ -265,12 +267,12 @@ def verify_command(
 
 def _print_verdicts(verdicts: Sequence[verify.Verdict]) -> None:
     colours = {True: "green", False: "red"}
-    rows = [[x.name, x.summary, f"{x.differing} of {x.compared}", str(x.first or "")] for x in verdicts]
+    rows = [[x.name, x.summary, f"{x.differing} of {x.compared}", str(x.shown or "")] for x in verdicts]
     print_table(("case", "result", "differing", "first parts in"), rows, [colours[x.holds] for x in verdicts])
     for note, names in _notes(verdicts).items():
         echo(f"{', '.join(names)}: {note}")
     held = sum(x.holds for x in verdicts)
-    echo(f"{held} of {len(verdicts)} hold")
+    echo(f"{held} of {len(verdicts)} hold" + (": all is well" if held == len(verdicts) else ""))
 
 
 def _notes(verdicts: Sequence[verify.Verdict]) -> dict[str, list[str]]:
@@ -284,7 +286,7 @@ def _notes(verdicts: Sequence[verify.Verdict]) -> dict[str, list[str]]:
 
 @golden.command(name="export-suite")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--pattern", "patterns", multiple=True, metavar="TEXT", help="Only cases with TEXT in the name.")
+@click.option("--pattern", "patterns", multiple=True, metavar="GLOB", help="Only cases like adam-*, or Adam.")
 @click.option(
     "--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Only this storage type."
 )
@@ -301,13 +303,20 @@ def export_suite(folder: Path, patterns: Sequence[str], dtypes: Sequence[str], n
 
     \b
     refoptim golden export-suite suite
-    refoptim golden export-suite suite --pattern sgd- --pattern adam- --dtype float32 --numbers csv
+    refoptim golden export-suite suite --pattern 'sgd-*' --pattern 'adam-*' --dtype float32 --numbers csv
     """
     chosen = export.runs(patterns, dtypes)
     if not chosen:
         raise Refused("no case has such a name and storage type")
-    export.export(folder, _progress("writing", len(chosen))(chosen), numbers)
+    absent = run.lacking("bfloat16")
+    left_out = [x for x in chosen if absent and x.dtype == "bfloat16"]
+    chosen = [x for x in chosen if x not in left_out]
+    if not chosen:
+        raise Refused(f"nothing can be exported: {absent}")
+    export.export(folder, _progress("computing", len(chosen))(chosen), numbers)
+    if left_out:
+        echo(f"{len(left_out)} cases in bfloat16 are left out: {absent}", err=True)
     if as_json:
-        print_json({"folder": str(folder), "cases": [{"case": run.case.id, "dtype": run.dtype} for run in chosen]})
+        print_json({"folder": str(folder), "cases": [{"case": x.case.id, "dtype": x.dtype} for x in chosen]})
         return
     echo(f"{len(chosen)} cases in {folder}: read {folder / 'README.md'}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import asdict
 from typing import Any
 
 import click
 from rich.console import Console
 
+from ..conformance import cases, trajectory
+from ..conformance.cases import Case
 from . import describe, doctor
 from .output import echo, heading, print_json, print_table, refusing
 
@@ -39,31 +42,61 @@ def list_command(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def explain(name: str, as_json: bool) -> None:
-    """Explain an optimizer or scheduler: formula, hyperparameters, state, order of operations, sources.
+    """Explain an optimizer or scheduler: formula, hyperparameters, state, scalars, order of operations, sources.
 
-    NAME is read in any case, with or without hyphens.
+    NAME is read in any case, with or without hyphens. The name of a case (refoptim conformance) shows what is run in
+    it: hyperparameters, shapes, gradients, changes on the way, and the mistakes that it catches.
 
     \b
     refoptim explain adamw
     refoptim explain sparse-adam
     refoptim explain OneCycleLR --json
+    refoptim explain adam-amsgrad
     """
+    case = next((x for stem in cases.stems() for x in cases.load(stem) if x.id == name.lower()), None)
+    if case is not None:
+        _explain_case(case, as_json)
+        return
     cls = describe.find(name)
     text, operations = describe.text(cls), describe.operations(cls)
     found = [x._asdict() for x in describe.arguments(cls)]
     if as_json:
         arguments = [{**x, "default": _value(x["default"])} for x in found]
-        print_json({"name": cls.__name__, **text._asdict(), "arguments": arguments, "operations": operations})
+        code = {"scalars": describe.scalars(cls), "operations": operations}
+        print_json({"name": cls.__name__, **text._asdict(), "arguments": arguments, **code})
         return
     heading(cls.__name__)
     echo(*"\n\n".join(text.paragraphs).splitlines())
-    for title, body in (("Formula", text.formula), ("State", text.state), ("Order of operations", operations)):
+    parts = {"Formula": text.formula, "State": text.state, "Scalars of a step, in double": describe.scalars(cls)}
+    for title, body in {**parts, "Order of operations": operations}.items():
         _section(title, body)
     echo()
     heading("Hyperparameters")
     rows = [(x["name"], str(_value(x["default"])), x["allowed"], x["meaning"]) for x in found]
     print_table(("name", "default", "allowed", "meaning"), rows)
     _section("Sources", text.sources)
+
+
+def _explain_case(case: Case, as_json: bool) -> None:
+    """Show a case: what is run in it, with every hyperparameter, and what it catches."""
+    hyper = trajectory.all_hyper(case.optimizer, case.hyper)
+    caught = {flag: cases.flags()[flag] for flag in case.flags}
+    if as_json:
+        print_json({**asdict(case), "hyper": hyper, "flags": caught})
+        return
+    heading(case.id)
+    echo(f"{case.optimizer}. {case.comment}", "")
+    heading("Hyperparameters")
+    given = {name: "" if name in case.hyper else case.neutral.get(name, "default") for name in hyper}
+    print_table(("name", "value", ""), [(name, str(x), given[name]) for name, x in hyper.items()])
+    rest = {key: getattr(case, key) for key in ("dtypes", "shapes", "steps", "gradient", "set", "skip", "resume")}
+    echo("")
+    heading("Run")
+    print_table(("what", ""), [(key, str(x)) for key, x in rest.items() if x not in ({}, [], None)])
+    if caught:
+        echo("")
+        heading("Catches")
+        echo(*(f"{flag}: {meaning}" for flag, meaning in caught.items()))
 
 
 def _value(default: Any) -> Any:

@@ -8,7 +8,7 @@ try:
     import click
     import rich  # noqa: F401
 except ImportError as error:
-    raise SystemExit(f"refoptim's command line needs {error.name}: pip install 'refoptim[cli]'") from error
+    raise SystemExit(f"refoptim's command line needs {error.name}: pip install click rich") from error
 
 if find_spec("refoptim.conformance") is None:
     raise SystemExit(

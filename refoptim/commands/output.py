@@ -71,8 +71,7 @@ def refusing(command: F) -> F:
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly at a closed pipe
             raise
         except ModuleNotFoundError as error:
-            extra = "refoptim[bfloat16]" if error.name == "ml_dtypes" else error.name
-            raise Refused(f"this needs {error.name}: pip install '{extra}'") from error
+            raise Refused(f"this needs {error.name}: pip install {error.name}") from error
         except WRONG as error:
             raise Refused(str(error) or type(error).__name__) from error
 

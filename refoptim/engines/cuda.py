@@ -154,7 +154,8 @@ def machine(device: int = 0) -> Cuda:
         cupy = import_module("cupy")
     except ImportError as error:
         raise RuntimeError(
-            f"kernels on a GPU need CuPy: pip install 'refoptim[cuda13]' or [cuda12] ({error})"
+            f"kernels on a GPU need CuPy: pip install 'cupy-cuda13x[ctk]>=14' 'nvidia-cuda-nvrtc==13.*', or "
+            f"'cupy-cuda12x[ctk]>=14' nvidia-cuda-nvrtc-cu12 ({error})"
         ) from error
     runtime = cupy.cuda.runtime
     if runtime.is_hip:
@@ -203,7 +204,7 @@ def target(capability: int, major: int) -> str:
         version = ".".join(map(str, nvrtc.version(major)))
         raise RuntimeError(
             f"NVRTC {version} does not compile for a GPU of compute capability {capability / 10}, only from "
-            f"{min(nvrtc.architectures(major)) / 10} on: pip install 'refoptim[cuda12]', or choose fused=False"
+            f"{min(nvrtc.architectures(major)) / 10} on: pip install nvidia-cuda-nvrtc-cu12, or choose fused=False"
         )
     same = max(known) // 10 == capability // 10
     return f"sm_{max(known)}" if same else f"compute_{max(known)}"

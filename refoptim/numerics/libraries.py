@@ -162,7 +162,7 @@ def bfloat16() -> np.dtype[Any]:
     try:
         return np_dtype("bfloat16")
     except ImportError:
-        raise TypeError("NumPy needs ml_dtypes to know bfloat16: pip install 'refoptim[bfloat16]'") from None
+        raise TypeError("NumPy needs ml_dtypes to know bfloat16: pip install ml_dtypes") from None
 
 
 def _check_torch(x: Any) -> None:

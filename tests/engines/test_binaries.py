@@ -171,7 +171,7 @@ def test_what_is_missing_is_told(fake_cupy: Any, monkeypatch: pytest.MonkeyPatch
 def test_cupy_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     cuda.machine.cache_clear()
-    assert cuda.missing().startswith("kernels on a GPU need CuPy: pip install 'refoptim[cuda13]'")
+    assert cuda.missing().startswith("kernels on a GPU need CuPy: pip install 'cupy-cuda13x[ctk]>=14'")
 
 
 def test_nothing_is_missing(idle: Any) -> None:
