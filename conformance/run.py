@@ -51,8 +51,8 @@ class Result:
 
     ``ulps`` holds the largest distance after each of ``steps`` in ULP, and ``drift`` relative to the largest number
     that its array has held so far. ``first`` is the first difference, ``outside`` the first outside of what is
-    promised, and ``largest`` the farthest. ``flags`` name a known deviation, ``reason`` says why a run deviates, was not done, or
-    failed, and ``traceback`` where it raised.
+    promised, and ``largest`` the farthest. ``flags`` name a known deviation, ``reason`` says why a run deviates, was
+    not done, or failed, and ``traceback`` where it raised.
     """
 
     implementation: str

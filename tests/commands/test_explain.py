@@ -29,6 +29,7 @@ def test_explain_reads_names_in_any_case(name: str) -> None:
         "exp_avg_sq",
         "ICLR 2019",
         "addcdiv(p, exp_avg",
+        "def scalars(",
     ):
         assert part in text
     assert "State\nState" not in text and "Source:" not in text
@@ -47,3 +48,11 @@ def test_everything_can_be_explained(name: str) -> None:
 
 def test_explain_suggests_near_names() -> None:
     assert fails("explain", "rmspop").endswith("did you mean RMSprop or Rprop?")
+
+
+def test_a_case_is_shown() -> None:
+    found = json.loads(call("explain", "ADAM-amsgrad", "--json").stdout)
+    assert found["hyper"]["eps"] == 0.01 and found["hyper"]["decoupled_weight_decay"] is False
+    assert set(found["flags"]) == {"AmsgradAfterCorrection", "AmsgradIgnored", "MaximizeAfterDecay"}
+    text = call("explain", "adam-amsgrad").stdout
+    assert "betas\t(0.6, 0.8)" in text and "maximize\tTrue" in text and "before bias correction, uphill." in text

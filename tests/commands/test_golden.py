@@ -186,7 +186,7 @@ def test_what_is_written_is_told_as_json(tmp_path: Path) -> None:
     digest = hashlib.sha256(data).hexdigest()
     assert json.loads(result.stdout) == {"path": str(path), "bytes": len(data), "sha256": digest}
     assert call("golden", "generate", "sgd", "-o", path).stdout == ""
-    result = call("golden", "export-suite", suite, "--pattern", "asgd-", "--dtype", "float32", "--json")
+    result = call("golden", "export-suite", suite, "--pattern", "asgd-*", "--dtype", "float32", "--json")
     told = json.loads(result.stdout)
     assert told["folder"] == str(suite) and len(told["cases"]) > 0
     names = {f"{case['case']}.{case['dtype']}" for case in told["cases"]}

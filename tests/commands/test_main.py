@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from helpers import ROOT
 from helpers.command_line import call
@@ -80,3 +81,13 @@ def test_a_checkout_that_is_not_installed_says_so_in_one_line() -> None:
     done = start("-m", "refoptim", "list", stdout=subprocess.PIPE)
     expected = "refoptim's command line runs from an installed package: pip install -e . in this checkout, or call it "
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{expected}from another folder\n")
+
+
+def test_no_help_shows_a_mark_of_click() -> None:
+    def walk(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
+        yield CliRunner().invoke(main, [*path, "--help"]).stdout
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*path, name))
+
+    texts = [*walk(main, ())]
+    assert len(texts) > 15 and not [text for text in texts if "\b" in text or "\\b" in text or "\\x08" in text]

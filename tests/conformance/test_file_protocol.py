@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,24 @@ def test_a_suite_that_is_none_is_refused(solved: Path, change: Any, says: str) -
     (solved / "suite.json").write_text(json.dumps(suite))
     result = call("verify", solved)
     assert result.exit_code == 2 and says in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_without_ml_dtypes_a_suite_has_no_bfloat16_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    done = call("export-suite", tmp_path / "a", "--pattern", "sgd-plain")
+    assert done.exit_code == 0 and "1 cases in bfloat16 are left out: bfloat16 needs ml_dtypes" in done.stderr
+    assert not [*(tmp_path / "a").glob("*.bfloat16")] and [*(tmp_path / "a").glob("*.float16")]
+    assert call("export-suite", tmp_path / "b", "--pattern", "sgd-plain", "--dtype", "bfloat16").exit_code == 2
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_suite_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "README.md":
+            raise OSError(28, "no space left")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    monkeypatch.setattr("refoptim.conformance.export.replace", full)
+    assert call("export-suite", tmp_path / "suite", "--pattern", "sgd-plain").exit_code == 2
+    assert not (tmp_path / "suite").exists()

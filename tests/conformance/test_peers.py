@@ -178,7 +178,7 @@ def test_torch_agrees_or_deviates_as_listed(name: str) -> None:
 def test_torch_in_one_of_its_loops_is_the_recorded_torch() -> None:
     """In a process of the oracle only roots are not IEEE: SGD has none."""
     use("torch-for-loop")
-    jobs = run.jobs("torch-for-loop", "sgd-")
+    jobs = run.jobs("torch-for-loop", "sgd-*")
     results = [result for job in jobs if run.perform(job)[0].ran for result in run.perform(job)]
     assert results
     assert all(r.exact for r in results)

@@ -56,7 +56,8 @@ def test_every_case_is_a_test_of_a_named_implementation(folder: Path) -> None:
     output = pytest_in(folder, "--refoptim-impl", "helpers.implementations:Late", "--refoptim-pattern", "sgd-plain")
     assert counts(output) == {"passed": 1, "failed": 1, "skipped": 5}
     assert "step 7, param.1 [2, 3]" in output
-    assert "FusedMultiplyAdd: " in output
+    assert "hyperparameters: lr=0.3, weight_decay=0.1" in output
+    assert "catches" not in output
 
 
 def test_the_setting_and_k_work(folder: Path) -> None:

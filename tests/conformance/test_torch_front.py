@@ -42,5 +42,5 @@ def test_a_front_that_shows_something_else_fails(command: Callable[..., Any], mo
         return [{name: x - 1 if name == "step" else x for name, x in entry.items()} for entry in state(self)]
 
     monkeypatch.setattr(front, "state", behind)
-    results = found(command, "--pattern", "adam-", "--dtype", "float32")
+    results = found(command, "--pattern", "adam-*", "--dtype", "float32")
     assert {r["outcome"] for r in results} == {run.FAILS}
