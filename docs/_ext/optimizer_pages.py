@@ -183,7 +183,7 @@ def goldens(cls: type[Optimizer]) -> str:
     if not found:
         return md.section("Golden cases", "None: its steps depend on a closure, and goldens record gradients.")
     rows = [(f"`{case.id}`", case.comment, ", ".join(case.dtypes)) for case in found]
-    command = md.code(f"refoptim conformance --pattern {stem(cls).replace('_', '-')}-", "sh")
+    command = md.code(f"refoptim conformance --pattern '{stem(cls).replace('_', '-')}-*'", "sh")
     intro = "Recorded runs that every engine repeats; any other implementation can be put through them by `--impl`."
     return md.section("Golden cases", intro, command, md.table(("case", "what it does", "storage"), rows))
 

@@ -56,7 +56,7 @@ def raises(self: Any) -> Any:
         ("__init__", leaves, "Plain cannot be used: SystemExit: 0"),
         ("versions", raises, "Plain cannot be used: TypeError: a reason"),
         ("versions", lambda self: ["1.0"], r"Plain: versions\(\) must return a dict, got \['1.0'\]"),
-        ("promise", 1e-6, "Plain: promise must be EXACT, .* or None, got 1e-06"),
+        ("promise", 1e-6, "Plain: promise must be EXACT, .* or None, or a dict .*, got 1e-06"),
         ("promise", property(raises), "Plain cannot be used: TypeError: a reason"),
     ],
 )
