@@ -134,7 +134,7 @@ def bounds(result: Result) -> tuple[float, float]:
 def _verdict(key: tuple[str, str], results: Sequence[Result]) -> Verdict:
     ran = [r for r in results if r.compared or r.drift]
     raised = sum(r.outcome == ERROR or (r.ran and not (r.compared or r.drift)) for r in results)
-    counts = {"ran": len(ran), "raised": raised}
+    counts: dict[str, Any] = {"ran": len(ran), "raised": raised}
     counts["not_run"] = sum(r.outcome == NOT_RUN for r in results)
     inner = _widest([r for r in ran if not at_the_edges(r)])
     edges = _edges([r for r in ran if at_the_edges(r)])
@@ -144,7 +144,7 @@ def _verdict(key: tuple[str, str], results: Sequence[Result]) -> Verdict:
         where = {"distance": drift(worst), "dtype": worst.dtype, "case": worst.case}
         if worst.first is not None:
             where |= {"step": worst.first.step, "tensor": worst.first.tensor}
-    return Verdict(*key, verdict, **where, **counts, edges=edges, reason=reason)
+    return Verdict(key[0], key[1], verdict, edges=edges, reason=reason, **where, **counts)
 
 
 def _widest(results: Sequence[Result]) -> list[Result]:

@@ -124,7 +124,7 @@ class Verdict:
 
 def described(difference: Difference | None) -> dict[str, Any] | None:
     """Return what JSON can hold of a difference."""
-    return difference and {key: plain(x) for key, x in asdict(difference).items()}
+    return None if difference is None else {key: plain(x) for key, x in asdict(difference).items()}
 
 
 def plain(x: Any) -> Any:
