@@ -23,10 +23,11 @@ from refoptim.numerics.ieee import check_arithmetic
 
 from . import adapters, lr_cases, record_lr
 from .adapters import Unsupported
+from .cases import matches
 from .diagnose.schedule_forms import filled
 from .diagnose.schedules import Curve, Diagnosis, diagnose
 from .lr_cases import Case
-from .run import ERROR, NOT_RUN, Result, Run, compare, matches, told
+from .run import ERROR, NOT_RUN, Result, Run, compare, told
 from .spec import Spec, parse
 from .verify import EXACT, Tolerance
 
@@ -47,11 +48,11 @@ class Job(NamedTuple):
         return perform([self])
 
 
-def ours(pattern: str = "") -> list[Work]:
+def ours(pattern: str | Sequence[str] = "") -> list[Work]:
     """List the goldens of schedulers, each to be called for its result."""
     found: list[Work] = []
     for path in record_lr.paths():
-        entries = [x for x in record_lr.read(path)["cases"] if matches(pattern, x["case"])]
+        entries = [x for x in record_lr.read(path)["cases"] if matches(pattern, x["case"], path.stem)]
         found += [partial(_recorded, path.stem, entry) for entry in entries]
     return found
 
@@ -65,7 +66,7 @@ def _recorded(scheduler: str, entry: Mapping[str, Any]) -> list[Result]:
     return [compare(blank, Run("ours", steps, theirs), Run("torch's", steps, golden), EXACT, True)]
 
 
-def jobs(name: str, pattern: str = "") -> list[Job]:
+def jobs(name: str, pattern: str | Sequence[str] = "") -> list[Job]:
     """List the schedules that there are for an implementation: none if it has no method ``schedule`` of its own.
 
     Raises:
@@ -75,10 +76,10 @@ def jobs(name: str, pattern: str = "") -> list[Job]:
     return jobs_of(name, make, pattern) if has_schedules(make) else []
 
 
-def jobs_of(name: str, make: adapters.Make, pattern: str = "") -> list[Job]:
+def jobs_of(name: str, make: adapters.Make, pattern: str | Sequence[str] = "") -> list[Job]:
     """List all schedules whose names match, for what makes an implementation."""
     every = [(stem, case) for stem in lr_cases.DRAWS for case in lr_cases.cases(stem, record_lr.CASES)]
-    return [Job(name, make, stem, case) for stem, case in every if matches(pattern, case.id)]
+    return [Job(name, make, stem, case) for stem, case in every if matches(pattern, case.id, stem)]
 
 
 def has_schedules(made: Any) -> bool:
@@ -87,7 +88,7 @@ def has_schedules(made: Any) -> bool:
     return callable(method) and getattr(method, "__func__", method) is not adapters.Adapter.schedule
 
 
-def work(name: str, pattern: str = "") -> list[Work]:
+def work(name: str, pattern: str | Sequence[str] = "") -> list[Work]:
     """List what there is to run on an implementation, one piece for each scheduler, to be called for the results."""
     if name == "numpy":
         return ours(pattern)
@@ -137,7 +138,8 @@ def _one(job: Job) -> tuple[Result, list[Curve]]:
 
 def promise_of(name: str, implementation: Any) -> Tolerance | None:
     """Return what must hold: of other libraries, whose schedules are others on purpose, nothing is promised."""
-    return None if name in adapters.BUILT_IN else getattr(implementation, "promise", EXACT)
+    promise = None if name in adapters.BUILT_IN else getattr(implementation, "promise", EXACT)
+    return promise.get("float64", promise.get("*", EXACT)) if isinstance(promise, Mapping) else promise
 
 
 def asked(implementation: Any, case: Case, i: int) -> dict[str, Array]:
