@@ -58,17 +58,16 @@ struct SquareOfGradient {
 };
 
 // Averages that a step renews; the tables of their bucket hold for each the number of its elements, of what each element
-// sums up, where the sums are, and where it is stored; then chunks. The new averages replace the sums, unrounded.
+// sums up, where the sums are, and where it is stored. The new averages replace the sums, unrounded.
 template <class P, class T = Arithmetic<P>> __device__ inline void average(const Record<T>& s, const Bucket& b) {
     if (b.found_inf && *b.found_inf)
         return;
-    const i64* numbers = b.tables + 4 * b.tensors;
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
-        const i64* table = b.tables + numbers[c];
-        i64 start = numbers[b.chunks + c] * CHUNK, end = start + CHUNK < table[0] ? start + CHUNK : table[0];
+        const Part part(b, c);
+        const i64* table = b.tables + part.tensor;
         T n = table[b.tensors], *sums = (T*)table[2 * b.tensors];
         P* stored = (P*)table[3 * b.tensors];
-        for (i64 i = start + threadIdx.x; i < end; i += blockDim.x) {
+        for (i64 i = part.start + threadIdx.x; i < part.start + part.size; i += blockDim.x) {
             sums[i] = lerp(widen(stored[i]), Adafactor::mean_square(sums[i], n), s.omb);
             round_to(stored[i], sums[i]);
         }
@@ -94,9 +93,8 @@ template <class X> struct Operands {
     }
 };
 
-// A parameter. The tables of its bucket hold these fields for each; then chunks.
+// A parameter. The tables of its bucket hold these fields for each.
 template <class P, class G, class T = Arithmetic<P>> struct Tensor {
-    static constexpr int FIELDS = 10;
     i64 size, rows, columns;
     P* p;
     const G* g;
@@ -181,11 +179,10 @@ template <class P, class G> struct Squares {
 template <class P, class G, class T = Arithmetic<P>>
 __device__ inline void sum_squares(Record<T> s, const Bucket& b, const Sums& all) {
     const Preparation<T> prepare(b);
-    const i64 *numbers = all.row(4), *tiles = numbers + all.tiles;
     for (i64 i = blockIdx.x; i < all.tiles; i += gridDim.x) {
-        Tensor<P, G> tensor(b, numbers[i]);
+        Tensor<P, G> tensor(b, all.number(i));
         s.factored = tensor.row_var != nullptr;
-        sum_tile(Squares<P, G>{s, prepare, tensor}, all.sum<T>(numbers[i]), tiles[i]);
+        sum_tile(Squares<P, G>{s, prepare, tensor}, all.sum<T>(all.number(i)), all.tile(i));
     }
 }
 
@@ -225,17 +222,16 @@ __device__ inline void update_all(Record<T> s, const Bucket& b, const T* step_si
         return;
     constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
     const Preparation<T> prepare(b);
-    const i64* numbers = b.tables + Tensor<P, G>::FIELDS * b.tensors;
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
-        const Tensor<P, G> tensor(b, numbers[c]);
+        const Part part(b, c);
+        const Tensor<P, G> tensor(b, part.tensor);
         s.factored = tensor.row_var != nullptr;
-        s.step_size = step_sizes[numbers[c]];
-        i64 start = numbers[b.chunks + c] * CHUNK, rest = tensor.size - start, size = rest < CHUNK ? rest : CHUNK;
-        i64 vectors = tensor.aligned(start) ? size / V : 0;
+        s.step_size = step_sizes[part.tensor];
+        i64 vectors = tensor.aligned(part.start) ? part.size / V : 0;
         for (i64 i = threadIdx.x; i < vectors; i += blockDim.x)
-            update<V, W>(s, prepare, tensor, start + i * V);
-        for (i64 i = vectors * V + threadIdx.x; i < size; i += blockDim.x)
-            update<1, 1>(s, prepare, tensor, start + i);
+            update<V, W>(s, prepare, tensor, part.start + i * V);
+        for (i64 i = vectors * V + threadIdx.x; i < part.size; i += blockDim.x)
+            update<1, 1>(s, prepare, tensor, part.start + i);
     }
 }
 

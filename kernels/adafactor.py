@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.engines.launches import CHUNK
+from refoptim.engines.launches import THREADS
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array, arithmetic, epsilon
+from refoptim.numerics.array_types import at, place
+from refoptim.step.changes import Change
 
 from .harness.sums import Along, Sums, total
 from .harness.tables import Table
 
 RECORD = ("omb", "rho", "eps1", "eps2", "d", "weight_decay", "shrink", "floor", "factored", "step_size")
 """The fields of the struct of that name in ``adafactor.cu``."""
+
+GRADIENT = 4
+"""Which field of a ``Tensor`` of ``adafactor.cu`` is the address of its gradient."""
 
 
 def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> None:
@@ -32,18 +37,24 @@ def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> No
             those it has not) and ``copy``.
     """
     if tensors:
-        Launches(machine, tensors).run(step)
+        Launches(machine, None, tensors).run(step)
 
 
 class Launches:
-    """The launches that update some tensors, to be repeated as long as their arrays stay where they are."""
+    """The launches that update some tensors, to be repeated as long as their arrays but for gradients stay in place.
 
-    def __init__(self, machine: Machine, tensors: Sequence[Any]) -> None:
-        self.machine, self.count = machine, len(tensors)
+    Attributes:
+        after: what is to be done each time when they have been made.
+    """
+
+    def __init__(self, machine: Machine, kernel: Any, tensors: Sequence[Any]) -> None:
+        self.machine, self.kernel, self.count = machine, kernel, len(tensors)
         first, address = tensors[0], machine.address
+        self.place, self.after = place(first.p), list[Change]()
         self.p, self.g, self.number = first.p.dtype, first.g.dtype, arithmetic(first.p.dtype)
         self.storage = self.p.name if first.copy is None else f"{first.copy.dtype.name}_master"
         matrices = [x for x in tensors if x.p.ndim > 1]
+        self.matrices = [i for i, x in enumerate(tensors) if x.p.ndim > 1]
         self.of_g = Sums(machine, self.number, [along for x in matrices for along in _rows_and_columns(machine, x)])
         rows = self.of_g.results[::2]
         self.of_rows = Sums(machine, self.number, [_means(x, row) for x, row in zip(matrices, rows, strict=True)])
@@ -51,7 +62,7 @@ class Launches:
         self.of_u = Sums(machine, self.number, [total([], x.p.size) for x in tensors])
         self.averages = Table(machine, self._averages(matrices))
         self.tensors = Table(machine, self._tensors(tensors))
-        self.root_sizes = machine.upload(np.array([math.sqrt(max(1, x.p.size)) for x in tensors]))
+        self.root_sizes = np.array([math.sqrt(max(1, x.p.size)) for x in tensors])
         self.step_sizes = machine.empty((len(tensors),), self.number)
 
     def _averages(self, matrices: Sequence[Any]) -> list[tuple[int, ...]]:
@@ -74,29 +85,41 @@ class Launches:
             fields.append((x.p.size, *shape, *addresses, *(next(averages) if x.p.ndim > 1 else (0, 0, 0))))
         return fields
 
-    def run(self, step: Any) -> None:
-        """Take a step."""
-        s, scale = step.s, np.uint64(self._address(step.grad_scale))
-        record, number = self._record(s, self.number), self.number.name
+    def move_gradient(self, i: int, g: Array) -> None:
+        """Take note that the gradient of tensor ``i`` lies somewhere else now."""
+        self.tensors.fields[GRADIENT, i] = self.machine.address(g)
+
+    def move_gradients(self, addresses: Array) -> None:
+        """Take note of where the gradients of all tensors lie now."""
+        self.tensors.fields[GRADIENT] = addresses
+
+    def run(self, step: Any, on: Machine | None = None) -> None:
+        """Take a step, or let what is given write down the launches that do so."""
+        with at(self.place):
+            self._run(step.s, step, on or self.machine)
+
+    def _run(self, s: Any, step: Any, on: Machine) -> None:
+        record, number, scale = self._record(s, self.number), self.number.name, np.uint64(self._address(step.grad_scale))
         fields = (s.maximize, 0, scale, self._address(step.found_inf))
-        averages, tensors = self.averages.bucket(fields), self.tensors.bucket(fields)
-        self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", scale)
-        self.averages.launch("adafactor", f"adafactor_averages_{self.p.name}", record, averages)
-        self.of_rows.launch("harness/sums", f"sums_{number}")
-        self.of_p.launch("harness/sums", f"sums_of_squares_{self.p.name}")
-        self.of_u.launch("adafactor", f"adafactor_directions_{self.storage}", record, tensors)
-        self._find_step_sizes(s)
-        self.tensors.launch("adafactor", f"adafactor_{self.storage}", record, tensors, self.step_sizes)
+        averages, tensors = self.averages.bucket(fields, on), self.tensors.bucket(fields, on)
+        self.of_g.addresses[...] = np.repeat(self.tensors.fields[GRADIENT][self.matrices], 2)
+        self.of_g.launch("adafactor", f"adafactor_gradients_{self.g.name}", scale, on=on)
+        self.averages.launch("adafactor", f"adafactor_averages_{self.p.name}", record, averages, on=on)
+        self.of_rows.launch("harness/sums", f"sums_{number}", on=on)
+        self.of_p.launch("harness/sums", f"sums_of_squares_{self.p.name}", on=on)
+        self.of_u.launch("adafactor", f"adafactor_directions_{self.storage}", record, tensors, on=on)
+        self._find_step_sizes(s, on)
+        self.tensors.launch("adafactor", f"adafactor_{self.storage}", record, tensors, self.step_sizes, on=on)
 
     def _address(self, x: Array | None) -> int:
         return 0 if x is None else self.machine.address(x)
 
-    def _find_step_sizes(self, s: Any) -> None:
+    def _find_step_sizes(self, s: Any, on: Machine) -> None:
         sums = (np.uint64(sums.results[0]) for sums in (self.of_p, self.of_u))
         record, count = self._record(s, np.dtype(np.float64)), np.int64(self.count)
-        blocks = -(-self.count // CHUNK)
+        blocks, root_sizes = -(-self.count // THREADS), on.upload(self.root_sizes)
         entry = f"adafactor_step_sizes_{self.number.name}"
-        self.machine.launch("adafactor", entry, blocks, record, count, self.root_sizes, *sums, self.step_sizes)
+        on.launch("adafactor", entry, blocks, record, count, root_sizes, *sums, self.step_sizes)
 
     def _record(self, s: Any, number: Any) -> Any:
         eps1 = epsilon(self.p) if s.exact.eps1 is None else s.exact.eps1

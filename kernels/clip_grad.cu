@@ -34,18 +34,16 @@ template <int V, int W, class S, class T> __device__ inline void scale(S* g, i64
     *at = values;
 }
 
-// Multiplies gradients; the tables of their bucket hold the size and the address of each, then chunks.
+// Multiplies gradients; the tables of their bucket hold the size and the address of each.
 template <class S, class T = Arithmetic<S>> __device__ inline void scale_all(const Bucket& b, T coefficient) {
     constexpr int V = AT_ONCE<T, S>, W = SIDE_BY_SIDE<T>;
-    const i64* numbers = b.tables + 2 * b.tensors;
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
-        i64 start = numbers[b.chunks + c] * CHUNK, rest = b.tables[numbers[c]] - start,
-            size = rest < CHUNK ? rest : CHUNK;
-        S* g = (S*)b.tables[b.tensors + numbers[c]] + start;
-        i64 vectors = i64(g) % alignof(Vector<S, V>) == 0 ? size / V : 0;
+        const Part part(b, c);
+        S* g = (S*)b.tables[b.tensors + part.tensor] + part.start;
+        i64 vectors = i64(g) % alignof(Vector<S, V>) == 0 ? part.size / V : 0;
         for (i64 i = threadIdx.x; i < vectors; i += blockDim.x)
             scale<V, W>(g, i * V, coefficient);
-        for (i64 i = vectors * V + threadIdx.x; i < size; i += blockDim.x)
+        for (i64 i = vectors * V + threadIdx.x; i < part.size; i += blockDim.x)
             scale<1, 1>(g, i, coefficient);
     }
 }

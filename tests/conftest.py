@@ -65,10 +65,11 @@ def compiled(monkeypatch: pytest.MonkeyPatch, fake_cupy: Any) -> list[str]:
     """Put a compiler in the place of NVRTC whose binaries the stand-in takes; return the list of what it compiles."""
     done: list[str] = []
 
-    def compile(source: str, arch: str, *, major: int | None = None) -> bytes:  # noqa: A001
+    def compile(source: str, arch: str, *, major: int | None = None, flags: tuple[str, ...] = ()) -> bytes:  # noqa: A001
         assert major == 13
+        (entry,) = (x[len("-DCHOSEN_") : -len("=~,1")] for x in flags if x.startswith("-DCHOSEN_"))
         done.append(arch)
-        return fake_cupy._raw.MAGIC + arch.encode()
+        return fake_cupy._raw.MAGIC + f"{arch} {entry}".encode()
 
     monkeypatch.setattr(nvrtc, "compile", compile)
     monkeypatch.setattr(nvrtc, "version", lambda major: (major, 5))

@@ -9,15 +9,15 @@
 
 namespace refoptim {
 
-constexpr i64 CHUNK = 1 << 14;
-
 // What a launch works on. `tables` holds the size of each tensor; then for each array of a tensor (the parameter, the
-// gradient, the state arrays, the rounded copy of a master parameter) its address, 0 where there is none; then for each
-// chunk the number of its tensor, and which of its chunks it is. `record` replaces the record that is passed by value,
-// `grad_scale` divides gradients, `found_inf` other than 0 skips the step; each may be null.
+// gradient, the state arrays, the rounded copy of a master parameter) its address, 0 where there is none. `parts` holds for
+// each chunk, of `chunk` elements but for the last of a tensor, the number of its tensor; then which of its chunks it is.
+// `record` replaces the record that is passed by value, `grad_scale` divides gradients, `found_inf` other than 0 skips the
+// step; each may be null.
 struct Bucket {
     const i64* tables;
-    i64 tensors, chunks, maximize;
+    const int* parts;
+    i64 tensors, chunks, chunk, maximize;
     const void* record;
     const float* grad_scale;
     const float* found_inf;
@@ -52,6 +52,17 @@ template <class T> struct Preparation {
     }
 };
 
+// A chunk: some elements of a tensor.
+struct Part {
+    i64 tensor, start, size;
+
+    __device__ Part(const Bucket& b, i64 number)
+        : tensor(b.parts[number]), start(b.parts[b.chunks + number] * b.chunk) {
+        i64 rest = b.tables[tensor] - start;
+        size = rest < b.chunk ? rest : b.chunk;
+    }
+};
+
 // The arrays of a chunk: P is the storage of the parameter and of its N state arrays, G that of the gradient.
 template <class P, class G, int N> struct Chunk {
     i64 size;
@@ -60,17 +71,13 @@ template <class P, class G, int N> struct Chunk {
     P* state[N + 1];
     G* copy;
 
-    __device__ Chunk(const Bucket& b, i64 chunk) {
-        const i64* addresses = b.tables + b.tensors;
-        const i64* numbers = addresses + (N + 3) * b.tensors;
-        i64 tensor = numbers[chunk], start = numbers[b.chunks + chunk] * CHUNK;
-        i64 rest = b.tables[tensor] - start;
-        size = rest < CHUNK ? rest : CHUNK;
-        p = at<P>(addresses[tensor], start);
-        g = at<G>(addresses[b.tensors + tensor], start);
+    __device__ Chunk(const Bucket& b, const Part& part) : size(part.size) {
+        const i64* addresses = b.tables + b.tensors + part.tensor;
+        p = at<P>(addresses[0], part.start);
+        g = at<G>(addresses[b.tensors], part.start);
         for (int j = 0; j < N; j++)
-            state[j] = at<P>(addresses[(2 + j) * b.tensors + tensor], start);
-        copy = at<G>(addresses[(N + 2) * b.tensors + tensor], start);
+            state[j] = at<P>(addresses[(2 + j) * b.tensors], part.start);
+        copy = at<G>(addresses[(N + 2) * b.tensors], part.start);
     }
 
     // The arrays of one number, `place` of the arrays of a tensor.
@@ -94,12 +101,21 @@ template <class P, class G, int N> struct Chunk {
     }
 };
 
+// Reads V numbers, zeros where there is no array. A device reads them as words: numbers would be taken apart at once
+// where there may be none of them, which waits for the memory, and the next array would only be read after that.
 template <int V, class S> __device__ inline Vector<S, V> load(const S* x, i64 i) {
+#ifdef HOST
     if (!x)
         return {};
     const Vector<S, V>* from = (const Vector<S, V>*)x + i;
     FETCH_AHEAD(from);
     return *from;
+#else
+    Raw<sizeof(Vector<S, V>)> words{};
+    if (x)
+        words = ((const Raw<sizeof(Vector<S, V>)>*)x)[i];
+    return __builtin_bit_cast(Vector<S, V>, words);
+#endif
 }
 
 template <class S, int V> __device__ inline void store(S* x, i64 i, const Vector<S, V>& value) {
@@ -153,7 +169,7 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     const Record s = b.record ? *(const Record*)b.record : by_value;
     const Preparation<T> prepare(b);
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
-        const Chunk<P, G, N> chunk(b, c);
+        const Chunk<P, G, N> chunk(b, Part(b, c));
         i64 vectors = chunk.aligned() ? chunk.size / V : 0;
         update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
         update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);

@@ -35,6 +35,14 @@ template <class S, int V> struct alignas(V * sizeof(S) > 16 ? 16 : V * sizeof(S)
     S x[V];
 };
 
+// As many bytes as a vector has, as words.
+template <int BYTES> struct alignas(BYTES > 16 ? 16 : BYTES) Raw {
+    unsigned x[BYTES / 4];
+};
+template <> struct alignas(2) Raw<2> {
+    unsigned short x;
+};
+
 // W numbers side by side.
 template <class T, int W> struct Number {
     using Type = T;
@@ -96,9 +104,14 @@ __device__ inline float widen(bfloat16 x) { return from_bfloat16((unsigned)x.bit
 
 __device__ inline void round_to(float& to, float x) { to = x; }
 __device__ inline void round_to(double& to, double x) { to = x; }
-__device__ inline void round_to(bfloat16& to, float x) { to.bits = to_bfloat16(x); }
 
-// A device has instructions for float16, with the same results.
+// A device has instructions for 16 bits, with the same results; those for bfloat16 from compute capability 8.0 on.
+#if __CUDA_ARCH__ >= 800
+__device__ inline void round_to(bfloat16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+#else
+__device__ inline void round_to(bfloat16& to, float x) { to.bits = to_bfloat16(x); }
+#endif
+
 #ifdef __CUDACC__
 __device__ inline float widen(float16 x) {
     float y;
@@ -110,6 +123,17 @@ __device__ inline void round_to(float16& to, float x) { asm("cvt.rn.f16.f32 %0, 
 __device__ inline float widen(float16 x) { return from_float16((unsigned)x.bits); }
 __device__ inline void round_to(float16& to, float x) { to.bits = to_float16(x); }
 #endif
+
+// Rounds to bfloat16 and widens again.
+__device__ inline float through_bfloat16(float x) {
+#ifdef HOST
+    return from_bfloat16(to_bfloat16(x));
+#else
+    bfloat16 narrow;
+    round_to(narrow, x);
+    return widen(narrow);
+#endif
+}
 
 // Read the number, or the numbers, of a vector from place i on, and write them.
 template <class T, class S, int V> __device__ inline void read(T& x, const Vector<S, V>& v, int i) {

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refoptim.engines.launches import shared_out
+from refoptim.engines.launches import Parts
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array, DType
 from refoptim.numerics.tree import WIDTH
@@ -18,7 +18,7 @@ RUNS = 16
 SUMMED = ("harness/sums", "sums")
 """The file and the first part of the name of the kernels that add values as they are."""
 
-SUMS = np.dtype([("tables", np.uint64), ("sums", np.int64), ("tiles", np.int64)])
+SUMS = np.dtype([(name, np.uint64) for name in ("tables", "parts")] + [(name, np.int64) for name in ("sums", "tiles")])
 """The struct of that name in ``tree.cuh``."""
 
 
@@ -51,7 +51,7 @@ def total(addresses: Sequence[int], n: int) -> Along:
 
 
 class Sums:
-    """The launches of some sums, ready to be repeated: tables and memory are made once.
+    """The launches of some sums, ready to be repeated: memory is made once.
 
     Args:
         machine: where the arrays are.
@@ -60,6 +60,7 @@ class Sums:
 
     Attributes:
         results: where the result of each sum is; they lie side by side, in the order of the sums.
+        addresses: where what is summed lies, a row for each array; they may be replaced.
     """
 
     def __init__(self, machine: Machine, dtype: DType, sums: Sequence[Along]) -> None:
@@ -69,29 +70,23 @@ class Sums:
         self.memory = machine.empty((int(sizes.sum()),), dtype)
         starts = machine.address(self.memory) + dtype.itemsize * (np.cumsum(sizes) - sizes)
         outputs = starts.reshape(len(levels), -1)
-        inputs = [np.array([x.addresses for x in levels[0]], np.uint64).view(np.int64).T, *outputs[:-1, None]]
-        tables = [_table(*level) for level in zip(levels, inputs, outputs, strict=True)]
-        self.table = machine.upload(np.concatenate([table for table, _ in tables]))
-        at = machine.address(self.table) + 8 * np.cumsum([0, *(len(table) for table, _ in tables)])
-        self.levels = [
-            np.array((start, len(sums), tiles), SUMS)[()] for start, (_, tiles) in zip(at, tables, strict=False)
-        ]
-        self.elements = [sum(x.outer * x.n * x.inner for x in level) for level in levels]
+        self.addresses: Array = np.array([x.addresses for x in sums], np.uint64).reshape(len(sums), -1).view(np.int64).T.copy()
+        self.inputs = [self.addresses, *outputs[:-1, None]]
+        self.levels = [_Level(*level) for level in zip(levels, outputs, strict=True)]
         self.results: list[int] = outputs[-1].tolist()
 
-    def launch(self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = SUMMED) -> None:
+    def launch(
+        self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = SUMMED, on: Machine | None = None
+    ) -> None:
         """Sum what a kernel makes of the arrays; it takes ``arguments`` and, at last, a ``Sums``.
 
-        ``others`` are the file and the name of the kernels that sum up what it leaves.
+        ``others`` are the file and the name of the kernels that sum up what it leaves; ``on`` is what is given the
+        launches if it is not the machine.
         """
-        self._launch(0, stem, entry, *arguments)
-        for i in range(1, len(self.levels)):
-            self._launch(i, others[0], f"{others[1]}_{self.dtype.name}")
-
-    def _launch(self, i: int, stem: str, entry: str, *arguments: Any) -> None:
-        level = self.levels[i]
-        if tiles := int(level["tiles"]):
-            self.machine.launch(stem, entry, tiles, *arguments, level, elements=self.elements[i])
+        machine = on or self.machine
+        for level, inputs in zip(self.levels, self.inputs, strict=True):
+            level.launch(machine, inputs, stem, entry, *arguments)
+            (stem, entry), arguments = (others[0], f"{others[1]}_{self.dtype.name}"), ()
 
 
 def _levels(sums: Sequence[Along]) -> list[list[Along]]:
@@ -102,8 +97,19 @@ def _levels(sums: Sequence[Along]) -> list[list[Along]]:
     return levels
 
 
-def _table(level: Sequence[Along], inputs: Array, outputs: Array) -> tuple[Array, int]:
-    """Return the table of one launch, and the number of its tiles."""
-    shapes = np.array([(x.outer, x.n, x.inner) for x in level], np.int64).reshape(-1, 3)
-    numbers, tiles = shared_out([x.tiles() for x in level])
-    return np.concatenate([shapes.T.ravel(), outputs, inputs.ravel(), numbers, tiles]), len(tiles)
+class _Level:
+    """One launch of some sums."""
+
+    def __init__(self, sums: Sequence[Along], outputs: Array) -> None:
+        shapes = np.array([(x.outer, x.n, x.inner) for x in sums], np.int64).reshape(-1, 3)
+        self.fixed, self.count = np.concatenate([shapes.T.ravel(), outputs]), len(sums)
+        self.tiles = Parts([x.tiles() for x in sums])
+        self.elements = sum(x.outer * x.n * x.inner for x in sums)
+
+    def launch(self, machine: Machine, inputs: Array, stem: str, entry: str, *arguments: Any) -> None:
+        """Launch a kernel that sums what lies at addresses, a row for each array."""
+        if not self.tiles.count:
+            return
+        table = machine.upload(np.concatenate([self.fixed, inputs.ravel()]))
+        fields = machine.address(table), self.tiles.address(machine), self.count, self.tiles.count
+        machine.launch(stem, entry, self.tiles.count, *arguments, np.array(fields, SUMS)[()], elements=self.elements)

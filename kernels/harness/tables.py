@@ -7,26 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from refoptim.engines.launches import BUCKET, CHUNK, scalar, shared_out
+from refoptim.engines.launches import Chunks
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array
 
 
 class Table:
-    """The tables of a bucket: fields of each tensor, of which the first is its size; then chunks."""
+    """The tables of a bucket: fields of each tensor, of which the first is its size.
+
+    Attributes:
+        fields: row by row the first field of all tensors, then the second …; addresses among them may be replaced.
+    """
 
     def __init__(self, machine: Machine, fields: Sequence[tuple[int, ...]]) -> None:
-        self.machine, self.tensors = machine, len(fields)
-        columns: Array = np.array(fields, np.uint64).view(np.int64)
-        numbers, chunks = shared_out([-(-size // CHUNK) for size, *_ in fields])
-        self.chunks, self.elements = len(chunks), sum(size for size, *_ in fields)
-        self.table = machine.upload(np.concatenate([columns.T.ravel(), numbers, chunks]))
+        self.machine = machine
+        self.fields: Array = np.array(fields, np.uint64).reshape(len(fields), -1).view(np.int64).T.copy()
+        self.chunks = Chunks(machine, [size for size, *_ in fields])
 
-    def bucket(self, step: tuple[int, ...]) -> Any:
-        """Return the struct that a kernel takes."""
-        return scalar(BUCKET, (self.machine.address(self.table), self.tensors, self.chunks, *step))
+    def bucket(self, step: tuple[int, ...], on: Machine | None = None) -> Any:
+        """Return the struct that a kernel takes, on the machine or on what writes its launches down."""
+        return self.chunks.bucket(on or self.machine, self.fields.ravel(), step)
 
-    def launch(self, stem: str, entry: str, *arguments: Any) -> None:
+    def launch(self, stem: str, entry: str, *arguments: Any, on: Machine | None = None) -> None:
         """Run a kernel on all chunks."""
-        if self.chunks:
-            self.machine.launch(stem, entry, self.chunks, *arguments, elements=self.elements)
+        if self.chunks.count:
+            machine = on or self.machine
+            machine.launch(stem, entry, self.chunks.count, *arguments, elements=self.chunks.elements)

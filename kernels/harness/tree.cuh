@@ -247,9 +247,10 @@ template <class F> __device__ inline void sum_runs(const F& f, i64 n, typename F
 }
 
 // Many sums in one launch. `tables` holds for each sum its outer, n, inner, the address of its sums and the addresses of
-// its N arrays; then for each tile of all sums the number of its sum, and that of the tile in it.
+// its N arrays. `parts` holds for each tile of all sums the number of its sum; then that of the tile in it.
 struct Sums {
     const i64* tables;
+    const int* parts;
     i64 sums, tiles;
 
     template <class T> __device__ Sum<T> sum(i64 number) const {
@@ -259,15 +260,16 @@ struct Sums {
     template <class S> __device__ const S* array(i64 number, int j) const { return (const S*)row(4 + j)[number]; }
 
     __device__ const i64* row(int i) const { return tables + i * sums; }
+    __device__ i64 number(i64 i) const { return parts[i]; }
+    __device__ i64 tile(i64 i) const { return parts[tiles + i]; }
 };
 
 template <class S, int N, class Function> __device__ inline void sum_all(const Sums& all, const Function& function) {
-    const i64 *numbers = all.row(4 + N), *tiles = numbers + all.tiles;
     for (i64 i = blockIdx.x; i < all.tiles; i += gridDim.x) {
         Elementwise<Function, S, N> f{{}, function};
         for (int j = 0; j < N; j++)
-            f.x[j] = all.array<S>(numbers[i], j);
-        sum_tile(f, all.sum<Arithmetic<S>>(numbers[i]), tiles[i]);
+            f.x[j] = all.array<S>(all.number(i), j);
+        sum_tile(f, all.sum<Arithmetic<S>>(all.number(i)), all.tile(i));
     }
 }
 

@@ -81,14 +81,14 @@ def _fused(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -
     kernel = kernel_of(rule)
     if asked and kernel is None:
         raise RuntimeError(f"fused=True needs kernels, and {rule.__name__} has none: leave fused=None")
-    return (_machine(where, kernel), kernel) if kernel else None
+    return (_machine(where), kernel) if kernel else None
 
 
-def _machine(where: Place | None, kernel: Kernel) -> Machine:
-    """Return what runs kernels on arrays at a place, with those of a rule loaded."""
+def _machine(where: Place | None) -> Machine:
+    """Return what runs kernels on arrays at a place, if kernels can be compiled for it."""
     found = machine_at(where)
     if isinstance(found, cuda.Cuda):
-        found.load(kernel.stem)
+        _ = found.arch
     return found
 
 

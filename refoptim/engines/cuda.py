@@ -7,14 +7,16 @@ names, else in ``refoptim`` in XDG_CACHE_HOME, else in ``~/.cache/refoptim``; ev
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,24 @@ from ..formats.files import replace
 from ..numerics.arith import Array, DType
 from ..step.changes import Change
 from . import nvrtc
+from .machine import key_of
+
+LOG = logging.getLogger("refoptim")
 
 GRID = (1 << 31) - 1
 """Blocks of a launch at most: all that CUDA takes, since the hardware shares them out best; no result depends on it."""
 
-TABLES = 64
-"""Tables kept on a GPU for the case that they are needed again."""
+CHUNK, LEAST = 1 << 13, 1 << 10
+"""Elements that a block updates in one go, and fewest of them: so few that the last blocks of a launch are soon done."""
+
+AT_ONCE = 4
+"""Blocks of the elementwise harness that a multiprocessor holds at once, as in ``harness/multi_tensor.cuh``."""
+
+ROOM = 32 << 20
+"""Bytes of tables kept on a GPU for the case that they are needed again."""
+
+LEGACY, PER_THREAD = (0, 1), 2
+"""Numbers of CUDA's own streams: the one that all threads share, and the one that is another in each thread."""
 
 NO_DRIVER, NO_DEVICE = 35, 100
 """CUDA's numbers of the errors that there is no driver, or only one that is too old, and that there is no GPU."""
@@ -36,16 +50,27 @@ NO_DRIVER, NO_DEVICE = 35, 100
 
 @dataclass
 class Table:
-    """A table on a GPU, and what its copying needs until the event has happened.
+    """A table on a GPU, and what its copying needs until the event has happened; None from then on.
 
-    A table that another stream uses too, or a captured graph, is ``kept`` for good.
+    Its stream is held so that no other gets the same number.
     """
 
     array: Array
     source: Any
     stream: Any
     event: Any
-    kept: bool = False
+
+    def is_there(self) -> bool:
+        """Tell whether it has been copied, and give up what is not needed any more then."""
+        if self.event is not None and self.event.done:
+            self.source = self.event = None
+        return self.event is None
+
+    def wait(self) -> None:
+        """Wait until it has been copied."""
+        if self.event is not None:
+            self.event.synchronize()
+            self.source = self.event = None
 
 
 class Cuda:
@@ -55,11 +80,23 @@ class Cuda:
         self.cupy, self.device = cupy, cupy.cuda.Device(device)
         self.major = cupy.cuda.runtime.runtimeGetVersion() // 1000
         self.capability = int(self.device.compute_capability)
-        self.modules: dict[str, Any] = {}
         self.entries: dict[str, Any] = {}
         self.tables: dict[Any, Table] = {}
+        self.copying: list[Table] = []
+        self.size = 0
         self.captured: list[Array] = []
+        self.kept: dict[Any, Table] = {}
         self.lock = Lock()
+
+    @cached_property
+    def arch(self) -> str:
+        """What kernels are compiled for; RuntimeError says why that cannot be done."""
+        return target(self.capability, self.major)
+
+    @cached_property
+    def places(self) -> int:
+        """How many blocks run at once."""
+        return AT_ONCE * int(self.cupy.cuda.runtime.getDeviceProperties(self.device.id)["multiProcessorCount"])
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
         """Run a kernel; see ``Machine``."""
@@ -70,24 +107,22 @@ class Cuda:
         """Return a launch that is yet to be made, with as many threads in a block as the kernel was compiled for."""
         with self.device:
             if entry not in self.entries:
-                kernel = self.load(stem).get_function(entry)
-                self.entries[entry] = kernel, kernel.max_threads_per_block
+                self.entries[entry] = self.load(stem, entry)
             kernel, threads = self.entries[entry]
             slots = tuple(np.asarray(x) if isinstance(x, np.generic) else x for x in arguments)
             return partial(kernel, (min(blocks, GRID),), (threads,), slots)
 
-    def load(self, stem: str) -> Any:
-        """Return the module of a kernel file, compiled and loaded if it is the first time."""
-        if stem not in self.modules:
-            path = binary(stem, self.capability, self.major)
-            module = self.cupy.RawModule(path=str(path))
-            try:
-                with self.device:
-                    module.compile()
-            except self.cupy.cuda.driver.CUDADriverError as error:
-                raise RuntimeError(_unloadable(path, self.major, error)) from error
-            self.modules[stem] = module
-        return self.modules[stem]
+    def load(self, stem: str, entry: str) -> tuple[Any, int]:
+        """Return a kernel of a file and its threads in a block; it is compiled if that has not been done before."""
+        path = binary(stem, entry, self.arch, self.major)
+        module = self.cupy.RawModule(path=str(path))
+        try:
+            with self.device:
+                module.compile()
+        except self.cupy.cuda.driver.CUDADriverError as error:
+            raise RuntimeError(_unloadable(path, self.major, error)) from error
+        kernel = module.get_function(entry)
+        return kernel, kernel.max_threads_per_block
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Make an array; one that is made while a graph is captured is the graph's for good."""
@@ -97,54 +132,78 @@ class Cuda:
                 self.captured.append(x)
             return x
 
-    def upload(self, table: Array) -> Array:
-        """Copy a NumPy array to the GPU, or return the copy made when the same was copied last."""
-        key = (table.dtype.str, table.shape, table.tobytes())
+    def upload(self, table: Array, key: tuple[Hashable, ...] | None = None) -> Array:
+        """Copy a NumPy array to the GPU, or return the copy made when the same was copied last.
+
+        Each stream has its own copies: what is given up goes back to the memory of its stream, whose later work comes
+        after all that has read it.
+        """
         with self.lock, self.device:
             stream = self.cupy.cuda.get_current_stream()
-            capturing = _is_capturing(stream)
-            found = self.tables.pop(key, None) or self._copied(table, stream, capturing)
-            if capturing or found.stream != stream:
-                self._share(found, stream, capturing)
-            self.tables[key] = found
+            named = _name(stream), *(key or key_of(table))
+            if found := self.kept.get(named):
+                return found.array
+            if _is_capturing(stream):
+                return self._keep(named, table).array
+            found = self.tables.pop(named, None) or self._copied(table, stream)
+            self.tables[named] = found
             self._forget()
             return found.array
 
-    def _copied(self, table: Array, stream: Any, capturing: bool) -> Table:
-        """Copy a table from pinned memory; while ``stream`` captures a graph, which must not copy, on another one."""
-        if capturing:
-            stream = self.cupy.cuda.Stream(non_blocking=True)
-            with stream:
-                return self._copied(table, stream, False)
+    def _keep(self, named: Any, table: Array) -> Table:
+        """Return a copy for a captured graph, which may read it whenever it likes: it stays for good.
+
+        A graph must not copy it, nor wait for what is outside of it.
+        """
+        found = self.tables.pop(named, None)
+        if found is None:
+            with self.cupy.cuda.Stream(non_blocking=True) as stream:
+                found = self._copied(table, stream)
+        found.wait()
+        self.size -= found.array.nbytes
+        self.kept[named] = found
+        return found
+
+    def _copied(self, table: Array, stream: Any) -> Table:
+        """Copy a table from pinned memory."""
         array = self.cupy.empty(table.shape, table.dtype)
         source = self.cupy.cuda.alloc_pinned_memory(max(1, table.nbytes))
         np.frombuffer(source, np.uint8, table.nbytes)[...] = np.frombuffer(table.tobytes(), np.uint8)
         array.data.copy_from_host_async(source.ptr, table.nbytes)
-        return Table(array, source, stream, stream.record(self.cupy.cuda.Event(disable_timing=True)))
-
-    def _share(self, table: Table, stream: Any, capturing: bool) -> None:
-        """Let another stream than that of a table, or a graph, begin only when the table is there."""
-        table.kept = True
-        if capturing:
-            table.event.synchronize()  # a graph cannot wait for what is outside of it
-        else:
-            stream.wait_event(table.event)
+        found = Table(array, source, stream, stream.record(self.cupy.cuda.Event(disable_timing=True)))
+        self.copying.append(found)
+        self.size += array.nbytes
+        return found
 
     def _forget(self) -> None:
-        """Forget the tables that were not used for longest, those excepted that may be in use."""
-        idle = [key for key, table in self.tables.items() if not table.kept]
-        for key in idle[:-TABLES]:
-            if self.tables[key].event.done:
-                del self.tables[key]
+        """Give up pinned memory that has been copied, and tables that were not used for longest if there are many."""
+        self.copying = [x for x in self.copying if not x.is_there()]
+        while self.size > ROOM and len(self.tables) > 1:
+            named, oldest = next(iter(self.tables.items()))
+            if not oldest.is_there():
+                return
+            self.size -= self.tables.pop(named).array.nbytes
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""
         return int(x.data.ptr)
 
+    def chunk(self, elements: int) -> int:
+        """Return how many elements a block updates: fewer where there would not be a block for each place."""
+        size = CHUNK
+        while size > LEAST and elements < size * self.places:
+            size //= 2
+        return size
+
 
 def _is_capturing(stream: Any) -> bool:
-    """Tell whether a graph is captured from a stream; the default ones, numbers 0 to 2, cannot be captured."""
-    return stream.ptr > 2 and bool(stream.is_capturing())
+    """Tell whether a graph is captured from a stream; that which all threads share cannot be captured, or asked."""
+    return stream.ptr not in LEGACY and bool(stream.is_capturing())
+
+
+def _name(stream: Any) -> tuple[int, int]:
+    """Return what tells a stream from others."""
+    return stream.ptr, get_ident() if stream.ptr == PER_THREAD else 0
 
 
 @cache
@@ -172,8 +231,7 @@ def machine(device: int = 0) -> Cuda:
 def missing(device: int = 0) -> str:
     """Say why kernels cannot run on a GPU; nothing if they can."""
     try:
-        gpu = machine(device)
-        target(gpu.capability, gpu.major)
+        _ = machine(device).arch
     except RuntimeError as error:
         return str(error)
     return ""
@@ -210,16 +268,20 @@ def target(capability: int, major: int) -> str:
     return f"sm_{max(known)}" if same else f"compute_{max(known)}"
 
 
-def binary(stem: str, capability: int, major: int) -> Path:
-    """Return the file that holds the kernels of ``kernels/<stem>.cu`` for a GPU, compiled if there is none yet."""
-    source, arch, stem = nvrtc.expand(stem), target(capability, major), stem.replace("/", "-")
-    key = _digest(repr((source, nvrtc.FLAGS, arch, nvrtc.version(major))).encode())
+def binary(stem: str, entry: str, arch: str, major: int) -> Path:
+    """Return the file that holds a kernel of ``kernels/<stem>.cu`` for an architecture, compiled if there is none yet.
+
+    Each kernel has a file of its own: one for all storages takes many times as long to compile.
+    """
+    source, flags = nvrtc.expand(stem), (*nvrtc.FLAGS, *nvrtc.only(entry))
+    key = _digest(repr((source, flags, arch, nvrtc.version(major))).encode())
     with suppress(OSError, RuntimeError):
-        for path in folder().glob(f"{stem}-{arch}-{key}-*"):
+        for path in folder().glob(f"{entry}-{arch}-{key}-*"):
             if path.name.endswith(_digest(path.read_bytes())):
                 return path
-    code = nvrtc.compile(source, arch, major=major)
-    name = f"{stem}-{arch}-{key}-{_digest(code)}"
+    LOG.info("compiling %s for %s", entry, arch)
+    code = nvrtc.compile(source, arch, major=major, flags=flags)
+    name = f"{entry}-{arch}-{key}-{_digest(code)}"
     try:
         replace(folder() / name, code)
         return folder() / name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from operator import setitem
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,23 +32,25 @@ class Work(NamedTuple):
 
 def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspace) -> Work:
     """Return what updates the arrays of a bucket; those that are no piece of memory are copied now."""
-    recorder, whole = Recorder(machine), not (bucket.sparse or program_of(kernel.stem))
+    recorder, program = Recorder(machine), program_of(kernel.stem)
+    repeatable = None if bucket.sparse else getattr(program, "Launches", None) if program else Launch
     with at(bucket.place):
         pairs = [_for_kernel(_tensor(kernel, task)) for task in bucket.tasks]
         given, after = [pair[0] for pair in pairs], [change for pair in pairs for change in pair[1]]
-        tensors = [_tensor_in_line(machine, tensor, any_order=whole) for tensor in given]
-        launch = Launch(machine, kernel, tensors) if whole else None
+        any_order = not (bucket.sparse or program)
+        tensors = [_tensor_in_line(machine, tensor, any_order=any_order) for tensor in given]
+        launch = repeatable(machine, kernel, tensors) if repeatable else None
         step = _step(recorder, kernel, bucket, tensors[0].p.dtype)
         if launch:
             launch.run(step, recorder)
-        elif program := program_of(kernel.stem):
-            program(recorder, bucket.rule, step, tensors)
+        elif program:
+            program.update(recorder, bucket.rule, step, tensors)
         else:
             for tensor in tensors:
                 workspace.used += update_rows(recorder, kernel, tensor, step)
     copied = [pair for pair in zip(given, tensors, strict=True) if pair[0] is not pair[1]]
     changes = [*recorder.changes, *(change for old, new in copied for change in _writing_back(old, new)), *after]
-    workspace.used += [tensors, recorder]
+    workspace.used += [tensors, recorder, launch]
     if launch:
         launch.after = after
     return Work(there(bucket.place, changes), None if copied else launch)
@@ -123,8 +125,11 @@ def _writing_back(old: Tensor, new: Tensor) -> Iterator[Change]:
 
 
 @cache
-def program_of(stem: str) -> Callable[..., None] | None:
-    """Return the sequence of launches that updates tensors, where a kernel file has more than one kernel."""
+def program_of(stem: str) -> Any:
+    """Return the module beside a kernel file that has more than one kernel, None for one.
+
+    Its ``update`` is the sequence of launches that updates tensors; its ``Launches``, if it has them, can be repeated
+    as a ``Launch`` can.
+    """
     name = f"refoptim.kernels.{stem}"
-    program: Callable[..., None] | None = import_module(name).update if find_spec(name) else None
-    return program
+    return import_module(name) if find_spec(name) else None

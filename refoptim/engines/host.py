@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Hashable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary re
 AGAIN = f"run {REBUILD} in the checkout (with -e . if that is how it was installed)"
 
 REMEDY = f"install a C++ compiler (g++ 10 or newer, or clang++ 12 or newer), then {AGAIN}"
+
+CHUNK = 1 << 14
+"""Elements that a block updates in one go; no result depends on it."""
 
 FEW = 1 << 15
 """Elements that are worth a thread."""
@@ -57,9 +61,13 @@ class Host:
         """Make an array."""
         return np.empty(shape, dtype)
 
-    def upload(self, table: Array) -> Array:
+    def upload(self, table: Array, key: tuple[Hashable, ...] | None = None) -> Array:
         """Return a table of this computer as it is."""
         return table
+
+    def chunk(self, elements: int) -> int:
+        """Return how many elements a block updates in one go; see ``Machine``."""
+        return CHUNK
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""

@@ -12,10 +12,7 @@ from ..numerics.array_types import at, place
 from ..step.changes import Change
 from ..step.rule import Record
 from .kernel import Kernel
-from .machine import Machine
-
-CHUNK = 1 << 14
-"""Elements that a block updates in one go, as in ``harness/multi_tensor.cuh``; no result depends on it."""
+from .machine import Machine, key_of
 
 THREADS = 256
 """Threads of a block on a GPU, as in ``harness/kernel.cuh``; no result depends on it."""
@@ -23,7 +20,13 @@ THREADS = 256
 STEP = [("maximize", np.int64), ("record", np.uint64), ("grad_scale", np.uint64), ("found_inf", np.uint64)]
 """What both structs below have in common."""
 
-BUCKET = np.dtype([("tables", np.uint64), ("tensors", np.int64), ("chunks", np.int64), *STEP])
+BUCKET = np.dtype(
+    [
+        *((name, np.uint64) for name in ("tables", "parts")),
+        *((name, np.int64) for name in ("tensors", "chunks", "chunk")),
+        *STEP,
+    ]
+)
 """The struct of that name in ``harness/multi_tensor.cuh``."""
 
 ROWS = [("rows", np.uint64), ("order", np.uint64), ("entries", np.int64), ("width", np.int64), *STEP]
@@ -61,6 +64,53 @@ class Step(NamedTuple):
     found_inf: Array | None = None
 
 
+class Parts:
+    """How things are shared out in parts: whose each part is, and which of its parts. It stays while arrays move.
+
+    Args:
+        counts: how many parts each thing has.
+
+    Attributes:
+        count: how many there are in all.
+    """
+
+    def __init__(self, counts: Any) -> None:
+        counts = np.array(counts, np.int64)
+        numbers = np.repeat(np.arange(len(counts)), counts)
+        parts = np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]
+        self.count, self.table = len(numbers), np.concatenate([numbers, parts]).astype(np.int32)
+        self.key = key_of(self.table)
+
+    def address(self, machine: Machine) -> int:
+        """Return where the table lies on a machine."""
+        return machine.address(machine.upload(self.table, self.key))
+
+
+class Chunks:
+    """Tensors in chunks.
+
+    Args:
+        machine: says how large a chunk is.
+        sizes: how many elements the tensors have.
+
+    Attributes:
+        count: how many chunks there are.
+        elements: how many elements.
+    """
+
+    def __init__(self, machine: Machine, sizes: Any) -> None:
+        sizes = np.array(sizes, np.int64)
+        self.tensors, self.elements = len(sizes), int(sizes.sum())
+        self.chunk = machine.chunk(self.elements)
+        self.parts = Parts(-(-sizes // self.chunk))
+        self.count = self.parts.count
+
+    def bucket(self, machine: Machine, tables: Array, step: Sequence[int]) -> Any:
+        """Return the struct that a kernel takes, with the fields of the tensors and those of a step."""
+        addresses = machine.address(machine.upload(tables)), self.parts.address(machine)
+        return scalar(BUCKET, (*addresses, self.tensors, self.count, self.chunk, *step))
+
+
 class Launch:
     """A launch that updates some tensors, to be repeated as long as their arrays stay where they are.
 
@@ -71,8 +121,8 @@ class Launch:
     def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Tensor]) -> None:
         self.machine, self.kernel, self.count = machine, kernel, len(tensors)
         self.entry, self.dtype, self.place = entry_of(kernel, tensors[0]), tensors[0].p.dtype, place(tensors[0].p)
-        self.tables, self.chunks = make_tables(machine, tensors)
-        self.elements = int(self.tables[: self.count].sum())
+        sizes = [reals(tensor.p) for tensor in tensors]
+        self.tables, self.chunks = make_tables(machine, sizes, tensors), Chunks(machine, sizes)
         self.after: list[Change] = []
 
     def move_gradient(self, i: int, g: Array) -> None:
@@ -86,30 +136,20 @@ class Launch:
     def run(self, step: Step, on: Machine | None = None) -> None:
         """Update the tensors, or let what is given write down the launch that does so."""
         machine = on or self.machine
-        if not self.chunks:
+        chunks = self.chunks
+        if not chunks.count:
             return
         with at(self.place):
-            table = machine.upload(self.tables)
-            fields = (machine.address(table), self.count, self.chunks, *fields_of(machine, step))
             record = record_of(self.kernel, step, self.dtype)
-            bucket = scalar(BUCKET, fields)
-            machine.launch(self.kernel.stem, self.entry, self.chunks, record, bucket, elements=self.elements)
+            bucket = chunks.bucket(machine, self.tables, fields_of(machine, step))
+            machine.launch(self.kernel.stem, self.entry, chunks.count, record, bucket, elements=chunks.elements)
 
 
-def make_tables(machine: Machine, tensors: Sequence[Tensor]) -> tuple[Array, int]:
-    """Return the tables of a launch, the ``Bucket`` of ``harness/multi_tensor.cuh``, and the number of chunks."""
-    sizes = np.array([reals(tensor.p) for tensor in tensors], np.int64)
+def make_tables(machine: Machine, sizes: Sequence[int], tensors: Sequence[Tensor]) -> Array:
+    """Return the tables of a launch, the ``Bucket`` of ``harness/multi_tensor.cuh``."""
     addresses = [[address_of(machine, x) for x in tensor.arrays()] for tensor in tensors]
     columns = np.array(addresses, np.uint64).T.view(np.int64)
-    numbers, chunks = shared_out(-(-sizes // CHUNK))
-    return np.concatenate([sizes, columns.ravel(), numbers, chunks]), len(chunks)
-
-
-def shared_out(counts: Any) -> tuple[Array, Array]:
-    """Number the parts of things of which ``counts`` have that many: whose each part is, and which of its parts."""
-    counts = np.array(counts, np.int64)
-    numbers = np.repeat(np.arange(len(counts)), counts)
-    return numbers, np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]
+    return np.concatenate([np.array(sizes, np.int64), columns.ravel()])
 
 
 def update_rows(machine: Machine, kernel: Kernel, tensor: Tensor, step: Step) -> list[Array]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 from ..numerics.arith import Array, DType
 from ..step.changes import Change
+
+
+def key_of(table: Array) -> tuple[Hashable, ...]:
+    """Return what tells a table from others by its content."""
+    return table.dtype.str, table.shape, table.tobytes()
 
 
 class Machine(Protocol):
@@ -24,11 +30,17 @@ class Machine(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Make an array."""
 
-    def upload(self, table: Array) -> Array:
-        """Copy a NumPy array to this machine, or return an earlier copy of the same: it is not to be written to."""
+    def upload(self, table: Array, key: tuple[Hashable, ...] | None = None) -> Array:
+        """Copy a NumPy array to this machine, or return an earlier copy of the same: it is not to be written to.
+
+        ``key`` is the ``key_of`` a table that is uploaded often, made once.
+        """
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""
+
+    def chunk(self, elements: int) -> int:
+        """Return how many elements a block updates in one go, of so many in all; no result depends on it."""
 
 
 class Recorder:
@@ -57,11 +69,15 @@ class Recorder:
         self._used.append(self.machine.empty(shape, dtype))
         return self._used[-1]
 
-    def upload(self, table: Array) -> Array:
+    def upload(self, table: Array, key: tuple[Hashable, ...] | None = None) -> Array:
         """Copy a NumPy array to the machine; the copy lives as long as this."""
-        self._used.append(self.machine.upload(table))
+        self._used.append(self.machine.upload(table, key))
         return self._used[-1]
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""
         return self.machine.address(x)
+
+    def chunk(self, elements: int) -> int:
+        """Return how many elements a block updates in one go."""
+        return self.machine.chunk(elements)

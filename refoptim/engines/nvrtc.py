@@ -64,10 +64,16 @@ def compile(  # noqa: A001
         options = [option.encode() for option in (*flags, f"--gpu-architecture={arch}")]
         failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if failed:
-            raise RuntimeError(f"NVRTC failed for {arch}:\n{_text(nvrtc, program, 'ProgramLog')}")
-        return _output(nvrtc, program, "CUBIN" if arch.startswith("sm_") else "PTX")
+            log = _text(nvrtc, program, "ProgramLog").decode(errors="replace")
+            raise RuntimeError(f"NVRTC failed for {arch}:\n{log}")
+        return _output(nvrtc, program, "CUBIN") if arch.startswith("sm_") else _text(nvrtc, program, "PTX")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def only(entry: str) -> tuple[str, ...]:
+    """Return the options that leave all entries of a kernel file out but one: each takes its time."""
+    return "-DCHOOSE", f"-DCHOSEN_{entry}=~,1"
 
 
 def version(major: int | None = None) -> tuple[int, int]:
@@ -126,8 +132,9 @@ def _output(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
     return buffer.raw
 
 
-def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
-    return _output(nvrtc, program, what).rstrip(b"\0").decode(errors="replace")
+def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
+    """Return an output that is text, without the NUL that ends it."""
+    return _output(nvrtc, program, what).rstrip(b"\0")
 
 
 def _check(nvrtc: ctypes.CDLL, code: int) -> None:

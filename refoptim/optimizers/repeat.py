@@ -23,10 +23,10 @@ from ..numerics.array_types import layouts
 from ..numerics.libraries import library_of
 from ..step.changes import Change, for_all, there
 from ..step.groups import Group
-from ..step.limits import fitting
+from ..step.limits import check_constants, fitting
 from ..step.parameter import Borrowed, told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
-from ..step.rule import Registers, next_registers, resolve, step_scalars, unread
+from ..step.rule import Registers, is_measured, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
 
 FLAGS = ("fused", "differentiable", "capturable")
@@ -56,7 +56,7 @@ class Repeat:
         self.masters = [p.master for p in self.members]
         self.memory = Memory(self.data)
         self.parts = [_Part(state, bucket, launch) for bucket, launch in zip(plan, launches, strict=True) if launch]
-        kept = [x for part in self.parts for column in part.arrays.values() for x in column]
+        kept = [x for part in self.parts for _, column in part.arrays.values() for x in column]
         self.told = told(p for part in self.parts for p in part.parameters)
         self.pins = [ref(x) for x in self.data + kept if isinstance(x, np.ndarray)]  # NumPy resizes none that has one
         self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
@@ -193,10 +193,16 @@ class _Part:
         self.parameters = [task.parameter for task in bucket.tasks]
         self.grads = [ref(task.grad) for task in bucket.tasks]
         self.states: list[Any] = [state.get(p) for p in self.parameters]
-        names = [*bucket.tasks[0].arrays, *(["master"] if bucket.tasks[0].master is not None else [])]
-        self.arrays = {name: [s[name] for s in self.states if s] for name in names}
-        self.layout = list(bucket.tasks[0].arrays)
+        self.measured = is_measured(bucket.rule)
+        shapes = {p.shape: list(task.arrays) for p, task in zip(self.parameters, bucket.tasks, strict=True)}
+        self.layouts = shapes if self.measured else {(1,): list(bucket.tasks[0].arrays)}
+        self.arrays = {name: _column(name, self.states) for name in self._names(bucket.tasks[0].master is not None)}
         bucket.tasks = []  # gradients live no longer than their owner wants
+
+    def _names(self, master: bool) -> list[str]:
+        """Return the names of the arrays that the states hold, each once."""
+        names = dict.fromkeys(name for layout in self.layouts.values() for name in layout)
+        return [*names, *(["master"] if master else [])]
 
     def same(self, state: Mapping[Any, Any], terms: Terms) -> bool:
         """Tell whether the settings and the state are those that the last step left behind."""
@@ -205,9 +211,9 @@ class _Part:
         return (
             [bucket.group.get(name) for name in FLAGS] == self.flags
             and terms.on_gpu(bucket.group, bucket.place) == bucket.counted
-            and list(bucket.rule.arrays(bucket.h, (1,))) == self.layout
+            and all(list(bucket.rule.arrays(bucket.h, shape)) == names for shape, names in self.layouts.items())
             and all(map(is_, map(state.get, self.parameters), self.states))
-            and all(all(map(is_, map(itemgetter(name), self.states), column)) for name, column in self.arrays.items())
+            and all(all(map(is_, map(itemgetter(name), having), x)) for name, (having, x) in self.arrays.items())
             and self._same_counts(terms)
         )
 
@@ -232,6 +238,8 @@ class _Part:
         self.registers = next_registers(bucket.rule, bucket.h, k, bucket.registers)
         scalars |= {"sparse": False, "grad_scale": scaling.scale()}
         bucket.s = fitting(bucket.rule, bucket.h, scalars, self.dtype)
+        for shape in self.layouts if self.measured else ():
+            check_constants(bucket.rule, bucket.h, bucket.s, shape, self.dtype)
         return steps.given(self.launch.machine, bucket.s, unmade=False)
 
     def changes(self, step: Step | None, scaling: Scaling) -> list[Change]:
@@ -248,6 +256,12 @@ class _Part:
         counts = self._counts(bucket.k + 1, self.registers)
         kept = [for_all(dict.update, self.states, repeat(counts))] if counts else []
         return [*changes, partial(vars(bucket).update, after), *kept]
+
+
+def _column(name: str, states: Sequence[Any]) -> tuple[list[Any], list[Array]]:
+    """Return the states that hold an array of a name, and those arrays."""
+    having = [s for s in states if s and name in s]
+    return having, [s[name] for s in having]
 
 
 def _members(groups: Iterable[Group]) -> list[Any]:

@@ -29,7 +29,7 @@ def binaries(tmp_path: Path) -> list[Path]:
 def test_a_binary_is_compiled_once(idle: Any, compiled: list[str], tmp_path: Path) -> None:
     step_once(idle)
     (path,) = binaries(tmp_path)
-    assert path.name.startswith("sgd-sm_90-")
+    assert path.name.startswith("sgd_float32-sm_90-")
     step_once(idle)
     assert compiled == ["sm_90"]
     assert binaries(tmp_path) == [path]
@@ -118,11 +118,11 @@ def test_nvrtc_makes_binaries_that_are_cached(monkeypatch: pytest.MonkeyPatch, t
     except RuntimeError as error:
         pytest.skip(str(error))
     monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path))
-    path = cuda.binary("sgd", 90, major)
+    path = cuda.binary("sgd", "sgd_float16", "sm_90", major)
     assert path.parent == tmp_path
     assert path.read_bytes().startswith(b"\x7fELF")
     monkeypatch.setattr(nvrtc, "compile", lambda *_, **__: _fail(AssertionError("compiled again")))
-    assert cuda.binary("sgd", 90, major) == path
+    assert cuda.binary("sgd", "sgd_float16", "sm_90", major) == path
 
 
 TARGETS = [(75, "sm_75"), (86, "sm_86"), (87, "sm_86"), (90, "sm_90"), (101, "sm_100"), (121, "sm_121")]
@@ -196,7 +196,7 @@ def test_a_binary_that_the_driver_does_not_load_is_told(idle: Any, monkeypatch: 
     optimizer = make("SGD", [x])
     before = off(x)
     message = (
-        r"the driver does not load sgd-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: update the driver, or .*<13\.5'"
+        r"the driver does not load sgd_float32-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: update the driver, or .*<13\.5'"
     )
     with pytest.raises(RuntimeError, match=message):
         optimizer.step(grads=[on(idle, normal(2, 4))])
@@ -214,5 +214,5 @@ def test_fused_is_checked_where_the_parameters_are(idle: Any, monkeypatch: pytes
 
 def test_a_process_keeps_nothing_beside_the_cache(idle: Any, tmp_path: Path) -> None:
     step_once(idle)
-    assert {path.name.partition("-")[0] for path in binaries(tmp_path)} == {"sgd"}
+    assert {path.name.partition("-")[0] for path in binaries(tmp_path)} == {"sgd_float32"}
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in binaries(tmp_path))

@@ -49,6 +49,7 @@ class CUDARuntimeError(RuntimeError):
         100: "cudaErrorNoDevice: no CUDA-capable device is detected",
         101: "cudaErrorInvalidDevice: invalid device ordinal",
         900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
+        901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
         905: "cudaErrorStreamCaptureIsolation: dependency created on uncaptured work in another stream",
     }
 
@@ -115,10 +116,11 @@ class Stream:
     """Work in order: copies from pinned memory wait until a kernel of the stream, an event or a host needs them."""
 
     null: Stream
+    ptds: Stream
 
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None:
-        self.ptr = 0 if null else next(_numbers)
-        self.device_id = -1 if null else world.current
+        self.ptr = 0 if null else 2 if ptds else next(_numbers)
+        self.device_id = -1 if null or ptds else world.current
         self.waiting: list[Callable[[], None]] = []
         self.graph: Graph | None = None
         streams.add(self)
@@ -170,15 +172,17 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr in (0, 1):
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        self.graph = Graph()
+        self.graph = Graph(strict=mode in (0, 1))
 
     def end_capture(self) -> Graph:
         assert self.graph is not None
         graph, self.graph = self.graph, None
+        if graph.spoilt:
+            raise CUDARuntimeError(901)
         return graph
 
 
-Stream.null = Stream(null=True)
+Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 _stacks: dict[int, list[Stream]] = {}
 
 
@@ -191,36 +195,56 @@ def get_current_stream(device_id: int = -1) -> Stream:
     return stack()[-1] if device_id == -1 else _stacks.get(device_id, [Stream.null])[-1]
 
 
+def unsafe() -> bool:
+    """Tell whether a graph is captured, in another mode than relaxed, and spoil it: what is done now is not allowed."""
+    graphs = [x.graph for x in streams if x.graph is not None and x.graph.strict]
+    for graph in graphs:
+        graph.spoilt = True
+    return bool(graphs)
+
+
+def check_safe() -> None:
+    """Raise CUDARuntimeError where what is done now is not allowed."""
+    if unsafe():
+        raise CUDARuntimeError(900)
+
+
 class Event:
     """A place in a stream."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.done = True
+        self._done = True
+
+    @property
+    def done(self) -> bool:
+        return not unsafe() and self._done
 
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or get_current_stream()
         if stream.graph is not None:
             raise AssertionError("the stand-in captures no events")
-        self.done, self.stream = False, stream
+        self._done, self.stream = False, stream
         stream.add(self._happen)
 
     def _happen(self) -> None:
-        self.done = True
+        self._done = True
 
     def arrive(self) -> None:
-        if not self.done:
+        if not self._done:
             self.stream.run()
 
     def synchronize(self) -> None:
+        check_safe()
         world.counters.synchronizations += 1
         self.arrive()
 
 
 class Graph:
-    """Launches that were captured, with the values that their arguments had then."""
+    """Launches that were captured, with the values that their arguments had then; ``strict`` tells of the mode."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
         self.work: list[Callable[[], None]] = []
+        self.strict, self.spoilt = strict, False
 
     def launch(self, stream: Stream | None = None) -> None:
         (stream or get_current_stream()).run()
@@ -244,6 +268,7 @@ pinned: weakref.WeakValueDictionary[int, PinnedMemoryPointer] = weakref.WeakValu
 
 def alloc_pinned_memory(size: int) -> Any:
     """Return pinned memory as an object with a buffer, a ``ptr``, and a size."""
+    check_safe()
     return PinnedMemoryPointer(size)
 
 

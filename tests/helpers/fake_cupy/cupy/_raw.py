@@ -15,7 +15,7 @@ from ._array import ndarray
 from ._gpu import world
 
 MAGIC = b"binary for the stand-in\n"
-"""What a binary begins with; the architecture follows."""
+"""What a binary begins with; the architecture and the name of its kernel follow."""
 
 THREADS = 384
 """The threads that kernels were "compiled" for; a launch with more fails on a GPU."""
@@ -40,6 +40,8 @@ class RawModule:
 
     def get_function(self, name: str) -> RawKernel:
         self.compile()
+        if Path(self.path).read_text().split()[-1] != name:
+            raise CUDADriverError("CUDA_ERROR_NOT_FOUND: named symbol not found")
         return RawKernel(name)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._gpu import CUDARuntimeError, check_device, world
 
 __all__ = ["CUDARuntimeError", "getDeviceCount", "getDeviceProperties", "runtimeGetVersion"]
+
+streamCaptureModeGlobal, streamCaptureModeThreadLocal, streamCaptureModeRelaxed = 0, 1, 2
 
 
 def __getattr__(name: str) -> bool:
@@ -13,8 +17,8 @@ def __getattr__(name: str) -> bool:
     raise AttributeError(name)
 
 
-def getDeviceProperties(device: int) -> dict[str, bytes]:
-    return {"name": b"a stand-in"}
+def getDeviceProperties(device: int) -> dict[str, Any]:
+    return {"name": b"a stand-in", "multiProcessorCount": 132}
 
 
 def getDeviceCount() -> int:
