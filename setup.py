@@ -15,6 +15,7 @@ CLI = ["click>=8.1", "rich>=13"]
 SITE = ["sphinx>=8", "myst-parser>=4", "pydata-sphinx-theme>=0.16", "latex2mathml>=3.77"]
 PLOT = ["matplotlib>=3.7"]
 ACCURACY = ["mpmath>=1.3"]
+BFLOAT16_OF_CUPY = ("ml_dtypes>=0.4", "numpy>=2.1.2")  # CuPy 14 knows bfloat16 with these alone
 NVRTC = "nvidia-cuda-nvrtc>=13; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 
 
@@ -108,8 +109,8 @@ setup(
         "examples": EXAMPLES,
         "accuracy": [*CLI, *ACCURACY],
         "bfloat16": ["ml_dtypes>=0.4"],
-        "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12"],
-        "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*"],
+        "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12", *BFLOAT16_OF_CUPY],
+        "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*", *BFLOAT16_OF_CUPY],
         "jax": ["jax>=0.4.38", "optax>=0.2"],
         "docs": [*CLI, *PLOT, *SITE],
         "test": [
@@ -122,6 +123,7 @@ setup(
             "ml_dtypes>=0.4",
             "mypy>=1.14,<3",
             NVRTC,
+            NVRTC.replace("nvrtc", "nvdisasm"),
             "pre-commit>=3",
             "pytest>=8",
             "pytest-xdist>=3.5",

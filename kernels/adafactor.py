@@ -99,7 +99,11 @@ class Launches:
             self._run(step.s, step, on or self.machine)
 
     def _run(self, s: Any, step: Any, on: Machine) -> None:
-        record, number, scale = self._record(s, self.number), self.number.name, np.uint64(self._address(step.grad_scale))
+        record, number, scale = (
+            self._record(s, self.number),
+            self.number.name,
+            np.uint64(self._address(step.grad_scale)),
+        )
         fields = (s.maximize, 0, scale, self._address(step.found_inf))
         averages, tensors = self.averages.bucket(fields, on), self.tensors.bucket(fields, on)
         self.of_g.addresses[...] = np.repeat(self.tensors.fields[GRADIENT][self.matrices], 2)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from refoptim.engines.launches import scalar
-from refoptim.engines.machine import Machine
-from refoptim.numerics.arith import Array, DType, arithmetic
+from refoptim.engines.machine import Machine, Recorder
+from refoptim.numerics.arith import Array, DType, arithmetic, mul, to_bfloat16
+from refoptim.numerics.array_types import plain
 
 from .harness.sums import Sums, total
 from .vector import blocks
@@ -27,7 +28,7 @@ MATRIX = np.dtype(
 """The struct of that name in ``muon.cu``."""
 
 TILE = 64
-"""Rows and columns of a product that a block computes, as in ``muon.cu``; no result depends on it."""
+"""Rows and columns of a product that a block computes, as in ``product.cuh``; no result depends on it."""
 
 
 def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> None:
@@ -41,9 +42,14 @@ def update(machine: Machine, rule: Any, step: Any, tensors: Sequence[Any]) -> No
         tensors: the arrays of each: ``p``, ``g``, ``state`` (the momentum alone) and ``copy``.
     """
     number = np.dtype("float64" if step.s.ns_dtype == "float64" else "float32")
-    room = Room(machine, number, [x.p.shape for x in tensors])
-    for tensor in tensors:
-        _update(machine, rule, step, tensor, room)
+    tensors = [x for x in tensors if x.p.size]
+    if step.s.products == "library":
+        for tensor in tensors:
+            _update_by_library(machine, rule, step, tensor, number)
+    elif tensors:
+        room = Room(machine, number, [x.p.shape for x in tensors])
+        for tensor in tensors:
+            _update(machine, rule, step, tensor, room)
 
 
 class Room:
@@ -66,18 +72,42 @@ class Room:
 
 
 def _update(machine: Machine, rule: Any, step: Any, tensor: Any, room: Room) -> None:
-    s, p, g, momentum = step.s, tensor.p, tensor.g, tensor.state[0]
-    if not p.size:
-        return
-    turned = p.shape[0] > p.shape[1]
-    scaling = (0 if x is None else machine.address(x) for x in (step.grad_scale, step.found_inf))
-    fields = (*p.shape, turned, s.ns_dtype == "bfloat16", s.maximize, *scaling)
-    matrix, record = scalar(MATRIX, fields), _record(rule, s, p)
-    x, *others = room.matrices(min(p.shape), max(p.shape))
-    entry = f"{_storage(tensor)}_{x.dtype.name}"
-    machine.launch("muon", f"muon_ahead_{entry}", blocks(p.size), record, matrix, g, momentum, x)
-    x = orthogonalized(machine, s, x, *others)
-    machine.launch("muon", f"muon_{entry}", blocks(p.size), record, matrix, p, g, momentum, x, tensor.copy)
+    x, *others = room.matrices(min(tensor.p.shape), max(tensor.p.shape))
+    ends = _Ends(machine, rule, step, tensor, x.dtype)
+    ends.look_ahead(machine, x)
+    ends.move(machine, orthogonalized(machine, step.s, x, *others))
+
+
+def _update_by_library(machine: Machine, rule: Any, step: Any, tensor: Any, number: DType) -> None:
+    """Update a tensor whose iteration is run now, in memory of its own, whoever writes the last launch down."""
+    now = machine.machine if isinstance(machine, Recorder) else machine
+    x = machine.empty((min(tensor.p.shape), max(tensor.p.shape)), number)
+    ends = _Ends(machine, rule, step, tensor, number)
+    ends.look_ahead(now, x)
+    _normalize(now, step.s, x)
+    ends.move(machine, orthogonalized_by_library(step.s, x))
+
+
+class _Ends:
+    """The launches at both ends of a step on a tensor."""
+
+    def __init__(self, machine: Machine, rule: Any, step: Any, tensor: Any, number: DType) -> None:
+        p, s, self.tensor = tensor.p, step.s, tensor
+        scaling = (0 if x is None else machine.address(x) for x in (step.grad_scale, step.found_inf))
+        fields = (*p.shape, p.shape[0] > p.shape[1], s.ns_dtype == "bfloat16", s.maximize, *scaling)
+        self.step = _record(rule, s, p), scalar(MATRIX, fields)
+        self.entry = f"{_storage(tensor)}_{number.name}"
+
+    def look_ahead(self, machine: Machine, x: Array) -> None:
+        """Put what is to be made orthogonal into ``x``."""
+        p, g, (momentum,) = self.tensor.p, self.tensor.g, self.tensor.state
+        machine.launch("muon", f"muon_ahead_{self.entry}", blocks(p.size), *self.step, g, momentum, x)
+
+    def move(self, machine: Machine, x: Array) -> None:
+        """Update the parameter by an orthogonal matrix, and the momentum."""
+        p, g, (momentum,) = self.tensor.p, self.tensor.g, self.tensor.state
+        arrays = (p, g, momentum, x, self.tensor.copy)
+        machine.launch("muon", f"muon_{self.entry}", blocks(p.size), *self.step, *arrays)
 
 
 def _storage(tensor: Any) -> str:
@@ -94,18 +124,35 @@ def _record(rule: Any, s: Any, p: Array) -> Any:
 
 def orthogonalized(machine: Machine, s: Any, x: Array, other: Array, gram: Array, polynomial: Array) -> Array:
     """Return an almost orthogonal matrix near ``x``, which is overwritten, as are the others."""
-    number, rounded = x.dtype, np.int64(s.ns_dtype == "bfloat16")
     a, b, c = s.exact.ns_coefficients
-    norm = Sums(machine, number, [total([machine.address(x)], x.size)])
-    norm.launch("harness/sums", f"sums_of_squares_{number.name}")
-    square, eps = np.uint64(norm.results[0]), number.type(s.exact.eps)
-    machine.launch("muon", f"muon_normalize_{number.name}", blocks(x.size), x, np.int64(x.size), square, eps, rounded)
-    product = Products(machine, number, rounded)
+    _normalize(machine, s, x)
+    product = Products(machine, x.dtype, np.int64(s.ns_dtype == "bfloat16"))
     for _ in range(s.exact.ns_steps):
         product(x, x, gram, transposed=True, symmetric=True)
         product(gram, gram, polynomial, symmetric=True, addend=gram, b=b, c=c)
         product(polynomial, x, other, addend=x, b=a, c=1)
         x, other = other, x
+    return x
+
+
+def _normalize(machine: Machine, s: Any, x: Array) -> None:
+    """Divide a matrix by its norm."""
+    number, rounded = x.dtype, np.int64(s.ns_dtype == "bfloat16")
+    norm = Sums(machine, number, [total([machine.address(x)], x.size)])
+    norm.launch("harness/sums", f"sums_of_squares_{number.name}")
+    square, eps = np.uint64(norm.results[0]), number.type(s.exact.eps)
+    machine.launch("muon", f"muon_normalize_{number.name}", blocks(x.size), x, np.int64(x.size), square, eps, rounded)
+
+
+@np.errstate(all="ignore")
+def orthogonalized_by_library(s: Any, x: Array) -> Array:
+    """Return an almost orthogonal matrix near a normalized ``x``, by the ``matmul`` of its library."""
+    rounded = to_bfloat16 if s.ns_dtype == "bfloat16" else plain
+    a, b, c = (x.dtype.type(y) for y in s.exact.ns_coefficients)
+    for _ in range(s.exact.ns_steps):
+        gram = rounded(np.matmul(x, x.T))
+        polynomial = rounded(mul(gram, b) + mul(np.matmul(gram, gram), c))
+        x = rounded(mul(x, a) + np.matmul(polynomial, x))
     return x
 
 

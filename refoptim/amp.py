@@ -590,7 +590,8 @@ def _replacing(p: Parameter, grad: SparseGrad, inverse: Any) -> list[Change]:
     where = place(grad.values)
     with at(where), np.errstate(all="ignore"):
         values = from_reals(mul(as_reals(grad.values), _placed(inverse, where)), grad.dtype)
-        return [partial(object.__setattr__, p, "grad", SparseGrad(grad.indices, values, grad.shape))]
+        scaled = SparseGrad(grad.indices, values, grad.shape, check_invariants=grad.check_invariants)
+        return [partial(object.__setattr__, p, "grad", scaled)]
 
 
 @twinned

@@ -52,6 +52,7 @@ LOOPS = {"torch-for-loop": "for-loop", "torch-foreach": "foreach", "torch-fused"
 
 BUILT_IN = {
     **ENGINES,
+    "numpy-library": "numpy:Library",
     **{name + suffix: "torch:" + name for name in LOOPS for suffix in ("", "-cuda")},
     "torch-front": "torch_front:Front",
     "torch-functional": "functional:Torch",
@@ -62,7 +63,7 @@ BUILT_IN = {
 }
 """Where each adapter is defined in this package."""
 
-NEEDS = {"torch-front": "torch", "torch-functional": "torch", "jax-functional": "jax"}
+NEEDS = {"numpy-library": "numpy", "torch-front": "torch", "torch-functional": "torch", "jax-functional": "jax"}
 """The library that an adapter needs, if that has not the name of the module in which it is defined."""
 
 METHODS = ("make", "set", "step", "resume", "parameters", "state")

@@ -90,7 +90,7 @@ def _touched(tensor: Tensor, g: SparseGrad) -> tuple[Tensor, list[Change]]:
     order = np.argsort(numbers, kind="stable")  # 0, 1 … since they are sorted, made where they are
     targets = zip((tensor.p, *tensor.state, tensor.copy), (rows, *state, rows), strict=True)
     back = [partial(setitem, plain(x), where, y) for x, y in targets if x is not None]
-    return Tensor(rows, SparseGrad(order[None], values, rows.shape), state, None), back
+    return Tensor(rows, SparseGrad(order[None], values, rows.shape, check_invariants=False), state, None), back
 
 
 def _tensor_in_line(machine: Machine, tensor: Tensor, any_order: bool) -> Tensor:

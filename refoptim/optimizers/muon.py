@@ -40,6 +40,10 @@ class Muon(Optimizer):
     products and sums are in the orders of ``tree``, in float32 (in float64 for ``ns_dtype="float64"``). The matrices of
     the iteration are as large as the parameter. float16 and bfloat16 parameters are rounded once when stored.
 
+    Products in one order have the same bits on every machine, and take longer than those of a library made for speed.
+    ``products="library"`` takes NumPy's or CuPy's ``matmul`` instead: steps are then close to what they are otherwise,
+    with other bits on other machines.
+
     State: ``momentum_buffer`` (like the parameter).
 
     Sources: Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024, with the momentum as an average;
@@ -91,6 +95,10 @@ class Muon(Optimizer):
         ns_dtype: Annotated[
             str, hp.Choice("the dtype of the iteration", options=("bfloat16", "float32", "float64"))
         ] = "bfloat16",
+        products: Annotated[
+            str,
+            hp.Choice("whose matrix products: the exact ones, or the array library's", options=("exact", "library")),
+        ] = "exact",
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -117,6 +125,7 @@ class Muon(Optimizer):
             eps=h.eps,
             ns_steps=h.ns_steps,
             ns_dtype=h.ns_dtype,
+            products=h.products,
             adjust_lr_fn=h.adjust_lr_fn,
             lr=h.lr,
             shrink=1 - h.lr * h.weight_decay,
@@ -172,10 +181,11 @@ def orthogonalized(s: Record, u: Array) -> Array:
     number = np.dtype("float64" if s.ns_dtype == "float64" else "float32").type
     a, b, c = (number(x) for x in s.exact.ns_coefficients)
     rounded = to_bfloat16 if s.ns_dtype == "bfloat16" else plain
+    matmul = np.matmul if s.products == "library" else tree.matmul
     x = rounded(u.astype(number))
     x = rounded(div(x, rounded(maximum(tree.norm(x), number(s.exact.eps)))))
     for _ in range(s.exact.ns_steps):
-        gram = rounded(tree.matmul(x, x.T))
-        polynomial = rounded(mul(gram, b) + mul(tree.matmul(gram, gram), c))
-        x = rounded(mul(x, a) + tree.matmul(polynomial, x))
+        gram = rounded(matmul(x, x.T))
+        polynomial = rounded(mul(gram, b) + mul(matmul(gram, gram), c))
+        x = rounded(mul(x, a) + matmul(polynomial, x))
     return x

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import Array, DType, storage, widen
-from ..numerics.array_types import at, check_together, filled, place
+from ..numerics.array_types import at, check_together, filled, on_gpu, place
 from ..numerics.libraries import viewed
 from .hyper import is_number
 
@@ -20,6 +20,8 @@ class SparseGrad:
         indices: integers, shape ``(sparse_dim, nnz)``: column k holds the leading coordinates of entry k.
         values: shape ``(nnz, *shape[sparse_dim:])``: the entries, scalars or dense rows.
         shape: the shape of the dense gradient.
+        check_invariants: whether to look at the values of ``indices`` that lie on a GPU, which waits for it, here and in
+            each step. If not, what lies outside ``shape`` is taken modulo its length. Others are always looked at.
 
     Both are NumPy's, or both CuPy's on one device. An index may occur more than once; ``coalesce`` sums its values in
     the order in which they are stored.
@@ -31,13 +33,14 @@ class SparseGrad:
         ValueError: the shapes do not fit together, or an index lies outside ``shape``.
     """
 
-    __slots__ = ("indices", "shape", "values")
+    __slots__ = ("check_invariants", "indices", "shape", "values")
 
-    def __init__(self, indices: Array, values: Array, shape: tuple[int, ...]) -> None:
+    def __init__(self, indices: Array, values: Array, shape: tuple[int, ...], *, check_invariants: bool = True) -> None:
         self.indices = _plain("indices", indices)
         self.values = _plain("values", values)
         check_together("indices", self.indices, "values", self.values)
         self.shape = _shape(shape)
+        self.check_invariants = check_invariants
         self._check()
 
     def _check(self) -> None:
@@ -52,11 +55,19 @@ class SparseGrad:
         expected = (indices.shape[1], *shape[len(indices) :])
         if values.shape != expected:
             raise ValueError(f"values must have shape {expected}, got {values.shape}")
-        with at(place(indices)):
-            for axis, (row, n) in enumerate(zip(indices, shape, strict=False)):
-                outside = row[(row < 0) | (row >= n)]
-                if outside.size:
-                    raise ValueError(f"indices[{axis}] must be in [0, {n}), got {int(outside[0])}")
+        if self.check_invariants or not on_gpu(indices):
+            with at(place(indices)):
+                self._check_range()
+
+    def _check_range(self) -> None:
+        """Raise ValueError if an index lies outside; a GPU is waited for once, unless one does."""
+        rows = [(row, n) for row, n in zip(self.indices, self.shape, strict=False) if row.size]
+        if not rows or not bool(np.stack([((row < 0) | (row >= n)).any() for row, n in rows]).any()):
+            return
+        for axis, (row, n) in enumerate(rows):
+            outside = row[(row < 0) | (row >= n)]
+            if outside.size:
+                raise ValueError(f"indices[{axis}] must be in [0, {n}), got {int(outside[0])}")
 
     @property
     def dtype(self) -> DType:
@@ -156,7 +167,7 @@ def as_sparse(x: Any) -> SparseGrad | None:
     What is taken is checked.
     """
     if isinstance(x, SparseGrad):
-        return SparseGrad(x.indices, x.values, x.shape)
+        return SparseGrad(x.indices, x.values, x.shape, check_invariants=x.check_invariants)
     if hasattr(x, "layout") and hasattr(x, "to_sparse_coo"):
         return _of_torch(x)
     if not type(x).__module__.startswith(("scipy.sparse", "cupyx.scipy.sparse")) or not hasattr(x, "tocoo"):

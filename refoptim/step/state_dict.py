@@ -29,7 +29,7 @@ from .rule import get_default_dtype
 StateDict = dict[str, Any]
 
 FLAGS = frozenset(
-    {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "ns_dtype"}
+    {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "ns_dtype", "products"}
 )
 """Settings that a state dict written by an older or another library may lack; the optimizer's own then stay."""
 

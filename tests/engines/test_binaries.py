@@ -195,9 +195,7 @@ def test_a_binary_that_the_driver_does_not_load_is_told(idle: Any, monkeypatch: 
     x = on(idle, normal(1, 4))
     optimizer = make("SGD", [x])
     before = off(x)
-    message = (
-        r"the driver does not load sgd_float32-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: update the driver, or .*<13\.5'"
-    )
+    message = r"the driver does not load sgd_float32-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: update the driver, or .*<13\.5'"
     with pytest.raises(RuntimeError, match=message):
         optimizer.step(grads=[on(idle, normal(2, 4))])
     assert_equal_bits(off(x), before)

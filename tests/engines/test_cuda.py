@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import refoptim
 from helpers.on_gpu import assert_equal_runs, off, on
 from helpers.rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
 from refoptim.engines import cuda
+from refoptim.engines.launches import Parts
+from refoptim.engines.machine import key_of
 
 STEPS = 4
 ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
@@ -160,31 +163,58 @@ def test_a_machine_works_on_its_own_gpu(idle: Any) -> None:
         machine.launch("sgd", "sgd_float32", 5, 1.5)
 
 
-def test_another_stream_waits_for_a_table(gpu: Any) -> None:
-    """The copy of a table waits in its stream until something needs it: here, the launch on another stream."""
+def test_each_stream_has_its_own_tables(gpu: Any) -> None:
+    """So none waits for another, and what is given up is not overwritten before another stream has read it."""
     x, g = normal(1, 9), normal(2, 9)
     ours, gradient = refoptim.SGD([on(gpu, x)], lr=0.5), on(gpu, g)
     (p,) = members(ours)
-    one, other = gpu.cuda.Stream(non_blocking=True), gpu.cuda.Stream(non_blocking=True)
-    machine = cuda.machine(0)
-    with one:
-        ours.step(grads=[gradient])
-    (table,) = machine.tables.values()
-    table.array._x[...] = 0
-    table.event.done = False
-    source = np.frombuffer(table.source, np.int64, table.array.size)
-    one.add(lambda: (table.array._x.__setitem__(..., source), setattr(table.event, "done", True)))
-    table.event.stream = one
-    with other:
-        ours.step(grads=[gradient])
-    assert_equal_bits(off(p.data), x - np.float32(0.5) * g - np.float32(0.5) * g)
-    assert table.kept
+    uploads = []
+    counters(gpu)
+    for stream in 2 * (gpu.cuda.Stream(non_blocking=True), gpu.cuda.Stream(non_blocking=True)):
+        with stream:
+            ours.step(grads=[gradient])
+        uploads.append(counters(gpu).uploads)
+    assert uploads[:2] == [2, 2]
+    step = np.float32(0.5) * g
+    assert_equal_bits(off(p.data), x - step - step - step - step)
 
 
-def test_pinned_memory_lives_until_it_is_copied(gpu: Any) -> None:
+def test_the_streams_of_threads_are_others(gpu: Any) -> None:
+    """CUDA gives the default stream of each thread one number, though it is another stream in each."""
+    machine, found = cuda.machine(0), []
+
+    def upload() -> None:
+        with gpu.cuda.Stream.ptds:
+            found.append(machine.upload(np.arange(4)))
+
+    for thread in (Thread(target=upload), Thread(target=upload)):
+        thread.start()
+        thread.join()
+    upload()
+    upload()
+    assert found[2] is found[3]
+    assert len({id(x) for x in found}) >= 2
+
+
+def test_two_streams_by_turns_leave_few_tables(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients that lie elsewhere in every step: what is kept has a bound, in bytes."""
+    monkeypatch.setattr(cuda, "ROOM", 4000)
+    machine, streams = cuda.machine(0), [gpu.cuda.Stream(non_blocking=True) for _ in range(2)]
+    for i in range(300):
+        with streams[i % 2] as stream:
+            machine.upload(np.arange(i, i + 10))
+            stream.run()
+    kept = sum(x.array.nbytes for x in machine.tables.values())
+    assert kept == machine.size <= 4000 + 80
+    assert len(machine.copying) <= 2
+    assert all(x.source is None for x in machine.tables.values() if x not in machine.copying)
+
+
+def test_pinned_memory_lives_until_it_is_copied(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tables in a stream that does not move: none of their sources may go; when it moves, the oldest may."""
+    monkeypatch.setattr(cuda, "ROOM", 400)
     machine = cuda.machine(0)
-    tables = [np.arange(i, i + 5) for i in range(3 * cuda.TABLES)]
+    tables = [np.arange(i, i + 5) for i in range(30)]
     with gpu.cuda.Stream(non_blocking=True) as stream:
         copies = [machine.upload(table) for table in tables]
         assert len(machine.tables) == len(tables)
@@ -192,7 +222,50 @@ def test_pinned_memory_lives_until_it_is_copied(gpu: Any) -> None:
         for copy, table in zip(copies, tables, strict=True):
             assert_equal_bits(off(copy), table)
         machine.upload(np.arange(99))
-        assert len(machine.tables) == cuda.TABLES
+        assert machine.size == 99 * 8 and len(machine.tables) == 1
+
+
+def test_many_parameters_leave_no_large_tables(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How seven billion parameters are shared out is uploaded once, and not looked at again: addresses are few."""
+    gpu.world.runs = False
+    elements = 7 << 30
+    parts = Parts(np.full(7, (1 << 30) // cuda.CHUNK))
+    machine, keys = cuda.machine(0), []
+    monkeypatch.setattr(cuda, "key_of", lambda table: keys.append(table.nbytes) or key_of(table))
+    counters(gpu)
+    for step in range(3):
+        parts.address(machine)
+        machine.upload(np.arange(step, step + 7 * 7))
+    assert counters(gpu).uploads == 1 + 3
+    assert machine.chunk(elements) == cuda.CHUNK
+    assert parts.table.nbytes <= elements / cuda.CHUNK * 8
+    assert max(keys) <= 7 * 7 * 8
+
+
+@pytest.mark.parametrize(
+    ("elements", "chunk", "blocks"), [(1 << 28, 8192, 32768), (10**7, 8192, 1221), (10**6, 1024, 977), (5, 1024, 1)]
+)
+def test_blocks_are_many_enough_for_a_gpu(gpu: Any, elements: int, chunk: int, blocks: int) -> None:
+    """132 multiprocessors hold 528 blocks: few elements are shared out in smaller chunks."""
+    assert cuda.machine(0).chunk(elements) == chunk
+    assert -(-elements // chunk) == blocks
+
+
+@pytest.mark.parametrize("name", ["Adam", "Adafactor"])
+def test_launches_are_kept(gpu: Any, name: str) -> None:
+    """From the second step on nothing is made or uploaded; new gradients are read where they lie then."""
+    shapes = ((6, 5), (2, 3, 4), (7,), (40, 33))
+    start = arrays(1, shapes=shapes)
+    theirs, ours = make(name, [x.copy() for x in start]), make(name, [on(gpu, x) for x in start])
+    grads = [arrays(10 * i, shapes=shapes) for i in range(5)]
+    placed = [[on(gpu, g) for g in some] for some in grads[:2]]
+    for i in (0, 0, 0, 0, 1, 0, 1):
+        counters(gpu)
+        theirs.step(grads=grads[i])
+        ours.step(grads=placed[i])
+        done = counters(gpu)
+    assert (done.allocations, done.uploads, done.synchronizations) == (0, 0, 0)
+    assert_equal_runs(ours, theirs)
 
 
 def test_a_table_of_nothing_is_uploaded(gpu: Any) -> None:
@@ -238,21 +311,66 @@ def test_a_captured_step_is_replayed(gpu: Any, name: str) -> None:
         assert_equal_bits(off(p.data), q.data)
 
 
-def test_a_table_that_is_needed_in_a_capture_is_there(gpu: Any) -> None:
+def test_a_table_that_is_needed_in_a_capture_is_there(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy cannot be captured: it is made beside the graph, and both stay."""
+    monkeypatch.setattr(cuda, "ROOM", 0)
     machine, table = cuda.machine(0), np.arange(7)
     with gpu.cuda.Stream(non_blocking=True) as stream:
         stream.begin_capture()
         copy = machine.upload(table)
         made = machine.empty((3,), np.dtype("float32"))
         graph = stream.end_capture()
-    assert not graph.work
-    assert_equal_bits(copy._x, table)
-    assert machine.captured == [made]
-    for i in range(3 * cuda.TABLES):
-        machine.upload(np.arange(i))
-        gpu.cuda.get_current_stream().run()
-    assert machine.upload(table) is copy
+        assert not graph.work
+        assert_equal_bits(copy._x, table)
+        assert machine.captured == [made]
+        for i in range(9):
+            machine.upload(np.arange(i))
+            stream.run()
+        assert machine.upload(table) is copy
+
+
+@pytest.mark.parametrize("stream", ["other", "of the thread"])
+def test_a_step_is_captured_from_any_stream_that_can_be(gpu: Any, stream: str) -> None:
+    """From the default stream of a thread too: its tables stay for the graph."""
+    x, g = normal(1, 9), normal(2, 9)
+    machine, ours = cuda.machine(0), refoptim.SGD([on(gpu, x)], lr=0.5, momentum=0.5, capturable=True)
+    theirs, grads = refoptim.SGD([x.copy()], lr=0.5, momentum=0.5), [on(gpu, g)]
+    with gpu.cuda.Stream.ptds if stream == "of the thread" else gpu.cuda.Stream(non_blocking=True) as chosen:
+        ours.step(grads=grads)
+        chosen.begin_capture()
+        ours.step(grads=grads)
+        graph = chosen.end_capture()
+        assert len(machine.kept) == 2
+        graph.launch()
+        graph.launch()
+    for _ in range(3):
+        theirs.step(grads=[g])
+    assert_equal_bits(off(members(ours)[0].data), members(theirs)[0].data)
+
+
+@pytest.mark.parametrize("mode", ["streamCaptureModeGlobal", "streamCaptureModeThreadLocal"])
+def test_a_strict_capture_finds_all_at_hand(gpu: Any, mode: str) -> None:
+    """Once tables are known to be there, a captured step asks CUDA for nothing that such a capture forbids."""
+    ours, grads = refoptim.Adam([on(gpu, normal(1, 9))], lr=0.5, capturable=True), [on(gpu, normal(2, 9))]
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        for _ in range(2):
+            ours.step(grads=grads)
+            stream.synchronize()
+        stream.begin_capture(getattr(gpu.cuda.runtime, mode))
+        ours.step(grads=grads)
+        assert stream.end_capture().work
+
+
+def test_a_strict_capture_of_a_first_step_is_refused(gpu: Any) -> None:
+    """As CUDA does, and with nothing changed."""
+    ours, grads = refoptim.Adam([on(gpu, normal(1, 9))], lr=0.5, capturable=True), [on(gpu, normal(2, 9))]
+    with gpu.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture(gpu.cuda.runtime.streamCaptureModeGlobal)
+        with pytest.raises(gpu.cuda.runtime.CUDARuntimeError):
+            ours.step(grads=grads)
+        with pytest.raises(gpu.cuda.runtime.CUDARuntimeError):
+            stream.end_capture()
+    assert_equal_bits(off(members(ours)[0].data), normal(1, 9))
 
 
 def test_copies_that_a_graph_reads_stay(gpu: Any) -> None:

@@ -11,6 +11,7 @@ FORBIDDEN = {
     "a contracted product and sum": r"\b(?:fma|mad\S*\.f(?:32|64))\b",
     "a flush to zero": r"\.ftz\b",
     "an approximation": r"\.(?:approx|full)\b",
+    "a conversion to or from bfloat16 that is not rounding to nearest even": r"\bcvt\.(?!rn\.bf16\.f32\b)\S*\bbf16",
 }
 
 DOUBLE = r"float64|_scalars_|^adafactor_step_sizes_|^clip_grad_coefficient_"

@@ -17,6 +17,14 @@ except RuntimeError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 KERNELS = Path(str(files("refoptim.kernels")))
+ROUNDING = """
+#if __CUDA_ARCH__ >= 800
+__device__ inline void round_to(bfloat16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+#else
+__device__ inline void round_to(bfloat16& to, float x) { to.bits = to_bfloat16(x); }
+#endif
+"""
+
 STEMS = sorted(path.relative_to(KERNELS).with_suffix("").as_posix() for path in KERNELS.rglob("*.cu"))
 
 
@@ -27,6 +35,18 @@ def test_ptx(stem: str) -> None:
     assert declared
     ptx = nvrtc.compile(source, "compute_90").decode()
     assert lint(ptx, declared) + lint_harness(ptx, declared) == []
+
+
+def rounds_to_bfloat16(source: str) -> bool:
+    """Tell whether a source has elementwise entries of bfloat16."""
+    return any(entry.reads and "bfloat16" in entry.name for entry in entries(source))
+
+
+@pytest.mark.parametrize("arch", [75, 80])
+def test_bfloat16_is_rounded_by_an_instruction_where_there_is_one(arch: int) -> None:
+    source = nvrtc.expand("sgd")
+    ptx = nvrtc.compile(source, f"compute_{arch}", flags=(*nvrtc.FLAGS, *nvrtc.only("sgd_bfloat16"))).decode()
+    assert ("cvt.rn.bf16.f32" in ptx, "32767" in ptx) == (arch >= 80, arch < 80)
 
 
 @pytest.mark.kernels
@@ -40,12 +60,14 @@ def test_ptx_of_a_rule_for_every_architecture(arch: int) -> None:
 @pytest.mark.kernels
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_architecture(stem: str) -> None:
-    """Unoptimized, which is quick; nothing in a kernel asks for what it is compiled."""
+    """Unoptimized, which is quick; nothing in a kernel asks for what it is compiled but the rounding to bfloat16."""
     source = nvrtc.expand(stem)
-    assert "__CUDA_ARCH__" not in source
+    assert source.count("__CUDA_ARCH__") == source.count(ROUNDING) == 1
     for arch in ARCHITECTURES:
         ptx = nvrtc.compile(source, f"compute_{arch}", flags=(*nvrtc.FLAGS, "--device-debug")).decode()
         assert f".target sm_{arch}" in ptx
+        assert arch >= 80 or "bf16" not in ptx
+        assert arch < 80 or "cvt.rn.bf16.f32" in ptx or not rounds_to_bfloat16(source)
         assert lint(ptx, entries(source)) == []
 
 
@@ -90,7 +112,8 @@ def test_lint_finds_flags(flag: str, complaint: str) -> None:
         ("return x * c;", "return x * c * 1.1;", "stray double"),
         ("return x * c;", "return __fmaf_rn(x, c, x);", "a contracted product and sum"),
         ("(float x) { return __fsqrt_rn(x); }", "(float x) { return 1 / __frsqrt_rn(x); }", "an approximation"),
-        ("alignas(V * sizeof(S) > 16 ? 16 : V * sizeof(S))", "alignas(sizeof(S))", "ld of fewer than 16 bytes at once"),
+        ("alignas(V * sizeof(S) > 16 ? 16 : V * sizeof(S))", "alignas(sizeof(S))", "st of fewer than 16 bytes at once"),
+        ("alignas(BYTES > 16 ? 16 : BYTES)", "alignas(4)", "ld of fewer than 16 bytes at once"),
         (
             "i64 vectors = chunk.aligned()",
             "i64 vectors = chunk.aligned() && false",
@@ -102,6 +125,7 @@ def test_lint_finds_flags(flag: str, complaint: str) -> None:
             "local memory",
         ),
         ("ENTRY(NAME##_bfloat16, ", "ENTRY(NAME##_brain16, ", "not compiled"),
+        ("cvt.rn.bf16.f32", "cvt.rz.bf16.f32", "a conversion to or from bfloat16"),
     ],
 )
 def test_lint_finds_changes(old: str, new: str, complaint: str) -> None:
@@ -121,11 +145,22 @@ def test_errors_show_the_log() -> None:
 def test_binary_and_ptx() -> None:
     source = 'extern "C" __global__ void nothing() {}\n'
     assert nvrtc.compile(source, "sm_90").startswith(b"\x7fELF")
-    assert b".visible .entry nothing(" in nvrtc.compile(source, "compute_90")
+    ptx = nvrtc.compile(source, "compute_90")
+    assert b".visible .entry nothing(" in ptx
+    assert not ptx.endswith(b"\0")
     assert nvrtc.version() == nvrtc.version(nvrtc.version()[0])
+
+
+def test_one_entry_is_compiled_alone() -> None:
+    source = nvrtc.expand("adafactor")
+    names = [entry.name for entry in entries(source)]
+    for name in ("adafactor_bfloat16", "adafactor_step_sizes_float32"):
+        ptx = nvrtc.compile(source, "compute_90", flags=(*nvrtc.FLAGS, *nvrtc.only(name))).decode()
+        assert re.findall(r"\.entry (\w+)", ptx) == [name]
+    assert len(names) > 20
 
 
 def test_includes_stand_once() -> None:
     source = nvrtc.expand("adagrad")
-    assert source.count("constexpr i64 CHUNK = ") == source.count('#line 1 "harness/number.cuh"') == 1
+    assert source.count("constexpr int THREADS = ") == source.count('#line 1 "harness/number.cuh"') == 1
     assert re.findall(r"#include .*", source) == ['#include "../host/pack.h"', '#include "../host/cuda.h"']

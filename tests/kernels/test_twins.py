@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refoptim.kernels import muon
 
 import refoptim
 from refoptim.commands import describe
-from refoptim.engines import launches
+from refoptim.engines import cuda, launches
 from refoptim.engines.kernel import kernel_of
 from refoptim.engines.pure import is_measured
 from refoptim.numerics import arith
@@ -376,9 +377,16 @@ def test_differences_are_found(name: str, old: str, new: str, check: Callable[[K
         check(Kernel(ELEMENTWISE[name], lambda text: text.replace(old, new)))
 
 
-@pytest.mark.parametrize(("file", "name"), [("harness/multi_tensor.cuh", "CHUNK"), ("harness/kernel.cuh", "THREADS")])
-def test_constants_of_the_engines_are_those_of_the_kernels(file: str, name: str) -> None:
+CONSTANTS = [("harness/kernel.cuh", "THREADS", launches), ("harness/product.cuh", "TILE", muon)]
+
+
+@pytest.mark.parametrize(("file", "name", "module"), CONSTANTS, ids=["THREADS", "TILE"])
+def test_constants_of_the_engines_are_those_of_the_kernels(file: str, name: str, module: Any) -> None:
     said = re.search(rf"constexpr \w+ {name} = (.*?);", KERNELS.joinpath(file).read_text(encoding="utf-8"))
     assert said
     before, _, shift = said[1].partition(" << ")
-    assert getattr(launches, name) == int(before) << int(shift or 0)
+    assert getattr(module, name) == int(before) << int(shift or 0)
+
+
+def test_so_many_blocks_are_held_at_once() -> None:
+    assert f"KERNEL(NAME, {cuda.AT_ONCE})" in KERNELS.joinpath("harness/multi_tensor.cuh").read_text(encoding="utf-8")

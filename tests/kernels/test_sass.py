@@ -1,0 +1,112 @@
+"""Kernels as an H200 would run them: how they load, what a number costs. No GPU is needed, only NVIDIA's tools."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from helpers.ptx import WIDTHS, entries
+from helpers.sass import Listing, count, disassembler, listings, stages
+from refoptim.engines import nvrtc
+
+if not disassembler():
+    pytest.skip("nvdisasm was not found: pip install nvidia-cuda-nvdisasm", allow_module_level=True)
+try:
+    nvrtc.version()
+except RuntimeError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+KERNELS = Path(str(files("refoptim.kernels")))
+STEMS = sorted(path.stem for path in KERNELS.glob("*.cu") if any(x.reads for x in entries(nvrtc.expand(path.stem))))
+
+ONE_STAGE = re.compile(r"L+W*")
+"""All loads of a loop are on their way before the first is waited for."""
+
+
+def compiled(source: str, entry: str) -> Listing:
+    """Compile one kernel for an H200."""
+    return listings(nvrtc.compile(source, "sm_90", flags=(*nvrtc.FLAGS, *nvrtc.only(entry))))[entry]
+
+
+def changed(stem: str, old: str, new: str) -> str:
+    source = nvrtc.expand(stem)
+    assert old in source
+    return source.replace(old, new)
+
+
+@cache
+def loop(entry: str, source: str = "") -> list[str]:
+    """Return the loop of a rule over 16 bytes of each array, its shortest way: no root of a subnormal number, no scale."""
+    return compiled(source or nvrtc.expand(entry.partition("_")[0]), entry).loops("LDG.E.128")[0]
+
+
+def test_adam_in_bfloat16_has_room_for_its_memory() -> None:
+    """Per number: 4.3 TB/s leave some 95 instructions on 132 multiprocessors at 1.755 GHz."""
+    assert len(loop("adam_bfloat16")) / 8 <= 72
+    assert len(loop("adam_float16")) / 8 <= 72
+    assert len(loop("adam_float32")) / 4 <= 70
+
+
+@pytest.mark.parametrize("entry", ["adam_bfloat16", "adam_float16", "nadam_bfloat16", "radam_float16"])
+def test_no_load_waits_for_another(entry: str) -> None:
+    assert ONE_STAGE.fullmatch(stages(loop(entry)))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_load_of_any_rule_waits_for_another(stem: str) -> None:
+    """In the loop of every entry of the elementwise harness; and nothing is spilled."""
+    source = nvrtc.expand(stem)
+    found = listings(nvrtc.compile(source, "sm_90"))
+    for entry in entries(source):
+        if entry.reads:
+            (shortest, *_) = found[entry.name].loops("LDG.E.128")
+            assert ONE_STAGE.fullmatch(stages(shortest)), entry.name
+            assert len(shortest) / (16 // WIDTHS[gradient(entry.name)]) <= 120, entry.name
+            assert not count(found[entry.name].code, "LDL") + count(found[entry.name].code, "STL"), entry.name
+
+
+def gradient(entry: str) -> str:
+    """Return the storage of the gradient of an entry."""
+    storage = re.search(r"_(float64|float32|b?float16)(_master)?$", entry)
+    assert storage
+    return {"float64": "double", "float32": "float"}.get(storage[1], storage[1])
+
+
+def test_products_are_mostly_products() -> None:
+    """Of 8 x 8 entries a thread: little beside a product and a sum each, and 4 loads of 16 bytes for 64 of them."""
+    way = compiled(nvrtc.expand("muon"), "muon_product_float32").loops("LDS.128")[-1]
+    products = count(way, "FMUL")
+    assert products == count(way, "FADD") == 8 * 64
+    assert count(way, "LDS") == products / 16
+    assert len(way) <= 2.5 * products
+    assert not count(way, "LDL") + count(way, "STL")
+
+
+LOAD = (
+    "Raw<sizeof(Vector<S, V>)> words{};",
+    "if (!x)\n        return {};\n    return *((const Vector<S, V>*)x + i);\n    Raw<sizeof(Vector<S, V>)> words{};",
+)
+
+
+def test_loads_that_wait_are_seen() -> None:
+    assert stages(loop("adam_bfloat16", changed("adam", *LOAD))).count("W") > 1
+
+
+def test_rounding_by_integers_is_seen() -> None:
+    source = changed("adam", "#if __CUDA_ARCH__ >= 800", "#if __CUDA_ARCH__ >= 8000")
+    assert len(loop("adam_bfloat16", source)) / 8 > 85
+
+
+def test_scalar_loads_of_a_product_are_seen() -> None:
+    source = changed(
+        "muon",
+        "template <class N> constexpr int TOGETHER = 16 / sizeof(N);",
+        "template <class N> constexpr int TOGETHER = 1;",
+    )
+    way = compiled(source, "muon_product_float32").loops("LDS")[-1]
+    assert count(way, "LDS") > count(way, "FMUL") / 16
