@@ -32,8 +32,6 @@ class NumPy(Reference):
 class Library(NumPy):
     """Muon with the matrix products of NumPy."""
 
-    promise = None
-
     def why_not(self, case: Case, dtype: str) -> str | None:
         """Muon alone multiplies matrices."""
         return None if case.optimizer == "Muon" else "there are no matrix products"

@@ -70,9 +70,7 @@ class Sums:
         self.memory = machine.empty((int(sizes.sum()),), dtype)
         starts = machine.address(self.memory) + dtype.itemsize * (np.cumsum(sizes) - sizes)
         outputs = starts.reshape(len(levels), -1)
-        self.addresses: Array = (
-            np.array([x.addresses for x in sums], np.uint64).reshape(len(sums), -1).view(np.int64).T.copy()
-        )
+        self.addresses: Array = np.array([x.addresses for x in sums], np.uint64).view(np.int64).T.copy()
         self.inputs = [self.addresses, *outputs[:-1, None]]
         self.levels = [_Level(*level) for level in zip(levels, outputs, strict=True)]
         self.results: list[int] = outputs[-1].tolist()

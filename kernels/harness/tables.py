@@ -21,7 +21,7 @@ class Table:
 
     def __init__(self, machine: Machine, fields: Sequence[tuple[int, ...]]) -> None:
         self.machine = machine
-        self.fields: Array = np.array(fields, np.uint64).reshape(len(fields), -1).view(np.int64).T.copy()
+        self.fields: Array = np.array(fields, np.uint64).view(np.int64).T.copy()
         self.chunks = Chunks(machine, [size for size, *_ in fields])
 
     def bucket(self, step: tuple[int, ...], on: Machine | None = None) -> Any:

@@ -33,7 +33,7 @@ GRID = (1 << 31) - 1
 """Blocks of a launch at most: all that CUDA takes, since the hardware shares them out best; no result depends on it."""
 
 CHUNK, LEAST = 1 << 13, 1 << 10
-"""Elements that a block updates in one go, and fewest of them: so few that the last blocks of a launch are soon done."""
+"""Elements that a block updates in one go, and the fewest of them; the last blocks of a launch are then soon done."""
 
 AT_ONCE = 4
 """Blocks of the elementwise harness that a multiprocessor holds at once, as in ``harness/multi_tensor.cuh``."""
@@ -48,7 +48,7 @@ NO_DRIVER, NO_DEVICE = 35, 100
 """CUDA's numbers of the errors that there is no driver, or only one that is too old, and that there is no GPU."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Table:
     """A table on a GPU, and what its copying needs until the event has happened; None from then on.
 

@@ -20,8 +20,8 @@ class SparseGrad:
         indices: integers, shape ``(sparse_dim, nnz)``: column k holds the leading coordinates of entry k.
         values: shape ``(nnz, *shape[sparse_dim:])``: the entries, scalars or dense rows.
         shape: the shape of the dense gradient.
-        check_invariants: whether to look at the values of ``indices`` that lie on a GPU, which waits for it, here and in
-            each step. If not, what lies outside ``shape`` is taken modulo its length. Others are always looked at.
+        check_invariants: whether to look at the values of ``indices`` that lie on a GPU, which waits for it, here and
+            in each step. If not, what lies outside ``shape`` is taken modulo its length. Others are always looked at.
 
     Both are NumPy's, or both CuPy's on one device. An index may occur more than once; ``coalesce`` sums its values in
     the order in which they are stored.

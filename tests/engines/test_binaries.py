@@ -35,6 +35,20 @@ def test_a_binary_is_compiled_once(idle: Any, compiled: list[str], tmp_path: Pat
     assert binaries(tmp_path) == [path]
 
 
+def test_only_what_is_used_is_compiled(
+    idle: Any, compiled: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kernel for each entry, each with a line that says so."""
+    caplog.set_level("INFO", "refoptim")
+    cuda.machine.cache_clear()
+    x = on(idle, normal(1, 4, 3))
+    make("Adafactor", [x]).step(grads=[on(idle, normal(2, 4, 3))])
+    launched = set(idle.world.counters.launches)
+    assert {path.name.partition("-")[0] for path in binaries(tmp_path)} == launched
+    assert {record.message for record in caplog.records} == {f"compiling {name} for sm_90" for name in launched}
+    assert len(compiled) == len(launched) < 10
+
+
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch, Any], None]] = {
     "source": lambda patch, gpu: patch.setattr(nvrtc, "expand", lambda stem, f=nvrtc.expand: f(stem) + "// changed"),
     "flags": lambda patch, gpu: patch.setattr(nvrtc, "FLAGS", (*nvrtc.FLAGS, "--lineinfo")),
@@ -195,7 +209,10 @@ def test_a_binary_that_the_driver_does_not_load_is_told(idle: Any, monkeypatch: 
     x = on(idle, normal(1, 4))
     optimizer = make("SGD", [x])
     before = off(x)
-    message = r"the driver does not load sgd_float32-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: update the driver, or .*<13\.5'"
+    message = (
+        r"the driver does not load sgd_float32-sm_90-\w+-\w+, which NVRTC 13\.5 has compiled: "
+        r"update the driver, or .*<13\.5'"
+    )
     with pytest.raises(RuntimeError, match=message):
         optimizer.step(grads=[on(idle, normal(2, 4))])
     assert_equal_bits(off(x), before)

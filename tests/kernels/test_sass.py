@@ -40,7 +40,7 @@ def changed(stem: str, old: str, new: str) -> str:
 
 @cache
 def loop(entry: str, source: str = "") -> list[str]:
-    """Return the loop of a rule over 16 bytes of each array, its shortest way: no root of a subnormal number, no scale."""
+    """Return the loop of a rule over 16 bytes of each array, its shortest way: no subnormal roots, no scale."""
     return compiled(source or nvrtc.expand(entry.partition("_")[0]), entry).loops("LDG.E.128")[0]
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import refoptim
+from helpers.kernels import NEEDS_KERNELS
+from helpers.rooms import members, normal
+from refoptim.numerics import tree
 
 SETTINGS: dict[str, Any] = {
     "lr": 0.07,
@@ -62,6 +65,36 @@ ROUNDINGS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "float64": (np.float64, lambda x: x),
     "bfloat16": (np.float32, bfloat16),
 }
+
+
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=NEEDS_KERNELS)])
+@pytest.mark.parametrize("ns_dtype", ROUNDINGS)
+def test_a_library_may_multiply(ns_dtype: str, fused: bool) -> None:
+    """Larger matrices than a library leaves to plain loops: close to the exact products, and saved with the state."""
+    start = [normal(i, *shape, dtype="float32") for i, shape in enumerate([(90, 70), (40, 130), (0, 3)])]
+    exact, other = (
+        refoptim.Muon([x.copy() for x in start], ns_dtype=ns_dtype, fused=f or None, products=products, **SETTINGS)
+        for products, f in (("exact", False), ("library", fused))
+    )
+    for k in range(3):
+        for optimizer in (exact, other):
+            optimizer.step(grads=[normal(10 * k + i, *x.shape, dtype="float32") for i, x in enumerate(start)])
+    for p, q, x in zip(members(exact), members(other), start, strict=True):
+        np.testing.assert_allclose(q.data, p.data, 1e-2, 1e-3)
+        assert not x.size or not np.array_equal(q.data, x)
+    saved = other.state_dict()
+    assert saved["param_groups"][0]["products"] == "library"
+    exact.load_state_dict(saved)
+    assert exact.param_groups[0]["products"] == "library"
+    del saved["param_groups"][0]["products"]  # as of an older version
+    other.load_state_dict(saved)
+
+
+def test_a_library_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "matmul", None)
+    refoptim.Muon([normal(1, 4, 3)], products="library").step(grads=[normal(2, 4, 3)])
+    with pytest.raises(TypeError):
+        refoptim.Muon([normal(1, 4, 3)]).step(grads=[normal(2, 4, 3)])
 
 
 @pytest.mark.parametrize("ns_dtype", ROUNDINGS)

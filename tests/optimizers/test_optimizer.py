@@ -408,6 +408,7 @@ def test_settings_are_not_neutral() -> None:
         "eps",
         "adjust_lr_fn",
         "ns_dtype",
+        "products",
         "momentum",
         "centered",
         "amsgrad",

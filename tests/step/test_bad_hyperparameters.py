@@ -168,6 +168,12 @@ HYPERPARAMETERS: list[Row] = [
         V,
         "Invalid ns_dtype: float16 (ns_dtype must be one of 'bfloat16', 'float32', 'float64')",
     ),
+    (
+        "Muon",
+        {"products": "fast"},
+        V,
+        "Invalid products: fast (products must be one of 'exact', 'library')",
+    ),
 ]
 
 

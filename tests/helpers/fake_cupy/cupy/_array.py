@@ -250,7 +250,17 @@ class ufunc:
 NAMES = (
     *("add", "subtract", "multiply", "divide", "negative", "absolute", "sqrt", "sign", "maximum", "minimum"),
     *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "isnan", "isfinite"),
-    *("bitwise_and", "bitwise_or", "bitwise_xor", "invert", "left_shift", "right_shift", "logical_and", "logical_not"),
+    *(
+        "matmul",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "invert",
+        "left_shift",
+        "right_shift",
+        "logical_and",
+        "logical_not",
+    ),
 )
 globals().update({name: ufunc(getattr(np, name)) for name in NAMES})
 
