@@ -16,6 +16,8 @@ from refoptim.engines import cuda
 from refoptim.engines.launches import Parts
 from refoptim.engines.machine import key_of
 
+from ..kernels import test_gpu
+
 STEPS = 4
 ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
 
@@ -445,3 +447,13 @@ def test_a_program_is_not_captured(gpu: Any) -> None:
     optimizer.param_groups[0]["capturable"] = True
     with pytest.raises(RuntimeError, match="capturable=True on a GPU needs the kernels"):
         optimizer.step(grads=[gpu.asarray(normal(1, 6, 5))])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "complex64"])
+@pytest.mark.parametrize("begin", [0, 1, 2, 3, 8])
+def test_tests_on_a_gpu_place_arrays_as_they_lie(gpu: Any, dtype: str, begin: int) -> None:
+    """A copy would begin at 16 bytes, where every kernel can read as many at once."""
+    x = np.arange(40).astype(dtype)[begin:]
+    there = test_gpu.on(gpu, x)
+    assert (there.data.ptr - x.ctypes.data) % 16 == 0
+    assert_equal_bits(off(there), x)
