@@ -214,6 +214,21 @@ def test_the_table_of_promises() -> None:
     assert [str(x) for x in (EXACT, ULP(3), CLOSE(0.5, 0.25))] == ["EXACT", "within 3 ULP", "within 0.25 + 0.5 * |x|"]
 
 
+def test_products_of_a_library_are_close() -> None:
+    """Muon's cases with NumPy's matmul; there is nothing else to run."""
+    library, found = adapters.find("numpy-library"), []
+    for name, case in CASES.items():
+        reason = adapters.why_not(library(), case, "float32")
+        assert (reason is None) == (case.optimizer == "Muon")
+        if reason is None:
+            one, other = (run.execute(make(), case, "float32").tensors for make in (library, adapters.find("numpy")))
+            assert all(np.allclose(one[key], x, 1e-2, 1e-3, equal_nan=True) for key, x in other.items())
+            found.append(name)
+    assert len(found) >= 5
+    assert promises.promised("numpy-library", "reference", "Muon", "float64") == CLOSE(1e-2, 1e-3)
+    assert promises.promised("numpy-library", "reference", "Adam", "float64") is None
+
+
 def test_distances_are_those_counted_by_hand() -> None:
     """-0 and +0 are neighbours, one subnormal further is the next; a NaN is as far as can be."""
     case = CASES["sgd-plain"]
