@@ -47,6 +47,13 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+@pytest.fixture(scope="session")
+def ptx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where all processes of a session keep PTX that was compiled."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ptx"
+
+
 @pytest.fixture
 def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Load the stand-in for CuPy that needs no GPU."""

@@ -105,6 +105,25 @@ def misaligned(x: Any) -> Any:
     return copy
 
 
+def placed(x: Any, at: int) -> Any:
+    """Return a copy of an array whose first byte lies ``at`` bytes after a multiple of 64."""
+    memory = np.zeros(x.nbytes + 128, np.uint8)
+    begin = -memory.ctypes.data % 64 + at
+    copy = memory[begin : begin + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+def shifted(x: Any, by: int) -> Any:
+    """Return a copy of an array that begins ``by`` numbers after a multiple of 64 bytes."""
+    return placed(x, by * x.itemsize)
+
+
+def alike(x: Any) -> Any:
+    """Return a copy of an array that begins as far after a multiple of 64 bytes as it does; ``copy`` aligns it."""
+    return placed(x, x.ctypes.data % 64)
+
+
 def arrays(rng: np.random.Generator, dtype: str) -> list[Any]:
     """Draw arrays of every layout: sizes around those of registers and chunks, in and out of order, aligned and not."""
     shapes = [(), (0,), (1,), (7, 5), (1023,), (3, 4, 5), (17_000,), (70_001,)]

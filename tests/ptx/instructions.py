@@ -269,10 +269,10 @@ for _from in INTEGERS:
 for _from in FLOATS:
     for _to in INTEGERS:
         define(f"cvt.rzi.{_to}.{_from}", (_from,), _to, partial(truncated, DTYPES[_to]))
-for _name, _from, _to in (("f32.f16", "f16", "f32"), ("f64.f16", "f16", "f64"), ("f64.f32", "f32", "f64")):
-    define(f"cvt.{_name}", (_from,), _to, partial(converted, DTYPES[_to]))
-for _name, _from, _to in (("f32.f64", "f64", "f32"), ("f16.f32", "f32", "f16"), ("f16.f64", "f64", "f16")):
-    define(f"cvt.rn.{_name}", (_from,), _to, partial(converted, DTYPES[_to]))
+for _to, _from in (("f32", "f16"), ("f64", "f32")):
+    define(f"cvt.{_to}.{_from}", (_from,), _to, partial(converted, DTYPES[_to]))
+for _to, _from in (("f32", "f64"), ("f16", "f32")):
+    define(f"cvt.rn.{_to}.{_from}", (_from,), _to, partial(converted, DTYPES[_to]))
 define("cvt.f32.bf16", ("bf16",), "f32", from_bfloat16)
 define("cvt.rn.bf16.f32", ("f32",), "bf16", to_bfloat16)
 define("cvt.rn.bf16x2.f32", ("f32", "f32"), "bf16x2", partial(two, to_bfloat16))

@@ -31,21 +31,4 @@ KERNEL(broken_alignment)(i64* x, i64 n) {
 }
 EXPORT(broken_alignment)
 
-KERNEL(broken_barrier)(i64* x, i64 n) {
-    __shared__ i64 left[64];
-    left[threadIdx.x] = n;
-    x[threadIdx.x] = left[(threadIdx.x + 1) % blockDim.x];
-}
-EXPORT(broken_barrier)
-
-KERNEL(broken_grid)(i64* x, i64 n) { x[0] += n; }
-EXPORT(broken_grid)
-
-KERNEL(broken_divergence)(i64* x, i64 n) {
-    if (threadIdx.x < 2 && n)
-        __syncthreads();
-    x[threadIdx.x] = n;
-}
-EXPORT(broken_divergence)
-
 }  // namespace refoptim

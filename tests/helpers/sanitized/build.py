@@ -1,4 +1,4 @@
-"""Builds the kernels for real threads, and runs them in place of the library for this computer."""
+"""Builds the kernels with a sanitizer, and runs them in place of the library for this computer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = ("-std=c++20", "-O0", "-ffp-contract=off", "-Wall", "-Werror", "-fPIC", 
 def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
     """Build a library of kernels, and of the broken ones; CalledProcessError holds what the compiler says.
 
-    With ``-DHOST -DVARIANT=emulator`` it is the library for this computer, under the names of the emulator.
+    With ``-DHOST -DVARIANT=sanitized`` it is the library for this computer, under the same names.
     """
     chosen = [Path(kernels)] if "/" in kernels else sorted(KERNELS.rglob(kernels))
     of_host = [HOST / "cuda.h", HOST / "packed_storage.h", *chosen]
@@ -35,20 +35,19 @@ def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
     return library
 
 
-class Emulator(host.Host):
+class Sanitized(host.Host):
     """A device that runs no more than ``blocks`` blocks, of ``size`` threads each."""
 
     def __init__(self, library: Path, blocks: int, size: int) -> None:
-        super().__init__(ctypes.CDLL(str(library)), "emulator")
-        self.blocks, self.size, self.launched = blocks, size, set[str]()
+        super().__init__(ctypes.CDLL(str(library)), "sanitized")
+        self.blocks, self.size = blocks, size
 
     def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Any:
         """Return a launch that is yet to be made; see ``Machine``."""
-        self.launched.add(entry)
         slots = [host._slot(x) for x in arguments]
         addresses = (ctypes.c_void_p * len(slots))(*(x.ctypes.data for x in slots))
         addresses.used = slots
-        function = getattr(self.kernels, f"emulator_{entry}")
+        function = getattr(self.kernels, f"sanitized_{entry}")
         return partial(function, ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
 
     @contextmanager
