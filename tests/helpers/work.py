@@ -73,11 +73,10 @@ def both(cls: Callable[..., Optimizer], arrays: list[Any], steps: list[list[Any]
 
 
 def dense(name: str, dtype: str, **more: Any) -> None:
-    """A rule with one chunk a tensor, aligned and not."""
+    """A rule with one chunk a tensor, aligned and not; NaN and the like in both steps, so that state holds them too."""
     rng = np.random.default_rng(1)
     arrays = params(rng, dtype)
-    steps = [[numbers(rng, x.shape, dtype) for x in arrays] for _ in range(2)]
-    steps[1] = [strange(rng, g, dtype) for g in steps[1]]
+    steps = [[strange(rng, numbers(rng, x.shape, dtype), dtype) for x in arrays] for _ in range(2)]
     both(getattr(refoptim, name), arrays, steps, **{**SETTINGS[name], **more})
 
 
@@ -261,6 +260,7 @@ def pieces() -> Iterator[Piece]:
     for dtype in STORAGES[2:]:
         yield from of_master(dtype)
     yield from (piece(dense, name, "complex64") for name in RULES)
+    yield from (piece(dense, name, "float32", weight_decay=0.0) for name in ("Adam", "Adamax"))
     for narrow in (False, True):
         yield from (piece(minimized, next(iter(PROBLEMS)), narrow, *minimizer) for minimizer in MINIMIZERS)
     for dtype in ("float32", "float64"):

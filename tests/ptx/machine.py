@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from refoptim.engines import host, nvrtc
 from . import compiled
 from .memory import GARBAGE, Arrays
 from .module import Module, passed
+
+CHUNK = 1 << 12
+"""Elements that a block updates in one go; no result depends on it."""
 
 
 class Known:
@@ -62,6 +66,7 @@ class Machine:
     flags: tuple[str, ...] = ()
     launched: set[str] = field(default_factory=set)
     known: Known = field(default_factory=Known)
+    uploaded: deque[Any] = field(default_factory=partial(deque, maxlen=64))
 
     def module(self, stem: str) -> Module:
         """Return the kernels of ``kernels/<stem>.cu``."""
@@ -92,11 +97,16 @@ class Machine:
         x.reshape(-1).view(np.uint8)[...] = GARBAGE
         return x
 
-    def upload(self, table: Any) -> Any:
-        """Copy a table; the copy is not to be written."""
+    def upload(self, table: Any, key: Any = None) -> Any:
+        """Copy a table; the copy is not to be written, and lives until others have taken its place."""
         copy = table.copy()
         copy.flags.writeable = False
+        self.uploaded.append(copy)
         return copy
+
+    def chunk(self, elements: int) -> int:
+        """Return how many elements a block updates in one go."""
+        return CHUNK
 
     def address(self, x: Any) -> int:
         """Return where an array lies, and let kernels touch it from now on."""

@@ -110,14 +110,12 @@ class Threads:
 
     def _release(self) -> None:
         """Let the threads that wait go on, if those of each block do so together."""
-        self.shared_log.check()
         waiting, self.waiting = self.waiting, []
-        if not waiting:
-            return
         places = np.full(self.count, -1)
         for group, lanes in waiting:
             places[lanes] = group[1]
         self._check_barrier(places.reshape(-1, self.launch.block))
+        self.shared_log.check()
         for group, lanes in waiting:
             self.barriers[lanes] += 1
             self.go(group[1], group[2], lanes)
