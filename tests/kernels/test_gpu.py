@@ -1,6 +1,7 @@
 """On a GPU: kernels have the bits of the NumPy reference. ``pytest -m gpu`` runs these tests and writes docs/gpu.json.
 
 They need CuPy, its driver and NVRTC, and are skipped where one is missing. No other test of this project needs a GPU.
+``pytest -m ptx`` runs most of them without: on the stand-in for CuPy, with kernels whose PTX is executed.
 """
 
 from __future__ import annotations
@@ -23,14 +24,23 @@ from refoptim.clip_grad import clip_grad_norm_
 from refoptim.engines import cuda
 from refoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what CuPy warns of is no failure here
+pytestmark = pytest.mark.filterwarnings("default")  # what CuPy warns of is no failure here
+
+GPU = pytest.param("gpu", marks=pytest.mark.gpu)
+
+PTX = pytest.param("ptx", marks=[pytest.mark.ptx, pytest.mark.slow])
+
+ON_A_GPU_ONLY = pytest.mark.parametrize("cupy", [GPU], indirect=True)
+"""For what the stand-in has not: work that goes on beside the host's, other libraries' kernels, memory without end."""
 
 BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-@pytest.fixture(scope="module")
-def cupy() -> Any:
-    """Return CuPy, if it has a GPU."""
+@pytest.fixture(params=[GPU, PTX])
+def cupy(request: pytest.FixtureRequest) -> Any:
+    """Return CuPy, if it has a GPU; or its stand-in."""
+    if request.param == "ptx":
+        return request.getfixturevalue("cupy_on_ptx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if missing := cuda.missing():
@@ -207,6 +217,7 @@ def test_sparse_gradients(cupy: Any, name: str, dtype: str) -> None:
         assert_same(ours, theirs, k)
 
 
+@ON_A_GPU_ONLY
 @pytest.mark.parametrize("name", NAMES)
 def test_unfused_steps(cupy: Any, name: str) -> None:
     """The words of the rules on CuPy arrays: in float64, for CuPy itself flushes float32 numbers to zero."""
@@ -296,6 +307,7 @@ def test_a_captured_graph_skips_steps(cupy: Any, name: str) -> None:
         assert_same(optimizer, expected(name, [0.1] * len(LRS), skipped=(0, 3)))
 
 
+@ON_A_GPU_ONLY
 @pytest.mark.parametrize("name", ["Adam", "SGD", "Adafactor"])
 def test_a_step_does_not_wait_for_the_gpu(cupy: Any, name: str) -> None:
     """The stream is held up until the step has returned; a step that waited would wait for half a minute."""
@@ -389,6 +401,7 @@ def test_state_is_saved_and_loaded(cupy: Any) -> None:
     assert_same(other, theirs)
 
 
+@ON_A_GPU_ONLY
 def test_tensors_of_torch_are_taken(cupy: Any) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if not torch.cuda.is_available():
@@ -406,6 +419,7 @@ HUGE = (1 << 31) + 12_345
 PERIOD = 1_000_003
 
 
+@ON_A_GPU_ONLY
 def test_more_elements_than_an_int_counts(cupy: Any) -> None:
     """One tensor of more than 2^31 elements; numbers repeat, so that NumPy need compute one period of them only."""
     free, _ = cupy.cuda.runtime.memGetInfo()
