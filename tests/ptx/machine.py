@@ -78,7 +78,7 @@ class Machine:
 
     def launching(
         self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None
-    ) -> Callable[[], None]:
+    ) -> partial[Any]:
         """Return a launch that is yet to be made."""
         for x in arguments:
             if isinstance(x, np.ndarray):

@@ -171,8 +171,9 @@ def test_shifts_by_the_width_and_more(bits: int) -> None:
     x = (1 << bits) - 3
     left = computed(f"shl.b{bits}", [f"b{bits}", "u32"], f"b{bits}", [x] * len(counts), counts)
     assert_equal(left, [(x << min(n, 99)) % (1 << bits) for n in counts])
-    right = computed(f"shr.u{bits}", [f"u{bits}", "u32"], f"u{bits}", [x] * len(counts), counts)
-    assert_equal(right, [x >> min(n, 99) for n in counts])
+    for type_ in (f"u{bits}", f"b{bits}"):
+        right = computed(f"shr.{type_}", [type_, "u32"], type_, [x] * len(counts), counts)
+        assert_equal(right, [x >> min(n, 99) for n in counts])
     signed = computed(f"shr.s{bits}", [f"s{bits}", "u32"], f"s{bits}", [-9] * len(counts), counts)
     assert_equal(signed, [-9 >> min(n, 99) for n in counts])
 
@@ -186,6 +187,7 @@ def test_logic(bits: int) -> None:
 
 
 def test_logic_of_predicates() -> None:
+    assert computed("mov.pred", ["pred"], "pred", [0, 1]).tolist() == [0, 1]
     x, y = [0, 0, 1, 1], [0, 1, 0, 1]
     for name, expected in {"and": [0, 0, 0, 1], "or": [0, 1, 1, 1], "xor": [0, 1, 1, 0]}.items():
         assert computed(f"{name}.pred", ["pred"] * 2, "pred", x, y).tolist() == expected
@@ -238,8 +240,9 @@ def test_comparisons_of_bits(type_: str) -> None:
     assert computed(f"setp.ne.{type_}", [type_] * 2, "pred", [5, 6], [5, 5]).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("type_", ["b16", "b32", "b64", "s32", "u64", "f32", "f64"])
-def test_selection(type_: str) -> None:
+@pytest.mark.parametrize("type_", ["b16", "b32", "b64", *INTEGERS, "f32", "f64"])
+def test_selection_and_moves(type_: str) -> None:
+    assert computed(f"mov.{type_}", [type_], type_, [1, 2]).tolist() == [1, 2]
     assert computed(f"selp.{type_}", [type_, type_, "pred"], type_, [1, 2], [3, 4], [1, 0]).tolist() == [1, 4]
 
 
