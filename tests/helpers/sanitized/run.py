@@ -37,7 +37,7 @@ def main(library: str, blocks: str, threads: str, broken: str = "") -> None:
     if broken == "beyond":
         beyond(machine)
     elif broken:
-        machine.launch("broken", broken, machine.blocks, np.zeros(8, np.int64), np.int64(2))
+        machine.launch("broken", broken, machine.blocks, np.zeros(8, np.int64), np.int64(8))
     else:
         with machine.in_place(), np.errstate(all="ignore"):
             for piece in pieces():
