@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,12 @@ class Bytes:
         self.wholes[size][address // size] = np.ascontiguousarray(rows).view(WHOLE[size])[:, 0]
 
 
+@cache
+def of_process() -> Bytes:
+    """Return the memory of this process, from the address ``LOWEST`` on."""
+    return Bytes(np.frombuffer(memoryview((ctypes.c_ubyte * (HIGHEST - LOWEST)).from_address(LOWEST)), np.uint8))
+
+
 class Area:
     """Shared memory, one row a block, or local memory, one row a thread; it is known which bytes have been written."""
 
@@ -70,9 +77,6 @@ class Arrays:
 
     An access is where in all arrays, one after the other, it begins: ``where`` says so.
     """
-
-    host = Bytes(np.frombuffer(memoryview((ctypes.c_ubyte * (HIGHEST - LOWEST)).from_address(LOWEST)), np.uint8))
-    """The memory of this process, from the address ``LOWEST`` on."""
 
     def __init__(self, ranges: Iterable[tuple[int, int, bool]]) -> None:
         """Take the first address of each array, the one after its last, and whether it may be written."""
@@ -111,8 +115,8 @@ class Arrays:
 
     def take(self, address: Any, size: int, text: str) -> Any:
         """Return the bytes at addresses."""
-        return self.host.take(address - LOWEST, size)
+        return of_process().take(address - LOWEST, size)
 
     def put(self, address: Any, rows: Any) -> None:
         """Write bytes to addresses."""
-        self.host.put(address - LOWEST, rows)
+        of_process().put(address - LOWEST, rows)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptx import BarrierFault, Fault, MemoryFault, Module, NotKnown, Race, Uninitialized
+from ptx import BarrierFault, Fault, MemoryFault, Module, NotKnown, Race, Uninitialized, threads
 from ptx.snippets import HEAD, REGISTERS, kernel, own
 
 pytestmark = pytest.mark.ptx
@@ -243,6 +243,12 @@ def test_launches_that_cuda_refuses(grid: int, block: int) -> None:
         kernel("", threads=32).launch("test", grid, block, np.zeros(1))
     with pytest.raises(Fault, match="nothing is no kernel"):
         kernel("").launch("nothing", 1, 1, np.zeros(1))
+
+
+def test_a_kernel_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MOST", 1000)
+    with pytest.raises(Fault, match="test has not ended after 1001 steps"):
+        kernel("$LOOP: bra.uni $LOOP;").launch("test", 1, 1, np.zeros(1))
 
 
 # ------------------------------------------------------------------------------------------- barriers and races

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .faults import BarrierFault, MemoryFault
+from .faults import BarrierFault, Fault, MemoryFault
 from .memory import GARBAGE, WINDOWS, Area, Arrays
 from .races import Access, Log
 from .text import SIZES
@@ -19,6 +19,9 @@ from .text import SIZES
 if TYPE_CHECKING:
     from .program import Program
     from .translate import Operand
+
+MOST = 10_000_000
+"""Steps after which a launch is taken for one that does not end."""
 
 Stack = tuple[int, ...]
 """The places of the calls that threads are in."""
@@ -93,6 +96,8 @@ class Threads:
                 step(self, chosen)
             block.end(self, lanes, group[2])
             steps += len(block.steps) + 1
+            if steps > MOST:
+                raise Fault(f"{self.program.kernel.name} has not ended after {steps} steps")
             if not self.groups:
                 self._release()
         return steps
