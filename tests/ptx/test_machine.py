@@ -334,3 +334,14 @@ def test_blocks_reach_barriers_by_themselves() -> None:
 def test_addresses_of_32_bits_are_refused() -> None:
     with pytest.raises(NotKnown, match="64 bits"):
         Module(HEAD.replace("64\n", "32\n"))
+
+
+def test_pointers_that_say_what_they_point_to() -> None:
+    """Compilers for newer architectures write that down."""
+    x = np.zeros(2, np.uint32)
+    text = (
+        HEAD + ".visible .entry test(.param .u64 .ptr .global .align 4 x, .param .u64 .ptr .align 1 y) {\n" + REGISTERS
+    )
+    module = Module(text + "ld.param.u64 %a0, [x]; ld.param.u64 %a1, [y]; st.global.u32 [%a0+4], 7; ret; }")
+    module.launch("test", 1, 1, x, None)
+    assert x.tolist() == [0, 7]

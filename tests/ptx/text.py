@@ -14,7 +14,7 @@ SIZES |= dict(b32=4, u32=4, s32=4, f32=4, f16x2=4, bf16x2=4, b64=8, u64=8, s64=8
 """Bytes of a number of each type."""
 
 _FUNCTION = re.compile(r"\.(entry|func)\s*(\([^)]*\))?\s*([\w$]+)\s*(\([^)]*\))?([^{;]*)([{;])")
-_VARIABLE = re.compile(r"\.(\w+) (?:\.align (\d+) )?\.(\w+) ([\w$]+)(?:\[(\d+)\])?")
+_VARIABLE = re.compile(r"\.(\w+) (?:\.align (\d+) )?\.(\w+)(?: \.ptr(?: \.\w+)? \.align \d+)? ([\w$]+)(?:\[(\d+)\])?")
 _OPERAND = re.compile(r"\([^)]*\)|<[^>]*>|\[[^\]]*\]|[^,\s]+")
 _IGNORED = {".pragma", ".loc", ".file"}
 
