@@ -233,7 +233,7 @@ def truncated(dtype: Any, x: Any) -> Any:
     """Cut a number to an integer; what is too large becomes the largest, and NaN zero or, where 64 bits are in play,
     the integer of which only the highest bit is set."""
     limits = np.iinfo(dtype)
-    above, below = x >= float(limits.max) + (limits.bits < 64), x < float(limits.min)
+    above, below = x >= float(limits.max), x < float(limits.min)
     inside = np.where(above | below | np.isnan(x), 0, x)
     wide = x.dtype.itemsize == 8 or limits.bits == 64
     of_nan = dtype.type(1 << (limits.bits - 1) if limits.min == 0 else limits.min) if wide else dtype.type(0)

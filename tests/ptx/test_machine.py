@@ -180,6 +180,15 @@ def test_threads_part_and_meet_again() -> None:
     assert x.tolist() == [sum(range(t)) if t % 2 else 1000 - sum(range(t)) for t in range(100)]
 
 
+def test_threads_that_meet_go_on_together() -> None:
+    """What follows the place where they meet is executed once for all."""
+    module = kernel(
+        own(4) + "setp.lt.u32 %p1, %r8, 3; @%p1 bra $A; add.s32 %r1, %r1, 1;\n$A: " + 20 * "add.s32 %r1, %r1, 1;"
+    )
+    module.launch("test", 1, 8, np.zeros(8))
+    assert module.steps == 6 + 2 + 21
+
+
 def test_threads_end_at_different_places() -> None:
     x = np.zeros(8, np.int32)
     body = own(4) + "setp.lt.u32 %p1, %r8, 3; @%p1 ret; setp.lt.u32 %p1, %r8, 5; @%p1 exit; st.global.u32 [%a8], 1;"
