@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array
 
@@ -25,28 +27,27 @@ def descend(
     machine: Machine, g: Array, old_dirs: Sequence[Array], old_stps: Sequence[Array], ro: Sequence[Any], H_diag: Any
 ) -> tuple[Array, list[Any], Any]:
     """Return the direction, the coefficients of the first loop and the slope, read together when all is done."""
-    number, d = g.dtype.type, machine.empty(g.shape, g.dtype)
-    pairs = list(zip(old_dirs, old_stps, map(number, ro), strict=True))
-    m, sums = len(pairs), Walks(machine, g, len(pairs) + 3)
-    if pairs:
-        _two_loops(sums, g, d, pairs, number(H_diag))
+    number, d, m = g.dtype.type, machine.empty(g.shape, g.dtype), len(ro)
+    sums = Walks(machine, g, m + 3)
+    if m:
+        _two_loops(sums, g, d, old_dirs, old_stps, np.array(ro, g.dtype), number(H_diag))
     else:
         sums(0, "lbfgs", "lbfgs_alone", d, g, number(H_diag))
     *al, slope = sums.read()[: m + 1]
     return d, al, slope
 
 
-def _two_loops(sums: Walks, g: Array, d: Array, pairs: Sequence[tuple[Array, Array, Any]], H_diag: Any) -> None:
+def _two_loops(
+    sums: Walks, g: Array, d: Array, old_dirs: Sequence[Array], old_stps: Sequence[Array], ro: Array, H_diag: Any
+) -> None:
     """Launch the two loops: the coefficients come first, then the slope, then two places for products by turns."""
-    m, here, there = len(pairs), len(pairs) + 1, len(pairs) + 2
-    sums(here, "lbfgs", "lbfgs_begin", d, g, pairs[-1][1])
-    for i in reversed(range(1, m)):
-        y, _, r = pairs[i]
-        sums(there, "lbfgs", "lbfgs_back", d, y, pairs[i - 1][1], sums.at(i), sums.at(here), r)
-        here, there = there, here
-    y, _, r = pairs[0]
-    sums(there, "lbfgs", "lbfgs_turn", d, y, y, sums.at(0), sums.at(here), r, H_diag)
-    for i, (_, step, r) in enumerate(pairs):
-        here, there = there, here
-        after, slot = (pairs[i + 1][0], there) if i + 1 < m else (g, m)
-        sums(slot, "lbfgs", "lbfgs_forth", d, step, after, sums.at(i), sums.at(here), r)
+    m = len(ro)
+    slots = m + 1 + np.arange(2 * m + 1) % 2  # where each launch leaves its product, which the next one reads
+    slots[-1] = m
+    y, step, (q, last) = (sums.addresses(x) for x in (old_dirs, old_stps, (d, g)))
+    al, left, q, back = sums.at(np.arange(m)), sums.at(slots), np.full(m, q), np.arange(m - 1, 0, -1)
+    after = np.append(y[1:], last)
+    sums(slots[0], "lbfgs", "lbfgs_begin", d, g, old_stps[-1])
+    sums.series(slots[1:m], "lbfgs", "lbfgs_back", q[back], y[back], step[back - 1], al[back], left[: m - 1], ro[back])
+    sums(slots[m], "lbfgs", "lbfgs_turn", d, old_dirs[0], old_dirs[0], al[0], left[m - 1], ro[0], H_diag)
+    sums.series(slots[m + 1 :], "lbfgs", "lbfgs_forth", q, step, after, al, left[m:-1], ro)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from refoptim.engines.machine import Machine
-from refoptim.numerics.arith import Array, DType
+from refoptim.numerics.arith import Array, DType, name_of
 from refoptim.numerics.array_types import HOST, moved
 from refoptim.numerics.tree import WIDTH
+from refoptim.step.changes import make
 
 from .harness.sums import RUNS
 
@@ -33,24 +35,49 @@ class Walks:
     """
 
     def __init__(self, machine: Machine, like: Array, count: int) -> None:
-        self.machine, self.shape, self.dtype = machine, like.shape, like.dtype
+        self.machine, self.shape, self.dtype, self.name = machine, like.shape, like.dtype, name_of(like.dtype)
         self.numbers = machine.empty((count,), like.dtype)
         self.levels = [*_levels(like.size)]
         self.memory = machine.empty((sum(self.levels),), like.dtype)
+        self.kept: list[Array] = []
 
     def __call__(self, slot: int, stem: str, name: str, *arguments: Any) -> None:
         """Launch a kernel that sums run by run, and others that sum its sums; leave the sum in a slot."""
         given = [_vector(x, self.shape, self.dtype) if hasattr(x, "flags") and x.ndim else x for x in arguments]
-        n, at = self.shape[0], self.machine.address(self.memory)
-        for i, runs in enumerate(self.levels):
-            to = np.uint64(at) if i + 1 < len(self.levels) else self.at(slot)
-            entry = f"{name}_{self.dtype.name}"
-            self.machine.launch(stem, entry, blocks(runs, RUNS), np.int64(n), to, *given)
-            stem, name, given, n, at = "vector", "vector_fold", [to], runs, at + runs * self.dtype.itemsize
+        for file, entry, runs, n, to, source in self._rounds(stem, name, self.at(slot)):
+            given = given if source is None else [source]
+            self.machine.launch(file, entry, blocks(runs, RUNS), np.int64(n), to, *given)
 
-    def at(self, slot: int) -> Any:
-        """Return the address of a number."""
-        return np.uint64(self.machine.address(self.numbers) + slot * self.dtype.itemsize)
+    def series(self, slots: Array, stem: str, name: str, *columns: Array) -> None:
+        """Do what calls with each of some slots would do; their arguments are given by columns."""
+        rounds = []
+        for file, entry, runs, n, to, source in self._rounds(stem, name, self.at(slots)):
+            given = [np.int64(n), to, *(columns if source is None else [source])]
+            launches = [np.broadcast_to(x, len(slots)) for x in given]
+            rounds.append(self.machine.launchings(file, entry, blocks(runs, RUNS), *launches))
+        make(chain.from_iterable(zip(*rounds, strict=True)))
+
+    def _rounds(self, stem: str, name: str, last: Any) -> Iterator[tuple[str, str, int, int, Any, Any]]:
+        """Yield for each round of sums its kernel, how many sums it makes of how many numbers, to where, and of what.
+
+        The first round sums the arguments, None here.
+        """
+        n, at, source = self.shape[0], self.machine.address(self.memory), None
+        for i, runs in enumerate(self.levels):
+            to = np.uint64(at) if i + 1 < len(self.levels) else last
+            yield stem, f"{name}_{self.name}", runs, n, to, source
+            stem, name, n, at, source = "vector", "vector_fold", runs, at + runs * self.dtype.itemsize, to
+
+    def at(self, slot: Any) -> Any:
+        """Return the address of a number, or those of several."""
+        place = self.machine.address(self.numbers) + slot * self.dtype.itemsize
+        return place.astype(np.uint64) if isinstance(place, np.ndarray) else np.uint64(place)
+
+    def addresses(self, vectors: Sequence[Array]) -> Array:
+        """Return the addresses of vectors, which are kept as long as this."""
+        lines = [_vector(x, self.shape, self.dtype) for x in vectors]
+        self.kept += lines
+        return np.array([*map(self.machine.address, lines)], np.uint64)
 
     def read(self) -> list[Any]:
         """Return all numbers, as NumPy scalars."""
@@ -104,7 +131,7 @@ def largest(machine: Machine, *vectors: Array) -> list[Any]:
         while True:
             parts = blocks(x.size)
             to = np.uint64(at) if parts == 1 else machine.empty((parts,), dtype)
-            machine.launch("vector", f"vector_largest_{dtype.name}", parts, np.int64(x.size), to, x)
+            machine.launch("vector", f"vector_largest_{name_of(dtype)}", parts, np.int64(x.size), to, x)
             if parts == 1:
                 break
             x = to
@@ -114,7 +141,7 @@ def largest(machine: Machine, *vectors: Array) -> list[Any]:
 def negated(machine: Machine, x: Array) -> Array:
     """-x"""
     out = _like(machine, x)
-    machine.launch("vector", f"vector_negated_{x.dtype.name}", blocks(x.size), np.int64(x.size), out, x)
+    machine.launch("vector", f"vector_negated_{name_of(x.dtype)}", blocks(x.size), np.int64(x.size), out, x)
     return out
 
 
@@ -137,7 +164,7 @@ def move(machine: Machine, arrays: Sequence[Array], d: Array, t: Any, origin: Ar
     ]
     if parts:
         table = machine.upload(np.array(parts, np.int64).T.ravel())
-        entry, count = f"vector_move_{d.dtype.name}", len(parts)
+        entry, count = f"vector_move_{name_of(d.dtype)}", len(parts)
         machine.launch("vector", entry, count, table, np.int64(count), *vectors, d.dtype.type(t))
     for old, new in zip(arrays, lines, strict=True):
         if old is not new:

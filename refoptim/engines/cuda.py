@@ -112,6 +112,10 @@ class Cuda:
             slots = tuple(np.asarray(x) if isinstance(x, np.generic) else x for x in arguments)
             return partial(kernel, (min(blocks, GRID),), (threads,), slots)
 
+    def launchings(self, stem: str, entry: str, blocks: int, *columns: Array) -> list[Change]:
+        """Return launches that are yet to be made; see ``Machine``."""
+        return [self.launching(stem, entry, blocks, *row) for row in zip(*columns, strict=True)]
+
     def load(self, stem: str, entry: str) -> tuple[Any, int]:
         """Return a kernel of a file and its threads in a block; it is compiled if that has not been done before."""
         path = binary(stem, entry, self.arch, self.major)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Hashable
+import sys
+from collections.abc import Hashable, Sequence
 from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ CHUNK = 1 << 14
 FEW = 1 << 15
 """Elements that are worth a thread."""
 
+SLOT = 8
+"""Bytes of an argument, at which they are aligned; a struct takes several times that."""
+
 
 class Host:
     """The processors of this computer."""
@@ -44,13 +49,38 @@ class Host:
 
     def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Change:
         """Return a launch that is yet to be made; see ``Machine``."""
+        parts = [x.tobytes() if isinstance(x, np.generic) else self._pointer(x) for x in arguments]
+        table = _table(parts)
+        table.used = table.used, arguments
+        return self._call(entry, blocks, elements, table)
+
+    def launchings(self, stem: str, entry: str, blocks: int, *columns: Array) -> list[Change]:
+        """Return launches that are yet to be made; see ``Machine``."""
+        count, width = len(columns[0]), len(columns)
+        slots = np.zeros((count, width), np.uint64)
+        for j, column in enumerate(columns):
+            slots.view(column.dtype).reshape(count, width, SLOT // column.itemsize)[:, j, 0] = column
+        addresses = self.address(slots) + slots.itemsize * np.arange(slots.size, dtype=np.uintp)
+        first, used = self.address(addresses), (slots, addresses)
+        tables: list[Any] = [ctypes.c_void_p(first + i * width * addresses.itemsize) for i in range(count)]
+        for table in tables:
+            table.used = used
+        return [self._call(entry, blocks, None, table) for table in tables]
+
+    def standing(self, entry: str, blocks: int, *arguments: Array, elements: int) -> Change:
+        """Return a launch that reads its arguments from arrays when it is made."""
+        table: Any = (ctypes.c_void_p * len(arguments))(*map(self.address, arguments))
+        table.used = arguments
+        return self._call(entry, blocks, elements, table)
+
+    def _pointer(self, x: Array | None) -> bytes:
+        return (0 if x is None else self.address(x)).to_bytes(SLOT, sys.byteorder)
+
+    def _call(self, entry: str, blocks: int, elements: int | None, table: Any) -> Change:
+        """Return the call of a kernel; the table holds the addresses of its arguments."""
         if entry not in self.entries:
             self.entries[entry] = getattr(self.kernels, f"{self.variant}_{entry}")
-        slots = [_slot(x) for x in arguments]
-        addresses = np.array([x.ctypes.data for x in slots], np.uintp)
         threads = min(self.threads(), blocks, 1 + (FEW * blocks if elements is None else elements) // FEW)
-        table: Any = ctypes.c_void_p(addresses.ctypes.data)
-        table.used = addresses, slots
         return partial(self.entries[entry], ctypes.c_longlong(blocks), ctypes.c_int(threads), table)
 
     def threads(self) -> int:
@@ -71,15 +101,25 @@ class Host:
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""
-        address: int = x.__array_interface__["data"][0]
-        return address
+        try:
+            return ctypes.addressof(ctypes.c_char.from_buffer(x))
+        except (
+            TypeError,
+            ValueError,
+            BufferError,
+        ):  # read-only, empty, not in C order, or of a dtype that Python has not
+            address: int = x.__array_interface__["data"][0]
+            return address
 
 
-def _slot(x: Any) -> Array:
-    """Return an array that holds an argument, or its address."""
-    if isinstance(x, np.generic):
-        return np.asarray(x)
-    return np.array(0 if x is None else x.ctypes.data, np.uintp)
+def _table(parts: Sequence[bytes]) -> Any:
+    """Return a table of the addresses of some values, which are kept with it."""
+    padded = [x.ljust(-(-len(x) // SLOT) * SLOT) for x in parts]
+    slots = ctypes.create_string_buffer(b"".join(padded))
+    places = accumulate(map(len, padded[:-1]), initial=ctypes.addressof(slots))
+    table: Any = (ctypes.c_void_p * len(parts))(*places)
+    table.used = slots
+    return table
 
 
 def machine() -> Host:

@@ -27,6 +27,12 @@ class Machine(Protocol):
     def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Change:
         """Return a launch that is yet to be made; whoever makes it keeps the arguments until then."""
 
+    def launchings(self, stem: str, entry: str, blocks: int, *columns: Array) -> list[Change]:
+        """Return launches of one kernel that are yet to be made, with arguments by columns.
+
+        A column is a NumPy vector of one number per launch: values, or addresses of arrays that the caller keeps.
+        """
+
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Make an array."""
 
@@ -63,6 +69,10 @@ class Recorder:
         """Return a launch that is yet to be made."""
         self._used += arguments
         return self.machine.launching(stem, entry, blocks, *arguments, elements=elements)
+
+    def launchings(self, stem: str, entry: str, blocks: int, *columns: Array) -> list[Change]:
+        """Return launches that are yet to be made."""
+        return self.machine.launchings(stem, entry, blocks, *columns)
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Make an array, which lives as long as this."""

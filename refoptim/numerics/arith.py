@@ -54,6 +54,13 @@ def storage(dtype: DType) -> DType:
 
 
 @cache
+def name_of(dtype: DType) -> str:
+    """Return the name of ``dtype``, which NumPy puts together anew each time."""
+    name: str = dtype.name
+    return name
+
+
+@cache
 def arithmetic(dtype: DType) -> DType:
     """Return the type that arrays of ``dtype`` compute in: float64, or float32 for everything narrower."""
     return np.dtype("float64" if storage(dtype).itemsize == 8 else "float32")

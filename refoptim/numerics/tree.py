@@ -7,18 +7,19 @@ number of elements alone, never on a device, a chunk or a thread. ``kernels/harn
 
 ``matmul`` adds the products of an entry in the order of the inner index, beginning at +0.
 
-Sums stream over their operands in blocks: nothing as large as an operand is made.
+Sums stream over their operands in blocks: nothing as large as an operand is made, if that is larger than a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from .arith import Array, arithmetic, mul, sqrt, widen
+from .arith import Array, DType, arithmetic, mul, sqrt, widen
 
 WIDTH = 1024
 """Elements that are folded together; part of the definition of a sum."""
@@ -62,14 +63,19 @@ def take(x: Array, block: Block) -> Array:
 def _fold(x: Array, axis: int) -> Array:
     """Sum each run of WIDTH along ``axis`` by halving; the axis keeps one sum per run."""
     n = x.shape[axis]
-    width = min(WIDTH, 1 << max(0, n - 1).bit_length())
+    width = _width(n)
     runs = -(-n // width)
     x = _filled(x, axis, runs * width)
     x = x.reshape(*x.shape[:axis], runs, width, *x.shape[axis + 1 :])
-    x = np.moveaxis(x, axis + 1, 0)
+    x = np.moveaxis(x, axis + 1, 0) if x.ndim > 2 else x.T
     while len(x) > 1:
         x = x[: len(x) // 2] + x[len(x) // 2 :]
     return x[0]
+
+
+def _width(n: int) -> int:
+    """Return how many of n elements are folded together: to fill a shorter run up adds +0 alone."""
+    return min(WIDTH, 1 << max(0, n - 1).bit_length())
 
 
 def _filled(x: Array, axis: int, n: int) -> Array:
@@ -83,7 +89,7 @@ def _filled(x: Array, axis: int, n: int) -> Array:
 
 def sum_along(f: Callable[..., Array], *arrays: Array, axis: int) -> Array:
     """Sum ``f(*arrays)`` along ``axis`` (kept, with length 1); ``f`` is elementwise and is applied block by block."""
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    shape = _shape(arrays)
     axis %= len(shape)
     runs = (*shape[:axis], -(-shape[axis] // WIDTH), *shape[axis + 1 :])
     sums = np.zeros_like(arrays[0], shape=runs, dtype=arithmetic(arrays[0].dtype))
@@ -96,8 +102,11 @@ def sum_along(f: Callable[..., Array], *arrays: Array, axis: int) -> Array:
 
 def total(f: Callable[..., Array], *arrays: Array) -> Any:
     """Sum ``f(*arrays)`` over all elements in C order; ``f`` is elementwise and is applied block by block."""
-    shape = np.broadcast_shapes(*(x.shape for x in arrays)) or (1,)
-    rest = np.zeros_like(arrays[0], shape=0, dtype=arithmetic(arrays[0].dtype))
+    shape, dtype = _shape(arrays) or (1,), arithmetic(arrays[0].dtype)
+    if math.prod(shape) <= CHUNK:
+        values = f(*map(widen, arrays)).reshape(-1)
+        return _finish(_fold(values, 0), 0)[0]
+    rest = np.zeros_like(arrays[0], shape=0, dtype=dtype)
     sums = [rest]
     for block in blocks(shape):
         values = f(*(widen(take(x, block)) for x in arrays))
@@ -109,11 +118,48 @@ def total(f: Callable[..., Array], *arrays: Array) -> Any:
     return _finish(np.concatenate(sums), 0)[0]
 
 
+def _shape(arrays: Sequence[Array]) -> tuple[int, ...]:
+    """Return the shape to which arrays broadcast."""
+    shape: tuple[int, ...] = arrays[0].shape
+    return shape if all(x.shape == shape for x in arrays) else np.broadcast_shapes(*(x.shape for x in arrays))
+
+
 def _finish(sums: Array, axis: int) -> Array:
     """Fold the sums of runs until one is left; the sum of nothing is +0."""
     while sums.shape[axis] > 1:
         sums = _fold(sums, axis)
     return sums + 0.0 if sums.shape[axis] else _filled(sums, axis, 1)
+
+
+class Dots:
+    """Dot products of vectors of ``n`` elements, CHUNK at most, in memory that is made once.
+
+    Called with two of NumPy's own vectors of this length and dtype it returns what ``dot`` does.
+    """
+
+    def __init__(self, n: int, dtype: DType) -> None:
+        width = _width(n)
+        values = np.zeros((max(1, -(-n // width)), width), dtype)  # what lies beyond n stays +0
+        self._products, self._folds = values.reshape(-1)[:n], [*_folds(values)]
+        self._sum = self._folds[-1][-1] if self._folds else values
+
+    def __call__(self, x: Array, y: Array) -> Any:
+        np.multiply(x, y, self._products)
+        for fold in self._folds:
+            np.add(*fold)
+        return self._sum[0, 0] + 0.0
+
+
+def _folds(values: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield what is added to what, and where to, until runs of values, one in each row, are one sum."""
+    while values.size > 1:
+        runs, width = values.shape
+        sums, left = np.zeros((1, _width(runs)), values.dtype), np.empty((runs, width // 2), values.dtype)
+        for half in (width >> i for i in range(1, width.bit_length())):
+            into = left[:, :half] if half > 1 else sums[0, :runs, None]
+            yield values[:, :half], values[:, half : 2 * half], into
+            values = left
+        values = sums
 
 
 def square(x: Array) -> Array:

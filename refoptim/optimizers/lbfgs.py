@@ -26,7 +26,7 @@ from .closure import (
     vector,
 )
 from .line_search import Point
-from .vector import Number, dot, downhill
+from .vector import Number, dot, dots, downhill
 
 MIN_CURVATURE = 1e-10
 """A pair whose product y . s is not larger than this is not kept."""
@@ -197,6 +197,7 @@ def two_loops(
 ) -> tuple[Array, list[Number]]:
     """Return minus the estimated inverse Hessian times ``g``, and the coefficients of the first loop."""
     pairs, al, q = list(zip(old_dirs, old_stps, ro, strict=True)), [], neg(g)
+    dot = dots([g, *old_dirs, *old_stps])
     for y, step, r in reversed(pairs):
         al.append(dot(step, q) * r)
         q = axpy(q, y, -al[-1])

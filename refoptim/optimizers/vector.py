@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..engines.twins import twinned
 from ..numerics import arith, tree
-from ..numerics.arith import Array, axpy
+from ..numerics.arith import Array, arithmetic, axpy
 from ..numerics.array_types import HOST, moved
 
 Number: TypeAlias = Any
@@ -25,6 +26,16 @@ def _number(x: Any) -> Number:
 def dot(x: Array, y: Array) -> Number:
     """The sum of x * y."""
     return _number(tree.dot(x, y))
+
+
+def dots(vectors: Sequence[Array]) -> Callable[[Array, Array], Number]:
+    """Return what computes many dot products of vectors like the given ones: ``dot``, or a shorter way to the same."""
+    x = vectors[0]
+    short = x.ndim == 1 and x.size <= tree.CHUNK and x.dtype == arithmetic(x.dtype)
+    forms = {
+        *zip(map(type, vectors), map(attrgetter("shape"), vectors), map(attrgetter("dtype"), vectors), strict=True)
+    }
+    return tree.Dots(x.size, x.dtype) if short and forms == {(np.ndarray, x.shape, x.dtype)} else dot
 
 
 @twinned
@@ -56,8 +67,18 @@ def downhill(g: Array) -> tuple[Array, Number]:
 @twinned
 def move(arrays: Sequence[Array], d: Array, t: Number, origin: Array | None) -> None:
     """Put arrays ``t`` times ``d`` away from ``origin``, or from where they are; the vectors are as long as all."""
-    end = 0
+    ends, end = None, 0
+    if len(arrays) > 1 and d.size <= tree.CHUNK:  # at once, which takes less time than one by one
+        ends = axpy(gathered(arrays) if origin is None else origin, d, t)
     for x in arrays:
         begin, end = end, end + x.size
-        source = x if origin is None else origin[begin:end].reshape(x.shape)
-        x[...] = axpy(source, d[begin:end].reshape(x.shape), t)
+        if ends is None:
+            source = x if origin is None else origin[begin:end].reshape(x.shape)
+            x[...] = axpy(source, d[begin:end].reshape(x.shape), t)
+        else:
+            x[...] = ends[begin:end].reshape(x.shape)
+
+
+def gathered(arrays: Sequence[Array]) -> Array:
+    """Copy arrays into one vector."""
+    return np.concatenate([x.reshape(-1) for x in arrays])

@@ -203,6 +203,20 @@ def test_dot_and_norm_are_words_and_sums() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [n for n in SIZES if n <= tree.CHUNK])
+def test_many_dot_products_of_one_length(n: int, dtype: str) -> None:
+    """Each is the defined one, whatever the memory held before."""
+    dot = tree.Dots(n, np.dtype(dtype))
+    for seed in (1, 2):
+        x, y = numbers(seed, (n,), dtype), numbers(seed + 2, (n,), dtype)
+        expected = defined(list(x * y), x.dtype.type(0))
+        assert_equal_bits(dot(np.full(n, np.nan, dtype), y), np.full(1, np.nan if n else 0, dtype)[0])
+        assert_equal_bits(dot(x, y), expected)
+        assert type(dot(x, y)) is x.dtype.type
+        assert not np.signbit(dot(x * 0, -y * 0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (4, 7, 3), (3, 1, 5), (2, 40, 2), (0, 3, 2), (2, 0, 3), (2, 3, 0)])
 def test_matrix_products_add_in_order(shape: tuple[int, int, int], dtype: str) -> None:
     """From +0, over the inner index; the error is that of as many additions."""

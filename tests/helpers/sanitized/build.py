@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from helpers import ROOT
 from refoptim.engines import host
 
@@ -44,11 +46,14 @@ class Sanitized(host.Host):
 
     def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Any:
         """Return a launch that is yet to be made; see ``Machine``."""
-        slots = [host._slot(x) for x in arguments]
-        addresses = (ctypes.c_void_p * len(slots))(*(x.ctypes.data for x in slots))
-        addresses.used = slots
+        addresses = host._table([x.tobytes() if isinstance(x, np.generic) else self._pointer(x) for x in arguments])
+        addresses.used = addresses.used, arguments
         function = getattr(self.kernels, f"sanitized_{entry}")
         return partial(function, ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
+
+    def launchings(self, stem: str, entry: str, blocks: int, *columns: Any) -> Any:
+        """Return launches that are yet to be made; see ``Machine``."""
+        return [self.launching(stem, entry, blocks, *row) for row in zip(*columns, strict=True)]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
