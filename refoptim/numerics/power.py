@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import count, repeat
 from operator import index
 from typing import Any, TypeAlias, cast
 
@@ -107,9 +108,20 @@ def _remembered(x: float, y: float) -> float:
         _known.clear()
     follows = 1 < y < 1 << 53 and y == int(y) and (x, y - 1) in _known
     result = _known[x, y] = _power(x, y)
-    for n in range(int(y) + 1, int(y) + AHEAD) if follows else ():
-        _known[x, n] = _power(x, n)
+    if follows:
+        n = int(y) + 1
+        _known.update(zip(zip(repeat(x), range(n, n + AHEAD)), _run(x, n), strict=False))
     return result
+
+
+def _run(x: float, n: int) -> Iterator[float]:
+    """Yield x**n and those after it, each made of the one before, which is ``_power`` of them in fewer steps."""
+    (m, e), bits = _parts(x), BITS + GUARD
+    v, cut = _product(bits, m, n)
+    for k in count(n):
+        low, high = _scaled(v, e * k + cut), _scaled(v + 4 * k * (cut > 0), e * k + cut)
+        yield low if low == high else _power(x, k)
+        v, cut = _shortened(v * m, cut, bits)
 
 
 def _power(x: float, y: float) -> float:

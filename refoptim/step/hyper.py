@@ -32,13 +32,19 @@ class Interval:
     text: str
 
     def __contains__(self, x: float) -> bool:
-        low, high = (float(end) for end in self.text[1:-1].split(","))
+        low, high = _ends(self.text)
         try:
             above = x >= low if self.text[0] == "[" else x > low
             below = x <= high if self.text[-1] == "]" else x < high
         except Undecided:  # it may be
             return True
         return above and below
+
+
+@cache
+def _ends(interval: str) -> tuple[float, float]:
+    low, high = map(float, interval[1:-1].split(","))
+    return low, high
 
 
 def is_number(value: Any, kind: type) -> bool:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from numbers import Real
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ import numpy as np
 
 from ..numerics.arith import Array, DType, Undecided, arithmetic, div, neg
 from ..numerics.array_types import on_gpu
-from .hyper import declared, is_number
+from .hyper import declared
 from .sparse import SparseGrad
 
 Hypers = Any
@@ -169,10 +170,17 @@ def _check_flags(h: Hypers) -> None:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
+@cache
+def _holds_numbers(kind: type) -> bool:
+    """Tell whether objects of a type are real numbers."""
+    return issubclass(kind, Real) and not issubclass(kind, bool)
+
+
 def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
     """Round each number of a step once to the arithmetic type of ``dtype``; ``exact`` keeps the unrounded."""
     number = arithmetic(dtype).type
-    rounded = {name: number(x) if is_number(x, Real) else x for name, x in scalars.items()}
+    kind: Callable[[Any], Any] = type
+    rounded = {name: number(x) if _holds_numbers(kind(x)) else x for name, x in scalars.items()}
     return SimpleNamespace(**rounded, exact=SimpleNamespace(**scalars))
 
 

@@ -48,6 +48,10 @@ class Scaling:
         return self.found_inf is not None and _is_set(self.found_inf)
 
 
+UNSCALED = Scaling()
+"""What a step is told that is told nothing."""
+
+
 def _is_set(found_inf: Any) -> bool:
     """Tell whether a number is not 0, or a flag set, held by an array perhaps."""
     x = found_inf
