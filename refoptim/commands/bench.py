@@ -39,11 +39,17 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-_shared = _options(
-    click.option("--pattern", default="", metavar="TEXT", help="Only cases whose name contains TEXT, in any case."),
-    click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Turns; the median counts."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."),
-)
+def _with_turns(number: int) -> Callable[[F], F]:
+    return _options(
+        click.option("--pattern", default="", metavar="TEXT", help="Only cases whose name contains TEXT, in any case."),
+        click.option(
+            "--repeats", default=number, show_default=True, type=click.IntRange(1), help="Turns; the median counts."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."),
+    )
+
+
+_shared = _with_turns(9)
 
 
 def _sizes(size: int, small: int) -> Callable[[F], F]:
@@ -66,7 +72,7 @@ def _sizes(size: int, small: int) -> Callable[[F], F]:
     type=click.Choice([*bench_cpu.ENGINES, "all"]),
     help="Who runs our steps: the NumPy reference, the compiled kernels (fused=True), or all there are, in turn.",
 )
-@_shared
+@_with_turns(60)
 @refusing
 def cpu(
     pattern: str,
@@ -79,19 +85,20 @@ def cpu(
     repeats: int,
     as_json: bool,
 ) -> None:
-    """Steps on NumPy arrays, against torch's.
+    """Steps on NumPy arrays, and evaluations of LBFGS, against torch's.
 
     The NumPy reference and the compiled kernels take turns with torch's default path and with its fastest: fused where
     torch has that, else foreach. Times are medians; a ratio below 1 means that refoptim is faster. "Of copy" is the
     bytes that a step must move per second, over what np.copyto moves with as many threads: near 100 % memory is the
-    limit. "Extra" is the most that a step allocates beyond parameters and state. Without torch, times stand alone.
+    limit. "Extra" is the most that a step allocates beyond parameters and state. A ratio above its goal is marked by
+    the goal. Without torch, times stand alone.
 
     \b
     refoptim bench cpu
     refoptim bench cpu --pattern adamw --threads 2
     refoptim bench cpu --engine host --dtype float64 --json
     """
-    chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)])
+    chosen = bench_cpu.chosen(pattern, dtype, [(1, size), (tensors, small)])
     engines = _engines(engine)
     with bench_cpu.using(threads) as number:
         copy = bench_cpu.copy_speed(ARRAYS // 2 * size * np_dtype(dtype).itemsize, repeats)
@@ -134,24 +141,33 @@ def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
         f"ratio to {best}": result.ratio(engine, best),
         "bytes": result.bytes,
         "share of copy": result.share(engine, copy),
-        "extra bytes": result.extra[engine],
+        "extra bytes": result.extra.get(engine),
+        "goal": bench_cpu.goal(case, engine),
     }
 
 
 def _cpu_row(result: Result, engine: str, copy: float) -> tuple[str, ...]:
     case, best = result.case, f"torch {result.case.torch_path}"
+    goals = {best if engine == "host" and case.torch_path else "torch": bench_cpu.goal(case, engine)}
+    moved, extra = result.bytes, result.extra.get(engine)
     return (
         str(case),
         engine,
         _number(result.seconds[engine], ".3f", 1e3),
         _number(result.seconds.get("torch"), ".3f", 1e3),
-        _number(result.ratio(engine, "torch"), ".2f"),
+        _judged(result.ratio(engine, "torch"), goals.get("torch")),
         f"{_number(result.seconds.get(best), '.3f', 1e3)} {case.torch_path}",
-        _number(result.ratio(engine, best), ".2f"),
-        str(result.bytes // (case.tensors * case.size)),
-        _number(result.share(engine, copy), ".0%"),
-        f"{result.extra[engine] / 2**20:.2f} MiB",
+        _judged(result.ratio(engine, best), goals.get(best)),
+        str(moved // (case.tensors * case.size)) if moved else "-",
+        _number(result.share(engine, copy) if moved else None, ".0%"),
+        "-" if extra is None else f"{extra / 2**20:.2f} MiB",
     )
+
+
+def _judged(ratio: float | None, goal: float | None) -> str:
+    """Return a ratio, marked by the goal if it is above."""
+    text = _number(ratio, ".2f")
+    return text if ratio is None or goal is None or ratio <= goal else f"{text} > {goal}"
 
 
 def _number(x: float | None, form: str, unit: float = 1) -> str:

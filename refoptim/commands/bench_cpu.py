@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,10 +17,46 @@ import refoptim
 
 from ..engines import host, threads
 from ..numerics.arith import Array
-from .measure import Case, Result, Step, bytes_moved, check_outcome, drawn, expected, in_turn, torch_step
+from . import bench_lbfgs
+from .measure import (
+    Case,
+    Result,
+    Step,
+    bytes_moved,
+    cases,
+    check_outcome,
+    drawn,
+    expected,
+    in_turn,
+    seconds_of,
+    torch_step,
+)
 
 ENGINES: dict[str, dict[str, Any]] = {"reference": {"fused": None}, "host": {"fused": True}}
 """Who runs our steps, and the setting that chooses it."""
+
+CACHED = 400_000
+"""Elements that lie in a cache, with their state."""
+
+Goals = dict[tuple[int, int], dict[str, float]]
+"""Ratios to torch by tensors and elements, and by rule; under "" for all others."""
+
+GOALS: dict[str, Goals] = {
+    "reference": {
+        (1, 10): {"SGD": 1.0, "Adam": 1.0},
+        (100, 10): {"SGD": 1.0, "Adam": 1.0},
+        (1, 60): {"LBFGS": 1.2},
+    },
+    "host": {
+        (1, 10): {"SGD": 1.0, "Adam": 1.0},
+        (100, 10): {"SGD": 1.0, "Adam": 1.0},
+        (1000, 100): {"SGD": 0.45, "Adam": 0.3, "AdamW": 0.3, "Adagrad": 0.45, "": 0.1},
+        (1, CACHED): {"SGD": 0.75, "Adam": 1.0, "AdamW": 1.0, "Adagrad": 1.0, "": 0.3},
+        (1, 10_000_000): {"SGD": 0.85, "Adam": 0.9, "AdamW": 0.9},
+        (1, 60): {"LBFGS": 1.0},
+    },
+}
+"""What is to be reached with float32 on one thread: by the reference of torch's default, by kernels of its best."""
 
 PIECE = 1 << 20
 """Bytes that a thread copies in one go."""
@@ -73,16 +108,23 @@ def copy_speed(nbytes: int, repeats: int) -> float:
     return 2 * int(source.nbytes) / in_turn({"copy": step}, seconds_of, repeats)["copy"]
 
 
-def seconds_of(step: Step, n: int) -> float:
-    """Take a step so many times and return the seconds that all of them took."""
-    start = time.perf_counter()
-    for _ in range(n):
-        step()
-    return time.perf_counter() - start
+def chosen(pattern: str, dtype: str, shapes: Iterable[tuple[int, int]]) -> list[Case]:
+    """Return the cases whose names contain a pattern: some shapes, those with goals of their own, and LBFGS."""
+    small = [(1, 10), (100, 10), (1, CACHED)]
+    wide = [] if dtype in ("float16", "bfloat16") else [bench_lbfgs.Evaluation("LBFGS", dtype, 1, 60)]
+    return cases(pattern, [(dtype, *shape) for shape in dict.fromkeys([*shapes, *small])], wide)
+
+
+def goal(case: Case, engine: str) -> float | None:
+    """Return the ratio that is to be reached, None if there is none."""
+    rules = GOALS[engine].get((case.tensors, case.size), {}) if case.dtype == "float32" else {}
+    return rules.get(case.optimizer, rules.get(""))
 
 
 def run(case: Case, engines: list[str], repeats: int) -> Result:
     """Measure a case with the engines that are named, and with torch's default and fastest paths."""
+    if isinstance(case, bench_lbfgs.Evaluation):
+        return bench_lbfgs.run(case, {name: ENGINES[name] for name in engines}, repeats)
     seeds = [(i, i + case.tensors) for i in range(case.tensors)]
     data = [(drawn(i, case.size, case.dtype), drawn(j, case.size, case.dtype)) for i, j in seeds]
     ours = {name: _our_optimizer(case, data, name) for name in engines}

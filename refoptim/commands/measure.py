@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -97,9 +98,12 @@ class Result:
         return self.bytes / self.seconds[ours] / copy if ours in self.seconds else None
 
 
-def cases(pattern: str, shapes: Iterable[tuple[str, int, int]]) -> list[Case]:
-    """Return the cases of all elementwise rules whose names contain a pattern; a shape is dtype, tensors, elements."""
-    found = [Case(name, *shape) for shape in shapes for name in OPTIMIZERS]
+def cases(pattern: str, shapes: Iterable[tuple[str, int, int]], more: Iterable[Case] = ()) -> list[Case]:
+    """Return the cases of all elementwise rules, and others, whose names contain a pattern.
+
+    A shape is dtype, tensors, elements.
+    """
+    found = [*(Case(name, *shape) for shape in shapes for name in OPTIMIZERS), *more]
     chosen = [case for case in found if pattern.lower() in str(case).lower()]
     if not chosen:
         raise ValueError(f"no case matches {pattern!r}: they are named like {str(found[0])!r}")
@@ -144,6 +148,14 @@ def check_outcome(case: Case, step: Step, optimizer: Optimizer, wanted: Sequence
 def differs(case: Case) -> RuntimeError:
     """Return the error that a step is not what it is measured as."""
     return RuntimeError(f"{case}: a step of the kernels is not the reference's, so that its time would mean nothing")
+
+
+def seconds_of(step: Step, n: int) -> float:
+    """Take a step so many times and return the seconds that all of them took."""
+    start = time.perf_counter()
+    for _ in range(n):
+        step()
+    return time.perf_counter() - start
 
 
 def in_turn(steps: Mapping[str, Step], clock: Clock, repeats: int, sets: int = 1) -> dict[str, float]:

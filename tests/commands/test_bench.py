@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 import refoptim
 from helpers.kernels import NEEDS_KERNELS, dtype_of
-from refoptim.commands import bench_cpu, bench_gpu, gpu_report
+from refoptim.commands import bench as bench_commands
+from refoptim.commands import bench_cpu, bench_gpu, bench_lbfgs, gpu_report
 from refoptim.commands import measure as bench
 from refoptim.commands.main import main
 from refoptim.commands.measure import Case
@@ -184,14 +185,17 @@ def test_the_command_prints_a_table() -> None:
     assert lines[0].startswith("np.copyto moves ")
     assert lines[0].endswith(" with 1 thread")
     cells = [line.split("\t") for line in lines[1:]]
+    shapes = ("1 x 200", "2 x 10", "1 x 10", "100 x 10", "1 x 400,000")
     assert [row[:2] for row in cells] == [
-        [f"Adamax, float32, {shape}", engine] for shape in ("1 x 200", "2 x 10") for engine in ("reference", "host")
+        [f"Adamax, float32, {shape}", engine] for shape in shapes for engine in ("reference", "host")
     ]
     assert all(len(row) == 10 and row[7] == "28" for row in cells)
 
 
 def test_the_command_prints_json() -> None:
-    done = run("cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float16, 1 x", "--json", "--dtype", "float16")
+    done = run(
+        "cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float16, 1 x 200", "--json", "--dtype", "float16"
+    )
     document = json.loads(done.stdout)
     assert document.keys() == {"where", "copy GB/s", "found"}
     assert document["where"]["threads"] == 1
@@ -200,9 +204,63 @@ def test_the_command_prints_json() -> None:
     assert all(x["seconds"] > 0 for x in document["found"])
 
 
+def test_the_median_is_that_of_sixty_turns() -> None:
+    option = next(x for x in bench_commands.cpu.params if x.name == "repeats")
+    assert option.default == 60
+
+
+def row_of(case: Case, engine: str, ours: float, **theirs: float) -> tuple[str, ...]:
+    seconds = {engine: ours, **{name.replace("_", " "): x for name, x in theirs.items()}}
+    return bench_commands._cpu_row(bench.Result(case, seconds, 0, {}), engine, 1.0)
+
+
+def test_a_ratio_above_its_goal_is_marked() -> None:
+    """The reference's goals are ratios to torch's default, the kernels' to torch's best."""
+    small, cached = Case("SGD", "float32", 1, 10), Case("Adamax", "float32", 1, 400_000)
+    assert row_of(small, "reference", 3, torch=2, torch_fused=1)[4:7:2] == ("1.50 > 1.0", "3.00")
+    assert row_of(small, "reference", 2, torch=2, torch_fused=1)[4:7:2] == ("1.00", "2.00")
+    assert row_of(small, "host", 3, torch=2, torch_fused=1)[4:7:2] == ("1.50", "3.00 > 1.0")
+    assert row_of(cached, "host", 4, torch=10, torch_foreach=10)[4:7:2] == ("0.40", "0.40 > 0.3")
+    assert row_of(bench_lbfgs.Evaluation("LBFGS", "float32", 1, 60), "host", 3, torch=2)[4:7:2] == ("1.50 > 1.0", "-")
+    assert row_of(Case("SGD", "float64", 1, 10), "host", 3, torch_fused=1)[6] == "3.00"
+    assert row_of(small, "host", 3)[4:7:2] == ("-", "-")
+
+
+LBFGS = bench_lbfgs.Evaluation("LBFGS", "float32", 1, 6)
+
+
+def test_lbfgs_is_measured_with_a_full_history() -> None:
+    step, x = bench_lbfgs._ours(LBFGS, {})
+    optimizer: Any = step.__closure__[1].cell_contents  # type: ignore[attr-defined]
+    for _ in range(bench.WARM_UP):
+        before = x.copy()
+        step()
+        assert (x > before).all(), "it goes on for ever"
+    (state,) = optimizer.state.values()
+    assert len(state["old_dirs"]) == bench_lbfgs.HISTORY
+    assert state["func_evals"] == bench.WARM_UP * bench_lbfgs.EVALS
+
+
+def test_lbfgs_of_torch_takes_the_same_way(torch: Any) -> None:
+    (ours, x), theirs = bench_lbfgs._ours(LBFGS, {}), bench_lbfgs._torch(LBFGS)
+    (p,) = theirs.__closure__[1].cell_contents.param_groups[0]["params"]  # type: ignore[attr-defined]
+    for _ in range(2):
+        ours(), theirs()
+    np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-5)
+
+
+@NEEDS_KERNELS
+def test_lbfgs_of_kernels_that_are_wrong_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {name: bench_cpu.ENGINES[name] for name in ("reference", "host")}
+    assert bench_lbfgs.run(LBFGS, chosen, 1).seconds.keys() >= {"reference", "host"}
+    monkeypatch.setattr(host.Host, "launchings", lambda *arguments: [])
+    with pytest.raises(RuntimeError, match="a step of the kernels is not the reference's"):
+        bench_lbfgs.run(LBFGS, chosen, 1)
+
+
 def test_torch_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_cpu, "find_spec", lambda name: None)
-    done = run("cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float32, 1 x", "--engine", "reference")
+    done = run("cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float32, 1 x 200", "--engine", "reference")
     assert done.exit_code == 0, done.output
     row = done.stdout.splitlines()[1].split("\t")
     assert row[3:7] == ["-", "-", "- foreach", "-"]
@@ -210,7 +268,7 @@ def test_torch_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_kernels_the_reference_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host, "LIBRARY", tmp_path / "no.so")
-    done = run("cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float32, 1 x", "--json")
+    done = run("cpu", "--size", 200, "--repeats", 1, "--pattern", "rprop, float32, 1 x 200", "--json")
     assert [x["engine"] for x in json.loads(done.stdout)["found"]] == ["reference"]
     assert done.stderr.startswith("only the reference is measured: the kernels were not built when refoptim")
     monkeypatch.setattr(bench_cpu, "copy_speed", lambda *arguments: 1 / 0)  # what cannot be measured is refused first
