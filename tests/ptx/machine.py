@@ -85,6 +85,10 @@ class Machine:
                 self.known.add(x)
         return partial(self._run, self.module(stem), entry, blocks, arguments)
 
+    def launchings(self, stem: str, entry: str, blocks: int, *columns: Any) -> list[partial[Any]]:
+        """Return launches that are yet to be made; see the engine's ``Machine``."""
+        return [self.launching(stem, entry, blocks, *row) for row in zip(*columns, strict=True)]
+
     def _run(self, module: Module, entry: str, blocks: int, arguments: tuple[Any, ...]) -> None:
         grid = min(blocks, self.blocks or blocks)
         self.launched.add(entry)
