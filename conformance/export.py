@@ -284,6 +284,33 @@ def judge(
     Raises:
         GoldenError: the folder holds no suite, one of another version, or one whose inputs this version does not make.
     """
+    schedules = list[ScheduleRun]()
+    for run, tensors in _asked_for(folder, patterns, dtypes):
+        if isinstance(run, ScheduleRun):
+            schedules.append(run)
+        else:
+            yield _judged(folder / run.folder, tensors, tolerance)
+    yield from export_schedules.judge(folder, schedules, tolerance)
+
+
+def results(
+    folder: Path, patterns: Sequence[str] = (), dtypes: Sequence[str] = ()
+) -> Iterator[tuple[Run, dict[str, Array]]]:
+    """Read the results of a suite, a row for each step; cases without any are left out.
+
+    Raises:
+        GoldenError: as ``judge`` does, and for a result that is not what it must be.
+    """
+    for run, tensors in _asked_for(folder, patterns, dtypes):
+        here = folder / run.folder
+        if isinstance(run, Run) and has_result(here):
+            yield run, _results(here, _by_file(_after_steps(tensors)))
+
+
+def _asked_for(
+    folder: Path, patterns: Sequence[str], dtypes: Sequence[str]
+) -> Iterator[tuple[Run | ScheduleRun, dict[str, Array]]]:
+    """Go through the cases of a suite that are asked for, with what the reference makes of them."""
     listed = {(entry["case"], entry["dtype"]): entry["sha256"] for entry in entries(folder)}
     chosen = [run for run in runs(patterns, dtypes) if (run.case.id, run.dtype) in listed]
     require(bool(chosen), f"{folder.name} holds no case that was asked for")
@@ -291,9 +318,22 @@ def judge(
         tensors = {} if isinstance(run, ScheduleRun) else generate.trajectory(run.case, run.dtype)
         other = f"{folder.name}: {run.folder} has other inputs than this version makes: export the suite anew"
         require(_digest(run, tensors) == listed[run.case.id, run.dtype], other)
-        if isinstance(run, Run):
-            yield _judged(folder / run.folder, tensors, tolerance)
-    yield from export_schedules.judge(folder, [run for run in chosen if isinstance(run, ScheduleRun)], tolerance)
+        yield run, tensors
+
+
+def _after_steps(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Leave out the parameters before the first step."""
+    return {name: x[1:] if name.startswith("param.") else x for name, x in tensors.items()}
+
+
+def _by_file(expected: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """Return for the stem of each file the arrays that it holds."""
+    return {name: {key: x for key, x in expected.items() if _file(key) == name} for name in map(_file, expected)}
+
+
+def has_result(here: Path) -> bool:
+    """Tell whether a program wrote a result into the folder of a case."""
+    return any((here / f"result.{kind}").exists() for kind in ("bin", "csv"))
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
@@ -318,12 +358,11 @@ def entries(folder: Path) -> list[dict[str, Any]]:
 
 def _judged(here: Path, tensors: Mapping[str, Array], tolerance: Tolerance) -> Verdict:
     """Compare what a program wrote into the folder of a case."""
-    expected = {name: x[1:] if name.startswith("param.") else x for name, x in tensors.items()}
-    parts = {name: {key: x for key, x in expected.items() if _file(key) == name} for name in map(_file, expected)}
-    if not any((here / f"result.{kind}").exists() for kind in ("bin", "csv")):
+    expected = _after_steps(tensors)
+    if not has_result(here):
         return Verdict(here.name, False, 0, problem="no result")
     try:
-        found = _results(here, parts)
+        found = _results(here, _by_file(expected))
     except GoldenError as error:
         return Verdict(here.name, False, 0, problem=f"refused: {error}")
     return compare(here.name, expected, found, list(range(1, len(expected["param.0"]) + 1)), tolerance)

@@ -31,6 +31,15 @@ FLAGS = {
         "The average follows from the first step on. Up to step t0 + 1 it is a copy of the parameter.",
         "computes mu: 1 / max(1, k - t0)",
     ),
+    "BetaComplemented": Flag(
+        "A setting that says how much is kept says how much is new: beta where 1 - beta belongs, and the other way "
+        "round.",
+        "averages: beta weighs what was there, 1 - beta what is new",
+    ),
+    "BetasSwapped": Flag(
+        "The two betas are exchanged. The first is that of the average of gradients.",
+        "reads the betas: the first for gradients, the second for their squares",
+    ),
     "CenteredIgnored": Flag(
         "The centered option is accepted and does nothing: the square of the average gradient is not subtracted.",
         "should subtract the square of the average gradient, if centered is set",
@@ -205,6 +214,10 @@ FLAGS = {
         "then not.",
         "fills the buffer: multiply by lr when the buffer is used",
     ),
+    "LrScaled": Flag(
+        "The learning rate is multiplied by a factor that does not belong there.",
+        "uses the learning rate: as it is given",
+    ),
     "LrUnbounded": Flag(
         "lr is taken as it is. It is bounded by 1 / sqrt(k).",
         "computes the step size: min(lr, 1 / sqrt(k))",
@@ -301,6 +314,18 @@ FLAGS = {
         "The average of squares is not corrected for its beginning at zero; that of gradients is.",
         "takes the square root: divide it by sqrt(1 - beta2**k)",
     ),
+    "SettingDiffers": Flag(
+        "A setting has a value of its own, whatever is given.",
+        "reads the setting: use what is given",
+    ),
+    "SettingIgnored": Flag(
+        "A setting is accepted and does nothing: a default, torch's or another library's, stands in its place.",
+        "reads the setting: use what is given",
+    ),
+    "SettingScaled": Flag(
+        "A setting is multiplied by a factor that does not belong there.",
+        "uses the setting: as it is given",
+    ),
     "SignOfNan": Flag(
         "The sign of NaN is NaN (NumPy). It is +0 (torch), so that NaN leaves the step size alone.",
         "takes the sign: +0 of NaN",
@@ -358,3 +383,8 @@ FLAGS = {
         "computes the step size: divide by the root mean square of the update over d, where that is above 1",
     ),
 }
+
+OF_SETTINGS = frozenset(
+    {"BetaComplemented", "BetasSwapped", "LrScaled", "SettingDiffers", "SettingIgnored", "SettingScaled"}
+)
+"""Flags of wrong settings: they are about a setting and a value, which no axis holds."""

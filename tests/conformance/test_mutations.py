@@ -15,6 +15,7 @@ from refoptim.conformance.trajectory import Digest, bits, run
 
 import refoptim
 from refoptim import dialects
+from refoptim.dialects.flags import OF_SETTINGS
 from refoptim.numerics.arith import as_reals
 
 WITNESS = {"Adafactor": "reference"}
@@ -118,6 +119,8 @@ def test_the_mistake_is_caught(optimizer: str, flag: str, monkeypatch: pytest.Mo
 
 def test_every_claim_has_an_axis_and_every_flag_a_meaning() -> None:
     assert set(CLAIMS) <= set(dialects.AXES)
-    assert {flag for _, flag in dialects.AXES} == set(cases.flags()) == set(dialects.FLAGS)
+    of_axes = {flag for _, flag in dialects.AXES}
+    assert not of_axes & OF_SETTINGS
+    assert of_axes | OF_SETTINGS == set(cases.flags()) == set(dialects.FLAGS)
     assert {flag: x.meaning for flag, x in dialects.FLAGS.items()} == cases.flags()
     assert len({optimizer for optimizer, _ in CLAIMS}) == len(cases.stems())

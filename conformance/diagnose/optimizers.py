@@ -1,0 +1,271 @@
+"""A name for the mistake in an optimizer: ``diagnose`` and what it answers.
+
+The cases are run once on the black box (``evidence``). The axes of ``refoptim.dialects``, and wrong settings, are tried
+on what it met (``search``), and what explains every case up to rounding is named; then ways of rounding are tried until
+the bits agree (``bits``). What explains not all is not named: the verdict is then ``unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+
+import numpy as np
+
+from .. import run
+from .answer import ANOTHER_RULE, SAME_BITS, SAME_RULE, UNKNOWN, Diagnosis, First, Known, Next
+from .bits import rounded
+from .evidence import Collected, Evidence, collect
+from .search import OF_ROUNDING, Found, Search, Watch, atoms_of, decisive, exact_in, fitness
+from .trial import RAISED, Atom, Atoms, Setting, distance, fit, frames, names_of, state_apart
+
+MOST_TIED = 6
+"""How many explanations that are as good are listed."""
+
+MOST_NEAR = 40
+"""How many atoms are compared for the runner-up."""
+
+
+def _silent(text: str) -> None:
+    """Show nothing."""
+
+
+def diagnose_implementation(
+    name: str, pattern: str = "", dtypes: tuple[str, ...] = (), *, known: Known | None = None, watch: Watch = _silent
+) -> list[Diagnosis]:
+    """Run the cases of an implementation, and diagnose each optimizer of which at least one could be run.
+
+    Args:
+        name: the name of an adapter, or package.module:Class.
+        pattern: which cases or optimizers.
+        dtypes: the storage types; all if there are none.
+        known: for a library the flags of each of its optimizers.
+        watch: is told what is being tried.
+
+    Raises:
+        NotAvailable: the implementation is not.
+    """
+    return [
+        diagnose(optimizer, found.evidence, known=known, watch=watch, notes=notes_on(found))
+        for optimizer, jobs in by_optimizer(run.jobs(name, pattern, dtypes)).items()
+        if (found := collect(_watched(optimizer, jobs, watch))).evidence
+    ]
+
+
+def by_optimizer(jobs: Iterable[run.Job]) -> dict[str, list[run.Job]]:
+    """Group jobs by the name of the optimizer."""
+    found: dict[str, list[run.Job]] = {}
+    for job in jobs:
+        found.setdefault(job.case.optimizer, []).append(job)
+    return found
+
+
+def _watched(optimizer: str, jobs: Sequence[run.Job], watch: Watch) -> Iterable[run.Job]:
+    for job in jobs:
+        watch(f"{optimizer}: running {job.case.id} in {job.dtype}")
+        yield job
+
+
+def notes_on(found: Collected) -> tuple[str, ...]:
+    """Say which cases raised an error."""
+    if not found.raised:
+        return ()
+    name, error = next(iter(found.raised.items()))
+    return (f"{len(found.raised)} runs raised an error and decide nothing: {name}: {error}",)
+
+
+def diagnose(
+    optimizer: str,
+    evidence: Sequence[Evidence],
+    *,
+    known: Known | None = None,
+    watch: Watch = _silent,
+    notes: tuple[str, ...] = (),
+) -> Diagnosis:
+    """Say of an optimizer whether its rule is refoptim's, and else by which axes it differs.
+
+    Args:
+        optimizer: whose rule it should be.
+        evidence: what it made of cases.
+        known: for a library the flags of each of its optimizers.
+        watch: is told what is being tried.
+        notes: what is to be said besides.
+    """
+    return _Patient(optimizer, evidence, known or {}, watch, notes).diagnosis()
+
+
+class _Patient:
+    """An optimizer that is being diagnosed."""
+
+    def __init__(
+        self, optimizer: str, evidence: Sequence[Evidence], known: Known, watch: Watch, notes: tuple[str, ...]
+    ) -> None:
+        self.optimizer, self.evidence, self.known, self.notes = optimizer, evidence, known, [*notes]
+        self.watch: Watch = lambda text: watch(f"{optimizer}: {text}")
+        self.deciding = decisive(evidence) or [*evidence]
+        self.others = [e for e in evidence if e not in self.deciding and not e.is_edge]
+
+    def diagnosis(self) -> Diagnosis:
+        """Search, first within what rounding explains, then within single precision."""
+        search = Search(self.optimizer, self.deciding, lambda e: e.tight, self.watch)
+        found = search.run()
+        sets = [atoms for atoms in found.sets if self.holds(atoms)] or found.sets
+        if sets:
+            return self._explained(found, self._ranked(sets))
+        if all(distance(self.optimizer, (), e, e.loose) <= e.loose for e in self.deciding):
+            self.notes.append(self._said_of_loose())
+            return self._explained(found, [()])
+        return self._unknown(found)
+
+    def _said_of_loose(self) -> str:
+        if self.optimizer == "Muon":
+            return "Products of matrices that are rounded to bfloat16 are taken for the same within 2 %."
+        return "It agrees to single precision only: something is computed or kept in float32."
+
+    def holds(self, atoms: Atoms) -> bool:
+        """Tell whether atoms explain the cases in narrower types too."""
+        return all(distance(self.optimizer, atoms, e, e.tight) <= e.tight for e in self.others)
+
+    def _ranked(self, sets: Sequence[Atoms]) -> list[Atoms]:
+        """Sort explanations: those first that give more bits, that are no settings, and that come nearer."""
+
+        def key(atoms: Atoms) -> tuple[int, int, float]:
+            _, worst = fitness(self.optimizer, atoms, self.deciding)
+            settings = sum(isinstance(atom, Setting) for atom in atoms)
+            return -exact_in(self.optimizer, atoms, self.deciding), settings, worst
+
+        return sorted(sets, key=key) if len(sets) > 1 else [*sets]
+
+    def _explained(self, found: Found, sets: Sequence[Atoms]) -> Diagnosis:
+        atoms = self._with_state(sets[0])
+        for e in (e for e in self.others if distance(self.optimizer, atoms, e, e.tight) > e.tight):
+            self.notes.append(f"In {e.name} something else differs, which is not explained.")
+        more, exact = rounded(self.optimizer, atoms, self.evidence, self.watch)
+        rule = [atom for atom in atoms if atom.flag not in OF_ROUNDING]
+        names = names_of(atoms if rule else (*atoms, *more))
+        agree, worst = fitness(self.optimizer, atoms, self.deciding)
+        return Diagnosis(
+            optimizer=self.optimizer,
+            verdict=ANOTHER_RULE if rule else SAME_BITS if exact and not names else SAME_RULE,
+            names=tuple(dict.fromkeys(names)),
+            values=values_of(atoms),
+            tied=self._tied(atoms, sets[1:]),
+            rounding=names_of(more),
+            exact=exact,
+            library=self._libraries(names_of(tuple(rule))),
+            cases=len(self.deciding),
+            agree=agree,
+            ulps=max(distance(self.optimizer, atoms, e) / _unit(e) for e in self.deciding),
+            distance=fitness(self.optimizer, (), self.deciding)[1],
+            first=self._first() if names else None,
+            runner_up=self._runner_up(found, sets) if rule else None,
+            excluded=found.excluded,
+            notes=tuple(self.notes),
+        )
+
+    def _tied(self, atoms: Atoms, others: Sequence[Atoms]) -> tuple[tuple[str, ...], ...]:
+        own = names_of(atoms)
+        found = dict.fromkeys(names_of(x) for x in others)
+        return tuple(x for x in found if x != own)[:MOST_TIED]
+
+    def _libraries(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the libraries whose optimizer of this name is known to differ by just these flags."""
+        if not names:
+            return ()
+        return tuple(x for x, flags in self.known.items() if set(flags.get(self.optimizer, ())) == set(names))
+
+    def _with_state(self, atoms: Atoms) -> Atoms:
+        """Add an atom that changes the state alone, if the state calls for one."""
+        wrong = self._wrong_state(atoms)
+        if not wrong:
+            return atoms
+        for atom in atoms_of(self.optimizer):
+            more = (*atoms, atom)
+            if fit(more) and not self._wrong_state(more) and self._does(more):
+                return more
+        self.notes.append(f"The state is kept otherwise: {wrong} differs, which the parameters do not show.")
+        return atoms
+
+    def _does(self, atoms: Atoms) -> bool:
+        return all(distance(self.optimizer, atoms, e, e.tight) <= e.tight for e in self.deciding)
+
+    def _wrong_state(self, atoms: Atoms) -> str:
+        """Name the first array of the state that differs."""
+        for e in self.deciding:
+            try:
+                for frame in frames(self.optimizer, atoms, e):
+                    wrong = [name for name, gap in state_apart(frame, e).items() if gap > e.loose]
+                    if wrong:
+                        return f"{wrong[0]} at step {frame.step} of {e.name}"
+            except RAISED:
+                return e.name
+        return ""
+
+    def _first(self) -> First | None:
+        """Return where the black box first parts from the rule."""
+        found = [x for x in map(self._parts, self.deciding) if x is not None]
+        return min(found, key=lambda x: x.step, default=None)
+
+    def _parts(self, e: Evidence) -> First | None:
+        for frame in frames(self.optimizer, (), e):
+            gaps = state_apart(frame, e)
+            ours, theirs = (e.relative(x) for x in (frame.parameters, e.parameters[frame.step - 1]))
+            places = np.repeat(range(len(frame.parameters)), [2 ** (p.dtype.kind == "c") * p.size for p in e.before])
+            for i in range(len(frame.parameters)):
+                with np.errstate(all="ignore"):
+                    here = np.abs(ours - theirs)[places == i]
+                gaps[f"param.{i}"] = float(np.max(np.where(np.isnan(here), inf, here), initial=0.0))
+            wrong = [name for name in sorted(gaps, key=_order) if gaps[name] > e.tight]
+            if wrong:
+                return First(e.case.id, e.dtype, frame.step, wrong[0], gaps[wrong[0]])
+        return None
+
+    def _runner_up(self, found: Found, best: Sequence[Atoms]) -> Next | None:
+        """Return what explains the most cases of what does not explain all."""
+        named = {names_of(atoms) for atoms in best}
+        parts: list[Atoms] = [(atom,) for atoms in best[:1] if len(atoms) > 1 for atom in atoms]
+        candidates = [(), *parts, *((atom,) for atom in found.tried[:MOST_NEAR])]
+        self.watch("what is next best")
+        found_ = [Next(names_of(x), *fitness(self.optimizer, x, self.deciding)) for x in dict.fromkeys(candidates)]
+        left = [x for x in found_ if x.names not in named]
+        return max(left, key=lambda x: (x.agree, -x.distance), default=None)
+
+    def _unknown(self, found: Found) -> Diagnosis:
+        return Diagnosis(
+            optimizer=self.optimizer,
+            verdict=UNKNOWN,
+            cases=len(self.deciding),
+            agree=fitness(self.optimizer, (), self.deciding)[0],
+            distance=fitness(self.optimizer, (), self.deciding)[1],
+            first=self._first(),
+            runner_up=self._runner_up(found, []),
+            excluded=found.excluded,
+            notes=tuple(self.notes),
+        )
+
+
+def _order(name: str) -> tuple[str, bool]:
+    """Sort the arrays of a step as it computes them: by parameter, the state before the parameter."""
+    return name.split(".")[1], name.startswith("param")
+
+
+def _unit(e: Evidence) -> float:
+    """Return the unit in the last place of 1 in a storage type."""
+    return {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[e.storage]
+
+
+def values_of(atoms: Iterable[Atom]) -> dict[str, dict[str, float | None]]:
+    """Return of each flag about a setting the setting and its value."""
+    found: dict[str, dict[str, float | None]] = {}
+    for atom in atoms:
+        if isinstance(atom, Setting):
+            found.setdefault(atom.flag, {})[str(atom.place)] = atom.value
+    return found
+
+
+def libraries(presets: Mapping[str, tuple[str, tuple[str, ...]]]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Turn a table of presets, ``library.Optimizer`` to ``(optimizer, flags)``, into what ``diagnose`` takes."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name, (optimizer, flags) in presets.items():
+        found.setdefault(name.partition(".")[0], {})[optimizer] = flags
+    return found

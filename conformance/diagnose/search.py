@@ -1,0 +1,201 @@
+"""The search for the axes along which a rule must be changed to do what a black box did.
+
+What changes a case that the black box passes is excluded, and what changes a case before the step in which the black
+box parts from the rule. Of what is left, single atoms are tried, then pairs and triples that stand together and reach
+all cases that fail; each trial ends at its first misfit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
+from math import inf
+from typing import NamedTuple
+
+from refoptim import dialects
+
+from . import settings
+from .evidence import Evidence
+from .trial import Atom, Atoms, Setting, apart, distance, distances, fit
+
+Tolerance = Callable[[Evidence], float]
+Watch = Callable[[str], None]
+"""Is told what is being tried."""
+
+OF_ROUNDING = frozenset(
+    {
+        *("FusedMultiplyAdd", "LerpOneSided", "LrAfterDivision", "DecayInStep", "CorrectionAccumulated"),
+        *("RoundedWhenStored", "ScalarsInFloat32", "MomentsInFloat32", "EtaInDouble", "MuProductInDouble"),
+        *("SignOfZeroLost", "SubnormalsFlushed", "NanDropped", "SignOfNan"),
+    }
+)
+"""Flags of the second stage: they round a rule in another way, or treat ends of the range as others do."""
+
+IN_FIRST = frozenset(
+    {"CorrectionAccumulated", "ScalarsInFloat32", "MomentsInFloat32", "EtaInDouble", "MuProductInDouble"}
+)
+"""Those of them that float64 shows, or that are another rule where settings change."""
+
+CLEARLY = 3.0
+"""How many times the tolerance an atom must move a case to count as having moved it."""
+
+MOST = 3
+"""The largest number of atoms in a set."""
+
+MOST_SETS = 20_000
+"""The largest number of sets of one size that are looked at."""
+
+
+class Effect(NamedTuple):
+    """What an atom alone makes of a case: the step in which it parts from the rule, and from the black box."""
+
+    parts: int | None
+    misses: int | None
+
+
+class Found(NamedTuple):
+    """What a search found: sets of atoms of the smallest size that explains all, and the flags that were excluded."""
+
+    sets: list[Atoms]
+    excluded: tuple[str, ...]
+    tried: list[Atom]
+
+
+def decisive(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Return of each case the evidence in the widest type; cases at the ends of the range are left out."""
+    order = ["bfloat16", "float16", "float32", "float64"]
+    best: dict[str, Evidence] = {}
+    for e in evidence:
+        other = best.get(e.case.id)
+        if not e.is_edge and (other is None or order.index(e.storage) > order.index(other.storage)):
+            best[e.case.id] = e
+    widest = max((order.index(e.storage) for e in best.values()), default=0)
+    return [e for e in best.values() if order.index(e.storage) >= min(widest, 2)]
+
+
+def atoms_of(optimizer: str) -> list[Atom]:
+    """Return what may be different in the first stage, and wrong settings without anything to be solved for."""
+    axes = [x for x in dialects.axes_of(optimizer) if x.flag not in OF_ROUNDING - IN_FIRST]
+    return [*axes, *settings.fixed(optimizer)]
+
+
+class Search:
+    """A search over the evidence of one optimizer, within a tolerance."""
+
+    def __init__(self, optimizer: str, evidence: Sequence[Evidence], tolerance: Tolerance, watch: Watch) -> None:
+        self.optimizer, self.evidence, self.tolerance, self.watch = optimizer, evidence, tolerance, watch
+        self.base = {e: [here for _, here in distances(optimizer, (), e)] for e in evidence}
+        self.parted = {e: self._parted(e) for e in evidence}
+        self.failing = [e for e in evidence if self.parted[e] is not None]
+        self.passing = [e for e in evidence if self.parted[e] is None]
+        self.effects: dict[Atom, dict[Evidence, Effect]] = {}
+        self.excluded: list[str] = []
+
+    def _parted(self, e: Evidence) -> int | None:
+        """Return the step in which the rule and the black box part."""
+        pairs = zip(self.base[e], e.scaled, strict=False)
+        found = (k for k, (x, y) in enumerate(pairs, 1) if apart(x, y) > self.tolerance(e))
+        return next(found, None if len(self.base[e]) == e.case.steps else len(self.base[e]))
+
+    def run(self) -> Found:
+        """Return the smallest sets that explain everything."""
+        if not self.failing:
+            return Found([()], (), [])
+        for atom in atoms_of(self.optimizer):
+            self.weigh(atom)
+        single = self.sets(1)
+        if not single:
+            for atom in self._solved(()):
+                self.weigh(atom)
+            single = self.sets(1)
+        found = single or self.sets(2) or self._with_solved() or self.sets(3)
+        return Found(found, tuple(dict.fromkeys(self.excluded)), [*self.effects])
+
+    def weigh(self, atom: Atom) -> None:
+        """Keep an atom that may be a part of what is different, with its effect on every case that fails."""
+        self.watch(atom.flag)
+        found = {e: self._effect(atom, e) for e in self.failing}
+        early = any(x.parts is not None and x.parts < (self.parted[e] or 0) for e, x in found.items())
+        idle = not atom.needs and all(x.parts is None for x in found.values())
+        if early or idle or any(self._effect(atom, e).parts is not None for e in self.passing):
+            self.excluded.append(atom.flag)
+        else:
+            self.effects[atom] = found
+
+    def _effect(self, atom: Atom, e: Evidence) -> Effect:
+        parts = misses = None
+        limit = self.tolerance(e)
+        trial = distances(self.optimizer, (atom,), e)
+        for k, ((gap, here), base) in enumerate(zip(trial, self.base[e], strict=False), 1):
+            parts = parts or (k if apart(here, base) > CLEARLY * limit else None)
+            misses = misses or (k if gap > limit else None)
+            if parts and (misses or e in self.passing):
+                break
+        return Effect(parts, misses)
+
+    def sets(self, size: int) -> list[Atoms]:
+        """Return the sets of a size that explain everything."""
+        found = []
+        for n, atoms in enumerate(combinations(self.effects, size)):
+            if n == MOST_SETS:
+                break
+            if fit(atoms) and self._reaches(atoms) and self.explains(atoms):
+                found.append(atoms)
+        return found
+
+    def _reaches(self, atoms: Atoms) -> bool:
+        """Tell whether some atom parts each failing case where the black box does, and each atom does something."""
+        if len(atoms) == 1:
+            return all(x.misses is None for x in self.effects[atoms[0]].values())
+        open_ended = any(atom.needs for atom in atoms)
+        return open_ended or all(any(self._in_time(self.effects[atom][e], e) for atom in atoms) for e in self.failing)
+
+    def _in_time(self, effect: Effect, e: Evidence) -> bool:
+        return effect.parts is not None and effect.parts <= (self.parted[e] or 0) + 1
+
+    def explains(self, atoms: Atoms) -> bool:
+        """Tell whether a set of atoms does all that the black box did."""
+        if len(atoms) > 1:
+            self.watch(" + ".join(atom.flag for atom in atoms))
+        return all(self._matches(atoms, e) for e in [*self._telling(), *(self.passing if len(atoms) > 1 else [])])
+
+    def _telling(self) -> list[Evidence]:
+        """Return the failing cases, those first that part soonest and take the fewest numbers."""
+        return sorted(self.failing, key=lambda e: (self.parted[e] or 0, e.scale.size))
+
+    def _matches(self, atoms: Atoms, e: Evidence) -> bool:
+        return distance(self.optimizer, atoms, e, self.tolerance(e)) <= self.tolerance(e)
+
+    def _solved(self, atoms: Atoms) -> Iterator[Setting]:
+        """Yield wrong settings that, with some atoms, explain the simplest case that fails, or the last of them."""
+        cases = dict.fromkeys((self.failing[0], self._telling()[0], self.failing[-1]))
+        for place in settings.places(self.optimizer):
+            self.watch(f"solving for {place}")
+            found = {(s.flag, s.value): s for e in cases for s in self._solutions(atoms, place, e)}
+            yield from found.values()
+
+    def _solutions(self, atoms: Atoms, place: settings.Place, e: Evidence) -> Iterable[Setting]:
+        tight = [*settings.solved(self.optimizer, atoms, place, e, self.tolerance(e))]
+        return tight or ([] if atoms else settings.solved(self.optimizer, atoms, place, e, e.loose))
+
+    def _with_solved(self) -> list[Atoms]:
+        """Return pairs of an axis and a setting whose value is solved for beside it."""
+        e, found = self._telling()[0], list[Atoms]()
+        axes = [atom for atom in self.effects if not isinstance(atom, Setting)]
+        for axis in axes:
+            for place in settings.places(self.optimizer):
+                self.watch(f"{axis.flag}, solving for {place}")
+                pairs = [(axis, s) for s in settings.solved(self.optimizer, (axis,), place, e, self.tolerance(e))]
+                found += [pair for pair in pairs if self.explains(pair)]
+        return found
+
+
+def fitness(optimizer: str, atoms: Atoms, evidence: Sequence[Evidence]) -> tuple[int, float]:
+    """Return in how many cases a dialect agrees with a black box, and the largest distance, relative."""
+    gaps = [(distance(optimizer, atoms, e), e) for e in evidence]
+    return sum(gap <= e.tight for gap, e in gaps), max((gap for gap, _ in gaps), default=inf)
+
+
+def exact_in(optimizer: str, atoms: Atoms, evidence: Iterable[Evidence]) -> int:
+    """Return in how many cases a dialect gives the bits of a black box, parameters alone."""
+    return sum(distance(optimizer, atoms, e, 0.0) == 0.0 for e in evidence)
