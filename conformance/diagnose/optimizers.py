@@ -143,7 +143,7 @@ class _Patient:
         more, exact = rounded(self.optimizer, atoms, self.evidence, self.watch)
         rule = [atom for atom in atoms if atom.flag not in OF_ROUNDING]
         names = names_of(atoms if rule else (*atoms, *more))
-        agree, worst = fitness(self.optimizer, atoms, self.deciding)
+        agree, _ = fitness(self.optimizer, atoms, self.deciding)
         return Diagnosis(
             optimizer=self.optimizer,
             verdict=ANOTHER_RULE if rule else SAME_BITS if exact and not names else SAME_RULE,
@@ -191,14 +191,16 @@ class _Patient:
 
     def _wrong_state(self, atoms: Atoms) -> str:
         """Name the first array of the state that differs."""
-        for e in self.deciding:
-            try:
-                for frame in frames(self.optimizer, atoms, e):
-                    wrong = [name for name, gap in state_apart(frame, e).items() if gap > e.loose]
-                    if wrong:
-                        return f"{wrong[0]} at step {frame.step} of {e.name}"
-            except RAISED:
-                return e.name
+        try:
+            return next((wrong for e in self.deciding if (wrong := self._wrong_in(atoms, e))), "")
+        except RAISED as error:
+            return run.told(error)
+
+    def _wrong_in(self, atoms: Atoms, e: Evidence) -> str:
+        for frame in frames(self.optimizer, atoms, e):
+            wrong = [name for name, gap in state_apart(frame, e).items() if gap > e.loose]
+            if wrong:
+                return f"{wrong[0]} at step {frame.step} of {e.name}"
         return ""
 
     def _first(self) -> First | None:

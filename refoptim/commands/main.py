@@ -21,6 +21,7 @@ from .accuracy import accuracy
 from .bench import bench
 from .checkpoint import checkpoint
 from .conformance import conformance
+from .diagnose import diagnose_command
 from .golden import golden
 from .info import doctor_command, explain, list_command
 from .output import Program
@@ -33,5 +34,8 @@ def main() -> None:
     """torch.optim on NumPy arrays, exact to the bit: tools around the library."""
 
 
-for command in (accuracy, bench, checkpoint, conformance, golden, plot, list_command, explain, doctor_command):
+for command in (
+    *(accuracy, bench, checkpoint, conformance, diagnose_command, golden, plot),
+    *(list_command, explain, doctor_command),
+):
     main.add_command(command)
