@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from refoptim.formats.files import replace, require_folder
@@ -44,10 +44,11 @@ WIDTH, HEIGHT, MARGIN = 460, 120, 36
 
 
 class Diagnosis(NamedTuple):
-    """The name of a mistake: what is said of it, in some lines, and its flags."""
+    """The name of a mistake: what is said of it, in some lines, its flags, and all that is known as JSON holds it."""
 
     text: str
     flags: tuple[str, ...] = ()
+    details: Mapping[str, Any] = {}
 
 
 Diagnoses = Mapping[tuple[str, str], Diagnosis]

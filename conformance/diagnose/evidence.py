@@ -26,7 +26,7 @@ from ..words import layout_of
 EDGES = frozenset({"mixed", "extreme", "special", "subnormal", "huge"})
 """Kinds of numbers at the ends of the range, and what is no number."""
 
-TIGHT = {"float64": 1e-11, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1.2e-1}
+TIGHT = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1.2e-1}
 """How far apart, relative to the largest number of a parameter, two ways of rounding one rule may come."""
 
 LOOSE = {**TIGHT, "float64": TIGHT["float32"]}
@@ -149,8 +149,10 @@ def collect(jobs: Iterable[run.Job]) -> Collected:
             found.evidence.append(ran(job.case, job.dtype, run.execute(implementation, job.case, job.dtype).tensors))
         except KeyboardInterrupt:
             raise
+        except adapters.Unsupported as error:
+            found.not_run[name] = str(error)
         except BaseException as error:  # what an implementation raises must not end the search
-            found.raised[name] = run.told(error)
+            found.raised[name] = run.raised_at(error)
     return found
 
 

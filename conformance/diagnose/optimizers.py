@@ -12,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from .. import run
+from .. import report, run
 from .answer import ANOTHER_RULE, SAME_BITS, SAME_RULE, UNKNOWN, Diagnosis, First, Known, Next
 from .bits import rounded
 from .evidence import Collected, Evidence, collect
@@ -31,13 +31,18 @@ def _silent(text: str) -> None:
 
 
 def diagnose_implementation(
-    name: str, pattern: str = "", dtypes: tuple[str, ...] = (), *, known: Known | None = None, watch: Watch = _silent
+    name: str,
+    patterns: Sequence[str] = (),
+    dtypes: tuple[str, ...] = (),
+    *,
+    known: Known | None = None,
+    watch: Watch = _silent,
 ) -> list[Diagnosis]:
     """Run the cases of an implementation, and diagnose each optimizer of which at least one could be run.
 
     Args:
         name: the name of an adapter, or package.module:Class.
-        pattern: which cases or optimizers.
+        patterns: globs, or names, of cases and optimizers; all if there are none.
         dtypes: the storage types; all if there are none.
         known: for a library the flags of each of its optimizers.
         watch: is told what is being tried.
@@ -45,11 +50,30 @@ def diagnose_implementation(
     Raises:
         NotAvailable: the implementation is not.
     """
+    return diagnose_jobs(run.jobs(name, patterns, dtypes), known=known, watch=watch)
+
+
+def diagnose_jobs(jobs: Iterable[run.Job], *, known: Known | None = None, watch: Watch = _silent) -> list[Diagnosis]:
+    """Run cases, and diagnose each optimizer of which at least one could be run."""
     return [
         diagnose(optimizer, found.evidence, known=known, watch=watch, notes=notes_on(found))
-        for optimizer, jobs in by_optimizer(run.jobs(name, pattern, dtypes)).items()
-        if (found := collect(_watched(optimizer, jobs, watch))).evidence
+        for optimizer, own in by_optimizer(jobs).items()
+        if (found := collect(_watched(optimizer, own, watch))).evidence
     ]
+
+
+def named(results: Sequence[run.Result], watch: Watch = _silent, known: Known | None = None) -> report.Diagnoses:
+    """Return for each optimizer that breaks a promise on an implementation what its mistake is called.
+
+    An optimizer of the same bits, or of the same rule where no promise is broken, needs no name. Its cases are run once
+    more, all of them: those that hold tell what the mistake is not.
+    """
+    broken = dict.fromkeys((r.implementation, r.optimizer) for r in results if r.outcome == run.FAILS)
+    found = {}
+    for name, optimizer in broken:
+        for said in diagnose_implementation(name, [optimizer], known=known, watch=watch):
+            found[name, optimizer] = report.Diagnosis(str(said), said.names, said.as_dict())
+    return found
 
 
 def by_optimizer(jobs: Iterable[run.Job]) -> dict[str, list[run.Job]]:

@@ -96,7 +96,24 @@ def check(job: Any) -> None:
         if result.outcome == run.NOT_RUN:
             pytest.skip(_shown(result.reason))
         if not result.ok:
-            raise Broken(describe(result))
+            raise Broken(describe(result, _mistake(job, result)))
+
+
+_MISTAKES: dict[tuple[Any, str], str] = {}
+
+
+def _mistake(job: Any, result: Any) -> str:
+    """Say what the mistake of an optimizer is called, searched for once, on all its cases."""
+    from refoptim.conformance import run
+    from refoptim.conformance.diagnose.optimizers import diagnose_jobs
+
+    if result.outcome != run.FAILS:
+        return ""
+    key = (job.implementation, result.optimizer)
+    if key not in _MISTAKES:
+        jobs = [each._replace(make=job.make) for each in run.jobs("numpy", result.optimizer)]
+        _MISTAKES[key] = "\n".join(map(str, diagnose_jobs(jobs)))
+    return _MISTAKES[key]
 
 
 def describe(result: Any, diagnosis: str = "") -> str:

@@ -16,9 +16,11 @@ from rich.progress import track
 
 from ..conformance import adapters, cases, report, run, run_schedules, verdicts
 from ..conformance.adapters import ENGINES, NotAvailable
+from ..conformance.diagnose.optimizers import named
 from ..conformance.verify import Tolerance
 from ..formats.files import refuse_same, require_folder
 from ..numerics.arith import COMPLEX, FLOATS
+from .diagnose import watching
 from .output import Refused, echo, print_json, print_table, refusing
 
 OTHERS = ", ".join(x for x in adapters.BUILT_IN if x not in ENGINES)
@@ -59,6 +61,7 @@ def _named(context: click.Context, option: click.Parameter, names: tuple[str, ..
 @click.option("--rtol", type=click.FloatRange(0), help="Allow atol + rtol * |expected|, whatever is promised.")
 @click.option("--atol", type=click.FloatRange(0), help="Likewise.")
 @click.option("--traceback", "whole", is_flag=True, help="Print the whole traceback of what raised.")
+@click.option("--no-diagnose", is_flag=True, help="Do not search for the names of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @refusing
 def conformance(
@@ -72,13 +75,14 @@ def conformance(
     rtol: float | None,
     atol: float | None,
     whole: bool,
+    no_diagnose: bool,
     as_json: bool,
 ) -> None:
     """Run the cases and compare every bit with the goldens.
 
     Without options all engines of this machine run against all goldens, optimizers and schedulers. An implementation
-    named by --impl, found as Python finds modules or in this folder, runs against the goldens of refoptim. The exit
-    code is 0 if all promises hold, 1 if one is broken, and 2 if something cannot be run.
+    named by --impl, found as Python finds modules or in this folder, runs against the goldens of refoptim, and where
+    an optimizer breaks a promise its mistake is searched for by name, as ``refoptim diagnose`` does. The exit code is 0 if all promises hold, 1 if one is broken, and 2 if something cannot be run.
 
     \b
     refoptim conformance
@@ -100,7 +104,7 @@ def conformance(
         raise Refused(f"no case matches {meant} in {where}: patterns are globs, {near(patterns)}")
     if all(r.outcome == run.NOT_RUN for r in results):
         raise Refused(f"nothing could be run: {'; '.join(sorted({r.reason for r in results}))}")
-    diagnoses: report.Diagnoses = {}
+    diagnoses = {} if no_diagnose else _named_mistakes(implementations, results)
     _write(results, versions, diagnoses, page, junit)
     if as_json:
         print_json(document(results, versions, diagnoses))
@@ -109,6 +113,12 @@ def conformance(
         if not (engines or implementations):
             _tell_of_host()
     sys.exit(not all(r.ok for r in results))
+
+
+def _named_mistakes(implementations: Sequence[str], results: Sequence[run.Result]) -> report.Diagnoses:
+    """Name the mistakes of implementations from elsewhere."""
+    with watching() as watch:
+        return named([r for r in results if r.implementation in implementations], watch)
 
 
 def tolerance(ulp: int | None, rtol: float | None, atol: float | None) -> Tolerance | None:
@@ -127,12 +137,15 @@ def near(patterns: Sequence[str]) -> str:
 
 def document(results: Sequence[run.Result], versions: report.Versions, diagnoses: report.Diagnoses) -> dict[str, Any]:
     """Return everything as what JSON can hold."""
-    named = [{"implementation": a, "optimizer": b, **x._asdict()} for (a, b), x in diagnoses.items()]
+    found = [
+        {"implementation": a, "optimizer": b, "text": x.text, "names": [*x.flags], **x.details}
+        for (a, b), x in diagnoses.items()
+    ]
     return {
         "ok": all(r.ok for r in results),
         "versions": versions,
         "verdicts": [v.as_dict() for v in verdicts.verdicts(results)],
-        "diagnoses": named,
+        "diagnoses": found,
         "results": [r.as_dict() for r in results],
     }
 

@@ -25,12 +25,14 @@ STATUS = 100
 @click.command(name="diagnose")
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--impl", "name", metavar="NAME", help="An implementation: optax, keras …, or package.module:Class.")
-@click.option("--pattern", default="", metavar="TEXT", help="Only cases and optimizers whose name contains TEXT.")
+@click.option(
+    "--pattern", "patterns", multiple=True, metavar="GLOB", help="Only these cases or optimizers: adam-*, Adam."
+)
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice([*FLOATS, *COMPLEX]), help="Only this storage.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def diagnose_command(
-    paths: Sequence[Path], name: str | None, pattern: str, dtypes: tuple[str, ...], as_json: bool
+    paths: Sequence[Path], name: str | None, patterns: tuple[str, ...], dtypes: tuple[str, ...], as_json: bool
 ) -> None:
     """Say what is different in an optimizer, by the name of the mistake and the line to look at.
 
@@ -42,16 +44,16 @@ def diagnose_command(
 
     \b
     refoptim diagnose --impl mypackage.adapter:Mine
-    refoptim diagnose --impl keras --pattern adam --json
+    refoptim diagnose --impl keras --pattern 'adam-*' --json
     refoptim diagnose suite
     refoptim diagnose mine.npz
     """
     if (name is None) == (not paths):
         raise Refused("name an implementation (--impl), or files or the folder of a suite")
     run.check_arithmetic()
-    with _watching() as watch:
+    with watching() as watch:
         found = [
-            *(_of_implementation(name, pattern, dtypes, watch) if name else _of_paths(paths, pattern, dtypes, watch))
+            *(_of_implementation(name, patterns, dtypes, watch) if name else _of_paths(paths, patterns, dtypes, watch))
         ]
     if not found:
         raise Refused("nothing could be run: no case matches, or the optimizer can run none of them")
@@ -60,7 +62,7 @@ def diagnose_command(
 
 
 @contextmanager
-def _watching() -> Iterator[Watch]:
+def watching() -> Iterator[Watch]:
     """Show in a terminal what is being tried; what an implementation prints goes to stderr."""
     console = Console(stderr=True)
     with redirect_stdout(sys.stderr):
@@ -71,16 +73,18 @@ def _watching() -> Iterator[Watch]:
             yield lambda text: status.update(one_line(text)[:STATUS])
 
 
-def _of_implementation(name: str, pattern: str, dtypes: tuple[str, ...], watch: Watch) -> list[Diagnosis]:
+def _of_implementation(name: str, patterns: tuple[str, ...], dtypes: tuple[str, ...], watch: Watch) -> list[Diagnosis]:
     if ":" in name and "" not in sys.path:
         sys.path.insert(0, "")
-    return diagnose_implementation(name, pattern, dtypes, watch=watch)
+    return diagnose_implementation(name, patterns, dtypes, watch=watch)
 
 
-def _of_paths(paths: Sequence[Path], pattern: str, dtypes: tuple[str, ...], watch: Watch) -> Iterator[Diagnosis]:
+def _of_paths(
+    paths: Sequence[Path], patterns: tuple[str, ...], dtypes: tuple[str, ...], watch: Watch
+) -> Iterator[Diagnosis]:
     grouped: dict[str, list[Evidence]] = {}
     for path in paths:
-        found = of_suite(path, [pattern] if pattern else [], dtypes) if path.is_dir() else [of_file(path)]
+        found = of_suite(path, patterns, dtypes) if path.is_dir() else [of_file(path)]
         for evidence in found:
             grouped.setdefault(evidence.case.optimizer, []).append(evidence)
     for optimizer, evidence in grouped.items():
