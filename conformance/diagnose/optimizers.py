@@ -7,7 +7,7 @@ the bits agree (``bits``). What explains not all is not named: the verdict is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from math import inf
 
 import numpy as np
@@ -183,9 +183,14 @@ class _Patient:
             distance=fitness(self.optimizer, (), self.deciding)[1],
             first=self._first() if names else None,
             runner_up=self._runner_up(found, sets) if rule else None,
-            excluded=found.excluded,
+            excluded=self._excluded({flag for atoms in sets for flag in names_of(atoms)} | {*names}),
             notes=tuple(self.notes),
         )
+
+    def _excluded(self, named: Set[str] = frozenset()) -> tuple[str, ...]:
+        """Return the flags that were tried and explain nothing."""
+        tried = {atom.flag for atom in atoms_of(self.optimizer)} | {"LrScaled", "SettingDiffers", "SettingScaled"}
+        return tuple(sorted(tried - named))
 
     def _tied(self, atoms: Atoms, others: Sequence[Atoms]) -> tuple[tuple[str, ...], ...]:
         own = names_of(atoms)
@@ -250,7 +255,7 @@ class _Patient:
         """Return what explains the most cases of what does not explain all."""
         named = {names_of(atoms) for atoms in best}
         parts: list[Atoms] = [(atom,) for atoms in best[:1] if len(atoms) > 1 for atom in atoms]
-        candidates = [(), *parts, *((atom,) for atom in found.tried[:MOST_NEAR])]
+        candidates: list[Atoms] = [(), *parts, *((atom,) for atom in found.left[:MOST_NEAR])]
         self.watch("what is next best")
         found_ = [Next(names_of(x), *fitness(self.optimizer, x, self.deciding)) for x in dict.fromkeys(candidates)]
         left = [x for x in found_ if x.names not in named]
@@ -265,7 +270,7 @@ class _Patient:
             distance=fitness(self.optimizer, (), self.deciding)[1],
             first=self._first(),
             runner_up=self._runner_up(found, []),
-            excluded=found.excluded,
+            excluded=self._excluded(),
             notes=tuple(self.notes),
         )
 

@@ -1,14 +1,15 @@
 """The search for the axes along which a rule must be changed to do what a black box did.
 
 What changes a case that the black box passes is excluded, and what changes a case before the step in which the black
-box parts from the rule. Of what is left, single atoms are tried, then pairs and triples that stand together and reach
-all cases that fail; each trial ends at its first misfit.
+box parts from the rule. Of what is left, single atoms are tried. Then the failing case on which the fewest atoms have
+an effect is explained by those that have one, two or three at a time, and what explains it is completed by others until
+all cases are explained. Each trial ends at its first misfit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from math import inf
 from typing import NamedTuple
 
@@ -54,11 +55,10 @@ class Effect(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search found: sets of atoms of the smallest size that explains all, and the flags that were excluded."""
+    """What a search found: sets of atoms of the smallest size that explains all, and the atoms that are not excluded."""
 
     sets: list[Atoms]
-    excluded: tuple[str, ...]
-    tried: list[Atom]
+    left: list[Atom]
 
 
 def decisive(evidence: Sequence[Evidence]) -> list[Evidence]:
@@ -89,7 +89,6 @@ class Search:
         self.failing = [e for e in evidence if self.parted[e] is not None]
         self.passing = [e for e in evidence if self.parted[e] is None]
         self.effects: dict[Atom, dict[Evidence, Effect]] = {}
-        self.excluded: list[str] = []
 
     def _parted(self, e: Evidence) -> int | None:
         """Return the step in which the rule and the black box part."""
@@ -100,16 +99,16 @@ class Search:
     def run(self) -> Found:
         """Return the smallest sets that explain everything."""
         if not self.failing:
-            return Found([()], (), [])
+            return Found([()], [])
         for atom in atoms_of(self.optimizer):
             self.weigh(atom)
-        single = self.sets(1)
+        single = self._singles()
         if not single:
             for atom in self._solved(()):
                 self.weigh(atom)
-            single = self.sets(1)
-        found = single or self.sets(2) or self._with_solved() or self.sets(3)
-        return Found(found, tuple(dict.fromkeys(self.excluded)), [*self.effects])
+            single = self._singles()
+        found = single or self._composed()
+        return Found(found, [*self.effects])
 
     def weigh(self, atom: Atom) -> None:
         """Keep an atom that may be a part of what is different, with its effect on every case that fails."""
@@ -117,9 +116,7 @@ class Search:
         found = {e: self._effect(atom, e) for e in self.failing}
         early = any(x.parts is not None and x.parts < (self.parted[e] or 0) for e, x in found.items())
         idle = not atom.needs and all(x.parts is None for x in found.values())
-        if early or idle or any(self._effect(atom, e).parts is not None for e in self.passing):
-            self.excluded.append(atom.flag)
-        else:
+        if not (early or idle or any(self._effect(atom, e).parts is not None for e in self.passing)):
             self.effects[atom] = found
 
     def _effect(self, atom: Atom, e: Evidence) -> Effect:
@@ -133,31 +130,49 @@ class Search:
                 break
         return Effect(parts, misses)
 
-    def sets(self, size: int) -> list[Atoms]:
-        """Return the sets of a size that explain everything."""
-        found = []
-        for n, atoms in enumerate(combinations(self.effects, size)):
-            if n == MOST_SETS:
-                break
-            if fit(atoms) and self._reaches(atoms) and self.explains(atoms):
-                found.append(atoms)
-        return found
+    def _singles(self) -> list[Atoms]:
+        """Return the atoms that explain everything by themselves."""
+        explaining = [atom for atom, found in self.effects.items() if all(x.misses is None for x in found.values())]
+        return [(atom,) for atom in explaining if fit((atom,))]
 
-    def _reaches(self, atoms: Atoms) -> bool:
-        """Tell whether some atom parts each failing case where the black box does, and each atom does something."""
-        if len(atoms) == 1:
-            return all(x.misses is None for x in self.effects[atoms[0]].values())
-        open_ended = any(atom.needs for atom in atoms)
-        return open_ended or all(any(self._in_time(self.effects[atom][e], e) for atom in atoms) for e in self.failing)
+    def _composed(self) -> list[Atoms]:
+        """Return the pairs that explain everything, or else the triples."""
+        core = min(self._telling(), key=lambda e: len(self._active(e)))
+        parts = list[Atoms]()
+        for size in range(1, MOST + 1):
+            parts += self._explaining(core, size)
+            if size > 1 and (found := self._completed(parts, size)):
+                return found
+        return self._completed(self._with_solved(core), MOST) if not parts else []
 
-    def _in_time(self, effect: Effect, e: Evidence) -> bool:
-        return effect.parts is not None and effect.parts <= (self.parted[e] or 0) + 1
+    def _active(self, e: Evidence) -> list[Atom]:
+        """Return the atoms that have an effect on a failing case, perhaps beside another."""
+        return [atom for atom, found in self.effects.items() if found[e].parts is not None or atom.needs]
 
-    def explains(self, atoms: Atoms) -> bool:
-        """Tell whether a set of atoms does all that the black box did."""
-        if len(atoms) > 1:
-            self.watch(" + ".join(atom.flag for atom in atoms))
-        return all(self._matches(atoms, e) for e in [*self._telling(), *(self.passing if len(atoms) > 1 else [])])
+    def _explaining(self, e: Evidence, size: int) -> list[Atoms]:
+        """Return the sets of atoms with an effect on a case that explain it."""
+        sets = (atoms for atoms in combinations(self._active(e), size) if fit(atoms))
+        return [atoms for atoms in islice(sets, MOST_SETS) if self._matches(atoms, e)]
+
+    def _completed(self, parts: Iterable[Atoms], size: int) -> list[Atoms]:
+        """Return the sets of a size that hold a part and explain everything."""
+        found: dict[frozenset[Atom], Atoms] = {}
+        for part in parts:
+            for atoms in self._grown(part, size):
+                found.setdefault(frozenset(atoms), atoms)
+        return [*found.values()]
+
+    def _grown(self, atoms: Atoms, size: int) -> Iterator[Atoms]:
+        """Yield what explains everything, atoms added where a case is not explained."""
+        self.watch(" + ".join(atom.flag for atom in atoms))
+        open_case = next((e for e in self._telling() if not self._matches(atoms, e)), None)
+        if open_case is None:
+            if len(atoms) == size and all(self._matches(atoms, e) for e in self.passing):
+                yield atoms
+        elif len(atoms) < size:
+            for atom in self._active(open_case):
+                if atom not in atoms and fit((*atoms, atom)):
+                    yield from self._grown((*atoms, atom), size)
 
     def _telling(self) -> list[Evidence]:
         """Return the failing cases, those first that part soonest and take the fewest numbers."""
@@ -178,15 +193,13 @@ class Search:
         tight = [*settings.solved(self.optimizer, atoms, place, e, self.tolerance(e))]
         return tight or ([] if atoms else settings.solved(self.optimizer, atoms, place, e, e.loose))
 
-    def _with_solved(self) -> list[Atoms]:
-        """Return pairs of an axis and a setting whose value is solved for beside it."""
-        e, found = self._telling()[0], list[Atoms]()
-        axes = [atom for atom in self.effects if not isinstance(atom, Setting)]
-        for axis in axes:
+    def _with_solved(self, e: Evidence) -> list[Atoms]:
+        """Return pairs of an axis and a setting, whose value is solved for beside it, that explain a case."""
+        found = list[Atoms]()
+        for axis in (atom for atom in self._active(e) if not isinstance(atom, Setting) and fit((atom,))):
             for place in settings.places(self.optimizer):
                 self.watch(f"{axis.flag}, solving for {place}")
-                pairs = [(axis, s) for s in settings.solved(self.optimizer, (axis,), place, e, self.tolerance(e))]
-                found += [pair for pair in pairs if self.explains(pair)]
+                found += [(axis, x) for x in settings.solved(self.optimizer, (axis,), place, e, self.tolerance(e))]
         return found
 
 

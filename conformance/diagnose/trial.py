@@ -169,9 +169,9 @@ class _Light:
     """
 
     def __init__(self, rule: type[Optimizer], hyper: Mapping[str, Any], evidence: Evidence) -> None:
-        made: Any = rule
-        self.rule, self.settings = rule, dict(made([{"params": []}], **hyper).defaults)
-        self.h = resolve(rule, self.settings)
+        self.rule, self.settings = rule, dict(hyper)
+        self.base = getattr(refoptim, evidence.case.optimizer)
+        self.h = resolve(self.base, self.settings)
         self.shapes = [p.shape for p in evidence.before]
         sparse = "nnz" in evidence.case.gradient
         self.whole = not (is_measured(rule) or evidence.case.skip or sparse)
@@ -180,7 +180,7 @@ class _Light:
 
     def set(self, hyper: Mapping[str, Any]) -> None:
         self.settings |= hyper
-        self.h = resolve(self.rule, self.settings)
+        self.h = resolve(self.base, self.settings)
 
     def resume(self) -> None:
         """Saving and loading changes nothing here."""
