@@ -55,7 +55,7 @@ class Effect(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search found: sets of atoms of the smallest size that explains all, and the atoms that are not excluded."""
+    """What a search found: the smallest sets that explain all, and the atoms that are not excluded."""
 
     sets: list[Atoms]
     left: list[Atom]

@@ -116,7 +116,8 @@ def _steps(optimizer: str, atoms: Atoms, evidence: Evidence) -> Iterator[tuple[i
             driven.set(_read(evidence.case.set[step], settings))
         if step == evidence.case.resume:
             driven.resume()
-        driven.step(grads)
+        with np.errstate(all="ignore"):
+            driven.step(grads)
         yield step, driven
 
 
@@ -169,8 +170,8 @@ class _Light:
     """
 
     def __init__(self, rule: type[Optimizer], hyper: Mapping[str, Any], evidence: Evidence) -> None:
-        self.rule, self.settings = rule, dict(hyper)
-        self.base = getattr(refoptim, evidence.case.optimizer)
+        self.rule, self.base = rule, getattr(refoptim, evidence.case.optimizer)
+        self.settings = {**_group(self.base), **hyper}
         self.h = resolve(self.base, self.settings)
         self.shapes = [p.shape for p in evidence.before]
         sparse = "nnz" in evidence.case.gradient
@@ -213,6 +214,12 @@ class _Light:
     def _split(self, x: Array) -> list[Array]:
         ends = [*accumulate(map(prod, self.shapes), initial=0)]
         return [x[ends[i] : ends[i + 1]].reshape(shape) for i, shape in enumerate(self.shapes)]
+
+
+@cache
+def _group(optimizer: Any) -> Mapping[str, Any]:
+    """Return what a group of an optimizer holds, hyperparameters that are no arguments too."""
+    return dict(optimizer([{"params": []}]).defaults)
 
 
 def _joined(arrays: Sequence[Array]) -> Array:
