@@ -17,7 +17,7 @@ from refoptim import dialects
 
 from . import settings
 from .evidence import Evidence
-from .trial import Atom, Atoms, Setting, apart, distance, distances, fit
+from .trial import Atom, Atoms, Place, Setting, apart, distance, distances, fit
 
 Tolerance = Callable[[Evidence], float]
 Watch = Callable[[str], None]
@@ -189,7 +189,7 @@ class Search:
             found = {(s.flag, s.value): s for e in cases for s in self._solutions(atoms, place, e)}
             yield from found.values()
 
-    def _solutions(self, atoms: Atoms, place: settings.Place, e: Evidence) -> Iterable[Setting]:
+    def _solutions(self, atoms: Atoms, place: Place, e: Evidence) -> Iterable[Setting]:
         tight = [*settings.solved(self.optimizer, atoms, place, e, self.tolerance(e))]
         return tight or ([] if atoms else settings.solved(self.optimizer, atoms, place, e, e.loose))
 

@@ -33,21 +33,21 @@ class Place(NamedTuple):
     """A hyperparameter, or one of the numbers of which it is made."""
 
     name: str
-    index: int | None = None
+    item: int | None = None
 
     def __str__(self) -> str:
-        return self.name if self.index is None else f"{self.name}[{self.index}]"
+        return self.name if self.item is None else f"{self.name}[{self.item}]"
 
     def of(self, hyper: Mapping[str, Any]) -> Any:
         """Return its value."""
-        return hyper[self.name] if self.index is None else hyper[self.name][self.index]
+        return hyper[self.name] if self.item is None else hyper[self.name][self.item]
 
     def put(self, hyper: Mapping[str, Any], value: Any) -> dict[str, Any]:
         """Return the hyperparameters with another value."""
-        if self.index is None:
+        if self.item is None:
             return {**hyper, self.name: value}
         whole = hyper[self.name]
-        return {**hyper, self.name: (*whole[: self.index], value, *whole[self.index + 1 :])}
+        return {**hyper, self.name: (*whole[: self.item], value, *whole[self.item + 1 :])}
 
 
 @dataclass(frozen=True)

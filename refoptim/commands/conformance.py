@@ -82,7 +82,8 @@ def conformance(
 
     Without options all engines of this machine run against all goldens, optimizers and schedulers. An implementation
     named by --impl, found as Python finds modules or in this folder, runs against the goldens of refoptim, and where
-    an optimizer breaks a promise its mistake is searched for by name, as ``refoptim diagnose`` does. The exit code is 0 if all promises hold, 1 if one is broken, and 2 if something cannot be run.
+    an optimizer breaks a promise its mistake is searched for by name, as ``refoptim diagnose`` does. The exit code is 0
+    if all promises hold, 1 if one is broken, and 2 if something cannot be run.
 
     \b
     refoptim conformance

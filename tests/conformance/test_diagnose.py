@@ -17,7 +17,7 @@ from refoptim.conformance import cases, export, formats, generate, report, run, 
 from refoptim.conformance.adapters import Adapter
 from refoptim.conformance.diagnose import bits, settings, trial
 from refoptim.conformance.diagnose.answer import Diagnosis
-from refoptim.conformance.diagnose.evidence import collect, of_file
+from refoptim.conformance.diagnose.evidence import Evidence, collect, of_file
 from refoptim.conformance.diagnose.optimizers import diagnose, libraries, named
 from refoptim.conformance.diagnose.search import OF_ROUNDING, decisive
 from refoptim.conformance.reference import Reference
@@ -244,19 +244,19 @@ def test_a_wrong_setting_beside_an_axis_is_named() -> None:
     assert found.values == {"LrScaled": pytest.approx({"lr": 0.37})}
 
 
-def draw_outside(random: Random) -> tuple[str, Any]:
-    """Draw a mistake outside the axes that shows."""
+def draw_outside(random: Random) -> list[Evidence]:
+    """Draw a mistake outside the axes that shows, and return what it gives."""
     while True:
         optimizer = random.choice(OPTIMIZERS)
-        box = plants.outside(optimizer, random)
-        if not plants.has_no_mistake(optimizer, box):
-            return optimizer, box
+        found = plants.evidence(optimizer, plants.outside(optimizer, random))
+        if plants.shows(found):
+            return found
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_none_of_the_axes_is_unknown(seed: int) -> None:
-    optimizer, box = draw_outside(Random(seed))
-    found = diagnose(optimizer, plants.evidence(optimizer, box))
+    evidence = draw_outside(Random(seed))
+    found = diagnose(evidence[0].case.optimizer, evidence)
     assert (found.verdict, found.names) == ("unknown", ())
     assert found.first is not None and found.excluded
     assert "nothing known explains it: first parts at step" in str(found)
