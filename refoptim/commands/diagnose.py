@@ -76,7 +76,8 @@ def watching() -> Iterator[Watch]:
 def _of_implementation(name: str, patterns: tuple[str, ...], dtypes: tuple[str, ...], watch: Watch) -> list[Diagnosis]:
     if ":" in name and "" not in sys.path:
         sys.path.insert(0, "")
-    return diagnose_implementation(name, patterns, dtypes, watch=watch)
+    found: list[Diagnosis] = diagnose_implementation(name, patterns, dtypes, watch=watch)
+    return found
 
 
 def _of_paths(
