@@ -38,7 +38,7 @@ IN_FIRST = frozenset(
 """Those of them that float64 shows, or that are another rule where settings change."""
 
 CLEARLY = 3.0
-"""How many times the tolerance an atom must move a case to count as having moved it."""
+"""How many times the tolerance an atom must move a case to be excluded by that; a third of it is an effect."""
 
 MOST = 3
 """The largest number of atoms in a set."""
@@ -48,9 +48,12 @@ MOST_SETS = 20_000
 
 
 class Effect(NamedTuple):
-    """What an atom alone makes of a case: the step in which it parts from the rule, and from the black box."""
+    """What an atom alone makes of a case: the steps in which it parts from the rule, at all and clearly, and in which
+    it parts from the black box.
+    """
 
     parts: int | None
+    clearly: int | None
     misses: int | None
 
 
@@ -114,21 +117,23 @@ class Search:
         """Keep an atom that may be a part of what is different, with its effect on every case that fails."""
         self.watch(atom.flag)
         found = {e: self._effect(atom, e) for e in self.failing}
-        early = any(x.parts is not None and x.parts < (self.parted[e] or 0) for e, x in found.items())
+        early = any(x.clearly is not None and x.clearly < (self.parted[e] or 0) for e, x in found.items())
         idle = not atom.needs and all(x.parts is None for x in found.values())
-        if not (early or idle or any(self._effect(atom, e).parts is not None for e in self.passing)):
+        if not (early or idle or any(self._effect(atom, e).clearly is not None for e in self.passing)):
             self.effects[atom] = found
 
     def _effect(self, atom: Atom, e: Evidence) -> Effect:
-        parts = misses = None
+        parts = clearly = misses = None
         limit = self.tolerance(e)
         trial = distances(self.optimizer, (atom,), e)
         for k, ((gap, here), base) in enumerate(zip(trial, self.base[e], strict=False), 1):
-            parts = parts or (k if apart(here, base) > CLEARLY * limit else None)
+            moved = apart(here, base)
+            parts = parts or (k if moved > limit / CLEARLY else None)
+            clearly = clearly or (k if moved > CLEARLY * limit else None)
             misses = misses or (k if gap > limit else None)
-            if parts and (misses or e in self.passing):
+            if clearly and (misses or self.parted[e] is None):
                 break
-        return Effect(parts, misses)
+        return Effect(parts, clearly, misses)
 
     def _singles(self) -> list[Atoms]:
         """Return the atoms that explain everything by themselves."""

@@ -111,7 +111,7 @@ def adam_with(mistake: str) -> type[Adapter]:
 def test_eight_wrong_adams_are_each_named(optimizer: str, mistake: str, name: str) -> None:
     found = diagnose(optimizer, plants.evidence(optimizer, adam_with(mistake), ("float32", "float64")))
     assert (found.verdict, found.names, found.tied) == ("another rule", (name,), ())
-    assert found.agree == found.cases >= 10 and found.ulps < 1000
+    assert found.agree == found.cases >= 9 and found.ulps < 1000
     assert found.distance > 1e-4 and found.first is not None
     assert dialects.FLAGS[name].line in str(found).replace("\n    ", " ")
 
