@@ -96,4 +96,4 @@ def _print(found: Sequence[Diagnosis], as_json: bool) -> None:
     if as_json:
         print_json({"diagnoses": [x.as_dict() for x in found]})
     else:
-        echo("\n\n".join(map(str, found)))
+        echo(*"\n\n".join(map(str, found)).splitlines())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refoptim.conformance import cases, export, formats, generate, report, run, tasks
+from refoptim.conformance import cases, export, formats, generate, plugin, report, run, tasks
 from refoptim.conformance.adapters import Adapter
 from refoptim.conformance.diagnose import bits, settings, trial
 from refoptim.conformance.diagnose.answer import Diagnosis
@@ -348,6 +348,14 @@ def test_conformance_says_the_name_and_reports_carry_it(monkeypatch: pytest.Monk
     assert found["box:Box", "SGD"].flags == ("NesterovAppliedTwice",)
     assert "NesterovAppliedTwice" in report.page(results, {}, diagnoses=found)
     assert "NesterovAppliedTwice" in report.junit(results, found)
+
+
+def test_the_message_of_a_failing_test_holds_the_name() -> None:
+    box = plants.planted("AdamW", dialects.AXES["AdamW", "CoupledDecay"][0])
+    jobs = [job._replace(implementation="coupled", make=box) for job in run.jobs("numpy", "adamw-*", ("float64",))]
+    broken = next(job for job in jobs if not all(r.ok for r in run.perform(job)))
+    with pytest.raises(plugin.Broken, match=r"AdamW: another rule: CoupledDecay"):
+        plugin.check(broken)
 
 
 def test_the_light_engine_of_trials_gives_the_bits_of_the_optimizer() -> None:
