@@ -26,7 +26,7 @@ from ..words import layout_of
 EDGES = frozenset({"mixed", "extreme", "special", "subnormal", "huge"})
 """Kinds of numbers at the ends of the range, and what is no number."""
 
-TIGHT = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1.2e-1}
+TIGHT = {"float64": 1e-10, "float32": 5e-5, "float16": 5e-2, "bfloat16": 3e-1}
 """How far apart, relative to the largest number of a parameter, two ways of rounding one rule may come."""
 
 LOOSE = {**TIGHT, "float64": TIGHT["float32"]}

@@ -19,6 +19,9 @@ from .evidence import Collected, Evidence, collect
 from .search import OF_ROUNDING, Found, Search, Watch, atoms_of, decisive, exact_in, fitness
 from .trial import RAISED, Atom, Atoms, Setting, distance, fit, frames, names_of, state_apart
 
+SHOWS = 1e-2
+"""A tolerance below which cases show more than rounding."""
+
 MOST_TIED = 6
 """How many explanations that are as good are listed."""
 
@@ -127,15 +130,21 @@ class _Patient:
         self.optimizer, self.evidence, self.known, self.notes = optimizer, evidence, known, [*notes]
         self.watch: Watch = lambda text: watch(f"{optimizer}: {text}")
         self.deciding = decisive(evidence) or [*evidence]
+        if self.deciding[0].tight > SHOWS:
+            self.notes.append("It is judged in 16-bit numbers alone, whose roundings hide smaller mistakes.")
         self.others = [e for e in evidence if e not in self.deciding and not e.is_edge]
 
     def diagnosis(self) -> Diagnosis:
         """Search, first within what rounding explains, then within single precision."""
         search = Search(self.optimizer, self.deciding, lambda e: e.tight, self.watch)
         found = search.run()
-        sets = [atoms for atoms in found.sets if self.holds(atoms)] or found.sets
+        sets = [atoms for atoms in found.sets if self.holds(atoms)]
         if sets:
             return self._explained(found, self._ranked(sets))
+        if found.sets:
+            names = " + ".join(names_of(found.sets[0])) or "the rule itself"
+            self.notes.append(f"In {self.deciding[0].storage} {names} explains all, in a narrower type it does not.")
+            return self._unknown(found)
         if all(distance(self.optimizer, (), e, e.loose) <= e.loose for e in self.deciding):
             self.notes.append(self._said_of_loose())
             return self._explained(found, [()])
@@ -147,8 +156,8 @@ class _Patient:
         return "It agrees to single precision only: something is computed or kept in float32."
 
     def holds(self, atoms: Atoms) -> bool:
-        """Tell whether atoms explain the cases in narrower types too."""
-        return all(distance(self.optimizer, atoms, e, e.tight) <= e.tight for e in self.others)
+        """Tell whether atoms explain the cases in single precision too; 16 bits show no more than rounding."""
+        return all(distance(self.optimizer, atoms, e, e.tight) <= e.tight for e in self.others if e.tight < SHOWS)
 
     def _ranked(self, sets: Sequence[Atoms]) -> list[Atoms]:
         """Sort explanations: those first that give more bits, that are no settings, and that come nearer."""
@@ -163,7 +172,7 @@ class _Patient:
     def _explained(self, found: Found, sets: Sequence[Atoms]) -> Diagnosis:
         atoms = self._with_state(sets[0])
         for e in (e for e in self.others if distance(self.optimizer, atoms, e, e.tight) > e.tight):
-            self.notes.append(f"In {e.name} something else differs, which is not explained.")
+            self.notes.append(f"In {e.name} it drifts by more than rounding.")
         more, exact = rounded(self.optimizer, atoms, self.evidence, self.watch)
         rule = [atom for atom in atoms if atom.flag not in OF_ROUNDING]
         names = names_of(atoms if rule else (*atoms, *more))
