@@ -17,7 +17,8 @@ from refoptim import dialects
 from refoptim.dialects import Axis
 from refoptim.dialects.change import Change
 
-WIDE = ("float64", "complex128")
+WIDEST = ("float64", "complex128", "float32", "complex64", "float16", "bfloat16")
+"""Storage types by how well they tell roundings from mistakes."""
 
 
 def planted(optimizer: str, *axes: Axis, read: Callable[[dict[str, Any]], Mapping[str, Any]] = dict) -> type[Reference]:
@@ -36,14 +37,14 @@ def planted(optimizer: str, *axes: Axis, read: Callable[[dict[str, Any]], Mappin
     return Planted
 
 
-def evidence(optimizer: str, implementation: Any, dtypes: Sequence[str] = WIDE) -> list[Evidence]:
-    """Return what an implementation makes of the cases of an optimizer in some storage types."""
+def evidence(optimizer: str, implementation: Any, dtypes: Sequence[str] = ()) -> list[Evidence]:
+    """Return what an implementation makes of the cases of an optimizer in some storage types, or each in its widest."""
     found = [case for stem in cases.stems() for case in cases.load(stem) if case.optimizer == optimizer]
     jobs = [
         run.Job("planted", implementation, optimizer, case, dtype)
         for case in found
         for dtype in case.dtypes
-        if dtype in dtypes
+        if (dtype in dtypes if dtypes else dtype == min(case.dtypes, key=WIDEST.index))
     ]
     collected = collect(jobs)
     assert not collected.raised
