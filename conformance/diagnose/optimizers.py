@@ -295,11 +295,13 @@ def _unit(e: Evidence) -> float:
 
 
 def values_of(atoms: Iterable[Atom]) -> dict[str, dict[str, float | None]]:
-    """Return of each flag about a setting the setting and its value."""
+    """Return of each flag about a setting the setting and its value, and of a lost state what is lost."""
     found: dict[str, dict[str, float | None]] = {}
     for atom in atoms:
         if isinstance(atom, Setting):
             found.setdefault(atom.flag, {})[str(atom.place)] = atom.value
+        elif names := getattr(atom.change, "lost", ()):
+            found[atom.flag] = dict.fromkeys(names)
     return found
 
 
