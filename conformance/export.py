@@ -296,7 +296,7 @@ def judge(
 def results(
     folder: Path, patterns: Sequence[str] = (), dtypes: Sequence[str] = ()
 ) -> Iterator[tuple[Run, dict[str, Array]]]:
-    """Read the results of a suite, a row for each step; cases without any are left out.
+    """Read the results of a suite, with the gradients that it holds, a row for each step; cases without are left out.
 
     Raises:
         GoldenError: as ``judge`` does, and for a result that is not what it must be.
@@ -304,7 +304,8 @@ def results(
     for run, tensors in _asked_for(folder, patterns, dtypes):
         here = folder / run.folder
         if isinstance(run, Run) and has_result(here):
-            yield run, _results(here, _by_file(_after_steps(tensors)))
+            given = {key: x for key, x in tensors.items() if key.startswith(("grad.", "rows."))}
+            yield run, given | _results(here, _by_file(_after_steps(tensors)))
 
 
 def _asked_for(

@@ -1,7 +1,7 @@
 """Evidence: what a black box made of a case, kept step by step.
 
-The gradients are those at the black box's own parameters, so that whatever is tried meets what it met, and a small
-difference in one step does not grow by way of the next gradient.
+The gradients are those that the black box met: those that a suite or a file holds, or else those at its own parameters,
+so that a small difference in one step does not grow by way of the next gradient.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refoptim import SparseGrad
 from refoptim.numerics.arith import Array, as_reals, storage
 
 from .. import adapters, export, formats, run, tasks
@@ -46,6 +47,7 @@ class Evidence:
         before: the parameters before the first step.
         parameters: the parameters after each step.
         state: the state of each parameter after each step, as far as it was given.
+        given: the gradients of each step, if they were not computed at the parameters.
     """
 
     case: Case
@@ -53,6 +55,7 @@ class Evidence:
     before: Sequence[Array]
     parameters: Sequence[Sequence[Array]]
     state: Sequence[Sequence[State]]
+    given: Sequence[Sequence[Any]] | None = None
 
     @property
     def name(self) -> str:
@@ -62,11 +65,14 @@ class Evidence:
     @cached_property
     def grads(self) -> list[list[Any]]:
         """The gradients of each step, None where a parameter had none."""
-        source = make_source(self.case.gradient, self.case.shapes, self.dtype)
-        met = [self.before, *self.parameters[:-1]]
-        found = [source.gradients(step, x) for step, x in enumerate(met, 1)]
+        found = self.given or self._computed()
         skipped = {(step, i) for step, i in self.case.skip}
         return [[None if (k, i) in skipped else g for i, g in enumerate(x)] for k, x in enumerate(found, 1)]
+
+    def _computed(self) -> Sequence[Sequence[Any]]:
+        source = make_source(self.case.gradient, self.case.shapes, self.dtype)
+        met = [self.before, *self.parameters[:-1]]
+        return [source.gradients(step, x) for step, x in enumerate(met, 1)]
 
     @cached_property
     def scale(self) -> Array:
@@ -117,7 +123,16 @@ def ran(case: Case, dtype: str, tensors: Mapping[str, Array]) -> Evidence:
     parameters = [[tensors[f"param.{i}"][k] for i in range(count)] for k in range(case.steps)]
     before = make_source(case.gradient, case.shapes, dtype).parameters()
     state = [[_state(tensors, i, k, case.steps) for i in range(count)] for k in range(case.steps)]
-    return Evidence(case, dtype, before, parameters, state)
+    given = [[_gradient(tensors, i, k, shape) for i, shape in enumerate(case.shapes)] for k in range(case.steps)]
+    return Evidence(case, dtype, before, parameters, state, given if "grad.0" in tensors else None)
+
+
+def _gradient(tensors: Mapping[str, Array], i: int, k: int, shape: tuple[int, ...]) -> Any:
+    """Return the gradient of a parameter that is given with row ``k``, if one is."""
+    if f"grad.{i}" not in tensors:
+        return None
+    entries = tensors[f"grad.{i}"][k]
+    return SparseGrad(tensors[f"rows.{i}"][k][None], entries, shape) if f"rows.{i}" in tensors else entries
 
 
 def _state(tensors: Mapping[str, Array], i: int, k: int, steps: int) -> State:

@@ -57,6 +57,10 @@ class Effect(NamedTuple):
     misses: int | None
 
 
+BESIDE = Effect(None, None, 1)
+"""That of an atom which stands beside another one only."""
+
+
 class Found(NamedTuple):
     """What a search found: the smallest sets that explain all, and the atoms that are not excluded."""
 
@@ -116,9 +120,12 @@ class Search:
     def weigh(self, atom: Atom) -> None:
         """Keep an atom that may be a part of what is different, with its effect on every case that fails."""
         self.watch(atom.flag)
+        if atom.needs:
+            self.effects[atom] = dict.fromkeys(self.failing, BESIDE)
+            return
         found = {e: self._effect(atom, e) for e in self.failing}
         early = any(x.clearly is not None and x.clearly < (self.parted[e] or 0) for e, x in found.items())
-        idle = not atom.needs and all(x.parts is None for x in found.values())
+        idle = all(x.parts is None for x in found.values())
         if not (early or idle or any(self._effect(atom, e).clearly is not None for e in self.passing)):
             self.effects[atom] = found
 
