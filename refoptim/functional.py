@@ -127,8 +127,8 @@ class Static:
     rounding: str
 
 
-def _pure_step(rule: type[Optimizer]) -> Step:
-    """Make the pure step of an optimizer's rule."""
+def pure_step(rule: type[Optimizer]) -> Step:
+    """Return the pure rule of an optimizer: of one of refoptim's it has a name here, of others this makes it."""
 
     def step(
         params: Sequence[Array],
@@ -304,20 +304,20 @@ def _labelled(i: int, step: single.Step, p: Any, grad: Any, state: State) -> tup
         raise kind(f"params[{i}]: {error}") from error
 
 
-adadelta = _pure_step(_adadelta.Adadelta)
-adafactor = _pure_step(_adafactor.Adafactor)
-adagrad = _pure_step(_adagrad.Adagrad)
-adam = _pure_step(_adam.Adam)
-adamax = _pure_step(_adamax.Adamax)
-adamw = _pure_step(_adamw.AdamW)
-asgd = _pure_step(_asgd.ASGD)
-muon = _pure_step(_muon.Muon)
-nadam = _pure_step(_nadam.NAdam)
-radam = _pure_step(_radam.RAdam)
-rmsprop = _pure_step(_rmsprop.RMSprop)
-rprop = _pure_step(_rprop.Rprop)
-sgd = _pure_step(_sgd.SGD)
-sparse_adam = _pure_step(_sparse_adam.SparseAdam)
+adadelta = pure_step(_adadelta.Adadelta)
+adafactor = pure_step(_adafactor.Adafactor)
+adagrad = pure_step(_adagrad.Adagrad)
+adam = pure_step(_adam.Adam)
+adamax = pure_step(_adamax.Adamax)
+adamw = pure_step(_adamw.AdamW)
+asgd = pure_step(_asgd.ASGD)
+muon = pure_step(_muon.Muon)
+nadam = pure_step(_nadam.NAdam)
+radam = pure_step(_radam.RAdam)
+rmsprop = pure_step(_rmsprop.RMSprop)
+rprop = pure_step(_rprop.Rprop)
+sgd = pure_step(_sgd.SGD)
+sparse_adam = pure_step(_sparse_adam.SparseAdam)
 
 __all__ = [
     "adadelta",
@@ -331,6 +331,7 @@ __all__ = [
     "lbfgs",
     "muon",
     "nadam",
+    "pure_step",
     "radam",
     "rmsprop",
     "rprop",

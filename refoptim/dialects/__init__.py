@@ -41,22 +41,25 @@ def fit(axes: Iterable[Axis]) -> bool:
     return len(set(touched)) == len(touched) and all(not axis.needs or flags & set(axis.needs) for axis in chosen)
 
 
-def dialect(optimizer: type[Optimizer] | str, *flags: str) -> type[Optimizer]:
+def dialect(optimizer: type[Optimizer] | str, *axes: str | Axis) -> type[Optimizer]:
     """Return an optimizer that differs from one of refoptim's by what some flags name.
 
     Args:
         optimizer: one of refoptim's optimizers, or its name.
-        flags: names of its axes, in any order; of several axes under one flag the first is meant.
+        axes: its axes in any order, or their flags; of several axes under one flag the first is meant.
 
     Raises:
         ValueError: the optimizer has no such axis, or some do not stand together.
     """
     rule = _named(optimizer) if isinstance(optimizer, str) else optimizer
-    missing = [flag for flag in flags if (rule.__name__, flag) not in AXES]
-    if missing:
-        known = ", ".join(sorted({axis.flag for axis in axes_of(rule.__name__)}))
-        raise ValueError(f"{rule.__name__} has no axis {missing[0]!r}: choose of {known}")
-    return made_of(rule, *(AXES[rule.__name__, flag][0] for flag in flags))
+    return made_of(rule, *(axis if isinstance(axis, Axis) else _flagged(rule.__name__, axis) for axis in axes))
+
+
+def _flagged(optimizer: str, flag: str) -> Axis:
+    if (optimizer, flag) not in AXES:
+        known = ", ".join(sorted({axis.flag for axis in axes_of(optimizer)}))
+        raise ValueError(f"{optimizer} has no axis {flag!r}: choose of {known}")
+    return AXES[optimizer, flag][0]
 
 
 def _named(optimizer: str) -> type[Optimizer]:
@@ -80,7 +83,9 @@ def _made(rule: type[Optimizer], axes: tuple[Axis, ...]) -> type[Optimizer]:
     if (rule, axes) not in _MADE:
         roots = (MeasuredChange, Change) if is_measured(rule) else (Change,)
         bases = (*dict.fromkeys(axis.change for axis in axes), *roots, rule)
-        _MADE[rule, axes] = type(rule.__name__, bases, {"__doc__": rule.__doc__, "__module__": __name__})
+        varying = rule.varying.union(*(axis.change.moving for axis in axes))
+        about = {"__doc__": rule.__doc__, "__module__": __name__, "varying": varying}
+        _MADE[rule, axes] = type(rule.__name__, bases, about)
     return _MADE[rule, axes]
 
 

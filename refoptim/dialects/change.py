@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
@@ -23,7 +23,13 @@ Words = dict[str, Any]
 
 
 class Change(Optimizer):
-    """The base of all changes: it makes nothing another."""
+    """The base of all changes: it makes nothing another.
+
+    Attributes:
+        moving: the scalars that it adds, or makes depend on the step or the learning rate.
+    """
+
+    moving: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
@@ -107,11 +113,14 @@ def by_scalars(
     *touches: str,
     change: Callable[[Any, int, dict[str, Any]], Any],
     needs: tuple[str, ...] = (),
+    varying: Iterable[str] = (),
 ) -> None:
     """Enter a change of some scalars of a step: ``change(h, k, scalars)`` returns those that are others."""
 
     @declare(flag, rules, *touches, needs=needs)
     class Scalars(Change):
+        moving = frozenset(varying)
+
         @classmethod
         def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
             right = super().scalars(h, k, registers)

@@ -84,7 +84,7 @@ class FromZero(Change):
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         right = super().scalars(h, max(1, k - 1), registers)
-        return right if k > 1 else {**right, **uncorrected(h, k, right)}
+        return right if k > 1 else {**right, **uncorrected(h, k, right), "eps": h.eps}
 
 
 @declare("CorrectionAccumulated", [Adam, AdamW], CORRECTION)

@@ -37,14 +37,22 @@ def _undecayed(right: dict[str, Any]) -> dict[str, Any]:
     return right | {"weight_decay": 0.0} | ({"shrink": 1.0} if "decoupled" in right else {})
 
 
+def _rate(h: Hypers, right: dict[str, Any]) -> float:
+    """The learning rate of a step, in Adagrad the decayed one."""
+    rate: float = -right["step_size"] if hasattr(h, "lr_decay") else h.lr
+    return rate
+
+
 @declare("DecoupledDecay", COUPLED, "decay place")
 class Decoupled(Change):
     """The parameter shrinks before the update."""
 
+    moving = frozenset({"before"})
+
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         right = super().scalars(h, k, registers)
-        return _undecayed(right) | {"before": 1 - h.lr * right["weight_decay"]}
+        return _undecayed(right) | {"before": 1 - _rate(h, right) * right["weight_decay"]}
 
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
@@ -55,10 +63,12 @@ class Decoupled(Change):
 class DecoupledAfter(Change):
     """The parameter shrinks after the update."""
 
+    moving = frozenset({"later"})
+
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         right = super().scalars(h, k, registers)
-        return _undecayed(right) | {"later": 1 - h.lr * right["weight_decay"]}
+        return _undecayed(right) | {"later": 1 - _rate(h, right) * right["weight_decay"]}
 
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
@@ -69,6 +79,8 @@ class DecoupledAfter(Change):
 @declare("DecayAfterUpdate", [Muon, Adafactor], "decay place")
 class ShrunkAfter(Change):
     """As before, for rules that shrink whatever the decay is."""
+
+    moving = frozenset({"later"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -84,6 +96,8 @@ class ShrunkAfter(Change):
 @declare("DecayAfterMomentum", [SGD], "decay place")
 class AfterMomentum(Change):
     """The decay joins the buffer's step."""
+
+    moving = frozenset({"decay"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -141,6 +155,8 @@ declare("DecayIgnored", [*COUPLED, AdamW, Adafactor, Muon], "decay place", "deca
 @declare("DecayInStep", SHRINKING, "decay place")
 class InStep(Change):
     """The decay is a part of the step, of the parameter before it: the same sum, rounded in another order."""
+
+    moving = frozenset({"decay"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def lr_inside(flag: str, rules: Any, words: Any) -> None:
 
     @declare(flag, rules, LR)
     class Inside(Change):
+        moving = frozenset({"lr"})
+
         @classmethod
         def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
             right = super().scalars(h, k, registers)
@@ -39,6 +41,8 @@ def lr_inside(flag: str, rules: Any, words: Any) -> None:
 @declare("LrInsideMomentum", [SGD], LR)
 class LrInside(Change):
     """The buffer is made of steps: v = momentum * v + lr * g."""
+
+    moving = frozenset({"lr"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -59,6 +63,8 @@ lr_inside("LrInsideMomentum", [Adam, AdamW], lambda s: {"lerp": lambda x, y, c: 
 @declare("LrInsideMomentum", [SparseAdam], LR)
 class SparseLrInside(Change):
     """As above, in the words of SparseAdam."""
+
+    moving = frozenset({"lr"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:

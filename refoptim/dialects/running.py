@@ -37,17 +37,23 @@ EVERY = (
 
 @declare("StepShared", COUNTING, "whose step count")
 class SharedCount(Change):
-    """One count serves all parameters of a group."""
+    """One count serves all parameters, and with it what is multiplied up from step to step."""
 
     def step(self, closure: Any = None, *, grads: Any = None, **more: Any) -> Any:
         """Take a step whose number is the same for all."""
-        taken = self.__dict__.setdefault("_taken", 0)
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p]["step"] = taken
+        self._share()
         loss = super().step(closure, grads=grads, **more)
-        self._taken = taken + 1
+        self._share()
         return loss
+
+    def _share(self) -> None:
+        """Give every parameter the count of the one that is farthest."""
+        states = [self.state[p] for group in self.param_groups for p in group["params"]]
+        farthest = max(states, key=lambda state: int(state.get("step", 0)), default={})
+        for state in states:
+            state["step"] = int(farthest.get("step", 0))
+            if "mu_product" in farthest:
+                state["mu_product"] = farthest["mu_product"]
 
 
 @declare("MovedWithoutGradient", [SGD, Adam, AdamW, Adadelta, RMSprop, Rprop, Muon], GAPS)

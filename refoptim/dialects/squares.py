@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arith import Array, add, addcmul, div, mul, sign
+from ..numerics.arith import Array, add, addcmul, div, mul, sign, sub, where
 from ..optimizers.adadelta import Adadelta
 from ..optimizers.adagrad import Adagrad
 from ..optimizers.asgd import ASGD
@@ -36,6 +36,8 @@ def _old_squares(s: Record, p: Array, g: Array, square_avg: Array, acc_delta: Ar
 @declare("LrInsideAverage", [Adadelta], SIZE)
 class LrInsideAverage(Change):
     """The average of squared steps is one of steps that contain lr."""
+
+    moving = frozenset({"lr"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def _kept_after_turn(update: Any, s: Record, p: Array, g: Array, prev: Array, st
 
 @declare("StepLags", [Rprop], "which step")
 class StepBefore(Change):
-    """Each step is the one that the step before should have taken, the first moves nothing."""
+    """Each step is the one that the step before should have taken, unless the gradient has turned meanwhile."""
 
     @classmethod
     def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
@@ -81,8 +83,9 @@ class StepBefore(Change):
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         *before, waiting = state
-        q, *after = super().update(s, p, g, *before)
-        return add(p, waiting), *after, q - p
+        q, kept, step_size = super().update(s, p, g, *before)
+        turned = (kept == 0) & (g != 0)
+        return add(p, where(turned, s.zero, waiting)), kept, step_size, sub(q, p)
 
 
 by_update("StepLags", [Rprop], "which step", wrap=_lagging)

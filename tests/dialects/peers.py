@@ -1,0 +1,68 @@
+"""Runs of the optimizers of other libraries, recorded where they are installed, for those places where they are not.
+
+``python tests/dialects/peers.py keras`` puts every case that the library's adapter can run in float64 through it, or in
+float32 where the library has no float64, and writes the parameters after the recorded steps, with the versions of what
+computed them, to ``recorded/keras.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import refoptim
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDED = Path(__file__).parent / "recorded"
+
+if not any(path == str(ROOT) for path in refoptim.__path__):
+    refoptim.__path__.append(str(ROOT))
+
+from refoptim.conformance import adapters, cases, run  # noqa: E402
+from refoptim.conformance.cases import Case  # noqa: E402
+from refoptim.conformance.trajectory import decode, encode  # noqa: E402
+
+
+def runs(library: str) -> Iterator[tuple[Case, str]]:
+    """Yield the cases that a library can run, each in the widest storage type in which it can."""
+    make = adapters.find(library)
+    for stem in cases.stems():
+        for case in cases.load(stem):
+            wide = [dtype for dtype in ("float64", "float32") if dtype in case.dtypes]
+            able = [dtype for dtype in wide if not adapters.why_not(make(), case, dtype)]
+            if able and not case.id.endswith("-edges"):
+                yield case, able[0]
+
+
+def record(library: str) -> dict[str, Any]:
+    """Run a library and return what is kept of it."""
+    make, kept = adapters.find(library), {}
+    for case, dtype in runs(library):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = run.execute(make(), case, dtype)
+        rows = [found.steps.index(step) for step in case.record]
+        kept[case.id] = {
+            "dtype": dtype,
+            **{f"param.{i}": encode(found.tensors[f"param.{i}"][rows]) for i in range(len(case.shapes))},
+        }
+    return {"versions": dict(make().versions()), "runs": kept}  # type: ignore[attr-defined]
+
+
+def read(library: str) -> dict[str, Any]:
+    """Return what was recorded of a library, its arrays decoded."""
+    found = json.loads((RECORDED / f"{library}.json").read_text(encoding="utf-8"))
+    for entry in found["runs"].values():
+        entry.update({key: decode(x) for key, x in entry.items() if key != "dtype"})
+    return dict(found)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        RECORDED.mkdir(exist_ok=True)
+        text = json.dumps(record(name), indent=1)
+        (RECORDED / f"{name}.json").write_text(text + "\n", encoding="utf-8")
