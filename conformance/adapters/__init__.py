@@ -60,10 +60,24 @@ BUILT_IN = {
     "optax": "optax:Optax",
     "keras": "keras:Keras",
     "onnx": "onnx:Onnx",
+    "chainer": "chainer:Chainer",
+    "mlx": "mlx:Mlx",
+    "paddle": "paddle:Paddle",
+    "sklearn": "sklearn:Sklearn",
+    "tensorflow1": "tensorflow1:TensorFlow1",
+    "tensorflow2": "tensorflow2:TensorFlow2",
+    "tinygrad": "tinygrad:Tinygrad",
 }
 """Where each adapter is defined in this package."""
 
-NEEDS = {"numpy-library": "numpy", "torch-front": "torch", "torch-functional": "torch", "jax-functional": "jax"}
+NEEDS = {
+    "numpy-library": "numpy",
+    "torch-front": "torch",
+    "torch-functional": "torch",
+    "jax-functional": "jax",
+    "tensorflow1": "tensorflow",
+    "tensorflow2": "tf_keras",
+}
 """The library that an adapter needs, if that has not the name of the module in which it is defined."""
 
 METHODS = ("make", "set", "step", "resume", "parameters", "state")

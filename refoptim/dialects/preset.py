@@ -15,7 +15,7 @@ from ..optimizers.base import Optimizer
 from . import dialect
 from .change import Axis
 
-LIBRARIES = ("keras", "onnx", "optax")
+LIBRARIES = ("chainer", "keras", "mlx", "onnx", "optax", "sklearn")
 """The modules that hold presets."""
 
 _made: dict[str, dict[str, type[Preset]]] = {}

@@ -56,7 +56,7 @@ class SharedCount(Change):
                 state["mu_product"] = farthest["mu_product"]
 
 
-@declare("MovedWithoutGradient", [SGD, Adam, AdamW, Adadelta, RMSprop, Rprop, Muon], GAPS)
+@declare("MovedWithoutGradient", [rule for rule in EVERY if rule is not SparseAdam], GAPS)
 class Moving(Change):
     """A gradient that is missing counts as zero."""
 

@@ -117,6 +117,22 @@ def test_the_mistake_is_caught(optimizer: str, flag: str, monkeypatch: pytest.Mo
     assert moved is ((optimizer, flag) not in IN_STATE_ALONE)
 
 
+@pytest.mark.parametrize("optimizer", sorted({optimizer for optimizer, _ in dialects.AXES}))
+def test_every_axis_changes_a_case(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stem = next(stem for stem in cases.stems() if cases.load(stem)[0].optimizer == optimizer)
+    runs = [(case, dtype) for case in cases.load(stem) for dtype in case.dtypes if has(dtype)]
+    rule = getattr(refoptim, optimizer)
+
+    @cache
+    def digest(axes: tuple[dialects.Axis, ...], i: int) -> str:
+        monkeypatch.setattr(refoptim, optimizer, dialects.made_of(rule, *axes))
+        return trajectory(*runs[i])[0]
+
+    for axis in dialects.axes_of(optimizer):
+        needed = tuple(dialects.AXES[optimizer, flag][0] for flag in axis.needs[:1])
+        assert any(digest((axis, *needed), i) != digest(needed, i) for i in range(len(runs))), axis.flag
+
+
 def test_every_claim_has_an_axis_and_every_flag_a_meaning() -> None:
     assert set(CLAIMS) <= set(dialects.AXES)
     of_axes = {flag for _, flag in dialects.AXES}
