@@ -60,13 +60,16 @@ BUILT_IN = {
     "optax": "optax:Optax",
     "keras": "keras:Keras",
     "onnx": "onnx:Onnx",
+    "bitsandbytes": "bitsandbytes:Bitsandbytes",
     "chainer": "chainer:Chainer",
     "mlx": "mlx:Mlx",
+    "mxnet": "mxnet:Mxnet",
     "paddle": "paddle:Paddle",
     "sklearn": "sklearn:Sklearn",
     "tensorflow1": "tensorflow1:TensorFlow1",
     "tensorflow2": "tensorflow2:TensorFlow2",
     "tinygrad": "tinygrad:Tinygrad",
+    "transformers": "transformers:Transformers",
 }
 """Where each adapter is defined in this package."""
 

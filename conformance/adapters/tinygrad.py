@@ -1,4 +1,4 @@
-"""tinygrad, on the device that it chooses."""
+"""tinygrad, on the device that it chooses. Its state is float32."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Tinygrad(Peer):
     """tinygrad.nn.optim."""
 
     package = "tinygrad"
+    dtypes = ("float32",)
     rules: ClassVar[Mapping[str, Theirs]] = {
         "SGD": Theirs(_sgd, ("dampening",)),
         "Adam": Theirs(_adam("Adam"), ("weight_decay", "amsgrad")),
@@ -40,17 +41,20 @@ class Tinygrad(Peer):
     def _begin(self, made: Any) -> None:
         from tinygrad import Tensor
 
-        self._params = [Tensor(p) for p in self._arrays]
+        self._params = [Tensor(np.atleast_1d(p)) for p in self._arrays]  # of none it makes states of one axis
         self._optimizer = made(self._params)
 
     def _set_lr(self, lr: float) -> None:
-        self._optimizer.lr.assign(type(self._optimizer.lr)([lr], dtype=self._optimizer.lr.dtype))
+        from tinygrad import Tensor
+
+        rate = self._optimizer.lr
+        rate.assign(Tensor(lr, dtype=rate.dtype).reshape(rate.shape)).realize()
 
     def _step(self, grads: Sequence[Any]) -> None:
         from tinygrad import Context, Tensor
 
         for p, g in zip(self._params, grads, strict=True):
-            p.grad = Tensor(np.ascontiguousarray(g))
+            p.grad = Tensor(np.atleast_1d(np.ascontiguousarray(g)))
         with Context(TRAINING=1):
             self._optimizer.step()
-        self._arrays = [p.numpy() for p in self._params]
+        self._arrays = [p.numpy().reshape(x.shape) for p, x in zip(self._params, self._arrays, strict=True)]

@@ -18,7 +18,7 @@ from . import correction, decay, epsilon, matrices, momentum, rounding, running,
 from .change import AXES, Axis, Change, MeasuredChange
 from .flags import FLAGS
 
-__all__ = ["AXES", "FLAGS", "Axis", "axes_of", "dialect", "fit", "made_of"]
+__all__ = ["AXES", "FLAGS", "Axis", "axes_of", "axis_of", "dialect", "fit", "made_of"]
 
 OUTERMOST = (
     *(running.GAPS, running.CHANGING, running.RESUMING, running.SPARSE, "whose step count", "registers"),
@@ -52,10 +52,11 @@ def dialect(optimizer: type[Optimizer] | str, *axes: str | Axis) -> type[Optimiz
         ValueError: the optimizer has no such axis, or some do not stand together.
     """
     rule = _named(optimizer) if isinstance(optimizer, str) else optimizer
-    return made_of(rule, *(axis if isinstance(axis, Axis) else _flagged(rule.__name__, axis) for axis in axes))
+    return made_of(rule, *(axis if isinstance(axis, Axis) else axis_of(rule.__name__, axis) for axis in axes))
 
 
-def _flagged(optimizer: str, flag: str) -> Axis:
+def axis_of(optimizer: str, flag: str) -> Axis:
+    """Return the axis of an optimizer under a flag, of several the first; raise ValueError if there is none."""
     if (optimizer, flag) not in AXES:
         known = ", ".join(sorted({axis.flag for axis in axes_of(optimizer)}))
         raise ValueError(f"{optimizer} has no axis {flag!r}: choose of {known}")

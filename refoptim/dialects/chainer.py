@@ -12,6 +12,8 @@ from .preset import preset
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "RMSprop"]
 
+WITNESS = "Chainer 7 on NumPy, as it runs and as it was recorded"
+
 DIFFERENT = ("MovedWithoutGradient",)
 """A gradient that is missing is one of zeros."""
 

@@ -76,3 +76,11 @@ by_scalars("EpsScaled", [SparseAdam, RAdam], PLACE, change=_scaled, varying={"ep
 declare("EpsIgnored", [Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Adagrad, RMSprop, SparseAdam], PLACE)(
     with_settings(lambda h: {"eps": 0.0})
 )
+
+
+def inside_with_momentum(s: Record, p: Array, g: Array, *state: Array) -> Words:
+    """Inside the root where there is momentum, and outside of it where there is none (TensorFlow 2)."""
+    return _inside(s, p, g, *state) if s.momentum else {}
+
+
+by_words("EpsInsideRoot", [RMSprop], PLACE, words=inside_with_momentum)

@@ -382,6 +382,15 @@ FLAGS = {
         "The update is not scaled down where its root mean square is above d.",
         "computes the step size: divide by the root mean square of the update over d, where that is above 1",
     ),
+    "DecayByStepSize": Flag(
+        "The parameter shrinks by weight_decay times the size of the relative step (transformers). It shrinks by lr * "
+        "weight_decay.",
+        "applies the decay: it is lr * weight_decay",
+    ),
+    "MomentumIgnored": Flag(
+        "The momentum is accepted and does nothing (bitsandbytes' RMSprop).",
+        "should fill a buffer, if there is momentum",
+    ),
 }
 
 OF_SETTINGS = frozenset(

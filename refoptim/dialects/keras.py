@@ -12,6 +12,8 @@ from .preset import preset
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
 
+WITNESS = "Keras 3 on JAX, as it runs and as it was recorded"
+
 SGD = preset(__name__, refoptim.SGD, "DecoupledDecay", "LrInsideMomentum", lr=0.01)
 Adam = preset(__name__, refoptim.Adam, "DecoupledDecay", "EpsUnscaled", "StepShared", eps=1e-7)
 AdamW = preset(__name__, refoptim.AdamW, "EpsUnscaled", "StepShared", eps=1e-7, weight_decay=0.004)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arith import Array
+from ..numerics import tree
+from ..numerics.arith import Array, lerp, mul, rsqrt, widen
 from ..optimizers import adafactor, muon
 from ..optimizers.adafactor import Adafactor
 from ..optimizers.muon import Muon
@@ -50,6 +51,11 @@ class InFull(Change):
         return {}
 
 
+def root_mean_square(p: Array) -> float:
+    """Return the root of the mean of the squares of a parameter, in double."""
+    return float(np.sqrt(np.mean(np.square(p, dtype=np.float64)))) if p.size else 0.0
+
+
 @declare("StepNotRelative", [Adafactor], SIZE)
 class NotRelative(MeasuredChange):
     """The size of the parameter is taken out of the step."""
@@ -57,8 +63,7 @@ class NotRelative(MeasuredChange):
     @classmethod
     def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
         right = super().measure(s, p, g, *state)
-        size = float(np.sqrt(np.mean(np.square(p, dtype=np.float64)))) if p.size else 0.0
-        return {**right, "step_size": right["step_size"] / max(s.exact.eps2, size)}
+        return {**right, "step_size": right["step_size"] / max(s.exact.eps2, root_mean_square(p))}
 
 
 @declare("RatioIgnored", [Muon], SIZE)
@@ -77,3 +82,50 @@ by_scalars("LrUnbounded", [Adafactor], "learning rate", change=lambda h, k, s: {
 by_scalars("IterationUnrounded", [Muon], ITERATION, change=lambda h, k, s: {"ns_dtype": "float32"})
 by_measuring("EpsAddedToNorm", Muon, EPS, orthogonalized=with_words(muon.orthogonalized, {"maximum": np.add}))
 by_measuring("TransposeMissing", Muon, ITERATION, orthogonalized=with_words(muon.orthogonalized, {"len": lambda u: 0}))
+
+
+@declare("EpsAddedToSquares", [Adafactor], EPS)
+class EpsInAllSquares(MeasuredChange):
+    """As above, in vectors too, and nothing is bounded from below."""
+
+    @classmethod
+    def unbounded(cls, s: Record) -> Words:
+        """Return the functions that add eps1 to the squares, and those that have no bounds."""
+        eps1 = s.exact.eps1 or 0.0
+
+        def full(s: Record, g: Array, *averages: Array) -> Array:
+            if len(averages) > 1:
+                return adafactor.variance(s, g, *averages)
+            square = tree.square(g)
+            return lerp(averages[0], square + square.dtype.type(eps1), s.omb)
+
+        def factors(s: Record, _: float, g: Array, *averages: Array) -> Any:
+            found = factored_with_eps(s, eps1, g, *averages)
+            rows = found["row_var"]
+            mean = tree.sum_along(widen, rows, axis=-2) / rows.dtype.type(max(1, rows.shape[-2]))
+            return {**found, "bound": mean}
+
+        return {"variance": full, "factored": factors, "direction": lambda g, var, floor: mul(rsqrt(var), g)}
+
+    @classmethod
+    def measuring(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        return super().measuring(s, p, g, *state) | cls.unbounded(s)
+
+    @classmethod
+    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        return super().words(s, p, g, *state) | cls.unbounded(s)
+
+
+@declare("DecayByStepSize", [Adafactor], "decay size")
+class DecayByStep(MeasuredChange):
+    """The decay is multiplied by the size of the step before it is clipped."""
+
+    @classmethod
+    def relative(cls, s: Record, p: Array) -> float:
+        """Return the size of the step."""
+        return max(s.exact.eps2, root_mean_square(p)) * float(s.exact.rho)
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        shrink = 1 - cls.relative(s, p) * s.exact.weight_decay
+        return super().measure(s, p, g, *state) | {"shrink": shrink}

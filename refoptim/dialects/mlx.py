@@ -11,6 +11,8 @@ from .preset import preset
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "RMSprop"]
 
+WITNESS = "MLX on a processor, as it runs and as it was recorded"
+
 SGD = preset(__name__, refoptim.SGD, "FirstStepDampened")
 Adam = preset(__name__, refoptim.Adam, "NoBiasCorrection")
 AdamW = preset(__name__, refoptim.AdamW, "NoBiasCorrection")

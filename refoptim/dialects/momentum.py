@@ -18,6 +18,7 @@ from ..step.rule import Hypers, Record, Registers
 from .change import Change, MeasuredChange, Words, by_scalars, by_update, by_words, changed, declare, with_settings
 
 LR, BUFFER, AHEAD, FIRST = "place of lr", "momentum", "look-ahead", "first momentum"
+SHARED = "whose product"
 
 
 def lr_inside(flag: str, rules: Any, words: Any) -> None:
@@ -160,5 +161,7 @@ by_scalars("DampeningIgnored", [SGD], BUFFER, change=lambda h, k, s: {"undamped"
 by_scalars("NesterovIgnored", [SGD, Muon], AHEAD, change=lambda h, k, s: {"nesterov": not h.nesterov})
 declare("MomentumDecayIgnored", [NAdam], BUFFER)(with_settings(lambda h: {"momentum_decay": 1.0}))
 declare("MomentumDecayIgnored", [NAdam], BUFFER)(with_settings(lambda h: {"momentum_decay": 1e9}))
-declare("MuProductShared", [NAdam], "registers")(SharedProduct)
+declare("MuProductShared", [NAdam], SHARED)(SharedProduct)
 in_double([NAdam], "MuProductInDouble")
+by_scalars("NesterovIgnored", [SGD], AHEAD, change=lambda h, k, s: {"nesterov": False})
+declare("MomentumIgnored", [RMSprop], BUFFER, LR)(with_settings(lambda h: {"momentum": 0}))

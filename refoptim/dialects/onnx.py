@@ -12,6 +12,8 @@ from .preset import preset
 
 __all__ = ["SGD", "Adagrad", "Adam"]
 
+WITNESS = "ONNX's reference operators, as they run and as they were recorded"
+
 SGD = preset(__name__, refoptim.SGD)
 Adam = preset(__name__, refoptim.Adam, "EpsUnscaled", "StepFromZero", eps=1e-6)
 Adagrad = preset(__name__, refoptim.Adagrad, eps=1e-6)

@@ -13,6 +13,8 @@ from .preset import preset
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"]
 
+WITNESS = "optax 0.2, as it runs and as it was recorded"
+
 SGD = preset(__name__, refoptim.SGD)
 Adam = preset(__name__, refoptim.Adam, "AmsgradAfterCorrection")
 AdamW = preset(__name__, refoptim.AdamW, "AmsgradAfterCorrection", weight_decay=1e-4)

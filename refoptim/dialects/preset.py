@@ -6,17 +6,23 @@ names are torch's, and so are the arguments. ``known`` gives them all.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from importlib import import_module
 from inspect import Signature, signature
 from typing import Any, ClassVar
 
-from ..functional import Step, pure_step
+from ..functional import Step
 from ..optimizers.base import Optimizer
-from . import dialect
+from . import axis_of, made_of
 from .change import Axis
+from .pure import pure_preset
 
-LIBRARIES = ("chainer", "keras", "mlx", "onnx", "optax", "sklearn")
-"""The modules that hold presets."""
+LIBRARIES = (
+    *("apex", "bitsandbytes", "bitsandbytes_cuda", "chainer", "deepspeed", "keras", "llm_c", "mlx", "mxnet"),
+    *("older_torch", "onnx", "optax", "paddle", "sklearn", "tensorflow1", "tensorflow2", "tinygrad", "transformers"),
+)
+"""The modules that hold presets, each with ``WITNESS``, what it was held to."""
 
 _made: dict[str, dict[str, type[Preset]]] = {}
 
@@ -26,12 +32,16 @@ class Preset(Optimizer):
 
     Attributes:
         library: the library, as its module here is called.
-        flags: the names of what differs from refoptim's, as ``FLAGS`` explains them.
+        axes: what differs from refoptim's.
+        flags: the names of that, as ``FLAGS`` explains them.
+        defaults_of_its_own: the settings whose defaults are others.
         functional: the pure rule, as ``refoptim.functional`` has those of refoptim.
     """
 
     library: ClassVar[str]
+    axes: ClassVar[tuple[Axis, ...]]
     flags: ClassVar[tuple[str, ...]]
+    defaults_of_its_own: ClassVar[Mapping[str, Any]]
     functional: ClassVar[Step]
 
 
@@ -40,6 +50,17 @@ def known() -> dict[str, dict[str, type[Preset]]]:
     for library in LIBRARIES:
         import_module(f"{__package__}.{library}")
     return {library: dict(_made[library]) for library in LIBRARIES}
+
+
+def known_flags() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the flags of all presets, by library and by the name of the optimizer."""
+    return {library: {name: made.flags for name, made in all_of.items()} for library, all_of in known().items()}
+
+
+def witness(library: str) -> str:
+    """Return what a library's presets were held to."""
+    found: str = import_module(f"{__package__}.{library}").WITNESS
+    return found
 
 
 def preset(module: str, optimizer: type[Optimizer], *axes: str | Axis, **defaults: Any) -> type[Preset]:
@@ -51,23 +72,23 @@ def preset(module: str, optimizer: type[Optimizer], *axes: str | Axis, **default
         axes: what differs, by flags.
         defaults: the settings whose defaults differ.
     """
-    base, library = dialect(optimizer, *axes), module.rpartition(".")[2]
-    usual = signature(optimizer)
-    flags = tuple(axis if isinstance(axis, str) else axis.flag for axis in axes)
-    made: type[Preset] = type(
-        optimizer.__name__,
-        (base, Preset),
-        {
-            "__init__": _beginning(base, usual, defaults),
-            "__signature__": _with_defaults(usual, defaults),
-            "__doc__": _described(library, optimizer, flags, defaults),
-            "__module__": module,
-            "library": library,
-            "flags": flags,
-        },
-    )
-    made.functional = staticmethod(pure_step(made))  # type: ignore[assignment]
-    _made.setdefault(library, {})[optimizer.__name__] = made
+    chosen = tuple(axis if isinstance(axis, Axis) else axis_of(optimizer.__name__, axis) for axis in axes)
+    base, usual = made_of(optimizer, *chosen), signature(optimizer)
+    about = {"__init__": _beginning(base, usual, defaults), "__signature__": _with_defaults(usual, defaults)}
+    made: type[Preset] = type(optimizer.__name__, (base, Preset), about)
+    return entered(module, made, optimizer, chosen, defaults)
+
+
+def entered(
+    module: str, made: type[Preset], optimizer: type[Optimizer], axes: tuple[Axis, ...], defaults: dict[str, Any]
+) -> type[Preset]:
+    """Enter an optimizer as a library's, and let it say what it is."""
+    made.__module__, made.library = module, module.rpartition(".")[2]
+    made.axes, made.flags = axes, tuple(axis.flag for axis in axes)
+    made.defaults_of_its_own = defaults
+    made.__doc__ = _described(made, optimizer, sys.modules[module].__dict__["WITNESS"]) + (made.__doc__ or "")
+    made.functional = staticmethod(pure_preset(made))  # type: ignore[assignment]
+    _made.setdefault(made.library, {})[optimizer.__name__] = made
     return made
 
 
@@ -85,11 +106,11 @@ def _with_defaults(usual: Signature, defaults: dict[str, Any]) -> Signature:
     return usual.replace(parameters=parameters)
 
 
-def _described(library: str, optimizer: type[Optimizer], flags: tuple[str, ...], defaults: dict[str, Any]) -> str:
-    name = optimizer.__name__
-    settings = ", ".join(f"{key}={x!r}" for key, x in defaults.items())
+def _described(made: type[Preset], optimizer: type[Optimizer], witness: str) -> str:
+    name, settings = optimizer.__name__, ", ".join(f"{key}={x!r}" for key, x in made.defaults_of_its_own.items())
     return (
-        f"{name} as {library} has it: ``refoptim.{name}`` with {', '.join(flags) or 'no difference but rounding'}"
+        f"{name} as {made.library} has it: ``refoptim.{name}`` with {', '.join(made.flags) or 'no difference'}"
         + (f", and by default {settings}" if settings else "")
-        + f".\n\n    ``refoptim.dialects.FLAGS`` says what the names mean; arguments and state are those of {name}."
+        + ".\n\n    ``refoptim.dialects.FLAGS`` says what the names mean; arguments and state are those of "
+        + f"{name}.\n    Held to {witness}.\n"
     )

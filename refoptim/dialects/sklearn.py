@@ -12,5 +12,7 @@ from .preset import preset
 
 __all__ = ["SGD", "Adam"]
 
+WITNESS = "scikit-learn, as it runs and as it was recorded"
+
 SGD = preset(__name__, refoptim.SGD, "LrInsideMomentum", lr=0.1, momentum=0.9, nesterov=True)
 Adam = preset(__name__, refoptim.Adam, "EpsUnscaled")

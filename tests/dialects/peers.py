@@ -11,6 +11,8 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,30 @@ from refoptim.conformance.cases import Case  # noqa: E402
 from refoptim.conformance.trajectory import decode, encode  # noqa: E402
 
 
+def all_cases() -> list[Case]:
+    """Return the cases, and those that have gaps with a weight decay besides."""
+    found = [case for stem in cases.stems() for case in cases.load(stem)]
+    return found + [decayed(case) for case in found if case.id.endswith("-only-gaps") and can_decay(case)]
+
+
+def decayed(case: Case) -> Case:
+    """Return a case with a weight decay, which moves what has no gradient where that is taken for zero."""
+    return replace(case, id=case.id.replace("-only-gaps", "-gaps-decayed"), hyper={**case.hyper, "weight_decay": 0.07})
+
+
+def can_decay(case: Case) -> bool:
+    """Tell whether an optimizer has a weight decay."""
+    return "weight_decay" in signature(getattr(refoptim, case.optimizer)).parameters
+
+
 def runs(library: str) -> Iterator[tuple[Case, str]]:
     """Yield the cases that a library can run, each in the widest storage type in which it can."""
     make = adapters.find(library)
-    for stem in cases.stems():
-        for case in cases.load(stem):
-            wide = [dtype for dtype in ("float64", "float32") if dtype in case.dtypes]
-            able = [dtype for dtype in wide if not adapters.why_not(make(), case, dtype)]
-            if able and not case.id.endswith("-edges"):
-                yield case, able[0]
+    for case in all_cases():
+        wide = [dtype for dtype in ("float64", "float32") if dtype in case.dtypes]
+        able = [dtype for dtype in wide if not adapters.why_not(make(), case, dtype)]
+        if able and not case.id.endswith("-edges"):
+            yield case, able[0]
 
 
 def record(library: str) -> dict[str, Any]:

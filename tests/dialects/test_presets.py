@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance import adapters, cases, run
+from refoptim.conformance import adapters, run
 from refoptim.conformance.cases import Case
 from refoptim.conformance.reference import Reference
 
-from dialects.peers import RECORDED, read, runs
+from dialects.peers import RECORDED, all_cases, read, runs
 from refoptim.dialects import dialect, preset
 
-CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
+CASES = {case.id: case for case in all_cases()}
 CLOSE = {"float64": (1e-9, 1e-11), "float32": (2e-4, 2e-5)}
 """How far rounding alone takes runs of some dozen steps apart, relative and absolute."""
 
