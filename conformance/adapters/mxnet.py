@@ -1,4 +1,4 @@
-"""MXNet on a processor. Its SGD with Nesterov's momentum is NAG."""
+"""MXNet on a processor, in float32, the dtype of some of its states. Its SGD with Nesterov's momentum is NAG."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Mxnet(Peer):
 
     package = "mxnet"
     skips = True
+    dtypes = ("float32",)
     rules: ClassVar[Mapping[str, Theirs]] = {
         "SGD": Theirs(_sgd, ("dampening",)),
         "Adam": Theirs(_made("adam", **ADAM), ("amsgrad",)),

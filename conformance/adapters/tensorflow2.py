@@ -33,7 +33,7 @@ class TensorFlow2(Peer):
             _made("SGD", momentum=lambda h: float(h["momentum"]), nesterov="nesterov"), ("dampening", "weight_decay")
         ),
         "Adam": Theirs(_made("Adam", amsgrad="amsgrad", **ADAM), ("weight_decay",)),
-        "NAdam": Theirs(_made("Nadam", **ADAM), ("weight_decay",)),
+        "NAdam": Theirs(_made("Nadam", schedule_decay="momentum_decay", **ADAM), ("weight_decay",)),
         "Adamax": Theirs(_made("Adamax", **ADAM), ("weight_decay",)),
         "Adadelta": Theirs(_made("Adadelta", rho="rho", epsilon="eps"), ("weight_decay",)),
         "Adagrad": Theirs(

@@ -23,6 +23,7 @@ __all__ = ["AXES", "FLAGS", "Axis", "axes_of", "axis_of", "dialect", "fit", "mad
 OUTERMOST = (
     *(running.GAPS, running.CHANGING, running.RESUMING, running.SPARSE, "whose step count", "registers"),
     *(rounding.RANGE, "signs of zero", "dtype of moments", "dtype of scalars", "decay size", "sign", "NaN"),
+    "decayed parameter",
     *("decay place", correction.COUNT),
 )
 """What is changed around other changes, from the outside in; what is not listed stands within."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..numerics.arith import Array, add, addcdiv, mul, sqrt
+from ..numerics.arith import Array, add, addcdiv, maximum, mul, sqrt
 from ..numerics.power import power
 from ..optimizers.adadelta import Adadelta
 from ..optimizers.adagrad import Adagrad
@@ -84,3 +84,10 @@ def inside_with_momentum(s: Record, p: Array, g: Array, *state: Array) -> Words:
 
 
 by_words("EpsInsideRoot", [RMSprop], PLACE, words=inside_with_momentum)
+
+
+def _beside_decayed(s: Record, p: Array, g: Array, *state: Array) -> Words:
+    return {"maximum": lambda x, y: maximum(add(x, s.eps), y), "add": unless(s.eps)}
+
+
+by_words("EpsBesideMaximum", [Adamax], PLACE, words=_beside_decayed)

@@ -391,6 +391,16 @@ FLAGS = {
         "The momentum is accepted and does nothing (bitsandbytes' RMSprop).",
         "should fill a buffer, if there is momentum",
     ),
+    "EpsBesideMaximum": Flag(
+        "max(beta2 * u + eps, |g|) (Paddle). eps is added to |g|, so that it counts where gradients are zero from the "
+        "start on.",
+        "takes the maximum: add eps to |g|, not to beta2 * u",
+    ),
+    "DecayOfMovedParameter": Flag(
+        "The buffer of Nesterov's momentum takes the decay of the parameter that the step has just moved (MXNet's NAG, "
+        "which writes in place). It takes that of the parameter before the step.",
+        "adds the decay to the gradient: before the parameter is written",
+    ),
 }
 
 OF_SETTINGS = frozenset(

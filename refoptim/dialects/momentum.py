@@ -165,3 +165,21 @@ declare("MuProductShared", [NAdam], SHARED)(SharedProduct)
 in_double([NAdam], "MuProductInDouble")
 by_scalars("NesterovIgnored", [SGD], AHEAD, change=lambda h, k, s: {"nesterov": False})
 declare("MomentumIgnored", [RMSprop], BUFFER, LR)(with_settings(lambda h: {"momentum": 0}))
+
+
+@declare("DecayOfMovedParameter", [SGD], "decayed parameter", "decay place")
+class OfMoved(Change):
+    """Where the momentum looks ahead, its buffer takes the decay of the parameter after the step."""
+
+    moving = frozenset({"late"})
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        right = super().scalars(h, k, registers)
+        rate = h.lr if "minus_one" in right else 1.0
+        return {**right, "late": rate * h.weight_decay if h.nesterov else 0.0}
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        q, *buffer = super().update(s, p, g, *state)
+        return q, *(axpy(buf, sub(q, p), s.late) if s.late else buf for buf in buffer)

@@ -15,7 +15,7 @@ __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RMSprop"]
 
 WITNESS = "MXNet 1.9 on a processor, as it runs and as it was recorded"
 
-SGD = preset(__name__, refoptim.SGD, "LrInsideMomentum", lr=0.01)
+SGD = preset(__name__, refoptim.SGD, "DecayOfMovedParameter", "LrInsideMomentum", lr=0.01)
 Adam = preset(__name__, refoptim.Adam, "EpsUnscaled")
 NAdam = preset(__name__, refoptim.NAdam, "MuProductInDouble", "MuProductShared", lr=1e-3)
 Adamax = preset(__name__, refoptim.Adamax, "EpsIgnored")

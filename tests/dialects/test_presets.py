@@ -19,7 +19,13 @@ CASES = {case.id: case for case in all_cases()}
 CLOSE = {"float64": (1e-9, 1e-11), "float32": (2e-4, 2e-5)}
 """How far rounding alone takes runs of some dozen steps apart, relative and absolute."""
 
-IN_FLOAT32 = {"onnx": "the attributes of operators are float32", "mlx": "numbers that are no arrays are float32"}
+IN_FLOAT32 = {
+    "mlx": "numbers that are no arrays are float32",
+    "onnx": "the attributes of operators are float32",
+    "paddle": "the settings that its kernels take are float32",
+    "tensorflow1": "hyperparameters are float32",
+    "tensorflow2": "hyperparameters are float32",
+}
 """Libraries that round to float32 on the way, though their arrays are float64."""
 
 LOOSE = (1e-6, 1e-7)
