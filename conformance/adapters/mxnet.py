@@ -1,4 +1,4 @@
-"""MXNet on a processor, in float32, the dtype of some of its states. Its SGD with Nesterov's momentum is NAG."""
+"""MXNet on a processor, in float32 where it keeps that. Its SGD with Nesterov's momentum is NAG."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ def _sgd(h: Hyper) -> Any:
     return _made("nag" if h["nesterov"] else "sgd", momentum="momentum")(h)
 
 
+IN_FLOAT32 = ("Adadelta", "Adagrad", "RMSprop")
+"""Optimizers whose state is float32 whatever the parameter is."""
+
+
 class Mxnet(Peer):
     """mxnet.optimizer."""
 
     package = "mxnet"
     skips = True
-    dtypes = ("float32",)
     rules: ClassVar[Mapping[str, Theirs]] = {
         "SGD": Theirs(_sgd, ("dampening",)),
         "Adam": Theirs(_made("adam", **ADAM), ("amsgrad",)),
@@ -51,7 +54,12 @@ class Mxnet(Peer):
 
     def why_not(self, case: Case, dtype: str) -> str | None:
         plain = case.optimizer == "RMSprop" and bool(case.hyper.get("momentum")) and not case.hyper.get("centered")
-        return super().why_not(case, dtype) or ("only centered, it has momentum" if plain else None)
+        narrow = dtype == "float64" and case.optimizer in IN_FLOAT32
+        return (
+            super().why_not(case, dtype)
+            or ("only centered, it has momentum" if plain else None)
+            or (f"its {case.optimizer} keeps float32" if narrow else None)
+        )
 
     def _begin(self, made: Any) -> None:
         import mxnet

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..cases import Case
 from .peer import Hyper, Peer, Theirs
 
 BOUND = 0.01
@@ -20,7 +19,7 @@ def _adafactor(h: Hyper) -> Any:
     relative = h["lr"] == BOUND
     given = {"clip_threshold": h["d"], "decay_rate": h["beta2_decay"], "weight_decay": h["weight_decay"]}
     rate = {"relative_step": relative, "lr": None if relative else h["lr"]}
-    return lambda params: Adafactor(params, eps=tuple(h["eps"]), **given, **rate)
+    return lambda params: Adafactor(params, eps=(h["eps"][0] or 0.0, h["eps"][1]), **given, **rate)
 
 
 class Transformers(Peer):
@@ -29,10 +28,6 @@ class Transformers(Peer):
     package = "transformers"
     skips = True
     rules: ClassVar[Mapping[str, Theirs]] = {"Adafactor": Theirs(_adafactor)}
-
-    def why_not(self, case: Case, dtype: str) -> str | None:
-        machine = case.hyper.get("eps", (None,))[0] is None
-        return super().why_not(case, dtype) or ("eps[0] must be a number" if machine else None)
 
     def _begin(self, made: Any) -> None:
         import torch

@@ -86,7 +86,7 @@ def _made(rule: type[Optimizer], axes: tuple[Axis, ...]) -> type[Optimizer]:
         roots = (MeasuredChange, Change) if is_measured(rule) else (Change,)
         bases = (*dict.fromkeys(axis.change for axis in axes), *roots, rule)
         varying = rule.varying.union(*(axis.change.moving for axis in axes))
-        about = {"__doc__": rule.__doc__, "__module__": __name__, "varying": varying}
+        about = {"__doc__": rule.__doc__, "__module__": __name__, "varying": varying, "axes": axes}
         _MADE[rule, axes] = type(rule.__name__, bases, about)
     return _MADE[rule, axes]
 

@@ -52,8 +52,8 @@ class InFull(Change):
 
 
 def root_mean_square(p: Array) -> float:
-    """Return the root of the mean of the squares of a parameter, in double."""
-    return float(np.sqrt(np.mean(np.square(p, dtype=np.float64)))) if p.size else 0.0
+    """Return the root of the mean of the squares of a parameter, as Adafactor computes it."""
+    return float(tree.norm(p)) / max(1, p.size) ** 0.5
 
 
 @declare("StepNotRelative", [Adafactor], SIZE)
@@ -123,7 +123,7 @@ class DecayByStep(MeasuredChange):
     @classmethod
     def relative(cls, s: Record, p: Array) -> float:
         """Return the size of the step."""
-        return max(s.exact.eps2, root_mean_square(p)) * float(s.exact.rho)
+        return float(max(s.exact.eps2, root_mean_square(p)) * s.exact.rho)
 
     @classmethod
     def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from ..functional import Step
 from ..optimizers.base import Optimizer
+from ..step.rule import Hypers
 from . import axis_of, made_of
 from .change import Axis
 from .pure import pure_preset
@@ -43,6 +44,12 @@ class Preset(Optimizer):
     flags: ClassVar[tuple[str, ...]]
     defaults_of_its_own: ClassVar[Mapping[str, Any]]
     functional: ClassVar[Step]
+
+    @classmethod
+    def check(cls, h: Hypers) -> None:
+        super().check(h)
+        if getattr(h, "fused", None):
+            raise RuntimeError(f"fused=True needs kernels, and {cls.library}.{cls.__name__} has none: leave fused=None")
 
 
 def known() -> dict[str, dict[str, type[Preset]]]:
@@ -75,7 +82,7 @@ def preset(module: str, optimizer: type[Optimizer], *axes: str | Axis, **default
     chosen = tuple(axis if isinstance(axis, Axis) else axis_of(optimizer.__name__, axis) for axis in axes)
     base, usual = made_of(optimizer, *chosen), signature(optimizer)
     about = {"__init__": _beginning(base, usual, defaults), "__signature__": _with_defaults(usual, defaults)}
-    made: type[Preset] = type(optimizer.__name__, (base, Preset), about)
+    made: type[Preset] = type(optimizer.__name__, (Preset, base), about)
     return entered(module, made, optimizer, chosen, defaults)
 
 

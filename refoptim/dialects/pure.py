@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..functional import State, Step, pure_step
 from ..numerics.arith import Array
 
@@ -24,9 +22,7 @@ def pure_preset(made: Any) -> Step:
 def filled(step: Any) -> Step:
     """Return a pure rule that takes a missing gradient for zeros."""
 
-    def with_zeros(
-        params: Sequence[Array], grads: Sequence[Any], state: Any, t: int, **settings: Any
-    ) -> Taken:
+    def with_zeros(params: Sequence[Array], grads: Sequence[Any], state: Any, t: int, **settings: Any) -> Taken:
         """Take a step in which every parameter has a gradient."""
         taken: Taken = step(params, zeros_for(params, grads), state, t, **settings)
         return taken
@@ -56,7 +52,7 @@ def one_after_another(step: Any) -> Step:
         for i, g in enumerate(grads):
             if g is None:
                 continue
-            own = None if not kept[i] else [{**kept[i], "mu_product": product}]
+            own = None if product is None else [{**kept[i], "mu_product": product}]
             (new[i],), (kept[i],) = step([new[i]], [g], own, t, **settings)
             product = kept[i]["mu_product"]
         return new, [{**x, "mu_product": product} if x else x for x in kept]

@@ -80,6 +80,11 @@ class StepBefore(Change):
     def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
         return {**super().arrays(h, shape), "waiting": 0.0}
 
+    def _read_state(self, group: Any, p: Any, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Read a state; in one of refoptim's own no step is due."""
+        due = {"waiting": np.zeros_like(values["prev"])} if "prev" in values and "waiting" not in values else {}
+        return super()._read_state(group, p, {**values, **due}, where)
+
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         *before, waiting = state

@@ -17,4 +17,6 @@ SGD = preset(__name__, refoptim.SGD)
 Adam = preset(__name__, refoptim.Adam, "EpsUnscaled", "StepShared")
 Adadelta = preset(__name__, refoptim.Adadelta, lr=1e-3, rho=0.95, eps=1e-8)
 Adagrad = preset(__name__, refoptim.Adagrad, "EpsIgnored", initial_accumulator_value=0.1)
-RMSprop = preset(__name__, refoptim.RMSprop, *("InitialSquaresOne", "EpsInsideRoot", "LrInsideMomentum"), alpha=0.9, eps=1e-10)
+RMSprop = preset(
+    __name__, refoptim.RMSprop, *("InitialSquaresOne", "EpsInsideRoot", "LrInsideMomentum"), alpha=0.9, eps=1e-10
+)

@@ -21,4 +21,6 @@ NAdam = preset(__name__, refoptim.NAdam, "StepShared", lr=1e-3, eps=1e-7)
 Adamax = preset(__name__, refoptim.Adamax, "EpsOutsideMaximum", "StepShared", lr=1e-3, eps=1e-7)
 Adadelta = preset(__name__, refoptim.Adadelta, lr=1e-3, rho=0.95, eps=1e-7)
 Adagrad = preset(__name__, refoptim.Adagrad, lr=1e-3, initial_accumulator_value=0.1, eps=1e-7)
-RMSprop = preset(__name__, refoptim.RMSprop, AXES["RMSprop", "EpsInsideRoot"][1], "LrInsideMomentum", lr=1e-3, alpha=0.9, eps=1e-7)
+RMSprop = preset(
+    __name__, refoptim.RMSprop, AXES["RMSprop", "EpsInsideRoot"][1], "LrInsideMomentum", lr=1e-3, alpha=0.9, eps=1e-7
+)

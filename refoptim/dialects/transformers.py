@@ -5,17 +5,19 @@ Source: https://huggingface.co/docs/transformers/main_classes/optimizer_schedule
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import refoptim
 
 from ..numerics.arith import Array, add, lerp, mul, sub
 from ..numerics.power import power
+from ..optimizers.base import Optimizer
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from . import made_of
-from .change import AXES
+from .change import AXES, MeasuredChange
 from .matrices import root_mean_square
 from .preset import Preset, entered
 
@@ -27,10 +29,12 @@ AXES_OF_ADAFACTOR = (AXES["Adafactor", "EpsAddedToSquares"][1], AXES["Adafactor"
 
 DEFAULTS = {"eps": (1e-30, 1e-3)}
 
+OWN = ("beta1", "scale_parameter", "relative_step", "warmup_init")
+
 _Dialect: Any = made_of(refoptim.Adafactor, *AXES_OF_ADAFACTOR)
 
 
-class Adafactor(_Dialect, Preset):  # type: ignore[misc]
+class OwnSettings(MeasuredChange):
     """
 
     Four settings are transformers' own::
@@ -41,6 +45,7 @@ class Adafactor(_Dialect, Preset):  # type: ignore[misc]
         beta1             the steps are averaged: exp_avg = lerp(exp_avg, step, 1 - beta1), p = p - exp_avg
 
     State: that of ``refoptim.Adafactor``, and ``exp_avg`` (like the parameter) if there is a ``beta1``.
+    An ``eps[0]`` of None is 0.
     """
 
     def __init__(
@@ -53,7 +58,8 @@ class Adafactor(_Dialect, Preset):  # type: ignore[misc]
         weight_decay: Any = 0.0,
         *,
         beta1: Annotated[
-            hp.Scalar | None, hp.Real("the decay rate of the average of steps", optional=True, interval=hp.Interval("[0, 1)"))
+            hp.Scalar | None,
+            hp.Real("the decay rate of the average of steps", optional=True, interval=hp.Interval("[0, 1)")),
         ] = None,
         scale_parameter: Annotated[bool, hp.Flag("multiply the step by the size of the parameter")] = True,
         relative_step: Annotated[bool, hp.Flag("bound the step by 1 / sqrt(k)")] = True,
@@ -62,7 +68,15 @@ class Adafactor(_Dialect, Preset):  # type: ignore[misc]
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
     ) -> None:
-        super(refoptim.Adafactor, self).__init__(**hp.settings(locals()))
+        Optimizer.__init__(self, **hp.settings(locals()))
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Load a state dict; one of refoptim's own, which lacks what is transformers', leaves that as it was made."""
+        groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+        if isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):
+            own = {name: self.defaults[name] for name in OWN}
+            state_dict = {**state_dict, "param_groups": [{**own, **group} for group in groups]}
+        super().load_state_dict(state_dict)
 
     @classmethod
     def check(cls, h: Hypers) -> None:
@@ -104,6 +118,10 @@ class Adafactor(_Dialect, Preset):  # type: ignore[misc]
         exp_avg = lerp(exp_avg, step, s.fresh)
         p = mul(p, s.shrink) if s.weight_decay else p
         return add(p, exp_avg), *after, exp_avg
+
+
+class Adafactor(Preset, OwnSettings, _Dialect):  # type: ignore[misc]
+    __doc__ = OwnSettings.__doc__
 
 
 entered(__name__, Adafactor, refoptim.Adafactor, AXES_OF_ADAFACTOR, DEFAULTS)

@@ -36,8 +36,9 @@ def all_cases() -> list[Case]:
 
 
 def decayed(case: Case) -> Case:
-    """Return a case with a weight decay, which moves what has no gradient where that is taken for zero."""
-    return replace(case, id=case.id.replace("-only-gaps", "-gaps-decayed"), hyper={**case.hyper, "weight_decay": 0.07})
+    """Return a case with a weight decay, no momentum and gaps."""
+    hyper = {name: x for name, x in case.hyper.items() if name != "momentum"} | {"weight_decay": 0.07}
+    return replace(case, id=case.id.replace("-only-gaps", "-gaps-decayed"), hyper=hyper)
 
 
 def can_decay(case: Case) -> bool:

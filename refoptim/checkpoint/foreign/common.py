@@ -39,11 +39,18 @@ class Slot(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Who goes on: a state dict of it, the name of its rule in the tables, and its parameters."""
+    """Who goes on: a state dict of it, the name of its rule in the tables, its parameters, and its class."""
 
     state_dict: dict[str, Any]
     rule: str
     slots: list[Slot]
+    made: type[Optimizer]
+
+    @property
+    def dialect(self) -> frozenset[str]:
+        """The flags of a rule out of ``refoptim.dialects``, and the name of its library."""
+        flags = {axis.flag for axis in getattr(self.made, "axes", ())}
+        return frozenset({*flags, *filter(None, [getattr(self.made, "library", None)])})
 
     @property
     def group(self) -> Group:
@@ -96,7 +103,7 @@ def target(rule: Any, params: Any, settings: Mapping[str, Any], known: Mapping[s
     if name is None:
         one = type(optimizer).__name__
         raise ValueError(f"{library} keeps no state that {one} goes on with: it does for {', '.join(known)}")
-    return Target(optimizer.state_dict(), name, _slots(optimizer, found))
+    return Target(optimizer.state_dict(), name, _slots(optimizer, found), type(optimizer))
 
 
 def _made(rule: type[Optimizer], found: Mapping[str, Any], settings: Mapping[str, Any]) -> Optimizer:
@@ -152,26 +159,43 @@ def host(x: Any) -> Array:
     return found
 
 
-def rescaled(x: Array, factor: float, slot: Slot, what: str) -> Array:
-    """Return a sum of steps, in which the other library has multiplied by the learning rate, as one of gradients."""
-    lr = float(slot.group["lr"])
+def rescaled(x: Array, factor: float, slot: Slot, what: str, to: Target) -> Array:
+    """Return a sum of steps, in which the other library has multiplied by the learning rate, as the rule keeps it.
+
+    That is one of gradients, unless the rule is a dialect that multiplies by the learning rate itself.
+    """
+    lr = 1.0 if LR_INSIDE.flag in to.dialect else float(slot.group["lr"])
     if lr == 0:
         raise ValueError(f"{what} of {slot.name} holds the learning rate as a factor: lr must not be 0 now")
     found: Array = (x / x.dtype.type(factor * lr)).astype(x.dtype)
     return found
 
 
-Difference = tuple[Callable[[Group], Any], str]
+class Difference(NamedTuple):
+    """A way in which a library's rule is another: when it shows, what it is, and the dialects that have it too.
 
-EPS_IN_ROOT: Difference = (lambda h: h["eps"], "eps is added inside the root, here to the root")
-LR_INSIDE: Difference = (
+    Attributes:
+        shows: tells by the settings of a group.
+        text: says it.
+        flag: of ``refoptim.dialects``, or the name of the library where only its own preset will do.
+    """
+
+    shows: Callable[[Group], Any]
+    text: str
+    flag: str = ""
+
+
+EPS_IN_ROOT = Difference(lambda h: h["eps"], "eps is added inside the root, here to the root", "EpsInsideRoot")
+LR_INSIDE = Difference(
     lambda h: h["momentum"],
     "the momentum holds lr as a factor, by which it was divided, so that a change of lr acts on past gradients here",
+    "LrInsideMomentum",
 )
 
 
 def warn_of(library: str, to: Target, table: Mapping[str, tuple[Difference, ...]]) -> None:
     """Warn of the ways in which the other library's rule is another with such settings."""
-    found = [text for shows, text in table.get(to.rule, ()) if any(shows(slot.group) for slot in to.slots)]
+    others = [difference for difference in table.get(to.rule, ()) if difference.flag not in to.dialect]
+    found = [difference.text for difference in others if any(difference.shows(slot.group) for slot in to.slots)]
     if found:
         warnings.warn(f"the {to.rule} of {library} is not torch's: {'; '.join(found)}", UserWarning, stacklevel=3)

@@ -76,17 +76,23 @@ CLASSES = {
 }
 """The rules by Keras' names of them."""
 
-DECAY: Difference = (
+DECAY = Difference(
     lambda h: h["weight_decay"] and not h.get("decoupled_weight_decay"),
     "weight_decay shrinks the parameter, here it is added to the gradient",
+    "DecoupledDecay",
 )
-EPS_UNSCALED: Difference = (lambda h: h["eps"], "eps is added to the uncorrected root, here to the corrected one")
+EPS_UNSCALED = Difference(
+    lambda h: h["eps"], "eps is added to the uncorrected root, here to the corrected one", "EpsUnscaled"
+)
 
 DIFFERENCES: dict[str, tuple[Difference, ...]] = {
-    "SGD": (DECAY, LR_INSIDE, (lambda h: h["momentum"] and h["dampening"], "it has no dampening")),
+    "SGD": (DECAY, LR_INSIDE, Difference(lambda h: h["momentum"] and h["dampening"], "it has no dampening")),
     "Adam": (DECAY, EPS_UNSCALED),
-    "NAdam": (DECAY, (lambda h: h["momentum_decay"] != 1, "its momentum_decay is 1")),
-    "Adamax": (DECAY, (lambda h: h["eps"], "eps is added to the maximum, here to the gradient's size")),
+    "NAdam": (DECAY, Difference(lambda h: h["momentum_decay"] != 1, "its momentum_decay is 1", "keras")),
+    "Adamax": (
+        DECAY,
+        Difference(lambda h: h["eps"], "eps is added to the maximum, here to the gradient's size", "EpsOutsideMaximum"),
+    ),
     "Adadelta": (DECAY,),
     "Adagrad": (DECAY, EPS_IN_ROOT),
     "RMSprop": (DECAY, EPS_IN_ROOT, LR_INSIDE),
@@ -112,7 +118,8 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
             they have in memory but not in files, are found by them where those of params fit: ``dense/kernel`` or
             ``sequential.dense.kernel`` to ``sequential_dense_kernel_momentum``.
         rule: the optimizer that is to go on, whose parameters have these names, or are these arrays; or its class, and
-            its settings. Momentum, in which Keras keeps the learning rate as a factor, is divided by its ``lr``.
+            its settings. Momentum, in which Keras keeps the learning rate as a factor, is divided by its ``lr``, unless
+            it keeps it too, as those of ``refoptim.dialects.keras`` do; with these Keras' own rule goes on.
         settings: of the class.
 
     Raises:
@@ -130,7 +137,8 @@ def from_keras(source: Any, params: Any, rule: Any, **settings: Any) -> dict[str
     count, kept, tail = _divided(variables, ordered, to)
     state: dict[int, dict[str, Any]] = {}
     for slot in ordered if kept else ():
-        registers = {"mu_product": np.float32(tail[0].value)} if tail else {}
+        product = np.float64 if "MuProductInDouble" in to.dialect else np.float32
+        registers = {"mu_product": product(tail[0].value)} if tail else {}
         state[slot.number] = {
             **slot.own,
             **({} if to.rule == "SGD" else {"step": count}),
@@ -170,17 +178,17 @@ def _divided(
         raise CheckpointError(f"the first variable must be the iteration, there are {_listed(variables)}")
     found: dict[str, dict[str, Array]] = {}
     for (slot, kept), variable in zip(wanted, variables[start:], strict=False):
-        found.setdefault(slot.name, {})[kept.name] = _carried(variable, kept, slot, variables)
+        found.setdefault(slot.name, {})[kept.name] = _carried(variable, kept, slot, variables, to)
     return int(count), found, variables[len(variables) - extra :]
 
 
-def _carried(variable: Variable, kept: Kept, slot: Slot, variables: Sequence[Variable]) -> Array:
+def _carried(variable: Variable, kept: Kept, slot: Slot, variables: Sequence[Variable], to: Target) -> Array:
     """Return what is kept of a parameter, and not what another rule has kept."""
     if variable.name and not variable.name.endswith(f"_{kept.suffix}"):
         expected = f"the {kept.suffix} of {slot.name} is expected where {shown(variable.name)} stands"
         raise CheckpointError(f"{expected}; there are {_listed(variables)}")
     x = fitted(variable.value, slot, variable.name or kept.suffix)
-    return rescaled(x, kept.lr, slot, kept.suffix) if kept.lr else x
+    return rescaled(x, kept.lr, slot, kept.suffix, to) if kept.lr else x
 
 
 def _listed(variables: Sequence[Variable]) -> str:

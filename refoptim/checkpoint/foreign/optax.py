@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from math import prod
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...numerics.arith import Array
-from ...optimizers.nadam import momentum
 from ...step.rule import get_default_dtype
 from ...step.trees import join
 from ..errors import CheckpointError
@@ -73,14 +71,34 @@ TRANSFORMS: dict[str, Callable[[Mapping[str, Any]], tuple[Transform, ...]]] = {
 """The transformations whose state each rule goes on with, by settings."""
 
 DIFFERENCES: dict[str, tuple[Difference, ...]] = {
-    "SGD": ((lambda h: h["momentum"] and h["dampening"], "it has no dampening"),),
-    "Adam": ((lambda h: h["amsgrad"], "the maximum is taken of corrected averages, unless bias_correction_nu=False"),),
-    "NAdam": ((lambda h: True, "the momentum has no schedule, here momentum_decay; mu_product was computed anew"),),
-    "RAdam": ((lambda h: h["eps"], "eps is added after the bias correction, here before"),),
+    "SGD": (Difference(lambda h: h["momentum"] and h["dampening"], "it has no dampening"),),
+    "Adam": (
+        Difference(
+            lambda h: h["amsgrad"],
+            "the maximum is taken of corrected averages, unless bias_correction_nu=False",
+            "AmsgradAfterCorrection",
+        ),
+    ),
+    "NAdam": (
+        Difference(
+            lambda h: True,
+            "the momentum has no schedule, here momentum_decay; mu_product was computed anew",
+            "optax",
+        ),
+    ),
+    "RAdam": (Difference(lambda h: h["eps"], "eps is added after the bias correction, here before", "EpsScaled"),),
     "Adagrad": (EPS_IN_ROOT,),
-    "RMSprop": ((EPS_IN_ROOT[0], EPS_IN_ROOT[1] + ", unless eps_in_sqrt=False"), LR_INSIDE),
-    "Rprop": ((lambda h: True, "each step is that of the step before, so one step that is due is not taken here"),),
-    "Muon": ((lambda h: True, "the momentum is corrected for its start, and the orthogonalization is another"),),
+    "RMSprop": (EPS_IN_ROOT._replace(text=EPS_IN_ROOT.text + ", unless eps_in_sqrt=False"), LR_INSIDE),
+    "Rprop": (
+        Difference(
+            lambda h: True,
+            "each step is that of the step before, so one step that is due is not taken here",
+            "StepLags",
+        ),
+    ),
+    "Muon": (
+        Difference(lambda h: True, "the momentum is corrected for its start, and the orthogonalization is another"),
+    ),
 }
 
 DECIDING = ("momentum", "amsgrad", "centered")
@@ -120,13 +138,15 @@ def from_optax(state: State, params: Any, rule: Any, *, step: int | None = None,
     if found and to.rule not in UNCOUNTED:
         count = _count(state, found, step, to.rule)
         for slot in to.slots:
-            values[slot.number].update(step=count, **_registers(to.rule, slot, count))
+            values[slot.number].update(step=count, **_registers(to, slot, count))
     for transform, node in found:
         for field, name in transform.fields.items():
             tree = leaves(node.fields[field])
             for slot in to.slots:
                 x = fitted(tree[slot.name], slot, field)
-                values[slot.number][name] = rescaled(x, -1, slot, field) if _holds_lr(to.rule, transform) else x
+                values[slot.number][name] = rescaled(x, -1, slot, field, to) if _holds_lr(to.rule, transform) else x
+                if field == "prev_updates" and "StepLags" in to.dialect:
+                    values[slot.number]["waiting"] = -x
     warn_of("optax", to, DIFFERENCES)
     return to.filled(values)
 
@@ -251,13 +271,15 @@ def _own_count(own: Mapping[int, Mapping[str, Any]], to: Target, step: int | Non
     return counts.pop() if counts else None
 
 
-def _registers(rule: str, slot: Slot, count: int) -> dict[str, Any]:
+def _registers(to: Target, slot: Slot, count: int) -> dict[str, Any]:
     """Return what a rule keeps that follows from the number of steps."""
-    if rule != "NAdam":
+    if to.rule != "NAdam":
         return {}
-    number = get_default_dtype().type
-    factors = (number(momentum(SimpleNamespace(**slot.group), k)) for k in range(1, count + 1))
-    return {"mu_product": prod(factors, start=number(1))}
+    h, number = SimpleNamespace(**slot.group), get_default_dtype().type
+    kept: dict[str, Any] = {name: number(x) for name, x in to.made.registers(h).items()}
+    for k in range(1, count + 1):
+        kept = dict(to.made.advance(h, k, kept))
+    return kept
 
 
 # writing
@@ -270,11 +292,18 @@ def _written(transform: Transform, node: Node, to: Target, count: int | None) ->
     for field, name in transform.fields.items():
         values = {slot.name: host(own[slot.number][name]) for slot in to.slots}
         if _holds_lr(to.rule, transform):
-            values = {slot.name: values[slot.name] * slot.dtype.type(-slot.group["lr"]) for slot in to.slots}
+            values = {slot.name: values[slot.name] * slot.dtype.type(-_rate(to, slot)) for slot in to.slots}
+        if field == "prev_updates" and "StepLags" in to.dialect:
+            values = {slot.name: -host(own[slot.number]["waiting"]) for slot in to.slots}
         new[field] = _filled(node.fields[field], "", values)
     if transform.counts and count is None:
         raise ValueError(f"refoptim's {to.rule} does not count its steps: give step=")
     return _with(node.itself, {**new, **({"count": _like(node.fields["count"], count)} if transform.counts else {})})
+
+
+def _rate(to: Target, slot: Slot) -> float:
+    """Return the rate by which the momentum is to be multiplied, 1 where the rule has done it."""
+    return 1.0 if LR_INSIDE.flag in to.dialect else float(slot.group["lr"])
 
 
 def _with(node: Any, new: Mapping[str, Any]) -> Any:
