@@ -84,7 +84,7 @@ def get_total_norm(
         TypeError, ValueError: an argument is wrong.
         RuntimeError: the norm is not finite, or the arrays lie apart, or there are no kernels.
     """
-    order = _norm_type(norm_type)
+    order = norm_order(norm_type)
     given = [arrays] if is_one_array(arrays) else _listed("arrays", arrays)
     checked = [_array(f"array {i}", x, order) for i, x in enumerate(given)]
     return _total_norm(checked, order, error_if_nonfinite, _machine(checked, foreach, fused))
@@ -105,7 +105,7 @@ def clip_grads_with_norm_(
     Raises:
         TypeError, ValueError, RuntimeError: an argument or a gradient is wrong. Nothing has changed then.
     """
-    largest, (own, gradients) = _bound("max_norm", max_norm), _gradients(parameters, 2.0)
+    largest, (own, gradients) = upper_bound("max_norm", max_norm), _gradients(parameters, 2.0)
     machine = _machine(gradients, foreach, fused)
     norm = _norm(total_norm, gradients)
     _clip(gradients, largest, norm, machine, own)
@@ -125,7 +125,7 @@ def clip_grad_norm_(
     The arguments, the result and the errors are those of ``get_total_norm`` and ``clip_grads_with_norm_``; after an
     error nothing has changed.
     """
-    order, largest = _norm_type(norm_type), _bound("max_norm", max_norm)
+    order, largest = norm_order(norm_type), upper_bound("max_norm", max_norm)
     own, gradients = _gradients(parameters, order)
     machine = _machine(gradients, foreach, fused)
     norm = _total_norm(gradients, order, error_if_nonfinite, machine)
@@ -151,7 +151,7 @@ def clip_grad_value_(
         TypeError, ValueError, RuntimeError: an argument or a gradient is wrong, or ``clip_value`` is finite and too
             large for the dtype of a gradient. Nothing has changed then.
     """
-    bound, (own, gradients) = _bound("clip_value", clip_value), _gradients(parameters, None)
+    bound, (own, gradients) = upper_bound("clip_value", clip_value), _gradients(parameters, None)
     _check_flags(foreach, fused)
     for g in gradients if bound < math.inf else []:
         check_number("clip_value", bound, g.dtype)
@@ -163,14 +163,16 @@ def clip_grad_value_(
     workspace.make([*telling(own), *changes])
 
 
-def _norm_type(value: Any) -> float:
+def norm_order(value: Any) -> float:
+    """Return the order of a norm, 1, 2 or inf, or raise TypeError or ValueError."""
     order = math.inf if value in ("inf", "Inf") else float(hp.number("norm_type", value))
     if order not in NORM_TYPES:
         raise ValueError(f"norm_type must be 1, 2 or inf, got {value!r}")
     return order
 
 
-def _bound(name: str, value: Any) -> float:
+def upper_bound(name: str, value: Any) -> float:
+    """Return a number in [0, inf], or raise TypeError or ValueError."""
     x = float(hp.number(name, value))
     if not x >= 0:
         raise ValueError(f"{name} must be in [0, inf], got {value!r}")
@@ -258,16 +260,23 @@ def _total_norm(arrays: Sequence[Array], order: float, error_if_nonfinite: bool,
     if not arrays:
         return np.float32(0)
     with kernels_on(machine), at(place(arrays[0])):
-        norm = norm_of_norms(arrays, order, _widest(arrays))
-        if error_if_nonfinite and not np.isfinite(norm):
-            raise RuntimeError(
-                f"The total norm of order {order:g} for gradients from `parameters` is non-finite, so it cannot be "
-                "clipped: with error_if_nonfinite=False they are multiplied nevertheless"
-            )
+        norm = norm_of_norms(arrays, order, widest(arrays))
+        if error_if_nonfinite:
+            check_finite(norm, order)
     return norm
 
 
-def _widest(arrays: Sequence[Array]) -> DType:
+def check_finite(norm: Any, order: float) -> None:
+    """Raise RuntimeError if a total norm is infinite or NaN."""
+    if not np.isfinite(norm):
+        raise RuntimeError(
+            f"The total norm of order {order:g} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped: with error_if_nonfinite=False they are multiplied nevertheless"
+        )
+
+
+def widest(arrays: Sequence[Array]) -> DType:
+    """Return the dtype of the norm of some arrays."""
     return max((arithmetic(x.dtype) for x in arrays), key=lambda dtype: dtype.itemsize)
 
 
@@ -296,11 +305,12 @@ def _clip(gradients: Sequence[Array], max_norm: float, norm: Any, machine: Machi
 @twinned
 def norm_of_norms(arrays: Sequence[Array], order: float, number: DType) -> Any:
     """Return the norm of the norms of real arrays, of dtype ``number``."""
-    norms = [_norm_of(x, order).reshape(1).astype(number) for x in arrays]
-    return _norm_of(np.concatenate(norms), order)
+    norms = [norm_of(x, order).reshape(1).astype(number) for x in arrays]
+    return norm_of(np.concatenate(norms), order)
 
 
-def _norm_of(x: Array, order: float) -> Any:
+def norm_of(x: Array, order: float) -> Any:
+    """Return the norm of one real array."""
     if order == 2:
         return tree.norm(x)
     return tree.total(absolute, x) if order == 1 else _largest(x)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..step.changes import Change
+from ..step.changes import Change, make
 from .workspace import Workspace
 
 _threads: list[int] = [0]
@@ -68,6 +68,28 @@ def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) 
     """
     workspace = Workspace()
     workspace.make(shared_out([worker() for _ in range(shares(items))], items, workspace))
+
+
+def aside(function: Callable[[], Any]) -> Any:
+    """Call a function on a thread of its own, wait for it, and return what it returns or raise what it raises.
+
+    What signal handlers raise meanwhile is raised afterwards.
+    """
+    found: list[Any] = []
+    gate = _closed_gate()
+    start = partial(start_new_thread, _through, (partial(_outcome, function, found), gate))
+    make([start, partial(_python.PyThread_acquire_lock, gate, 1), partial(_closed.append, gate)])
+    value, error = found
+    if error is not None:
+        raise error
+    return value
+
+
+def _outcome(function: Callable[[], Any], found: list[Any]) -> None:
+    try:
+        found += [function(), None]
+    except BaseException as error:
+        found += [None, error]
 
 
 def _work(share: list[tuple[Callable[[Any], None], Sequence[Any], Workspace]]) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import product
 from typing import Any
 
@@ -102,10 +104,16 @@ def sum_along(f: Callable[..., Array], *arrays: Array, axis: int) -> Array:
 
 def total(f: Callable[..., Array], *arrays: Array) -> Any:
     """Sum ``f(*arrays)`` over all elements in C order; ``f`` is elementwise and is applied block by block."""
-    shape, dtype = _shape(arrays) or (1,), arithmetic(arrays[0].dtype)
-    if math.prod(shape) <= CHUNK:
+    shape = _shape(arrays) or (1,)
+    if math.prod(shape) <= CHUNK and is_whole():
         values = f(*map(widen, arrays)).reshape(-1)
         return _finish(_fold(values, 0), 0)[0]
+    return finished(run_sums(f, *arrays))
+
+
+def run_sums(f: Callable[..., Array], *arrays: Array) -> Array:
+    """Return the sum of each run of WIDTH elements of ``f(*arrays)``, in C order: what ``total`` sums further."""
+    shape, dtype = _shape(arrays) or (1,), arithmetic(arrays[0].dtype)
     rest = np.zeros_like(arrays[0], shape=0, dtype=dtype)
     sums = [rest]
     for block in blocks(shape):
@@ -115,7 +123,40 @@ def total(f: Callable[..., Array], *arrays: Array) -> Any:
         sums.append(_fold(rest[:whole], 0) if whole else rest[:0])
         rest = rest[whole:]
     sums.append(_fold(rest, 0) if len(rest) else rest)
-    return _finish(np.concatenate(sums), 0)[0]
+    return np.concatenate(sums)
+
+
+def finished(sums: Array) -> Any:
+    """Return the sum of all elements from the sums of their runs, those of other parts among them."""
+    return _finish(joined(sums), 0)[0]
+
+
+def joined(x: Array) -> Array:
+    """Return what all have who hold parts of an array (see ``parts``), one behind the other; else ``x`` itself."""
+    join = _join.get()
+    return x if join is None else join(x)
+
+
+_join: ContextVar[Callable[[Array], Array] | None] = ContextVar("join", default=None)
+
+
+def is_whole() -> bool:
+    """Tell whether vectors are whole here: not inside ``parts``."""
+    return _join.get() is None
+
+
+@contextmanager
+def parts(join: Callable[[Array], Array] | None) -> Iterator[None]:
+    """Let ``total`` see parts of vectors, which begin at multiples of WIDTH, where others have the rest of them.
+
+    ``join`` is given what one has, the sums of its runs, or one row of numbers, and returns what all have, in order;
+    None lets arrays be whole again.
+    """
+    token = _join.set(join)
+    try:
+        yield
+    finally:
+        _join.reset(token)
 
 
 def _shape(arrays: Sequence[Array]) -> tuple[int, ...]:

@@ -220,7 +220,9 @@ class Optimizer(Rule):
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
-            Workspace().make(repeat.changes(scaling), self)
+            changes = repeat.changes(scaling)
+            self._decide()
+            Workspace().make(changes, self)
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
@@ -234,10 +236,14 @@ class Optimizer(Rule):
         works = [engines.prepare(bucket, workspace) for bucket in plan]
         changes = [change for work in works for change in work.changes]
         written = told(task.parameter for bucket in plan for task in bucket.tasks)
+        self._decide()
         workspace.make([*written, *changes, *self._keeping(plan)], self)
         launches = [work.launch for work in works]
         if plan and all(launches):
             self._repeat = Repeat(self.param_groups, self.state, plan, launches)
+
+    def _decide(self) -> None:
+        """Raise what forbids a step that is ready to be made, as where others must take it too."""
 
     def _keeping(self, plan: list[Bucket]) -> Iterator[Change]:
         """Yield what keeps the state of the parameters that were updated."""

@@ -48,7 +48,8 @@ def sum_absolute(x: Array) -> Number:
 def largest(*vectors: Array) -> list[Number]:
     """The largest absolute value of each vector; 0 if it is empty, NaN if it holds one."""
     on_host = (x if isinstance(x, np.ndarray) else moved(x, HOST) for x in vectors)
-    return [np.maximum(x.max(initial=0), -x.min(initial=0)) for x in on_host]
+    found = np.array([[np.maximum(x.max(initial=0), -x.min(initial=0)) for x in on_host]])
+    return [*tree.joined(found).max(axis=0)]
 
 
 @twinned

@@ -87,13 +87,13 @@ def read(
 
     ``own`` are the names of the optimizer's hyperparameters, ``foreign`` those that only other optimizers have.
     """
-    saved = _saved_groups(loaded, groups)
+    saved = saved_groups(loaded, groups)
     owners: Owners = {}
     merged = []
     for i, (group, new) in enumerate(zip(groups, saved, strict=True)):
         _check_settings(i, group, new, own, foreign)
         merged.append(_merge(i, group, new))
-        for key, p in zip(_ids_in_order(i, group, new), group["params"], strict=True):
+        for key, p in zip(ids_in_order(i, group, new), group["params"], strict=True):
             if str(key) in owners:
                 raise ValueError(f"param_groups[{i}] of a state dict must have other ids than {key!r}, which is taken")
             owners[str(key)] = merged[-1], p
@@ -116,7 +116,8 @@ def _read_states(saved: Mapping[Any, Any], owners: Owners, read_state: ReadState
     return state
 
 
-def _saved_groups(loaded: Any, groups: Sequence[Group]) -> list[Group]:
+def saved_groups(loaded: Any, groups: Sequence[Group]) -> list[Group]:
+    """Return the groups of a state dict, as many and as large as those of an optimizer, or raise ValueError."""
     if not isinstance(loaded, Mapping) or not {"state", "param_groups"} <= set(loaded):
         raise ValueError("a state dict must be a dict with the keys 'state' and 'param_groups'")
     saved = loaded["param_groups"]
@@ -181,7 +182,7 @@ def _widened(tensor: Any, where: str) -> Any:
         raise ValueError(f"{where} cannot be copied: {error}") from error
 
 
-def _ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
+def ids_in_order(i: int, group: Group, new: Mapping[str, Any]) -> list[Any]:
     """Return the saved ids in the order of the group's parameters: by name where both sides have names."""
     ids = list(new["params"])
     if "param_names" not in group or "param_names" not in new:

@@ -1,0 +1,82 @@
+"""The one order in which the pieces of a gradient are summed, however many ranks there are.
+
+M pieces, numbered from 0, rank after rank, are summed in adjacent pairs: 0 + 1, 2 + 3, …; then the sums of these, and
+so on; one that has no neighbour goes up as it is. 16-bit pieces are widened first. The sum depends on M and on the
+order of the pieces, not on who has them.
+
+A *block* ``(level, index)`` is the sum of the ``2**level`` pieces from ``index * 2**level`` on. A rank sums those of
+its pieces that are whole blocks before it sends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..numerics.arith import Array, arithmetic, widen
+from ..numerics.array_types import at, place
+
+Block: TypeAlias = tuple[int, int]
+Sum: TypeAlias = Any
+"""A number of an operand, or a pair of sums."""
+
+CHUNK = 1 << 14
+"""Elements that are summed at once; no result depends on it."""
+
+
+def blocks(begin: int, end: int) -> list[Block]:
+    """Return the largest blocks that make the pieces from ``begin`` to ``end``, in order."""
+    found = []
+    while begin < end:
+        level = min((begin & -begin).bit_length() - 1 if begin else 64, (end - begin).bit_length() - 1)
+        found.append((level, begin >> level))
+        begin += 1 << level
+    return found
+
+
+def merged(sums: Mapping[Block, Sum], new: Iterable[tuple[Block, Sum]]) -> dict[Block, Sum]:
+    """Return sums with new ones, neighbours put together."""
+    found = dict(sums)
+    for (level, index), value in new:
+        while (level, index ^ 1) in found:
+            other = found.pop((level, index ^ 1))
+            value = (other, value) if index & 1 else (value, other)
+            level, index = level + 1, index >> 1
+        found[level, index] = value
+    return found
+
+
+def whole(sums: Mapping[Block, Sum]) -> Sum:
+    """Return the sum of all pieces from those of blocks that make them all."""
+    left = dict(sums)
+    while len(left) > 1:
+        level, index = min(left)
+        value = left.pop((level, index))
+        if (level, index ^ 1) in left:
+            other = left.pop((level, index ^ 1))
+            value = (other, value) if index & 1 else (value, other)
+        left[level + 1, index >> 1] = value
+    return next(iter(left.values()))
+
+
+def evaluate(expression: Sum, operands: Sequence[Array], out: Array, count: int = 1) -> None:
+    """Write a sum of vectors, divided by ``count``, into ``out``; computed in the arithmetic type, and rounded once."""
+    number = arithmetic(out.dtype).type(count)
+
+    def value(term: Sum, cut: slice) -> tuple[Array, bool]:
+        if not isinstance(term, tuple):
+            x = operands[term][cut]
+            wide = widen(x)
+            return wide, wide is not x
+        (left, fresh), (right, spare) = value(term[0], cut), value(term[1], cut)
+        if isinstance(left, np.ndarray) and (fresh or spare):
+            return np.add(left, right, out=left if fresh else right), True
+        return left + right, True
+
+    with np.errstate(all="ignore"), at(place(out)):
+        for begin in range(0, out.size, CHUNK):
+            cut = slice(begin, begin + CHUNK)
+            x, _ = value(expression, cut)
+            out[cut] = x / number if count > 1 else x

@@ -1,0 +1,193 @@
+"""The pieces of a gradient, taken one by one, and what comes of them: each rank's part of their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..numerics.arith import Array, arithmetic
+from ..numerics.array_types import filled
+from .comm import Communicator
+from .exchange import DTypes, Vectors, cut, scatter
+from .layout import Range, Ranges, Segment, segments
+from .order import Block, Sum, blocks, evaluate, merged, whole
+
+Held: TypeAlias = "dict[Block, list[Array | None]]"
+"""Sums of blocks: a vector of each parameter, in the arithmetic type but for a piece alone."""
+
+
+class Pieces:
+    """The sum of the pieces of one step.
+
+    In round i each rank gives its piece number i, if it has so many; blocks that are then complete are exchanged, all
+    ranks knowing by the counts alone which these are.
+
+    Args:
+        comm: the communicator.
+        counts: how many pieces each rank has.
+        first: whether a rank sums its own pieces before it sends them, as far as they make blocks; else it sends each.
+        average: whether the sum is divided by the number of pieces.
+        limit: about as many bytes are on their way at once.
+
+    Attributes:
+        round: how many rounds have been.
+        rounds: how many there are.
+        total: how many pieces there are.
+    """
+
+    def __init__(self, comm: Communicator, counts: Sequence[int], first: bool, average: bool, limit: int) -> None:
+        self.comm, self.limit = comm, limit
+        self.rounds, self.total = max(counts), sum(counts)
+        self.count, self.divisor = counts[comm.rank], self.total if average else 1
+        starts = [0, *accumulate(counts)]
+        self.begin = starts[comm.rank]
+        pairs = list(zip(starts, counts, strict=False))
+        self._due = [[due(start, n, i, first) for start, n in pairs] for i in range(self.rounds)]
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.round = 0
+        self._mine: Held = {}
+        self._kept: Held = {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all rounds have been."""
+        return self.round == self.rounds
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether this rank has a piece to give in the next round."""
+        return self.round < self.count
+
+    @property
+    def is_sent_at_once(self) -> bool:
+        """Whether the piece of the next round is exchanged in it, and not looked at afterwards."""
+        return (0, self.begin + self.round) in self._due[self.round][self.comm.rank]
+
+    def take(self, piece: Vectors | None, dtypes: DTypes, ranges: Ranges, outs: Vectors) -> None:
+        """Go through a round.
+
+        Args:
+            piece: this rank's piece as vectors of reals, None for parameters without gradient; None if it has no more.
+            dtypes: those of the vectors.
+            ranges: who holds what.
+            outs: the vectors that become this rank's parts of the sums, in the last round; None as in a piece.
+        """
+        if piece is not None:
+            self._add(list(piece))
+        due = self._due[self.round]
+        number = max(map(len, due))
+        for i in range(number):
+            senders = [own[i] if i < len(own) else None for own in due]
+            last = self.round == self.rounds - 1 and i == number - 1
+            self._exchange(senders, dtypes, ranges, outs, last)
+        self.round += 1
+
+    def _add(self, piece: list[Array | None]) -> None:
+        """Put a piece of this rank to those that are not exchanged yet."""
+        old = list(self._mine.items())
+        numbered: dict[Block, Sum] = {block: i for i, (block, _) in enumerate(old)}
+        operands = [*(x for _, x in old), piece]
+        sums = merged(numbered, [((0, self.begin + self.round), len(old))])
+        self._mine = {block: _summed(term, operands) for block, term in sums.items()}
+
+    def _exchange(
+        self, senders: Sequence[Block | None], dtypes: DTypes, ranges: Ranges, outs: Vectors, last: bool
+    ) -> None:
+        """Exchange one block of each sender, and put them to what came before."""
+        own = senders[self.comm.rank]
+        mine = None if own is None else self._mine.pop(own)
+        kept = list(self._kept.items())
+        numbered: dict[Block, Sum] = {block: i for i, (block, _) in enumerate(kept)}
+        coming = [block for block in senders if block is not None]
+        sums = merged(numbered, [(block, len(kept) + i) for i, block in enumerate(coming)])
+        if last:
+            sums = {(0, 0): whole(sums)}
+        self._kept = {} if last else {block: _room(term, kept, outs) for block, term in sums.items()}
+        into = {(0, 0): list(outs)} if last else self._kept
+        fold = _Fold(self.comm.rank, ranges[self.comm.rank], [x for _, x in kept], mine, senders, self.divisor)
+        sent = [None if block is None else _sent(dtypes, block) for block in senders]
+        present = [i for i, dtype in enumerate(dtypes) if dtype is not None]
+        beside = next((x for x in outs if x is not None), np.empty(0))
+
+        def taken(part: Sequence[Segment], came: list[list[Array] | None]) -> None:
+            fold.take(part, came, sums, into, last)
+
+        scatter(self.comm, [segments(x, present) for x in ranges], mine, sent, self.limit, beside, taken)
+
+
+@dataclass
+class _Fold:
+    """The sums that one exchange makes of what is kept, of this rank's own, and of what comes."""
+
+    rank: int
+    ranges: Sequence[Range]
+    kept: Sequence[list[Array | None]]
+    mine: Vectors | None
+    senders: Sequence[Block | None]
+    divisor: int
+
+    def take(
+        self,
+        part: Sequence[Segment],
+        came: list[list[Array] | None],
+        sums: Mapping[Block, Sum],
+        into: Mapping[Block, Vectors],
+        last: bool,
+    ) -> None:
+        """Sum segments."""
+        for i, segment in enumerate(part):
+            first = self.ranges[segment.member][0]
+            here = Segment(segment.member, segment.begin - first, segment.end - first)
+            operands = [cut(x, here) for x in self.kept]
+            for rank, block in enumerate(self.senders):
+                if block is not None:
+                    theirs = came[rank]
+                    operands.append(cut(self.mine or (), segment) if theirs is None else theirs[i])
+            for block, term in sums.items():
+                if last or not (isinstance(term, int) and term < len(self.kept)):
+                    evaluate(term, operands, cut(into[block], here), self.divisor if last else 1)
+
+
+def due(start: int, count: int, i: int, first: bool) -> list[Block]:
+    """Return the blocks that a rank sends after its piece number ``i``; its pieces begin at ``start``."""
+    if i >= count:
+        return []
+    if not first:
+        return [(0, start + i)]
+    return [(level, k) for level, k in blocks(start, start + count) if (k + 1) << level == start + i + 1]
+
+
+def _sent(dtypes: DTypes, block: Block) -> DTypes:
+    """Return the dtypes of the vectors of a block: sums are in the arithmetic type."""
+    return [dtype if dtype is None or not block[0] else arithmetic(dtype) for dtype in dtypes]
+
+
+def _summed(term: Sum, operands: Sequence[list[Array | None]]) -> list[Array | None]:
+    """Return the vectors of a sum; those of operands are new already, and written to where they are wide."""
+    if isinstance(term, int):
+        return operands[term]
+    found: list[Array | None] = []
+    for column in zip(*operands, strict=True):
+        x = column[0]
+        if x is None:
+            found.append(None)
+            continue
+        out = filled(x, x.shape, 0, arithmetic(x.dtype))
+        evaluate(term, column, out)
+        found.append(out)
+    return found
+
+
+def _room(term: Sum, kept: Sequence[tuple[Block, Any]], outs: Vectors) -> list[Array | None]:
+    """Return what a sum is written into: where it is already, or new vectors."""
+    if isinstance(term, int) and term < len(kept):
+        found: list[Array | None] = kept[term][1]
+        return found
+    return [None if x is None else filled(x, x.shape, 0, arithmetic(x.dtype)) for x in outs]

@@ -1,0 +1,268 @@
+"""State dicts of what is shared out: the share of one rank, the whole, and what a rank takes of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from math import prod
+from operator import setitem
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..numerics.arith import Array, DType
+from ..numerics.array_types import is_array, moved
+from ..step import state_dict as states
+from ..step.changes import Change, make
+from ..step.hooks import filter_through
+from ..step.plan import layout
+from ..step.rule import resolve
+from ..step.state_dict import StateDict
+from .comm import flat_bytes, vote
+from .shards import per_element
+from .shards import reals as opt_reals
+
+if TYPE_CHECKING:
+    from .sharded import Sharded
+
+SHARE = "share"
+"""The key of a share under which it is said what part of the whole it is."""
+
+
+class Place(NamedTuple):
+    """What a rank holds of an array: its shape, and the elements from ``begin`` to ``end``, in C order."""
+
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Source(Protocol):
+    """An array that is read in parts."""
+
+    shape: tuple[int, ...]
+
+    def read(self, begin: int, end: int) -> Array:
+        """Return elements in C order as a vector."""
+
+
+class _Pieces:
+    """An array of which others had parts."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        self.parts: list[tuple[int, int, Array]] = []
+
+    def read(self, begin: int, end: int) -> Array:
+        found, reached = [], begin
+        for first, last, x in sorted(self.parts, key=lambda part: part[0]):
+            if first <= reached < min(last, end):
+                found.append(x.reshape(-1)[reached - first : end - first])
+                reached = min(last, end)
+        if reached < end:
+            raise ValueError(f"the shares do not hold elements {reached} to {end} of an array of shape {self.shape}")
+        return np.concatenate(found) if found else self.parts[0][2].reshape(-1)[:0]
+
+
+class _Whole:
+    """An array that is there, of whichever library, or as nested lists."""
+
+    def __init__(self, x: Any, dtype: DType, where: str) -> None:
+        self.x = states.of_numpy(np.asarray(x, dtype) if isinstance(x, list) else x, where)
+        self.shape = tuple(self.x.shape)
+
+    def read(self, begin: int, end: int) -> Array:
+        return self.x.reshape(-1)[begin:end]
+
+
+def places(opt: Sharded, i: int, name: str) -> list[Place]:
+    """Return what each rank holds of an array of the state of a parameter."""
+    if opt.kind.name == "flat":
+        counts = [sum(end - begin for begin, end in held) for held in opt._ranges]
+        ends = np.cumsum(counts).tolist()
+        return [Place((ends[-1],), end - n, end) for n, end in zip(counts, ends, strict=True)]
+    p = opt._params()[i]
+    held = [x[i] for x in opt._ranges]
+    if opt.kind.name == "elements":
+        unit = per_element(p.dtype)
+        return [Place(p.shape, begin // unit, end // unit) for begin, end in held]
+    h = resolve(opt.rule, next(g for g in opt.param_groups if any(q is p for q in g["params"])))
+    shape = layout(opt.rule, h, p.shape).get(name, (p.shape, 0.0))[0]
+    owner = max(range(len(held)), key=lambda r: held[r][1])
+    return [Place(shape, 0, prod(shape) if r == owner else 0) for r in range(len(held))]
+
+
+def entries(opt: Sharded) -> Iterator[tuple[int, str, Any]]:
+    """Yield the number of a parameter, the name and the value of all that this rank keeps in its state."""
+    state = opt.inner._dumped(lambda x: x)["state"]
+    for i, values in sorted(state.items()):
+        for name, x in values.items():
+            yield i, name, x
+
+
+def is_stored(x: Any) -> bool:
+    """Tell whether a value is an array that is shared out, or a list of such."""
+    return bool(is_array(x) and x.ndim) or (isinstance(x, list) and bool(x) and is_stored(x[0]))
+
+
+def _collected(opt: Sharded, found: Callable[[Any, int, str], Any]) -> dict[int, dict[str, Any]]:
+    """Return the state with what a function returns for arrays that are shared out."""
+    state: dict[int, dict[str, Any]] = {}
+    for i, name, x in entries(opt):
+        many = isinstance(x, list) and is_stored(x)
+        value = [found(y, i, name) for y in x] if many else found(x, i, name) if is_stored(x) else deepcopy(x)
+        state.setdefault(i, {})[name] = value
+    return state
+
+
+def groups(opt: Sharded) -> list[dict[str, Any]]:
+    """Return the groups as a state dict holds them."""
+    found: list[dict[str, Any]] = states.dump({}, opt.param_groups, deepcopy)["param_groups"]
+    return found
+
+
+def dumped(opt: Sharded, copy: Callable[[Any], Any]) -> StateDict:
+    """Return this rank's share of the state; the whole, if there is one rank alone."""
+    rank = opt.comm.rank
+    if opt.comm.size == 1:
+        whole = _collected(opt, lambda x, i, name: copy(x.reshape(places(opt, i, name)[0].shape)))
+        return {"state": whole, "param_groups": groups(opt)}
+    held: dict[int, dict[str, Any]] = {i: {} for i, _, _ in entries(opt)}
+    for i, name, x in entries(opt):
+        if is_stored(x):
+            shape, begin, end = places(opt, i, name)[rank]
+            held[i][name] = [list(shape), begin, end]
+    share = {"rank": rank, "size": opt.comm.size, "held": held}
+    return {"state": _collected(opt, lambda x, i, name: copy(x)), "param_groups": groups(opt), SHARE: share}
+
+
+def gathered(opt: Sharded, rank: int) -> StateDict | None:
+    """Return the whole state on one rank, array after array, and None on the others."""
+
+    def found(x: Array, i: int, name: str) -> Any:
+        all_places, comm = places(opt, i, name), opt.comm
+        mine = moved(x, None).reshape(-1)
+        nothing = np.empty(0, np.uint8)
+        whole = np.empty(prod(all_places[0].shape) if comm.rank == rank else 0, mine.dtype)
+        sends = [flat_bytes(mine) if r == rank else nothing for r in range(comm.size)]
+        into = [flat_bytes(whole[begin:end]) for _, begin, end in all_places]
+        comm.start(sends, into if comm.rank == rank else [nothing] * comm.size).wait()
+        if comm.rank != rank:
+            return None
+        whole[all_places[rank].begin : all_places[rank].end] = mine
+        return whole.reshape(all_places[0].shape)
+
+    state = _collected(opt, found)
+    return {"state": state, "param_groups": groups(opt)} if opt.comm.rank == rank else None
+
+
+def load(opt: Sharded, given: Any) -> None:
+    """Let all ranks take over a state, or none."""
+    error: BaseException | None = None
+    undo = opt._standing()
+    try:
+        opt._look_again()
+        given = dict(given) if isinstance(given, Mapping) else given
+        given = filter_through(opt._load_state_dict_pre_hooks, opt, given)
+        own = sliced(opt, given)
+        undo += _writing_back(opt, own)
+        opt.inner.load_state_dict(own)
+    except BaseException as raised:
+        error = raised
+    try:
+        vote(opt.comm, error)
+    except BaseException:
+        make(undo)
+        raise
+    filled: list[Change] = []
+    for group, now in zip(opt.param_groups, opt.inner.param_groups, strict=True):
+        filled += [partial(group.clear), partial(group.update, {**now, "params": group["params"]})]
+    make([*filled, partial(vars(opt).update, opt._fresh())])
+    opt._forget_pieces()
+    opt._show(everything=True)
+    for hook in (*opt._load_state_dict_post_hooks.values(),):
+        hook(opt)
+
+
+def _writing_back(opt: Sharded, own: StateDict) -> list[Any]:
+    """Return what gives parameters their values back that a saved master copy is to replace."""
+    masters = any(isinstance(x, Mapping) and "master" in x for x in own["state"].values())
+    shards = [s for s in opt._shards() if masters and not s.master]
+    return [partial(setitem, s.data, ..., s.data.copy()) for s in shards]
+
+
+def sliced(opt: Sharded, given: Any) -> StateDict:
+    """Return what this rank holds of a saved state, for the inner optimizer to read."""
+    if isinstance(given, Mapping) and SHARE in given:
+        given = [given]
+    if isinstance(given, (list, tuple)):
+        given = _put_together(given)
+    saved = states.saved_groups(given, opt.param_groups)
+    numbers: dict[str, int] = {}
+    for i, (group, new) in enumerate(zip(opt.param_groups, saved, strict=True)):
+        for key in states.ids_in_order(i, group, new):
+            numbers[str(key)] = len(numbers)
+    state = {}
+    for key, values in given["state"].items():
+        known = str(key) in numbers and isinstance(values, Mapping)
+        state[key] = _own(opt, numbers[str(key)], key, values) if known else values
+    return {name: x for name, x in given.items() if name != SHARE} | {"state": state}
+
+
+def _own(opt: Sharded, i: int, key: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this rank holds of the state of a parameter."""
+    found = {}
+    for name, x in values.items():
+        where = f"state {key}, {name},"
+        if isinstance(x, (list, tuple)) and x and opt.kind.name == "flat" and is_list_of_vectors(x):
+            found[name] = [_part(opt, i, name, y, where) for y in x]
+        else:
+            stored = getattr(x, "shape", ()) or isinstance(x, list)
+            found[name] = _part(opt, i, name, x, where) if stored and not _is_list_of_numbers(opt, x) else x
+    return found
+
+
+def is_list_of_vectors(x: Sequence[Any]) -> bool:
+    """Tell whether a list holds vectors."""
+    return bool(getattr(x[0], "shape", ()) or isinstance(x[0], list))
+
+
+def _is_list_of_numbers(opt: Sharded, x: Any) -> bool:
+    """Tell whether a value is one of the lists of numbers that LBFGS keeps, such as ``ro``, and no vector."""
+    return opt.kind.name == "flat" and isinstance(x, (list, tuple)) and len(x) != sum(map(opt_reals, opt._params()))
+
+
+def _part(opt: Sharded, i: int, name: str, x: Any, where: str) -> Any:
+    p = opt._params()[i]
+    shape, begin, end = places(opt, i, name)[opt.comm.rank]
+    source: Source = x if hasattr(x, "read") else _Whole(x, np.dtype(np.float32) if p.master else p.dtype, where)
+    if tuple(source.shape) != shape:
+        raise ValueError(f"{where} must have shape {shape}, got {tuple(source.shape)}")
+    part = source.read(begin, end)
+    return part if opt.kind.name != "owners" else part.reshape(_shape(opt, i, name))
+
+
+def _shape(opt: Sharded, i: int, name: str) -> tuple[int, ...]:
+    """Return the shape of an array of the state as the inner optimizer has it, that of an empty shard included."""
+    shard = opt._shards()[i]
+    h = resolve(opt.rule, next(g for g in opt.inner.param_groups if any(q is shard for q in g["params"])))
+    return layout(opt.rule, h, shard.shape).get(name, (shard.shape, 0.0))[0]
+
+
+def _put_together(shares: Sequence[Any]) -> StateDict:
+    """Return a state dict whose arrays are read from the shares of many ranks."""
+    if not shares or not all(isinstance(x, Mapping) and SHARE in x for x in shares):
+        raise ValueError("a list of state dicts must hold the shares of the ranks that there were")
+    state: dict[Any, dict[str, Any]] = {key: dict(values) for key, values in shares[0]["state"].items()}
+    for key, entry in state.items():
+        for name, (shape, _, _) in shares[0][SHARE]["held"].get(key, {}).items():
+            many = isinstance(entry[name], (list, tuple))
+            parts = [_Pieces(shape) for _ in entry[name]] if many else [_Pieces(shape)]
+            for each in shares:
+                _, begin, end = each[SHARE]["held"][key][name]
+                values = each["state"][key][name]
+                for part, x in zip(parts, values if many else [values], strict=True):
+                    part.parts.append((begin, end, x))
+            entry[name] = parts if many else parts[0]
+    return {"state": state, "param_groups": shares[0]["param_groups"]}
