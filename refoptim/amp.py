@@ -157,13 +157,14 @@ class GradScaler:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update().")
         if record.stage is OptState.STEPPED:
             raise RuntimeError("unscale_() is being called after step().")
-        pairs = _gradients(optimizer)
+        holder = optimizer._reduced()
+        pairs = _gradients(holder)
         if any(g.dtype == np.float16 for _, g in pairs):
             raise ValueError(
                 "Attempting to unscale FP16 gradients. (step() divides them in float32; clip them before it, by "
                 "max_norm * get_scale())"
             )
-        wrong = _what_forbids_writing(optimizer, pairs)
+        wrong = _what_forbids_writing(holder, pairs)
         if wrong:
             raise ValueError(wrong)
         self._unscale(optimizer, pairs, scale)
@@ -171,7 +172,7 @@ class GradScaler:
     def _unscale(self, optimizer: Optimizer, pairs: Sequence[tuple[Parameter, Any]], scale: Any) -> None:
         workspace, inverse, machines = Workspace(), _inverse(scale), _machines(optimizer, pairs)
         with on_their_streams(borrowed(optimizer.param_groups)):
-            record = _Record(optimizer, OptState.UNSCALED, _found(pairs, machines))
+            record = _Record(optimizer, OptState.UNSCALED, optimizer._everywhere(_found(pairs, machines)))
             changes = [x for p, g in pairs if not _is_shared(p, g) for x in _replacing(p, g, inverse)]
             own = [(p.grad, as_reals(plain(_values(g)))) for p, g in pairs if _is_shared(p, g)]
             changes += telling(grad for grad, _ in own)
@@ -219,25 +220,29 @@ class GradScaler:
         # Noted before, so that no interrupt makes it step twice.
         self._records[id(optimizer)] = record._replace(stage=OptState.STEPPED)
         try:
-            return optimizer.step(*args, **kwargs) if on_gpu(found) or not found else None
+            return optimizer.step(*args, **kwargs) if on_gpu(found) or not found else optimizer._leave_out()
         except (TypeError, ValueError, RuntimeError):  # something is wrong, and nothing has changed
             self._records[id(optimizer)] = record
             raise
 
     def _ready(self, optimizer: Optimizer, record: _Record, scale: Any, kwargs: Any) -> tuple[_Record, dict[str, Any]]:
         """Look for inf and NaN, and unscale gradients or leave it to the rule; return what the step is to be given."""
-        given, groups = kwargs.get("grads"), optimizer.param_groups
+        given = kwargs.get("grads")
+        holder = optimizer._reduced(given)
+        if holder is not optimizer:
+            given, kwargs = None, {name: x for name, x in kwargs.items() if name != "grads"}
+        groups = holder.param_groups
         if given is not None:
             given = [g for group in gradients_of(groups, in_order(groups, given)) for g in group]
             kwargs = {**kwargs, "grads": given}
-        pairs = _gradients(optimizer, given)
+        pairs = _gradients(holder, given)
         if not pairs:
             return record, kwargs
         if not on_gpu(scale):
             _inverse(scale)  # it must have one
-        if given is not None or _is_left_to_the_rule(optimizer, pairs):
+        if given is not None or _is_left_to_the_rule(holder, pairs):
             with on_their_streams(borrowed(optimizer.param_groups)):
-                found = _found(pairs, _machines(optimizer, pairs))
+                found = optimizer._everywhere(_found(pairs, _machines(optimizer, pairs)))
             return record._replace(found=found), {**kwargs, "grad_scale": scale}
         self._unscale(optimizer, pairs, scale)
         return self._records[id(optimizer)], kwargs

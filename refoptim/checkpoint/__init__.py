@@ -25,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from . import collective as _collective
 from . import directory as _directory
 from . import opened as _opened
 from . import parts as _parts
@@ -48,14 +49,17 @@ def save(path: str | Path, *, metadata: Any = None, shards: int | None = None, *
         path: the file; its suffix is the format.
         metadata: plain data about the checkpoint, without arrays; ``refoptim checkpoint show`` prints it.
         shards: write a folder of so many shards, under a path without suffix (``refoptim.checkpoint.directory``).
-        parts: what is saved, by name.
+        parts: what is saved, by name. If one is an optimizer that is shared out among ranks
+            (``refoptim.distributed``), all ranks call this together, and write a folder with a shard of each.
 
     Raises:
         ValueError: the suffix stands for no format, there is no part, or a format cannot hold the parts.
         TypeError: a part holds something that cannot be saved; the message says where.
         OSError: the file cannot be written. What was there is as it was.
     """
-    target = Path(path)
+    target, comm = Path(path), _collective.communicator(parts)
+    if comm is not None:
+        return _collective.save(target, comm, parts, metadata, shards)
     _kind(target) if shards is None else _directory.check_path(target, shards)
     if not parts:
         raise ValueError("a checkpoint needs parts: save(path, optimizer=...)")
@@ -103,14 +107,17 @@ def restore(path: str | Path, **parts: Any) -> dict[str, Any]:
     Args:
         path: the file, or folder of shards.
         parts: what takes over, by the names under which it was saved. Parts of the file that are not asked for are
-            left alone, and returned as well.
+            left alone, and returned as well. If one is an optimizer that is shared out among ranks, all ranks call
+            this together; how many have written the checkpoint does not matter.
 
     Raises:
         CheckpointError: the file is none, or a part is missing or does not fit. Nothing has changed then.
         OSError: it cannot be read.
     """
-    found = load(path)
-    _parts.restore(parts, found)
+    comm = _collective.communicator(parts)
+    found = load(path) if comm is None else _collective.restore(Path(path), comm, parts)
+    if comm is None:
+        _parts.restore(parts, found)
     return {name: x for name, x in found.items() if name not in parts}
 
 

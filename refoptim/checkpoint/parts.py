@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
@@ -68,21 +68,45 @@ def _is_leaf(x: Any) -> bool:
     return isinstance(x, Parameter) or is_array(x) or library_of(x) is not None
 
 
-def restore(parts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _at_once(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def restore(
+    parts: Mapping[str, Any],
+    found: Mapping[str, Any],
+    together: Callable[[Callable[[], Any]], Any] = _at_once,
+    shared: Sequence[str] = (),
+) -> None:
     """Let all parts take over what was saved of them, or none.
+
+    Args:
+        parts: what takes over, by name.
+        found: what was saved, by name.
+        together: calls a function, and raises where another rank cannot do likewise.
+        shared: the names of parts that are shared out among ranks: those agree themselves, and come last.
 
     Raises:
         CheckpointError: a part is missing, or does not fit.
         TypeError: a part cannot take over anything.
     """
-    ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
-    _check_memory(ready)
+    def prepared() -> dict[str, Any]:
+        ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
+        _check_memory(ready)
+        return ready
+
+    ready = together(prepared)
     undoing = ExitStack()  # which goes on where one cannot be put back
     done: list[bool] = []
+
+    def load(names: Iterable[str]) -> None:
+        for name in names:
+            undoing.callback(ready[name].undo)
+            _labelled(name, lambda load, _: load(), ready[name].load, found)
+
     try:
-        for name, part in ready.items():
-            undoing.callback(part.undo)
-            _labelled(name, lambda load, _: load(), part.load, found)
+        together(partial(load, [name for name in ready if name not in shared]))
+        load(shared)
         _make([change for part in ready.values() for change in part.changes], done)
     except BaseException:
         if not done:  # what is raised when everything was made comes too late to undo it

@@ -558,6 +558,9 @@ class Sharded(Optimizer):
         most = self.comm.agree([any(float(x) != 0 for x in found.values())])[0]
         return {where: filled(x, x.shape, float(most)) for where, x in found.items()}
 
+    def _leave_out(self) -> None:
+        self._forget_pieces()
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or fill them with zeros; forget pieces that were given to the step that comes."""
         super().zero_grad(set_to_none)

@@ -106,7 +106,7 @@ def is_stored(x: Any) -> bool:
     return bool(is_array(x) and x.ndim) or (isinstance(x, list) and bool(x) and is_stored(x[0]))
 
 
-def _collected(opt: Sharded, found: Callable[[Any, int, str], Any]) -> dict[int, dict[str, Any]]:
+def collected(opt: Sharded, found: Callable[[Any, int, str], Any]) -> dict[int, dict[str, Any]]:
     """Return the state with what a function returns for arrays that are shared out."""
     state: dict[int, dict[str, Any]] = {}
     for i, name, x in entries(opt):
@@ -126,7 +126,7 @@ def dumped(opt: Sharded, copy: Callable[[Any], Any]) -> StateDict:
     """Return this rank's share of the state; the whole, if there is one rank alone."""
     rank = opt.comm.rank
     if opt.comm.size == 1:
-        whole = _collected(opt, lambda x, i, name: copy(x.reshape(places(opt, i, name)[0].shape)))
+        whole = collected(opt, lambda x, i, name: copy(x.reshape(places(opt, i, name)[0].shape)))
         return {"state": whole, "param_groups": groups(opt)}
     held: dict[int, dict[str, Any]] = {i: {} for i, _, _ in entries(opt)}
     for i, name, x in entries(opt):
@@ -134,7 +134,7 @@ def dumped(opt: Sharded, copy: Callable[[Any], Any]) -> StateDict:
             shape, begin, end = places(opt, i, name)[rank]
             held[i][name] = [list(shape), begin, end]
     share = {"rank": rank, "size": opt.comm.size, "held": held}
-    return {"state": _collected(opt, lambda x, i, name: copy(x)), "param_groups": groups(opt), SHARE: share}
+    return {"state": collected(opt, lambda x, i, name: copy(x)), "param_groups": groups(opt), SHARE: share}
 
 
 def gathered(opt: Sharded, rank: int) -> StateDict | None:
@@ -153,7 +153,7 @@ def gathered(opt: Sharded, rank: int) -> StateDict | None:
         whole[all_places[rank].begin : all_places[rank].end] = mine
         return whole.reshape(all_places[0].shape)
 
-    state = _collected(opt, found)
+    state = collected(opt, found)
     return {"state": state, "param_groups": groups(opt)} if opt.comm.rank == rank else None
 
 

@@ -245,6 +245,17 @@ class Optimizer(Rule):
     def _decide(self) -> None:
         """Raise what forbids a step that is ready to be made, as where others must take it too."""
 
+    def _reduced(self, grads: Any = None) -> Optimizer:
+        """Return the optimizer whose parameters hold the gradients of the next step: itself, if it has them all."""
+        return self
+
+    def _everywhere(self, found: Mapping[Any, Any]) -> Mapping[Any, Any]:
+        """Return numbers by place, other than 0 if they are so anywhere that the next step is taken."""
+        return found
+
+    def _leave_out(self) -> None:
+        """Forget what was prepared for a step that is left out."""
+
     def _keeping(self, plan: list[Bucket]) -> Iterator[Change]:
         """Yield what keeps the state of the parameters that were updated."""
         for bucket in plan:
