@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from .comm import LOCAL, Communicator, Pending, RankError
 from .mpi import mpi
+from .nccl import nccl
 from .sharded import Sharded
 from .threads import run_ranks, thread_ranks
 from .torch import torch_group
@@ -28,6 +29,7 @@ __all__ = [
     "RankError",
     "Sharded",
     "mpi",
+    "nccl",
     "run_ranks",
     "thread_ranks",
     "torch_group",

@@ -204,9 +204,8 @@ class Sharded(Optimizer):
 
     def _facts(self) -> facts.Facts:
         """Return what must be the same on all ranks."""
-        found = facts.settings(self.param_groups)
-        found["rule"] = f"{self.rule.__module__}.{self.rule.__qualname__}"
-        return found | facts.parameters(self.param_groups)
+        found: facts.Facts = {"rule": f"{self.rule.__module__}.{self.rule.__qualname__}"}
+        return found | facts.parameters(self.param_groups) | facts.settings(self.param_groups)
 
     # the pieces of the gradient
 

@@ -16,7 +16,7 @@ from ..numerics.array_types import is_array, moved
 from ..step import state_dict as states
 from ..step.changes import Change, make
 from ..step.hooks import filter_through
-from ..step.plan import layout
+from ..step.plan import Layout, layout
 from ..step.rule import resolve
 from ..step.state_dict import StateDict
 from .comm import flat_bytes, vote
@@ -87,8 +87,7 @@ def places(opt: Sharded, i: int, name: str) -> list[Place]:
     if opt.kind.name == "elements":
         unit = per_element(p.dtype)
         return [Place(p.shape, begin // unit, end // unit) for begin, end in held]
-    h = resolve(opt.rule, next(g for g in opt.param_groups if any(q is p for q in g["params"])))
-    shape = layout(opt.rule, h, p.shape).get(name, (p.shape, 0.0))[0]
+    shape = _arrays(opt, i, p.shape).get(name, (p.shape, 0.0))[0]
     owner = max(range(len(held)), key=lambda r: held[r][1])
     return [Place(shape, 0, prod(shape) if r == owner else 0) for r in range(len(held))]
 
@@ -101,17 +100,28 @@ def entries(opt: Sharded) -> Iterator[tuple[int, str, Any]]:
             yield i, name, x
 
 
-def is_stored(x: Any) -> bool:
-    """Tell whether a value is an array that is shared out, or a list of such."""
-    return bool(is_array(x) and x.ndim) or (isinstance(x, list) and bool(x) and is_stored(x[0]))
+def is_stored(opt: Sharded, i: int, name: str, x: Any) -> bool:
+    """Tell whether a value of the state of a parameter is an array that is shared out, or a list of such."""
+    if opt.kind.name == "flat":
+        return bool(is_array(x) and x.ndim) or (isinstance(x, list) and bool(x) and is_stored(opt, i, name, x[0]))
+    return name == "master" or name in _arrays(opt, i)
+
+
+def _arrays(opt: Sharded, i: int, shape: tuple[int, ...] | None = None) -> Layout:
+    """Return the arrays of the state of a parameter of a shape, or of the shard that is here."""
+    shard = opt._shards()[i]
+    h = resolve(opt.rule, next(g for g in opt.inner.param_groups if any(q is shard for q in g["params"])))
+    return layout(opt.rule, h, shard.shape if shape is None else shape)
 
 
 def collected(opt: Sharded, found: Callable[[Any, int, str], Any]) -> dict[int, dict[str, Any]]:
     """Return the state with what a function returns for arrays that are shared out."""
     state: dict[int, dict[str, Any]] = {}
     for i, name, x in entries(opt):
-        many = isinstance(x, list) and is_stored(x)
-        value = [found(y, i, name) for y in x] if many else found(x, i, name) if is_stored(x) else deepcopy(x)
+        if not is_stored(opt, i, name, x):
+            value = deepcopy(x)
+        else:
+            value = [found(y, i, name) for y in x] if isinstance(x, list) else found(x, i, name)
         state.setdefault(i, {})[name] = value
     return state
 
@@ -130,7 +140,7 @@ def dumped(opt: Sharded, copy: Callable[[Any], Any]) -> StateDict:
         return {"state": whole, "param_groups": groups(opt)}
     held: dict[int, dict[str, Any]] = {i: {} for i, _, _ in entries(opt)}
     for i, name, x in entries(opt):
-        if is_stored(x):
+        if is_stored(opt, i, name, x):
             shape, begin, end = places(opt, i, name)[rank]
             held[i][name] = [list(shape), begin, end]
     share = {"rank": rank, "size": opt.comm.size, "held": held}
@@ -218,8 +228,8 @@ def _own(opt: Sharded, i: int, key: Any, values: Mapping[str, Any]) -> dict[str,
         if isinstance(x, (list, tuple)) and x and opt.kind.name == "flat" and is_list_of_vectors(x):
             found[name] = [_part(opt, i, name, y, where) for y in x]
         else:
-            stored = getattr(x, "shape", ()) or isinstance(x, list)
-            found[name] = _part(opt, i, name, x, where) if stored and not _is_list_of_numbers(opt, x) else x
+            array = hasattr(x, "shape") or isinstance(x, list)
+            found[name] = _part(opt, i, name, x, where) if array and _is_shared(opt, i, name, x) else x
     return found
 
 
@@ -228,9 +238,13 @@ def is_list_of_vectors(x: Sequence[Any]) -> bool:
     return bool(getattr(x[0], "shape", ()) or isinstance(x[0], list))
 
 
-def _is_list_of_numbers(opt: Sharded, x: Any) -> bool:
-    """Tell whether a value is one of the lists of numbers that LBFGS keeps, such as ``ro``, and no vector."""
-    return opt.kind.name == "flat" and isinstance(x, (list, tuple)) and len(x) != sum(map(opt_reals, opt._params()))
+def _is_shared(opt: Sharded, i: int, name: str, x: Any) -> bool:
+    """Tell whether a saved array, or list, is one that is shared out; LBFGS keeps lists of numbers too, as ``ro``."""
+    if opt.kind.name != "flat":
+        return name == "master" or name in _arrays(opt, i)
+    if isinstance(x, (list, tuple)):
+        return len(x) == sum(map(opt_reals, opt._params()))
+    return bool(x.shape)
 
 
 def _part(opt: Sharded, i: int, name: str, x: Any, where: str) -> Any:
@@ -245,9 +259,7 @@ def _part(opt: Sharded, i: int, name: str, x: Any, where: str) -> Any:
 
 def _shape(opt: Sharded, i: int, name: str) -> tuple[int, ...]:
     """Return the shape of an array of the state as the inner optimizer has it, that of an empty shard included."""
-    shard = opt._shards()[i]
-    h = resolve(opt.rule, next(g for g in opt.inner.param_groups if any(q is shard for q in g["params"])))
-    return layout(opt.rule, h, shard.shape).get(name, (shard.shape, 0.0))[0]
+    return _arrays(opt, i).get(name, (opt._shards()[i].shape, 0.0))[0]
 
 
 def _put_together(shares: Sequence[Any]) -> StateDict:

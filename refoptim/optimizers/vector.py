@@ -31,7 +31,7 @@ def dot(x: Array, y: Array) -> Number:
 def dots(vectors: Sequence[Array]) -> Callable[[Array, Array], Number]:
     """Return what computes many dot products of vectors like the given ones: ``dot``, or a shorter way to the same."""
     x = vectors[0]
-    short = x.ndim == 1 and x.size <= tree.CHUNK and x.dtype == arithmetic(x.dtype)
+    short = tree.is_whole() and x.ndim == 1 and x.size <= tree.CHUNK and x.dtype == arithmetic(x.dtype)
     forms = {
         *zip(map(type, vectors), map(attrgetter("shape"), vectors), map(attrgetter("dtype"), vectors), strict=True)
     }

@@ -1,0 +1,87 @@
+"""Ranks that are processes of MPI: the bits of one process, failures, and jobs that end and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import ROOT, ranks
+from helpers.rooms import NAMES
+
+pytest.importorskip("mpi4py", reason="mpi4py is not installed (pip install 'refoptim[mpi]')")
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+PROGRAM = ROOT / "tests" / "helpers" / "mpi_ranks.py"
+SIZES = (1, 2, 3, 4)
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+pytestmark = [pytest.mark.mpi, pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")]
+
+
+def launch(size: int, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    command = [str(MPIEXEC), "-n", str(size), sys.executable, "-m", "mpi4py", str(PROGRAM), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def outcome(size: int, *arguments: str) -> Any:
+    done = launch(size, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@cache
+def trained(size: int) -> Any:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    return outcome(size, "bits", *DTYPES)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_optimizer_has_the_bits_of_one_process(size: int) -> None:
+    found = trained(size)
+    for name in NAMES:
+        for dtype in DTYPES:
+            assert found[f"{name} {dtype}"] == ranks.plain_run(name, dtype), (name, dtype)
+    for name in ("LBFGS", "ConjugateGradient"):
+        assert found[name] == ranks.plain_minimum(size, name, "float64", line_search_fn="strong_wolfe")
+    assert found["masters"] == ranks.plain_run("AdamW", "float16", master=True)
+    assert found["one by one"] == found["AdamW float32"]
+
+
+def test_checkpoints_of_any_number_of_ranks_go_on_with_any_other(tmp_path: Path) -> None:
+    for size in SIZES:
+        outcome(size, "saved", str(tmp_path))
+    for size in SIZES:
+        found = outcome(size, "resumed", str(tmp_path))
+        assert len(found) == 3 * len(SIZES)
+        assert {key: x == ranks.plain_run(key.partition("-")[0], "float32") for key, x in found.items()} == dict.fromkeys(
+            found, True
+        )
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rank_that_fails_is_named_on_all_within_a_second(size: int) -> None:
+    found = outcome(size, "fault")
+    reason = "ValueError: parameter 3 of group 0: the gradient must have shape (1025,), got (5,)"
+    assert found["told"] == [f"RankError: rank {size - 1}: {reason}"] * (size - 1) + [reason]
+    assert found["seconds"] < 1
+    assert found["same"]
+
+
+@pytest.mark.parametrize("how", ["raises", "killed"])
+def test_a_job_whose_rank_ends_ends_and_goes_on_with_fewer(tmp_path: Path, how: str) -> None:
+    done = launch(3, "killed", str(tmp_path), how, timeout=30)
+    assert done.returncode != 0
+    assert outcome(2, "goes_on", str(tmp_path)) == {
+        "from": 2,
+        "digest": ranks.plain_run("AdamW", "float32", steps=4),
+    }
