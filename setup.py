@@ -16,6 +16,7 @@ SITE = ["sphinx>=8", "myst-parser>=4", "pydata-sphinx-theme>=0.16", "latex2mathm
 PLOT = ["matplotlib>=3.7"]
 ACCURACY = ["mpmath>=1.3"]
 BFLOAT16_OF_CUPY = ("ml_dtypes>=0.4", "numpy>=2.1.2")  # CuPy 14 knows bfloat16 with these alone
+MPI = ["mpi4py>=4", "mpich>=4.2; sys_platform == 'linux' or sys_platform == 'darwin'"]
 NVRTC = "nvidia-cuda-nvrtc>=13; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 
 
@@ -111,12 +112,14 @@ setup(
         "bfloat16": ["ml_dtypes>=0.4"],
         "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-cuda-nvrtc-cu12", *BFLOAT16_OF_CUPY],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-cuda-nvrtc==13.*", *BFLOAT16_OF_CUPY],
+        "mpi": MPI,
         "jax": ["jax>=0.4.38", "optax>=0.2"],
         "docs": [*CLI, *PLOT, *SITE],
         "test": [
             *ACCURACY,
             *CLI,
             *EXAMPLES,
+            *MPI,
             *PLOT,
             "clang-format>=19",
             "hypothesis>=6.100",

@@ -24,9 +24,9 @@ PLUGIN = "refoptim_pytest"
 
 
 def modules() -> list[ModuleType]:
-    """Return the public modules: refoptim, those that it names, checkpoints, the adapters of the conformance suite."""
+    """Return the public modules: refoptim, those that it names, checkpoints, ranks, adapters of the suite."""
     named = [getattr(refoptim, name) for name in refoptim.__all__]
-    others = map(import_module, ("refoptim.checkpoint", "refoptim.conformance.adapters"))
+    others = map(import_module, ("refoptim.checkpoint", "refoptim.distributed", "refoptim.conformance.adapters"))
     return [refoptim, *(x for x in named if inspect.ismodule(x)), *others]
 
 

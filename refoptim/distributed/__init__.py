@@ -15,7 +15,7 @@ CuPy's NCCL, threads of one process, or ``LOCAL``, a process that is alone.
 
 from __future__ import annotations
 
-from .comm import LOCAL, Communicator, Pending, RankError
+from .comm import LOCAL, Communicator, Pending, RankError, as_communicator
 from .mpi import mpi
 from .nccl import nccl
 from .sharded import Sharded
@@ -28,6 +28,7 @@ __all__ = [
     "Pending",
     "RankError",
     "Sharded",
+    "as_communicator",
     "mpi",
     "nccl",
     "run_ranks",

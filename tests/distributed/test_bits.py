@@ -67,7 +67,7 @@ def test_ranks_with_other_numbers_of_pieces() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize("name", ["AdamW", "Adafactor", "Muon"])
 def test_kernels(name: str, dtype: str) -> None:
-    """In 16 bits kernels round once where the reference rounds after each word, so they are compared with themselves."""
+    """In 16 bits kernels round once, the reference after each word: there they are compared with themselves."""
     found = [outcomes(n, lambda comm: shared_run(comm, name, dtype, fused=True))[0] for n in SIZES]
     assert len(set(found)) == 1
     assert dtype == "float16" or found[0] == plain_run(name, dtype)

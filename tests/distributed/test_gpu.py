@@ -38,6 +38,11 @@ class OnHost(Communicator):
         return self.inner.gather(value)
 
 
+def kernels(size: int) -> bool | None:
+    """Leave kernels out where there are several ranks: those of the stand-in run on one thread at a time."""
+    return None if size == 1 else False
+
+
 def trained(comm: Any, cupy: Any, name: str, **more: Any) -> str:
     """Train on CuPy arrays as ``shared_run`` does on NumPy's."""
     own = ranks.PIECES // comm.size
@@ -55,7 +60,7 @@ def trained(comm: Any, cupy: Any, name: str, **more: Any) -> str:
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "Adafactor"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_through_the_host(gpu: Any, size: int, name: str) -> None:
-    found = outcomes(size, lambda comm: trained(OnHost(comm), gpu, name))
+    found = outcomes(size, lambda comm: trained(OnHost(comm), gpu, name, fused=kernels(size)))
     assert found[0] == plain_run(name, "float32")
 
 
@@ -63,8 +68,8 @@ def test_through_the_host(gpu: Any, size: int, name: str) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_nccl(gpu: Any, size: int, name: str) -> None:
     api = importlib.import_module("cupy.cuda.nccl")
-    job = api.get_unique_id() + (size, name)
-    found = outcomes(size, lambda comm: trained(nccl(comm.rank, size, job), gpu, name))
+    job = (*api.get_unique_id(), size, name)
+    found = outcomes(size, lambda comm: trained(nccl(comm.rank, size, job), gpu, name, fused=kernels(size)))
     assert found[0] == plain_run(name, "float32")
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("mpi4py", reason="mpi4py is not installed (pip install 'refo
 
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 PROGRAM = ROOT / "tests" / "helpers" / "mpi_ranks.py"
+EXAMPLE = ROOT / "docs" / "examples" / "train_sharded.py"
 SIZES = (1, 2, 3, 4)
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -63,9 +64,9 @@ def test_checkpoints_of_any_number_of_ranks_go_on_with_any_other(tmp_path: Path)
     for size in SIZES:
         found = outcome(size, "resumed", str(tmp_path))
         assert len(found) == 3 * len(SIZES)
-        assert {key: x == ranks.plain_run(key.partition("-")[0], "float32") for key, x in found.items()} == dict.fromkeys(
-            found, True
-        )
+        assert {
+            key: x == ranks.plain_run(key.partition("-")[0], "float32") for key, x in found.items()
+        } == dict.fromkeys(found, True)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -75,6 +76,29 @@ def test_a_rank_that_fails_is_named_on_all_within_a_second(size: int) -> None:
     assert found["told"] == [f"RankError: rank {size - 1}: {reason}"] * (size - 1) + [reason]
     assert found["seconds"] < 1
     assert found["same"]
+
+
+def example(folder: Path, size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the example that trains on digits; its package is found as the tests find it."""
+    code = f"import refoptim, runpy; refoptim.__path__.append({str(ROOT)!r}); runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    command = [str(MPIEXEC), "-n", str(size), sys.executable, "-m", "mpi4py", "-c", code, "--folder", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_the_example_goes_on_on_three_ranks_and_ends_as_one(tmp_path: Path) -> None:
+    """Four ranks, of which one is killed, then three; and one that is alone from the beginning."""
+    died = example(tmp_path / "many", 4, "--die-at", "25", "--epochs", "40")
+    assert died.returncode != 0
+    assert "epoch  20" in died.stdout
+    on_three = example(tmp_path / "many", 3, "--epochs", "40")
+    assert "3 ranks go on from" in on_three.stdout, on_three.stderr
+    alone = example(tmp_path / "one", 1, "--epochs", "40")
+    last = alone.stdout.splitlines()[-1]
+    assert last.startswith("recognized 100%, sha256 "), alone.stderr
+    assert on_three.stdout.splitlines()[-1] == last
 
 
 @pytest.mark.parametrize("how", ["raises", "killed"])

@@ -34,6 +34,12 @@ def bits(comm: Comm, *dtypes: str) -> Any:
     return found
 
 
+def few(comm: Comm) -> Any:
+    """Train with an optimizer of each kind."""
+    found = {name: ranks.shared_run(comm, name, "float32") for name in ("AdamW", "Adafactor", "SparseAdam")}
+    return {**found, "LBFGS": ranks.shared_minimum(comm, "LBFGS", "float64", line_search_fn="strong_wolfe")}
+
+
 def saved(comm: Comm, folder: str) -> Any:
     """Train for a step with some optimizers, and save."""
     for name in ("AdamW", "Adafactor", "Muon"):
@@ -97,7 +103,7 @@ def goes_on(comm: Comm, folder: str) -> Any:
     return {"from": step, "digest": ranks.result(ranks.taken(opt, "AdamW", "float32", range(step, 4)))}
 
 
-WAYS = {each.__name__: each for each in (bits, saved, resumed, fault, killed, goes_on)}
+WAYS = {each.__name__: each for each in (bits, few, saved, resumed, fault, killed, goes_on)}
 
 
 def run(comm: Comm, way: str, *arguments: str) -> None:

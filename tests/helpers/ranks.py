@@ -110,7 +110,7 @@ def digest(params: Sequence[Any], state: Any) -> str:
 
 def made(name: str, dtype: str, master: bool = False) -> list[Parameter]:
     """Return Parameters, the same ones each time."""
-    own = [x for x in arrays(name, dtype, 1) if name != "SparseAdam" or x.size and x.ndim]
+    own = [x for x in arrays(name, dtype, 1) if name != "SparseAdam" or (x.size and x.ndim)]
     return [Parameter(x, master=master) for x in own]
 
 
