@@ -7,7 +7,7 @@ from copy import deepcopy
 from functools import partial
 from math import prod
 from operator import setitem
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from .comm import flat_bytes, vote
 from .shards import per_element
 from .shards import reals as opt_reals
 
-if TYPE_CHECKING:
-    from .sharded import Sharded
+Sharded: TypeAlias = Any
+"""A ``Sharded``, whose module imports this one."""
 
 SHARE = "share"
 """The key of a share under which it is said what part of the whole it is."""

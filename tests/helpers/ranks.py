@@ -64,7 +64,7 @@ def entries(x: Any, seed: int) -> Any:
 
 
 def mean(pieces: Sequence[Any]) -> Any:
-    """Return the mean of pieces summed in adjacent pairs, 16-bit ones in float32: by whole arrays, one after another."""
+    """Return the mean of pieces summed in adjacent pairs, 16-bit ones in float32, as whole arrays."""
     if isinstance(pieces[0], SparseGrad):
         return sparse_mean(pieces)
     if pieces[0] is None:
