@@ -43,12 +43,14 @@ class Communicator(ABC):
         size: how many ranks there are.
         takes_gpu: whether arrays on a GPU can be exchanged as they are; else they go through the host.
         any_thread: whether other threads than the main one may call it, one at a time.
+        is_beside: whether what is exchanged now goes on beside other work of this rank.
     """
 
     rank: int
     size: int
     takes_gpu = False
     any_thread = True
+    is_beside = False
 
     @abstractmethod
     def start(self, sends: Sequence[Array], receives: Sequence[Array]) -> Pending:

@@ -19,16 +19,14 @@ PAUSE = 2e-4
 
 
 class _Requests(Pending):
-    def __init__(self, api: Any, requests: list[Any]) -> None:
-        self.api, self.requests = api, requests
+    def __init__(self, api: Any, requests: list[Any], quietly: bool) -> None:
+        self.api, self.requests, self.quietly = api, requests, quietly
 
     def wait(self) -> None:
-        self.api.Request.Waitall(self.requests)
-
-    def wait_quietly(self) -> None:
-        """Wait, and leave the processor to others: MPI itself would keep it busy."""
-        while not self.api.Request.Testall(self.requests):
+        """Wait; if that goes on beside other work, leave the processor to it, which MPI would keep busy."""
+        while self.quietly and not self.api.Request.Testall(self.requests):
             time.sleep(PAUSE)
+        self.api.Request.Waitall(self.requests)
 
 
 class MPICommunicator(Communicator):
@@ -46,7 +44,7 @@ class MPICommunicator(Communicator):
             requests += [self.comm.Irecv(part, rank) for part in _parts(receives[rank])]
         for rank in ranks:
             requests += [self.comm.Isend(part, rank) for part in _parts(sends[rank])]
-        return _Requests(self.api, requests)
+        return _Requests(self.api, requests, self.is_beside)
 
     def agree(self, numbers: Sequence[int]) -> list[int]:
         found = np.array(numbers, np.int64)

@@ -26,6 +26,7 @@ from ..step.sparse import SparseGrad
 from ..step.state_dict import StateDict
 from ..step.states import States
 from . import clip, facts, share_dict, sparse
+from .beside import Beside
 from .comm import Communicator, as_communicator, vote
 from .exchange import join, share
 from .layout import Load, Loads, Ranges, segments
@@ -85,6 +86,7 @@ class Sharded(Optimizer):
         self.comm: Communicator = as_communicator(comm)
         self._make_hooks()
         vars(self).update(self._fresh())
+        self._going: Beside | None = None
         error: BaseException | None = None
         try:
             flags = {"average": average, "accumulate": accumulate}
@@ -210,6 +212,7 @@ class Sharded(Optimizer):
     # the pieces of the gradient
 
     def _forget_pieces(self) -> None:
+        self._finish()
         self._pieces.forget()
         self._dtypes: list[Any] | None = None
         self._sparse = sparse.Entries()
@@ -217,15 +220,17 @@ class Sharded(Optimizer):
             shard.grad = None
 
     def _check_no_pieces(self, name: str) -> None:
+        self._finish()
         if self._pieces.round:
             raise RuntimeError(f"{name}: take the step first, or forget the pieces of its gradient by zero_grad")
 
-    def add(self, grads: Iterable[Any] | None = None, *, free: bool = False) -> None:
-        """Give a piece of the gradient to the step that comes.
+    def add(self, grads: Iterable[Any] | None = None, *, free: bool = False, borrow: bool = False) -> None:
+        """Give a piece of the gradient to the step that comes, and return when all ranks have; its exchange goes on.
 
         Args:
             grads: the gradients, as ``step`` takes them; else those that the parameters hold.
             free: forget the gradients that the parameters hold.
+            borrow: use arrays as they are: nobody may write to them before the step. Else they are copied.
 
         Raises:
             TypeError, ValueError, RuntimeError: a gradient is wrong, or this rank has given all its pieces. The piece
@@ -233,38 +238,60 @@ class Sharded(Optimizer):
             RankError: something is wrong on another rank. No piece is taken then.
         """
         with self._alone():
-            self._aside(partial(self._round, grads, None, True))
+            self._aside(partial(self._round, grads, None, True, beside=True, borrow=borrow))
             if free:
                 make([x for p in self._params() for x in p.forgetting()])
 
     def _aside(self, function: Callable[[], Any]) -> Any:
         """Call what all ranks do together: where that can be, on a thread where no signal handler raises anything."""
+        return aside(function) if self._can_go_on else function()
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether ranks can talk on other threads of this process."""
         params = self._params()
         on_host = not params or place(params[0].data) == HOST
-        if self.comm.size == 1 or not self.comm.any_thread or not on_host:
-            return function()
-        return aside(function)
+        return self.comm.size > 1 and self.comm.any_thread and on_host
 
-    def _round(self, grads: Any, error: BaseException | None, given: bool) -> None:
-        """Take the next piece of each rank, or raise on all of them."""
+    def _finish(self) -> None:
+        """Wait for an exchange that goes on."""
+        going, self._going = self._going, None
+        if going is not None:
+            going.wait()
+
+    def _round(
+        self, grads: Any, error: BaseException | None, given: bool, beside: bool = False, borrow: bool = False
+    ) -> None:
+        """Take the next piece of each rank, or raise on all of them; the exchange may go on beside other work."""
+        self._finish()
+        beside = beside and self._can_go_on
         vectors: list[Array | None] | None = None
         dtypes, entries = self._dtypes, self._sparse
         try:
             if error is not None:
                 raise error
-            vectors, dtypes, entries = self._checked(grads, given)
+            vectors, dtypes, entries = self._checked(grads, given, beside and not borrow)
         except BaseException as raised:
             error = raised
         told_facts = self._facts() | {"gradients": [_name(x) for x in dtypes or []], "round": self._pieces.round}
         facts.agree(self.comm, error, told_facts if error is None else {})
         assert dtypes is not None
         self._dtypes, self._sparse = dtypes, entries
+        if beside:
+            self._going = Beside(partial(self._exchange, vectors, dtypes, True), self._torn)
+        else:
+            self._exchange(vectors, dtypes, False)
+
+    def _exchange(self, vectors: Any, dtypes: Sequence[Any], beside: bool) -> None:
+        """Go through a round of pieces that all ranks have agreed to."""
+        self.comm.is_beside = beside
         dense = [None if x == sparse.SPARSE else x for x in dtypes]
         self._pieces.take(vectors, dense, self._ranges, self._outs(dense))
         if self._pieces.is_done:
             self._place_sums(dtypes)
+        self.comm.is_beside = False
 
-    def _checked(self, grads: Any, given: bool) -> tuple[Any, list[Any], sparse.Entries]:
+    def _checked(self, grads: Any, given: bool, copy: bool) -> tuple[Any, list[Any], sparse.Entries]:
         """Return a piece as vectors of reals, the dtypes of its gradients, and its sparse entries; or raise."""
         expected = self._pieces.is_expected
         if given and not expected:
@@ -283,7 +310,7 @@ class Sharded(Optimizer):
             i = next(i for i, (x, y) in enumerate(zip(dtypes, self._dtypes, strict=True)) if x != y)
             raise ValueError(f"gradients[{i}] is {_name(dtypes[i])}, and was {_name(self._dtypes[i])} in another piece")
         entries = self._sparse.with_piece(found)
-        keep = not self._pieces.is_sent_at_once
+        keep = copy or not self._pieces.is_sent_at_once
         return [None if x is None or isinstance(x, SparseGrad) else _vector(x, keep) for x in found], dtypes, entries
 
     def _gradients(self, grads: Any) -> list[Any]:
@@ -381,6 +408,7 @@ class Sharded(Optimizer):
             return loss
 
     def _step(self, grads: Any, error: BaseException | None, scaling: Scaling) -> None:
+        self._finish()
         before = self._pieces.round
         self._reduce(grads, error)
         try:
@@ -398,6 +426,7 @@ class Sharded(Optimizer):
 
     def _reduce(self, grads: Any, error: BaseException | None) -> None:
         """Take what is missing of the pieces."""
+        self._finish()
         if self._pieces.is_done:
             extra = RuntimeError("all pieces of the gradient have been given: step takes no grads")
             vote(self.comm, error or (extra if grads is not None else None))
@@ -540,6 +569,7 @@ class Sharded(Optimizer):
             order, largest = clip.arguments(max_norm, norm_type)
         except BaseException as raised:
             error = raised
+        self._finish()
         if error is None and not self._pieces.is_done:
             self._reduce(None, None)
         facts.agree(self.comm, error, {"norm_type": order, "max_norm": largest})
@@ -548,6 +578,7 @@ class Sharded(Optimizer):
 
     def _reduced(self, grads: Any = None) -> Optimizer:
         """Return the optimizer whose parameters hold this rank's part of the gradient."""
+        self._finish()
         if self.kind.name != "flat" and not (self._pieces.is_done and grads is None):
             self._aside(partial(self._reduce, grads, None))
         return self.inner

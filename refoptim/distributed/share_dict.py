@@ -188,7 +188,7 @@ def load(opt: Sharded, given: Any) -> None:
     filled: list[Change] = []
     for group, now in zip(opt.param_groups, opt.inner.param_groups, strict=True):
         filled += [partial(group.clear), partial(group.update, {**now, "params": group["params"]})]
-    make([*filled, partial(vars(opt).update, opt._fresh())])
+    make([*filled, partial(opt.__dict__.update, opt._fresh())])
     opt._forget_pieces()
     opt._show(everything=True)
     for hook in (*opt._load_state_dict_post_hooks.values(),):
@@ -259,7 +259,8 @@ def _part(opt: Sharded, i: int, name: str, x: Any, where: str) -> Any:
 
 def _shape(opt: Sharded, i: int, name: str) -> tuple[int, ...]:
     """Return the shape of an array of the state as the inner optimizer has it, that of an empty shard included."""
-    return _arrays(opt, i).get(name, (opt._shards()[i].shape, 0.0))[0]
+    found: tuple[int, ...] = _arrays(opt, i).get(name, (opt._shards()[i].shape, 0.0))[0]
+    return found
 
 
 def _put_together(shares: Sequence[Any]) -> StateDict:
