@@ -11,6 +11,8 @@ import numpy as np
 
 from ..numerics.arith import Array, DType
 from ..numerics.array_types import at, filled, place
+from .buffers import Buffers
+from .buffers import wide as width
 from .comm import Communicator, Pending, flat_bytes, start
 from .layout import Segment, chunks, offsets
 
@@ -28,6 +30,7 @@ class Message:
     """Segments of vectors in one piece of memory: that of the vector, where there is one alone, or a copy.
 
     Args:
+        buffers: lend the memory of a copy.
         segments: what it holds.
         dtypes: those of the vectors.
         beside: an array that lies where the message is to lie.
@@ -35,19 +38,32 @@ class Message:
     """
 
     def __init__(
-        self, segments: Sequence[Segment], dtypes: DTypes, beside: Array, vectors: Vectors | None = None
+        self,
+        buffers: Buffers,
+        segments: Sequence[Segment],
+        dtypes: DTypes,
+        beside: Array,
+        vectors: Vectors | None = None,
     ) -> None:
-        self.segments, self.dtypes = segments, dtypes
-        self.starts, size = offsets(segments, [_width(x) for x in dtypes])
+        self.buffers, self.segments, self.dtypes = buffers, segments, dtypes
+        self.starts, size = offsets(segments, list(map(width, dtypes)))
         self.is_direct = vectors is not None and len(segments) == 1
-        self.memory = flat_bytes(cut(vectors, segments[0])) if vectors and self.is_direct else _empty(size, beside)
+        if vectors and self.is_direct:
+            self.memory = flat_bytes(cut(vectors, segments[0]))
+        else:
+            self.memory = buffers.take(size, np.uint8, beside)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if not self.is_direct:
+            self.buffers.give(self.memory)
 
     def views(self) -> list[Array]:
         """Return the memory of each segment."""
         found = []
         for (member, begin, end), first in zip(self.segments, self.starts, strict=True):
             dtype = self.dtypes[member]
-            found.append(self.memory[first : first + (end - begin) * _width(dtype)].view(dtype))
+            found.append(self.memory[first : first + (end - begin) * width(dtype)].view(dtype))
         return found
 
     def pack(self, vectors: Vectors) -> Message:
@@ -71,17 +87,6 @@ def cut(vectors: Vectors, segment: Segment) -> Array:
     x = vectors[segment.member]
     assert x is not None
     return x[segment.begin : segment.end]
-
-
-def _width(dtype: DType | None) -> int:
-    return dtype.itemsize if dtype is not None else 0
-
-
-def _empty(size: int, beside: Array) -> Array:
-    """Return memory that lies where an array does, without values on the host."""
-    if isinstance(beside, np.ndarray):
-        return np.empty(size, np.uint8)
-    return filled(beside, (size,), 0, np.dtype(np.uint8))
 
 
 def _rounds(pieces: Pieces, widths: Sequence[int], limit: int) -> Iterator[list[list[Segment]]]:
@@ -117,6 +122,7 @@ Taken: TypeAlias = "Callable[[Sequence[Segment], list[list[Array] | None]], None
 
 def scatter(
     comm: Communicator,
+    buffers: Buffers,
     pieces: Pieces,
     mine: Vectors | None,
     dtypes: Sequence[DTypes | None],
@@ -128,6 +134,7 @@ def scatter(
 
     Args:
         comm: the communicator.
+        buffers: lend memory.
         pieces: what each rank is to have.
         mine: the vectors of this rank; None if it sends nothing.
         dtypes: those of the vectors that a rank sends; None for a rank that sends nothing.
@@ -135,36 +142,42 @@ def scatter(
         beside: an array that lies where messages are to lie.
         taken: is called with segments of this rank's piece, and what each other sender has of them.
     """
-    widths = [max(map(_width, column)) for column in zip(*(x for x in dtypes if x is not None), strict=True)]
-    line, nothing, own = _Line(), Message([], (), beside), dtypes[comm.rank]
+    widths = [max(map(width, column)) for column in zip(*(x for x in dtypes if x is not None), strict=True)]
+    line, nothing, own = _Line(), Message(buffers, [], (), beside), dtypes[comm.rank]
 
     def arrived(part: Sequence[Segment], came: Sequence[Message | None], out: Sequence[Message]) -> None:
         taken(part, [None if x is None else x.views() for x in came])
+        for message in (*came, *out):
+            if message is not None:
+                message.close()
 
     for parts in _rounds(pieces, widths, limit):
-        far = [part if r != comm.rank else [] for r, part in enumerate(parts)]
-        out = [nothing if own is None or not mine else Message(part, own, beside, mine).pack(mine) for part in far]
-        part = parts[comm.rank]
-        came = [
-            None if theirs is None or r == comm.rank else Message(part, theirs, beside)
-            for r, theirs in enumerate(dtypes)
-        ]
+        part, out, came = parts[comm.rank], [], []
+        for r, (theirs, far) in enumerate(zip(dtypes, parts, strict=True)):
+            sends = r != comm.rank and own and mine
+            out.append(Message(buffers, far, own or (), beside, mine).pack(mine or ()) if sends else nothing)
+            came.append(None if theirs is None or r == comm.rank else Message(buffers, part, theirs, beside))
         pending = start(comm, [x.memory for x in out], [(x or nothing).memory for x in came])
         line.put(pending, partial(arrived, part, came, out))
     line.finish()
 
 
-def share(comm: Communicator, pieces: Pieces, vectors: Vectors, dtypes: DTypes, limit: int, beside: Array) -> None:
+def share(
+    comm: Communicator, buffers: Buffers, pieces: Pieces, vectors: Vectors, dtypes: DTypes, limit: int, beside: Array
+) -> None:
     """Give all ranks what each has: its piece goes into the vectors of the others."""
-    line, nothing = _Line(), Message([], (), beside)
+    line = _Line()
 
     def arrived(mine: Message, came: Sequence[Message]) -> None:
         for message in came:
             message.unpack(vectors)
+        for message in (mine, *came):
+            message.close()
 
-    for parts in _rounds(pieces, [_width(x) for x in dtypes], limit):
-        mine = Message(parts[comm.rank], dtypes, beside, vectors).pack(vectors)
-        came = [nothing if r == comm.rank else Message(part, dtypes, beside, vectors) for r, part in enumerate(parts)]
+    for parts in _rounds(pieces, [width(x) for x in dtypes], limit):
+        mine = Message(buffers, parts[comm.rank], dtypes, beside, vectors).pack(vectors)
+        far = [part if r != comm.rank else [] for r, part in enumerate(parts)]
+        came = [Message(buffers, part, dtypes, beside, vectors) for part in far]
         pending = start(comm, [mine.memory] * comm.size, [x.memory for x in came])
         line.put(pending, partial(arrived, mine, came))
     line.finish()

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..numerics.arith import Array, arithmetic, widen
+from ..numerics.arith import Array, DType, arithmetic, widen
 from ..numerics.array_types import at, place
 
 Block: TypeAlias = tuple[int, int]
@@ -61,22 +61,46 @@ def whole(sums: Mapping[Block, Sum]) -> Sum:
     return next(iter(left.values()))
 
 
+def numbers(expression: Sum) -> list[int]:
+    """Return the numbers of the operands of a sum."""
+    return [expression] if not isinstance(expression, tuple) else [i for x in expression for i in numbers(x)]
+
+
 def evaluate(expression: Sum, operands: Sequence[Array], out: Array, count: int = 1) -> None:
     """Write a sum of vectors, divided by ``count``, into ``out``; computed in the arithmetic type, and rounded once."""
-    number = arithmetic(out.dtype).type(count)
+    wide = arithmetic(out.dtype)
+    scratch: list[Array] = []
 
-    def value(term: Sum, cut: slice) -> tuple[Array, bool]:
+    def value(term: Sum, cut: slice, target: Array | None, depth: int) -> Array:
         if not isinstance(term, tuple):
-            x = operands[term][cut]
-            wide = widen(x)
-            return wide, wide is not x
-        (left, fresh), (right, spare) = value(term[0], cut), value(term[1], cut)
-        if isinstance(left, np.ndarray) and (fresh or spare):
-            return np.add(left, right, out=left if fresh else right), True
-        return left + right, True
+            return widen(operands[term][cut])
+        left = value(term[0], cut, target, depth)
+        right = value(term[1], cut, spare(depth, left), depth + 1)
+        return left + right if target is None else np.add(left, right, out=target)
+
+    def spare(depth: int, like: Array) -> Array | None:
+        if not isinstance(like, np.ndarray):
+            return None
+        while len(scratch) <= depth:
+            scratch.append(np.empty(CHUNK, wide))
+        return scratch[depth][: like.size]
 
     with np.errstate(all="ignore"), at(place(out)):
         for begin in range(0, out.size, CHUNK):
             cut = slice(begin, begin + CHUNK)
-            x, _ = value(expression, cut)
-            out[cut] = x / number if count > 1 else x
+            part = out[cut]
+            in_place = isinstance(out, np.ndarray) and out.dtype == wide
+            x = value(expression, cut, part if in_place else spare(0, part), 1)
+            _write(part, x, count, wide)
+
+
+def _write(part: Array, x: Array, count: int, wide: DType) -> None:
+    """Write the quotient of a sum and a number; to multiply by the inverse of a power of two is faster."""
+    number = wide.type(count)
+    if count == 1:
+        if x is not part:
+            part[...] = x
+    elif isinstance(part, np.ndarray) and part.dtype == wide:
+        np.multiply(x, 1 / number, out=part) if count & (count - 1) == 0 else np.divide(x, number, out=part)
+    else:
+        part[...] = x / number

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..numerics.arith import Array, arithmetic
-from ..numerics.array_types import filled
+from .buffers import Buffers
 from .comm import Communicator
 from .exchange import DTypes, Vectors, cut, scatter
 from .layout import Range, Ranges, Segment, segments
-from .order import Block, Sum, blocks, evaluate, merged, whole
+from .order import Block, Sum, blocks, evaluate, merged, numbers, whole
 
 Held: TypeAlias = "dict[Block, list[Array | None]]"
 """Sums of blocks: a vector of each parameter, in the arithmetic type but for a piece alone."""
@@ -47,13 +47,21 @@ class Pieces:
         self.begin = starts[comm.rank]
         pairs = list(zip(starts, counts, strict=False))
         self._due = [[due(start, n, i, first) for start, n in pairs] for i in range(self.rounds)]
+        self.buffers = Buffers()
+        self._mine: Held = {}
+        self._kept: Held = {}
         self.forget()
 
     def forget(self) -> None:
         """Begin anew."""
         self.round = 0
-        self._mine: Held = {}
-        self._kept: Held = {}
+        for vectors in (*self._mine.values(), *self._kept.values()):
+            self._give(vectors)
+        self._mine, self._kept = {}, {}
+
+    def _give(self, vectors: Vectors) -> None:
+        for x in vectors:
+            self.buffers.give(x)
 
     @property
     def is_done(self) -> bool:
@@ -95,7 +103,23 @@ class Pieces:
         numbered: dict[Block, Sum] = {block: i for i, (block, _) in enumerate(old)}
         operands = [*(x for _, x in old), piece]
         sums = merged(numbered, [((0, self.begin + self.round), len(old))])
-        self._mine = {block: _summed(term, operands) for block, term in sums.items()}
+        self._mine = {block: self._summed(term, operands) for block, term in sums.items()}
+
+    def _summed(self, term: Sum, operands: Sequence[list[Array | None]]) -> list[Array | None]:
+        """Return the vectors of a sum, and give back those of operands."""
+        if isinstance(term, int):
+            return operands[term]
+        found: list[Array | None] = []
+        for column in zip(*operands, strict=True):
+            x = column[0]
+            if x is None:
+                found.append(None)
+                continue
+            found.append(self.buffers.take(x.size, arithmetic(x.dtype), x))
+            evaluate(term, column, found[-1])
+        for i in numbers(term):
+            self._give(operands[i])
+        return found
 
     def _exchange(
         self, senders: Sequence[Block | None], dtypes: DTypes, ranges: Ranges, outs: Vectors, last: bool
@@ -109,7 +133,7 @@ class Pieces:
         sums = merged(numbered, [(block, len(kept) + i) for i, block in enumerate(coming)])
         if last:
             sums = {(0, 0): whole(sums)}
-        self._kept = {} if last else {block: _room(term, kept, outs) for block, term in sums.items()}
+        self._kept = {} if last else {block: self._room(term, kept, outs) for block, term in sums.items()}
         into = {(0, 0): list(outs)} if last else self._kept
         fold = _Fold(self.comm.rank, ranges[self.comm.rank], [x for _, x in kept], mine, senders, self.divisor)
         sent = [None if block is None else _sent(dtypes, block) for block in senders]
@@ -119,7 +143,18 @@ class Pieces:
         def taken(part: Sequence[Segment], came: list[list[Array] | None]) -> None:
             fold.take(part, came, sums, into, last)
 
-        scatter(self.comm, [segments(x, present) for x in ranges], mine, sent, self.limit, beside, taken)
+        pieces = [segments(x, present) for x in ranges]
+        scatter(self.comm, self.buffers, pieces, mine, sent, self.limit, beside, taken)
+        still = {id(x) for x in self._kept.values()}
+        for vectors in (mine or [], *(x for _, x in kept if id(x) not in still)):
+            self._give(vectors)
+
+    def _room(self, term: Sum, kept: Sequence[tuple[Block, Any]], outs: Vectors) -> list[Array | None]:
+        """Return what a sum is written into: where it is already, or other vectors."""
+        if isinstance(term, int) and term < len(kept):
+            found: list[Array | None] = kept[term][1]
+            return found
+        return [None if x is None else self.buffers.take(x.size, arithmetic(x.dtype), x) for x in outs]
 
 
 @dataclass
@@ -167,27 +202,3 @@ def due(start: int, count: int, i: int, first: bool) -> list[Block]:
 def _sent(dtypes: DTypes, block: Block) -> DTypes:
     """Return the dtypes of the vectors of a block: sums are in the arithmetic type."""
     return [dtype if dtype is None or not block[0] else arithmetic(dtype) for dtype in dtypes]
-
-
-def _summed(term: Sum, operands: Sequence[list[Array | None]]) -> list[Array | None]:
-    """Return the vectors of a sum; those of operands are new already, and written to where they are wide."""
-    if isinstance(term, int):
-        return operands[term]
-    found: list[Array | None] = []
-    for column in zip(*operands, strict=True):
-        x = column[0]
-        if x is None:
-            found.append(None)
-            continue
-        out = filled(x, x.shape, 0, arithmetic(x.dtype))
-        evaluate(term, column, out)
-        found.append(out)
-    return found
-
-
-def _room(term: Sum, kept: Sequence[tuple[Block, Any]], outs: Vectors) -> list[Array | None]:
-    """Return what a sum is written into: where it is already, or new vectors."""
-    if isinstance(term, int) and term < len(kept):
-        found: list[Array | None] = kept[term][1]
-        return found
-    return [None if x is None else filled(x, x.shape, 0, arithmetic(x.dtype)) for x in outs]

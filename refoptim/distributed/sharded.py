@@ -311,7 +311,19 @@ class Sharded(Optimizer):
             raise ValueError(f"gradients[{i}] is {_name(dtypes[i])}, and was {_name(self._dtypes[i])} in another piece")
         entries = self._sparse.with_piece(found)
         keep = copy or not self._pieces.is_sent_at_once
-        return [None if x is None or isinstance(x, SparseGrad) else _vector(x, keep) for x in found], dtypes, entries
+        return self._vectors(found, keep), dtypes, entries
+
+    def _vectors(self, grads: Sequence[Any], keep: bool) -> list[Array | None]:
+        """Return gradients as vectors of reals; copies, if they are to be kept while their owner may write to them."""
+        found: list[Array | None] = []
+        for g in grads:
+            if g is None or isinstance(g, SparseGrad):
+                found.append(None)
+                continue
+            with at(place(g)):
+                x = vector_of(g)
+                found.append(self._pieces.buffers.copy(x) if keep else x)
+        return found
 
     def _gradients(self, grads: Any) -> list[Any]:
         """Return gradients in the order of the parameters, each checked."""
@@ -497,7 +509,7 @@ class Sharded(Optimizer):
         changed = [i for i, s in enumerate(self._shards()) if everything or s.grad is not None]
         pieces = [segments(held, changed) for held in self._ranges]
         if params and self.comm.size > 1:
-            share(self.comm, pieces, vectors, [x.dtype for x in vectors], self.bucket, vectors[0])
+            share(self.comm, self._pieces.buffers, pieces, vectors, [x.dtype for x in vectors], self.bucket, vectors[0])
             make(told(params))
 
     # LBFGS and ConjugateGradient
@@ -663,10 +675,3 @@ def _arrays(x: Any) -> list[Any]:
 
 def _name(dtype: Any) -> str:
     return "none" if dtype is None else str(dtype)
-
-
-def _vector(x: Array, keep: bool) -> Array:
-    """Return a gradient as a vector of reals; a copy, if it is to be kept while its owner may write into it."""
-    with at(place(x)):
-        vector = vector_of(x)
-        return vector.copy() if keep else vector
