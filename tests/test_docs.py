@@ -27,6 +27,7 @@ GENERATED = {
     "api": {
         *(x.__name__ for x in vars(refoptim).values() if ismodule(x)),
         "refoptim.checkpoint",
+        "refoptim.distributed",
         "refoptim.conformance.adapters",
     },
     "lr_scheduler": {describe.stem(cls) for cls in describe.schedulers()} | {"swalr"},

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from ..conformance.gradients import np_dtype
+from ..distributed import plan
 from ..engines import host
-from . import bench_checkpoint, bench_cpu, bench_gpu, bench_interop, gpu_report
+from . import bench_checkpoint, bench_cpu, bench_distributed, bench_gpu, bench_interop, gpu_report
 from .measure import Case, Result, cases
 from .output import echo, print_json, print_table, refusing
 
@@ -326,6 +327,41 @@ def checkpoint_command(size: int, repeats: int, folder: Path, as_json: bool) -> 
         return
     columns = ("what", "ms", "GB/s", *(x for peer in PEERS for x in (f"{peer} ms", "ratio")))
     print_table(columns, [_checkpoint_row(what, seconds, size) for what, seconds in found.items()])
+
+
+@bench.command(name="distributed")
+@click.option("--size", default=8_000_000, show_default=True, type=click.IntRange(1), help="float32 parameters.")
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Turns; the median counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@refusing
+def distributed_command(size: int, repeats: int, as_json: bool) -> None:
+    """Steps on many ranks: what they exchange, against MPI's own functions; and a plan for more of them.
+
+    Run it by a launcher; rank 0 prints. "Exchange" gives each rank its part of the gradient of every other,
+    MPI_Reduce_scatter besides adds; "gather" gives all ranks the parameters. "Fold" adds what has come, "update" is the
+    fused AdamW of one part. Then pieces are exchanged beside products of matrices. Each rank needs a processor for
+    itself: where ranks share processors, or others use them, times mean little. Latency and bandwidth are fitted to
+    messages of several sizes.
+
+    \b
+    mpiexec -n 2 python -m mpi4py -m refoptim bench distributed
+    mpiexec -n 4 python -m mpi4py -m refoptim bench distributed --size 100000000 --json
+    """
+    api = bench_distributed.world()
+    found = bench_distributed.measured(api, size, repeats) | bench_distributed.overlap(api, size, repeats)
+    link = bench_distributed.link(api, repeats)
+    if api.COMM_WORLD.Get_rank():
+        return
+    ranks = api.COMM_WORLD.Get_size()
+    ratios = bench_distributed.ratios(found, ranks)
+    if as_json:
+        about = {"where": bench_distributed.surroundings(), "ranks": ranks, "parameters": size}
+        print_json({**about, "seconds": found, "ratios": ratios, "link": link._asdict()})
+        return
+    print_table(("what", "ms"), [[what, f"{x * 1e3:.3f}"] for what, x in found.items()])
+    print_table(("ratio", ""), [[what, f"{x:.2f}"] for what, x in ratios.items()])
+    echo(f"a message takes {link.latency * 1e6:.1f} µs and its bytes at {link.bandwidth / 1e9:.2f} GB/s")
+    print_table(plan.COLUMNS, plan.rows(link))
 
 
 def _checkpoint_row(what: str, seconds: dict[str, float], size: int) -> list[str]:

@@ -1,0 +1,166 @@
+"""Measures what ranks exchange, against MPI's own functions in the same run, and fits a model of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+import refoptim
+
+from ..distributed import Sharded
+from ..distributed.comm import Communicator, start
+from ..distributed.exchange import scatter, share
+from ..distributed.layout import segments
+from ..distributed.order import evaluate
+from ..distributed.plan import Link
+from ..engines import host
+from ..numerics.arith import Array
+
+MESSAGES = [1 << k for k in range(10, 25, 2)]
+"""Bytes of the messages by which the model is fitted."""
+
+PIECES = 8
+"""Pieces whose exchange goes on beside work."""
+
+
+def world() -> Any:
+    """Return all processes of this job; RuntimeError if it is one alone."""
+    api = import_module("mpi4py.MPI") if find_spec("mpi4py") else None
+    if api is None or api.COMM_WORLD.Get_size() == 1:
+        raise RuntimeError(
+            "ranks are measured by several processes: mpiexec -n 2 python -m mpi4py -m refoptim bench distributed"
+        )
+    return api
+
+
+class Clock:
+    """Measures what all ranks do together: the median of the time of the slowest."""
+
+    def __init__(self, comm: Any, repeats: int) -> None:
+        self.comm, self.repeats = comm, repeats
+
+    def __call__(self, work: Callable[[], Any]) -> float:
+        """Return seconds; the first turn does not count."""
+        found = []
+        for _ in range(self.repeats + 1):
+            self.comm.Barrier()
+            begin = time.perf_counter()
+            work()
+            self.comm.Barrier()
+            found.append(time.perf_counter() - begin)
+        return statistics.median(found[1:])
+
+
+def measured(api: Any, size: int, repeats: int) -> dict[str, float]:
+    """Return seconds by what was done with ``size`` float32 numbers, all ranks taking part."""
+    world, clock = api.COMM_WORLD, Clock(api.COMM_WORLD, repeats)
+    ranks = world.Get_size()
+    g, w = np.ones(size, np.float32), np.zeros(size, np.float32)
+    opt = Sharded(refoptim.AdamW, [w], world, lr=1e-3, fused=True if not host.missing() else None)
+    pieces = [segments(held, [0]) for held in opt._ranges]
+    counts = [sum(end - begin for _, begin, end in each) for each in pieces]
+    mine, everything = np.empty(counts[opt.comm.rank], np.float32), np.empty(size, np.float32)
+    buffers, limit = opt._pieces.buffers, opt.bucket
+    dtypes = [[g.dtype]] * ranks
+    return {
+        "MPI_Reduce_scatter": clock(lambda: world.Reduce_scatter(g, mine, counts, api.SUM)),
+        "MPI_Allgatherv": clock(lambda: world.Allgatherv(mine, [everything, counts])),
+        "exchange": clock(partial(scatter, opt.comm, buffers, pieces, [g], dtypes, limit, g, _nothing)),
+        "gather": clock(partial(share, opt.comm, buffers, pieces, [w], [w.dtype], limit, w)),
+        "agree": clock(lambda: [opt.comm.agree([0, 0, 0]) for _ in range(100)]) / 100,
+        **_parts(clock, ranks, max(counts)),
+        "step": clock(lambda: opt.step(grads=[g])),
+    }
+
+
+def _nothing(*arguments: Any) -> None:
+    """Stand for the sum, which is measured by itself."""
+
+
+def _parts(clock: Clock, ranks: int, n: int) -> dict[str, float]:
+    """Return the seconds of a fold, and of the fused update, of a part of ``n`` numbers."""
+    operands = [np.ones(n, np.float32) for _ in range(ranks)]
+    term: Any = 0
+    for i in range(1, ranks):
+        term = (term, i)
+    out, w = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    plain = refoptim.AdamW([w], lr=1e-3, fused=True if not host.missing() else None)
+    return {
+        "fold": clock(lambda: evaluate(term, operands, out, ranks)),
+        "update": clock(lambda: plain.step(grads=[out])),
+    }
+
+
+def overlap(api: Any, size: int, repeats: int) -> dict[str, float]:
+    """Return seconds of work, of the exchange of pieces, of one after the other, and of one beside the other."""
+    clock, a = Clock(api.COMM_WORLD, repeats), np.full((300, 300), 1e-3)
+    pieces = [np.ones(size // PIECES, np.float32) for _ in range(PIECES)]
+    opt = Sharded(refoptim.SGD, [np.zeros(size // PIECES, np.float32)], api.COMM_WORLD, pieces=PIECES, accumulate=False)
+
+    def through(work: Callable[[], Any], give: Callable[[Array], Any]) -> None:
+        for piece in pieces:
+            give(piece)
+            work()
+        opt._forget_pieces()
+
+    def at_once(piece: Array) -> None:
+        opt._round([piece], None, True)
+
+    def beside(piece: Array) -> None:
+        opt.add([piece], borrow=True)
+
+    exchange = clock(partial(through, _nothing, at_once))
+    product = Clock(api.COMM_WORLD, 20)(lambda: a @ a)
+    turns = max(1, round(exchange / PIECES / product))
+    work = partial(_products, a, api.COMM_WORLD.allreduce(turns, api.MAX))
+    return {
+        "exchange of pieces": exchange,
+        "work": clock(partial(through, work, _nothing)),
+        "one after the other": clock(partial(through, work, at_once)),
+        "one beside the other": clock(partial(through, work, beside)),
+    }
+
+
+def _products(a: Array, turns: int) -> None:
+    for _ in range(turns):
+        a @ a
+
+
+def link(api: Any, repeats: int) -> Link:
+    """Return how long a message takes from each rank to each other, fitted to messages of several sizes."""
+    comm, clock = Sharded(refoptim.SGD, [np.zeros(1)], api.COMM_WORLD).comm, Clock(api.COMM_WORLD, repeats)
+    seconds = []
+    for size in MESSAGES:
+        out, into = ([np.zeros(size, np.uint8) for _ in range(comm.size)] for _ in range(2))
+        seconds.append(clock(partial(_sent, comm, out, into)) / (comm.size - 1))
+    return Link.fitted(MESSAGES, seconds)
+
+
+def _sent(comm: Communicator, out: list[Array], into: list[Array]) -> None:
+    start(comm, out, into).wait()
+
+
+def ratios(found: dict[str, float], ranks: int) -> dict[str, float]:
+    """Return what was measured as ratios: below 1 is faster than the peer."""
+    peer = found["MPI_Reduce_scatter"] + found["MPI_Allgatherv"]
+    moved, updated = ranks + 1, 7  # numbers read and written: of a fold, and of AdamW (gradient, weight, two averages)
+    hidden = (found["one after the other"] - found["one beside the other"]) / found["exchange of pieces"]
+    return {
+        "exchange + gather : MPI_Reduce_scatter + MPI_Allgatherv": (found["exchange"] + found["gather"]) / peer,
+        "fold : update, per byte": found["fold"] / moved / (found["update"] / updated),
+        "part of the exchange that work hides": hidden,
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Return where this was measured."""
+    return {"machine": platform.machine(), "processors": os.cpu_count(), "load": list(os.getloadavg())}
