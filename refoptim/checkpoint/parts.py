@@ -90,6 +90,7 @@ def restore(
         CheckpointError: a part is missing, or does not fit.
         TypeError: a part cannot take over anything.
     """
+
     def prepared() -> dict[str, Any]:
         ready = {name: _labelled(name, _ready, part, found) for name, part in parts.items()}
         _check_memory(ready)

@@ -77,6 +77,13 @@ def test_blocks_are_aligned_and_make_all_pieces(begin: int, count: int) -> None:
     assert not any(a[0] == b[0] and a[1] ^ 1 == b[1] for a, b in pairwise(found)), "two could be one"
 
 
+def tree(values: list[Any]) -> Any:
+    """Return the sum in adjacent pairs as nested pairs of numbers; one without neighbour goes up."""
+    while len(values) > 1:
+        values = [tuple(values[i : i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
+    return values[0]
+
+
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 def test_the_order_does_not_know_who_has_the_pieces(counts: list[int]) -> None:
     """Whole blocks of each rank are summed first, and then put together in any order."""
