@@ -15,7 +15,8 @@ CuPy's NCCL, threads of one process, or ``LOCAL``, a process that is alone.
 
 from __future__ import annotations
 
-from .comm import LOCAL, Communicator, Pending, RankError, as_communicator
+from .comm import LOCAL, Communicator, Pending, RankError
+from .given import as_communicator
 from .mpi import mpi
 from .nccl import nccl
 from .sharded import Sharded

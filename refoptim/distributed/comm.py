@@ -99,29 +99,6 @@ LOCAL: Communicator = _Local()
 """The communicator of a process that is alone."""
 
 
-def as_communicator(comm: Any) -> Communicator:
-    """Return the communicator that ``comm`` is, or that is made of one of mpi4py's or of a process group of torch.
-
-    Raises:
-        TypeError: it is none of these.
-    """
-    if comm is None or isinstance(comm, Communicator):
-        return comm or LOCAL
-    library = type(comm).__module__.partition(".")[0]
-    if library == "mpi4py":
-        from .mpi import mpi
-
-        return mpi(comm)
-    if library == "torch" or (library == "builtins" and "torch" in str(type(comm))):
-        from .torch import torch_group
-
-        return torch_group(comm)
-    raise TypeError(
-        "comm must be a communicator of mpi4py, a process group of torch.distributed, or one that refoptim.distributed "
-        f"makes, got {type(comm).__name__}"
-    )
-
-
 def flat_bytes(x: Array) -> Array:
     """Return the memory of an array that is contiguous as a vector of uint8."""
     return x.reshape(-1).view(np.uint8)

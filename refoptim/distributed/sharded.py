@@ -27,8 +27,9 @@ from ..step.state_dict import StateDict
 from ..step.states import States
 from . import clip, facts, share_dict, sparse
 from .beside import Beside
-from .comm import Communicator, as_communicator, vote
+from .comm import Communicator, vote
 from .exchange import join, share
+from .given import as_communicator
 from .layout import Load, Loads, Ranges, segments
 from .order import Block, evaluate, merged, whole
 from .pieces import Pieces
