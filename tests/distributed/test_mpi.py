@@ -63,7 +63,7 @@ def test_checkpoints_of_any_number_of_ranks_go_on_with_any_other(tmp_path: Path)
         outcome(size, "saved", str(tmp_path))
     for size in SIZES:
         found = outcome(size, "resumed", str(tmp_path))
-        assert len(found) == 3 * len(SIZES)
+        assert len(found) == 2 * len(SIZES)
         assert found == {key: ranks.plain_run(key.partition("-")[0], "float32") for key in found}
 
 
@@ -89,12 +89,12 @@ def example(folder: Path, size: int, *arguments: str) -> subprocess.CompletedPro
 
 def test_the_example_goes_on_on_three_ranks_and_ends_as_one(tmp_path: Path) -> None:
     """Four ranks, of which one is killed, then three; and one that is alone from the beginning."""
-    died = example(tmp_path / "many", 4, "--die-at", "25", "--epochs", "40")
+    died = example(tmp_path / "many", 4, "--die-at", "15", "--epochs", "20")
     assert died.returncode != 0
-    assert "epoch  20" in died.stdout
-    on_three = example(tmp_path / "many", 3, "--epochs", "40")
+    assert "epoch  10" in died.stdout
+    on_three = example(tmp_path / "many", 3, "--epochs", "20")
     assert "3 ranks go on from" in on_three.stdout, on_three.stderr
-    alone = example(tmp_path / "one", 1, "--epochs", "40")
+    alone = example(tmp_path / "one", 1, "--epochs", "20")
     last = alone.stdout.splitlines()[-1]
     assert last.startswith("recognized 100%, sha256 "), alone.stderr
     assert on_three.stdout.splitlines()[-1] == last

@@ -42,7 +42,7 @@ def few(comm: Comm) -> Any:
 
 def saved(comm: Comm, folder: str) -> Any:
     """Train for a step with some optimizers, and save."""
-    for name in ("AdamW", "Adafactor", "Muon"):
+    for name in ("AdamW", "Adafactor"):
         params = ranks.made(name, "float32")
         opt = ranks.taken(ranks.sharded(comm, name, params), name, "float32", [0])
         suffix = ".safetensors" if comm.size == 1 else ""
