@@ -85,7 +85,9 @@ def page(module: ModuleType) -> str:
 
 
 def entry(module: ModuleType, name: str) -> str:
-    """Return the entry of a class or function, with its public methods."""
+    """Return the entry of a class, with its public methods, or of a function, or of something that is there once."""
+    if not callable(getattr(module, name)):
+        return md.rest(f".. autodata:: {module.__name__}.{name}", "   :no-value:")
     if not inspect.isclass(getattr(module, name)):
         return md.rest(f".. autofunction:: {module.__name__}.{name}")
     more = [] if described(getattr(module, name)) else ["   :undoc-members:"]
