@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import refoptim
@@ -19,6 +19,8 @@ from refoptim.distributed.layout import Segment
 from refoptim.distributed.plan import Link, plan, rows
 from refoptim.numerics.tree import WIDTH
 
+SLOWLY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
 sizes = st.lists(st.integers(0, 5000), min_size=1, max_size=8)
 
 
@@ -26,9 +28,10 @@ def covered(ranges: Any, member: int) -> list[tuple[int, int]]:
     return [x[member] for x in ranges if x[member][0] < x[member][1]]
 
 
-@given(sizes, st.integers(1, 9), st.data())
-def test_elements_are_held_once_and_cut_between_runs(sizes: list[int], ranks: int, data: st.DataObject) -> None:
-    kinds = data.draw(st.lists(st.sampled_from("ab"), min_size=len(sizes), max_size=len(sizes)))
+@SLOWLY
+@given(st.lists(st.tuples(st.integers(0, 5000), st.sampled_from("ab")), min_size=1, max_size=8), st.integers(1, 9))
+def test_elements_are_held_once_and_cut_between_runs(lines: list[tuple[int, str]], ranks: int) -> None:
+    sizes, kinds = [n for n, _ in lines], [kind for _, kind in lines]
     ranges = layout.elements(sizes, kinds, ranks)
     for i, size in enumerate(sizes):
         parts = covered(ranges, i)
@@ -40,6 +43,7 @@ def test_elements_are_held_once_and_cut_between_runs(sizes: list[int], ranks: in
         assert max(loads) - sum(loads) / ranks <= WIDTH
 
 
+@SLOWLY
 @given(sizes, st.integers(1, 9))
 def test_the_flat_vector_is_cut_between_its_runs(sizes: list[int], ranks: int) -> None:
     ranges = layout.flat(sizes, ranks)
@@ -57,6 +61,7 @@ def test_owners_by_hand() -> None:
     assert [[i for i, part in enumerate(x) if part[1]] for x in ranges] == [[1], [0]]
 
 
+@SLOWLY
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=6), st.integers(1, 400))
 def test_chunks_are_what_they_were_cut_from(lengths: list[int], limit: int) -> None:
     segments = [Segment(i, 0, n) for i, n in enumerate(lengths)]
@@ -69,6 +74,7 @@ def test_chunks_are_what_they_were_cut_from(lengths: list[int], limit: int) -> N
         assert len(part) == 1 or sum((end - begin) * widths[i] for i, begin, end in part) <= limit
 
 
+@SLOWLY
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_blocks_are_aligned_and_make_all_pieces(begin: int, count: int) -> None:
     found = order.blocks(begin, begin + count)
@@ -84,6 +90,7 @@ def tree(values: list[Any]) -> Any:
     return values[0]
 
 
+@SLOWLY
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 def test_the_order_does_not_know_who_has_the_pieces(counts: list[int]) -> None:
     """Whole blocks of each rank are summed first, and then put together in any order."""
