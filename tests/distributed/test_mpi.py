@@ -108,3 +108,19 @@ def test_a_job_whose_rank_ends_ends_and_goes_on_with_fewer(tmp_path: Path, how: 
         "from": 2,
         "digest": ranks.plain_run("AdamW", "float32", steps=4),
     }
+
+
+def test_the_bench_tells_what_it_measured() -> None:
+    pytest.importorskip("click", reason="click is not installed")
+    code = f"import refoptim; refoptim.__path__.append({str(ROOT)!r}); from refoptim.commands.main import main; main()"
+    command = [str(MPIEXEC), "-n", "2", sys.executable, "-m", "mpi4py", "-c", code]
+    arguments = ["bench", "distributed", "--size", "40000", "--repeats", "1", "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["ranks"] == 2
+    assert all(x > 0 for x in found["seconds"].values())
+    assert set(found["link"]) == {"latency", "bandwidth"}
