@@ -105,6 +105,7 @@ class Sharded(Optimizer):
         if not (isinstance(rule, type) and issubclass(rule, Optimizer)) or issubclass(rule, Sharded):
             raise TypeError(f"rule must be a class of optimizers, got {rule!r}")
         _check_arguments(flags, counts)
+        _check_settings(rule, settings)
         self.rule, self.kind, self.bucket = rule, Kind.of(rule), counts["bucket"]
         self.param_groups = []
         self._ranges: Ranges = []
