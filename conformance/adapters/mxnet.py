@@ -1,4 +1,4 @@
-"""MXNet on a processor, in float32 where it keeps that. Its SGD with Nesterov's momentum is NAG."""
+"""MXNet on a processor, in float32 where it computes in that. Its SGD with Nesterov's momentum is NAG."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _sgd(h: Hyper) -> Any:
     return _made("nag" if h["nesterov"] else "sgd", momentum="momentum")(h)
 
 
-IN_FLOAT32 = ("Adadelta", "Adagrad", "RMSprop")
-"""Optimizers whose state is float32 whatever the parameter is."""
+IN_FLOAT32 = ("SGD", "Adam", "Adadelta", "Adagrad", "RMSprop")
+"""Optimizers whose state, or whose operator's settings, are float32 whatever the parameter is."""
 
 
 class Mxnet(Peer):
@@ -58,7 +58,7 @@ class Mxnet(Peer):
         return (
             super().why_not(case, dtype)
             or ("only centered, it has momentum" if plain else None)
-            or (f"its {case.optimizer} keeps float32" if narrow else None)
+            or (f"its {case.optimizer} computes in float32" if narrow else None)
         )
 
     def _begin(self, made: Any) -> None:

@@ -30,9 +30,15 @@ from refoptim.conformance.trajectory import decode, encode  # noqa: E402
 
 
 def all_cases() -> list[Case]:
-    """Return the cases, and those that have gaps with a weight decay besides."""
+    """Return the cases, and besides those that have gaps with a weight decay, and RMSprop with all that it has."""
     found = [case for stem in cases.stems() for case in cases.load(stem)]
-    return found + [decayed(case) for case in found if case.id.endswith("-only-gaps") and can_decay(case)]
+    gaps = [decayed(case) for case in found if case.id.endswith("-only-gaps") and can_decay(case)]
+    return found + gaps + [centered(case) for case in found if case.id == "rmsprop-only-lr-changes"]
+
+
+def centered(case: Case) -> Case:
+    """Return a case of RMSprop with momentum that is centered too."""
+    return replace(case, id="rmsprop-centered-lr-changes", hyper={**case.hyper, "centered": True})
 
 
 def decayed(case: Case) -> Case:
