@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import api_pages
+import dialect_pages
 import optimizer_pages
 import scheduler_pages
 
@@ -24,7 +25,7 @@ def write(folder: Path, pages: dict[str, str]) -> None:
 
 def generate(app: Any) -> None:
     """Write all pages and draw all pictures."""
-    for maker in (optimizer_pages, scheduler_pages, api_pages):
+    for maker in (optimizer_pages, scheduler_pages, dialect_pages, api_pages):
         write(Path(app.srcdir) / maker.FOLDER, maker.pages())
     for name in scheduler_pages.COMMANDS:
         scheduler_pages.draw(name, Path(app.srcdir) / scheduler_pages.FOLDER)

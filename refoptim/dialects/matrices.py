@@ -53,7 +53,8 @@ class InFull(Change):
 
 def root_mean_square(p: Array) -> float:
     """Return the root of the mean of the squares of a parameter, as Adafactor computes it."""
-    return float(tree.norm(p)) / max(1, p.size) ** 0.5
+    size: float = float(tree.norm(p)) / max(1, p.size) ** 0.5
+    return size
 
 
 @declare("StepNotRelative", [Adafactor], SIZE)

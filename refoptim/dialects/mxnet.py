@@ -1,7 +1,7 @@
 """The optimizers of MXNet 1.9, by the names of torch.
 
-Its SGD with ``nesterov`` is NAG. What has a decay without need of it has it decoupled in Adagrad and Adadelta, and
-added to the gradient elsewhere.
+Its SGD with ``nesterov`` is NAG. The decay is decoupled in Adagrad and Adadelta, and added to the gradient elsewhere.
+Momentum in RMSprop is for ``centered`` alone.
 Source: https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/optimizer, tried beside MXNet itself.
 """
 

@@ -135,7 +135,7 @@ def test_every_flag_of_a_preset_is_needed(library: str) -> None:
 
 
 def without(made: Any, axis: Axis) -> Any:
-    """Return a preset that lacks one of its differences, and what needs it, with the settings that it has of its own."""
+    """Return a preset that lacks one of its differences, and what needs it, with settings of its own."""
     others = [x for x in made.axes if x is not axis and axis.flag not in x.needs]
     less = made_of(getattr(refoptim, made.__name__), *others)
     own = [cls for cls in made.__mro__[1:] if cls.__module__ == made.__module__]
