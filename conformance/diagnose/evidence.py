@@ -185,7 +185,9 @@ def of_file(path: Path) -> Evidence:
         found = layout_of(tensors[key]) if key in tensors else None
         require(found == layout, f"{path.name} has no {key} of dtype {layout[0]} and shape {layout[1]}")
     rows = {key: x[1:] if key in wanted else x for key, x in tensors.items()}
-    return ran(case, case.dtypes[0], rows)
+    fits = all(len(x) == case.steps for key, x in rows.items() if key.startswith(("param.", "state.")))
+    require(fits, f"{path.name} has arrays of other lengths than {case.steps} steps")
+    return ran(case, case.dtypes[0], {key: x for key, x in rows.items() if key.startswith(("param.", "state."))})
 
 
 def of_suite(folder: Path, patterns: Sequence[str] = (), dtypes: Sequence[str] = ()) -> Iterator[Evidence]:

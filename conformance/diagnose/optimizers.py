@@ -140,7 +140,7 @@ class _Patient:
         found = search.run()
         sets = [atoms for atoms in found.sets if self.holds(atoms)]
         if sets:
-            return self._explained(found, self._ranked(sets))
+            return self._explained(found, self._ranked([self._with_state(atoms) for atoms in sets]))
         if found.sets:
             names = " + ".join(names_of(found.sets[0])) or "the rule itself"
             self.notes.append(f"In {self.deciding[0].storage} {names} explains all, in a narrower type it does not.")
@@ -160,17 +160,20 @@ class _Patient:
         return all(distance(self.optimizer, atoms, e, e.tight) <= e.tight for e in self.others if e.tight < SHOWS)
 
     def _ranked(self, sets: Sequence[Atoms]) -> list[Atoms]:
-        """Sort explanations: those first that give more bits, that are no settings, and that come nearer."""
+        """Sort explanations: those first that explain the state, that give more bits, are no settings, come nearer."""
 
-        def key(atoms: Atoms) -> tuple[int, int, float]:
+        def key(atoms: Atoms) -> tuple[bool, int, int, float]:
             _, worst = fitness(self.optimizer, atoms, self.deciding)
             settings = sum(isinstance(atom, Setting) for atom in atoms)
-            return -exact_in(self.optimizer, atoms, self.deciding), settings, worst
+            unlike = bool(self._wrong_state(atoms))
+            return unlike, -exact_in(self.optimizer, atoms, self.deciding), settings, worst
 
         return sorted(sets, key=key) if len(sets) > 1 else [*sets]
 
     def _explained(self, found: Found, sets: Sequence[Atoms]) -> Diagnosis:
-        atoms = self._with_state(sets[0])
+        atoms = sets[0]
+        if wrong := self._wrong_state(atoms):
+            self.notes.append(f"The state is kept otherwise: {wrong} differs, which the parameters do not show.")
         for e in (e for e in self.others if distance(self.optimizer, atoms, e, e.tight) > e.tight):
             self.notes.append(f"In {e.name} it drifts by more than rounding.")
         more, exact = rounded(self.optimizer, atoms, self.evidence, self.watch)
@@ -214,15 +217,11 @@ class _Patient:
 
     def _with_state(self, atoms: Atoms) -> Atoms:
         """Add an atom that changes the state alone, if the state calls for one."""
-        wrong = self._wrong_state(atoms)
-        if not wrong:
+        if not self._wrong_state(atoms):
             return atoms
-        for atom in atoms_of(self.optimizer):
-            more = (*atoms, atom)
-            if fit(more) and not self._wrong_state(more) and self._does(more):
-                return more
-        self.notes.append(f"The state is kept otherwise: {wrong} differs, which the parameters do not show.")
-        return atoms
+        longer = ((*atoms, atom) for atom in atoms_of(self.optimizer))
+        explaining = (more for more in longer if fit(more) and not self._wrong_state(more) and self._does(more))
+        return next(explaining, atoms)
 
     def _does(self, atoms: Atoms) -> bool:
         return all(distance(self.optimizer, atoms, e, e.tight) <= e.tight for e in self.deciding)

@@ -28,6 +28,18 @@ def by_measuring(flag: str, rule: Any, *touches: str, **names: Any) -> None:
             return super().measuring(s, p, g, *state) | names
 
 
+def within_measuring(flag: str, function: Any, *touches: str, words: Words) -> None:
+    """Enter a change by which a function with which Muon measures is written in other words; several may be."""
+
+    @declare(flag, [Muon], *touches)
+    class Measuring(MeasuredChange):
+        @classmethod
+        def measuring(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+            right = super().measuring(s, p, g, *state)
+            name = function.__name__
+            return right | {name: with_words(right.get(name, function), words)}
+
+
 def factored_with_eps(s: Record, eps1: float, g: Array, *averages: Array) -> Any:
     """Add eps1 to the squares before they are averaged."""
 
@@ -81,8 +93,8 @@ by_measuring("EpsAddedToSquares", Adafactor, EPS, factored=factored_with_eps)
 by_scalars("UpdateUnclipped", [Adafactor], "clipping", change=lambda h, k, s: {"d": inf})
 by_scalars("LrUnbounded", [Adafactor], "learning rate", change=lambda h, k, s: {"rho": h.lr})
 by_scalars("IterationUnrounded", [Muon], ITERATION, change=lambda h, k, s: {"ns_dtype": "float32"})
-by_measuring("EpsAddedToNorm", Muon, EPS, orthogonalized=with_words(muon.orthogonalized, {"maximum": np.add}))
-by_measuring("TransposeMissing", Muon, ITERATION, orthogonalized=with_words(muon.orthogonalized, {"len": lambda u: 0}))
+within_measuring("EpsAddedToNorm", muon.orthogonalized, EPS, words={"maximum": np.add})
+within_measuring("TransposeMissing", muon.orthogonalized, ITERATION, words={"len": lambda u: 0})
 
 
 @declare("EpsAddedToSquares", [Adafactor], EPS)
