@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-from refoptim.dialects import FLAGS
+from refoptim.dialects import FLAGS, Axis
 
 from ..verify import plain
 
@@ -16,8 +16,8 @@ SAME_BITS, SAME_RULE, ANOTHER_RULE, UNKNOWN = VERDICTS = ("same bits", "same rul
 
 WIDTH = 100
 
-Known = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""For a library the flags of each of its optimizers, where they differ from torch's."""
+Known = Mapping[str, Mapping[str, tuple[Axis, ...]]]
+"""For a library what differs in each of its optimizers."""
 
 
 class First(NamedTuple):
@@ -102,7 +102,7 @@ class Diagnosis:
         if self.verdict == SAME_RULE:
             return "same rule, rounded otherwise" + (f": {' + '.join(self.names)}" if self.names else "")
         if self.verdict == ANOTHER_RULE:
-            whose = f", {' and '.join(f'that of {x}' for x in self.library)}" if self.library else ""
+            whose = f", that of {', '.join(self.library)}" if self.library else ""
             return f"another rule{whose}: {' + '.join(self.names)}"
         return "nothing known explains it" + (f": {self.first}" if self.first else "")
 

@@ -33,7 +33,7 @@ TIGHT = {"float64": 1e-10, "float32": 5e-5, "float16": 5e-2, "bfloat16": 3e-1}
 LOOSE = {**TIGHT, "float64": TIGHT["float32"]}
 """The same for numbers some of which are kept, or computed, in single precision."""
 
-PRODUCTS = 2e-2
+PRODUCTS = 5e-4
 """The same for Muon, whose products of matrices are rounded to bfloat16."""
 
 

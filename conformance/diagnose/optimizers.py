@@ -7,10 +7,14 @@ the bits agree (``bits``). What explains not all is not named: the verdict is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
+from functools import cache
 from math import inf
 
 import numpy as np
+
+from refoptim.dialects import Axis
+from refoptim.dialects.preset import known as known_presets
 
 from .. import report, run
 from .answer import ANOTHER_RULE, SAME_BITS, SAME_RULE, UNKNOWN, Diagnosis, First, Known, Next
@@ -47,7 +51,7 @@ def diagnose_implementation(
         name: the name of an adapter, or package.module:Class.
         patterns: globs, or names, of cases and optimizers; all if there are none.
         dtypes: the storage types; all if there are none.
-        known: for a library the flags of each of its optimizers.
+        known: for a library what differs in each of its optimizers; by default all presets.
         watch: is told what is being tried.
 
     Raises:
@@ -114,11 +118,11 @@ def diagnose(
     Args:
         optimizer: whose rule it should be.
         evidence: what it made of cases.
-        known: for a library the flags of each of its optimizers.
+        known: for a library what differs in each of its optimizers; by default all presets.
         watch: is told what is being tried.
         notes: what is to be said besides.
     """
-    return _Patient(optimizer, evidence, known or {}, watch, notes).diagnosis()
+    return _Patient(optimizer, evidence, presets() if known is None else known, watch, notes).diagnosis()
 
 
 class _Patient:
@@ -138,6 +142,8 @@ class _Patient:
         """Search, first within what rounding explains, then within single precision."""
         search = Search(self.optimizer, self.deciding, lambda e: e.tight, self.watch)
         found = search.run()
+        if not found.sets:
+            found = found._replace(sets=self._of_libraries())
         sets = [atoms for atoms in found.sets if self.holds(atoms)]
         if sets:
             return self._explained(found, self._ranked([self._with_state(atoms) for atoms in sets]))
@@ -152,7 +158,7 @@ class _Patient:
 
     def _said_of_loose(self) -> str:
         if self.optimizer == "Muon":
-            return "Products of matrices that are rounded to bfloat16 are taken for the same within 2 %."
+            return "Products of matrices that are rounded to bfloat16 are taken for the same within 0.05 %."
         return "It agrees to single precision only: something is computed or kept in float32."
 
     def holds(self, atoms: Atoms) -> bool:
@@ -188,7 +194,7 @@ class _Patient:
             tied=self._tied(atoms, sets[1:]),
             rounding=names_of(more),
             exact=exact,
-            library=self._libraries(names_of(tuple(rule))),
+            library=self._libraries(tuple(rule)),
             cases=len(self.deciding),
             agree=agree,
             ulps=max(distance(self.optimizer, atoms, e) / _unit(e) for e in self.deciding),
@@ -209,11 +215,18 @@ class _Patient:
         found = dict.fromkeys(names_of(x) for x in others)
         return tuple(x for x in found if x != own)[:MOST_TIED]
 
-    def _libraries(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the libraries whose optimizer of this name is known to differ by just these flags."""
-        if not names:
+    def _libraries(self, atoms: Atoms) -> tuple[str, ...]:
+        """Return the libraries whose optimizer has these differences, and no other that any case would show."""
+        if not atoms or not all(isinstance(atom, Axis) for atom in atoms):
             return ()
-        return tuple(x for x, flags in self.known.items() if set(flags.get(self.optimizer, ())) == set(names))
+        dialects = {x: of[self.optimizer] for x, of in self.known.items() if self.optimizer in of}
+        named = {x: axes for x, axes in dialects.items() if {*names_of(atoms)} <= {*names_of(axes)} and fit(axes)}
+        return tuple(x for x, axes in named.items() if self._does(axes))
+
+    def _of_libraries(self) -> list[Atoms]:
+        """Return the dialects of libraries, which may differ in more than is put together, that explain all."""
+        dialects = dict.fromkeys(of[self.optimizer] for of in self.known.values() if self.optimizer in of)
+        return [axes for axes in dialects if axes and fit(axes) and self._does(axes)]
 
     def _with_state(self, atoms: Atoms) -> Atoms:
         """Add an atom that changes the state alone, if the state calls for one."""
@@ -304,9 +317,7 @@ def values_of(atoms: Iterable[Atom]) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def libraries(presets: Mapping[str, tuple[str, tuple[str, ...]]]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Turn a table of presets, ``library.Optimizer`` to ``(optimizer, flags)``, into what ``diagnose`` takes."""
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for name, (optimizer, flags) in presets.items():
-        found.setdefault(name.partition(".")[0], {})[optimizer] = flags
-    return found
+@cache
+def presets() -> Known:
+    """Return what differs in the optimizers of all libraries of which refoptim has dialects."""
+    return {library: {name: made.axes for name, made in of.items()} for library, of in known_presets().items()}

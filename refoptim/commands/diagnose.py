@@ -58,7 +58,7 @@ def diagnose_command(
     if not found:
         raise Refused("nothing could be run: no case matches, or the optimizer can run none of them")
     _print(found, as_json)
-    sys.exit(not all(x.ok for x in found))
+    sys.exit(int(not all(x.ok for x in found)))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from refoptim.conformance.adapters import Adapter
 from refoptim.conformance.diagnose import bits, settings, trial
 from refoptim.conformance.diagnose.answer import Diagnosis
 from refoptim.conformance.diagnose.evidence import Evidence, collect, of_file
-from refoptim.conformance.diagnose.optimizers import diagnose, libraries, named
+from refoptim.conformance.diagnose.optimizers import diagnose, named
 from refoptim.conformance.diagnose.search import OF_ROUNDING, decisive
 from refoptim.conformance.reference import Reference
 
@@ -26,6 +26,7 @@ import refoptim
 from helpers import ROOT, plants
 from refoptim import dialects
 from refoptim.commands.main import main
+from refoptim.dialects import preset as preset_of
 
 OPTIMIZERS = sorted({optimizer for optimizer, _ in dialects.AXES})
 SOURCE = ROOT / "tests" / "helpers" / "suite_program.c"
@@ -305,7 +306,7 @@ def test_a_trajectory_file_is_diagnosed(tmp_path: Path) -> None:
     formats.write(path, formats.Trajectory({"case": entry, "provenance": {}}, tensors), "npz")
     assert of_file(path).case.optimizer == "Adam"
     code, text = invoke("diagnose", path)
-    assert code == 1 and text.startswith("Adam: another rule: EpsUnscaled")
+    assert code == 1 and text.startswith("Adam: another rule, that of ") and ": EpsUnscaled\n" in text
 
 
 def test_the_command_says_what_it_finds_and_refuses_what_it_cannot_run(tmp_path: Path) -> None:
@@ -317,11 +318,19 @@ def test_the_command_says_what_it_finds_and_refuses_what_it_cannot_run(tmp_path:
         assert invoke("diagnose", *wrong)[0] == 2
 
 
-def test_the_library_that_is_known_to_have_a_dialect_is_said() -> None:
-    known = libraries({"keras.Adam": ("Adam", ("EpsUnscaled",)), "optax.adam": ("Adam", ("DecayInStep",))})
-    evidence = plants.evidence("Adam", plants.planted("Adam", dialects.AXES["Adam", "EpsUnscaled"][0]))
-    found = diagnose("Adam", evidence[:4], known=known)
-    assert found.library == ("keras",) and "that of keras" in found.summary
+@pytest.mark.parametrize(("library", "optimizer"), [("keras", "Adam"), ("optax", "RMSprop"), ("chainer", "AdamW")])
+def test_the_library_that_has_a_dialect_is_said(library: str, optimizer: str) -> None:
+    preset = preset_of.known()[library][optimizer]
+    found = diagnose(optimizer, plants.evidence(optimizer, plants.planted(optimizer, *preset.axes)))
+    assert library in found.library and f"that of {', '.join(found.library)}" in found.summary
+    assert {*found.names} == {*preset.flags} - OF_ROUNDING
+
+
+def test_a_library_that_differs_in_more_is_not_said() -> None:
+    one = dialects.AXES["Adam", "EpsUnscaled"][0]
+    known = {"same": {"Adam": (one,)}, "more": {"Adam": (one, dialects.AXES["Adam", "AmsgradIgnored"][0])}}
+    found = diagnose("Adam", plants.evidence("Adam", plants.planted("Adam", one)), known=known)
+    assert found.library == ("same",)
 
 
 def test_cases_that_raise_are_said_and_decide_nothing() -> None:
