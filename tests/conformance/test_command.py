@@ -53,7 +53,10 @@ def test_a_broken_promise_comes_with_its_case(command: Callable[..., Any], tmp_p
         text = Path(path).read_text(encoding="utf-8")
         assert all(line.strip() in text for line in about) and "catches" not in text
     document = json.loads(command(*arguments, "--json").stdout)
-    assert document["diagnoses"] == []
+    (said,) = document["diagnoses"]
+    assert (said["implementation"], said["optimizer"], said["names"]) == (named(Late), "SGD", [])
+    assert "same rule, rounded otherwise" in said["text"]
+    assert json.loads(command(*arguments, "--json", "--no-diagnose").stdout)["diagnoses"] == []
     (verdict,) = document["verdicts"]
     assert (verdict["optimizer"], verdict["verdict"], verdict["step"]) == ("SGD", "same rule", 7)
     assert f"SGD, {named(Late)}: {verdict['line']}" in lines

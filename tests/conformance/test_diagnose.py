@@ -254,7 +254,7 @@ def draw_outside(random: Random) -> list[Evidence]:
             return found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_what_is_none_of_the_axes_is_unknown(seed: int) -> None:
     evidence = draw_outside(Random(seed))
     found = diagnose(evidence[0].case.optimizer, evidence)
@@ -318,7 +318,7 @@ def test_the_command_says_what_it_finds_and_refuses_what_it_cannot_run(tmp_path:
         assert invoke("diagnose", *wrong)[0] == 2
 
 
-@pytest.mark.parametrize(("library", "optimizer"), [("keras", "Adam"), ("optax", "RMSprop"), ("chainer", "AdamW")])
+@pytest.mark.parametrize(("library", "optimizer"), [("keras", "Adam"), ("optax", "RMSprop")])
 def test_the_library_that_has_a_dialect_is_said(library: str, optimizer: str) -> None:
     preset = preset_of.known()[library][optimizer]
     found = diagnose(optimizer, plants.evidence(optimizer, plants.planted(optimizer, *preset.axes)))

@@ -130,14 +130,14 @@ def _kept(random: Random) -> type[Change]:
 
 
 def _scalar(random: Random) -> type[Change]:
-    """A number of the step wavers from step to step."""
+    """A number of the step wavers from step to step; not eps, which may count in one step alone."""
     c, which = random.uniform(0.05, 0.4), random.randrange(1000)
 
     class Wavering(Change):
         @classmethod
         def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
             right = super().scalars(h, k, registers)
-            names = sorted(name for name, x in right.items() if type(x) is float and x)
+            names = sorted(name for name, x in right.items() if type(x) is float and x and name != "eps")
             name = names[which % len(names)]
             return {**right, name: right[name] * (1 + c * (-1) ** k / k)}
 
