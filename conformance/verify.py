@@ -205,7 +205,9 @@ def _first(marked: Mapping[str, Array]) -> tuple[str, int, int] | None:
 def _largest(excess: Mapping[str, Array], gaps: Mapping[str, Array]) -> tuple[str, int, int]:
     """Return where numbers are farthest outside of what is allowed, and of such that are so alike where in ULP."""
     tops = {
-        key: np.lexsort((-gaps[key].ravel().astype(np.float64), -x.ravel()))[0] for key, x in excess.items() if x.size
+        key: int(np.argmax(np.where(x == np.max(x), gaps[key].astype(np.float64), -1)))
+        for key, x in excess.items()
+        if x.size
     }
     key = max(tops, key=lambda key: (excess[key].flat[tops[key]], int(gaps[key].flat[tops[key]])))
     row, i = divmod(tops[key], gaps[key].shape[1])

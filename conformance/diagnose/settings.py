@@ -38,7 +38,7 @@ AXES_OF_IGNORED = {
 
 GRIDS = {
     "beta": (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999),
-    "size": (0.0, *(10.0**n for n in range(-12, -4)), *(10.0 ** (n / 2) for n in range(-8, 5))),
+    "size": (0.0, *(float(f"1e{n}") for n in range(-12, 3)), *(float(f"3e{n}") for n in range(-4, 3))),
 }
 """Where a value is looked for."""
 
@@ -212,7 +212,8 @@ def _crosses(x: Array, y: Array) -> bool:
         return False
     change = np.abs(x - y)
     telling = change > 1e-3 * np.max(change, initial=0.0)
-    return bool(telling.any() and np.mean((x <= 0)[telling] != (y <= 0)[telling]) >= AGREEING)
+    crossed = ((x <= 0) != (y <= 0))[telling]
+    return bool(len(crossed) and np.count_nonzero(crossed) >= AGREEING * len(crossed))
 
 
 def _between(low: float, high: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class InFull(Change):
 
 def root_mean_square(p: Array) -> float:
     """Return the root of the mean of the squares of a parameter, as Adafactor computes it."""
-    size: float = float(tree.norm(p)) / max(1, p.size) ** 0.5
+    size: float = float(tree.norm(p)) / sqrt(max(1, p.size))
     return size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def _norms(comm: Communicator, vectors: dict[int, Array], ranges: Ranges, order:
         counts = [[_count(held[i], order) for i in own] for held in ranges]
         mine = np.concatenate([_part(vectors[i], order) for i in own])
         everyone = join(comm, mine, [sum(column) for column in counts])
-        ends = np.cumsum([n for column in counts for n in column]).tolist()
+        ends = list(accumulate(n for column in counts for n in column))
         for j, i in enumerate(own):
             places = [(rank * len(own) + j, column[j]) for rank, column in enumerate(counts)]
             parts = [everyone[ends[k] - n : ends[k]] for k, n in places]

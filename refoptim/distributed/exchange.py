@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -187,8 +188,7 @@ def join(comm: Communicator, x: Array, counts: Sequence[int]) -> Array:
     """Return the arrays of all ranks, one behind the other; ``counts`` are their lengths, in order."""
     with at(place(x)):
         whole = filled(x, (sum(counts), *x.shape[1:]), 0)
-        ends = np.cumsum(counts)
-        parts = [whole[end - n : end] for end, n in zip(ends, counts, strict=True)]
+        parts = [whole[end - n : end] for end, n in zip(accumulate(counts), counts, strict=True)]
         parts[comm.rank][...] = x
         start(comm, [flat_bytes(parts[comm.rank])] * comm.size, [flat_bytes(part) for part in parts]).wait()
         return whole

@@ -14,7 +14,6 @@ and likewise for the parameters, which go to all. Agreements take ``3 * ceil(log
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -87,7 +86,7 @@ def plan(
     """
     g, p = gradient * parameters, parameter * parameters
     exchange, gather = (_time(n, ranks, link, bucket) for n in (g, p))
-    agreement = (AGREEMENTS + pieces - 1) * math.ceil(math.log2(ranks)) * link.latency
+    agreement = (AGREEMENTS + pieces - 1) * (ranks - 1).bit_length() * link.latency
     memory = p + g + (state + gradient) * parameters / ranks + 4 * min(bucket, g)
     volume = (pieces * g + p) * (ranks - 1) / ranks
     return Plan(volume, pieces * exchange, gather, agreement, memory)
@@ -102,7 +101,7 @@ def rows(link: Link, ranks: Sequence[int] = (8, 64, 1024), bucket: int = BUCKET)
     found = []
     for exponent in (9, 10, 11, 12):
         for n in ranks:
-            x = plan(10.0**exponent, n, link, bucket=bucket)
+            x = plan(float(f"1e{exponent}"), n, link, bucket=bucket)
             numbers = [f"{y:,.2f}" for y in (x.volume / 1e9, x.exchange, x.gather)]
             found.append([f"10^{exponent}", str(n), *numbers, f"{x.memory / 1e9:,.1f}"])
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import accumulate
 from math import prod
 from operator import setitem
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -80,7 +81,7 @@ def places(opt: Sharded, i: int, name: str) -> list[Place]:
     """Return what each rank holds of an array of the state of a parameter."""
     if opt.kind.name == "flat":
         counts = [sum(end - begin for begin, end in held) for held in opt._ranges]
-        ends = np.cumsum(counts).tolist()
+        ends = list(accumulate(counts))
         return [Place((ends[-1],), end - n, end) for n, end in zip(counts, ends, strict=True)]
     p = opt._params()[i]
     held = [x[i] for x in opt._ranges]
