@@ -440,9 +440,9 @@ def _is_running(step: FrameType) -> bool:
 
 
 def hyperparameters(cls: type) -> set[str]:
-    """Return the names of the hyperparameters of ``cls`` and of all classes that derive from it."""
-    names = set(declared(cls))
-    derived: type
-    for derived in cls.__subclasses__():
-        names |= hyperparameters(derived)
-    return names
+    """Return the names of the hyperparameters of ``cls`` and of all classes here that derive from it.
+
+    Classes of other places do not count: what a group may hold does not change with what is imported.
+    """
+    here = [x for x in cls.__subclasses__() if x.__module__.startswith(f"{__package__}.")]
+    return set(declared(cls)).union(*map(hyperparameters, here))

@@ -313,7 +313,7 @@ def gpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return lambda *arguments: launched.append((name, arguments, len(f"{inputs},{outputs}".split(","))))
 
     runtime = gpu.cuda.runtime
-    properties = {"name": b"Imaginary 9000", "totalGlobalMem": 5 << 29, "l2CacheSize": 1000}
+    properties = {"name": b"Imaginary 9000", "totalGlobalMem": 5 << 29, "l2CacheSize": 1000, "multiProcessorCount": 1}
     monkeypatch.setattr(runtime, "getDeviceProperties", lambda device: properties)
     monkeypatch.setattr(runtime, "driverGetVersion", lambda: 13010, raising=False)
     monkeypatch.setattr(gpu.cuda, "get_elapsed_time", lambda start, end: 2.0, raising=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import refoptim
 from helpers.kernels import NEEDS_KERNELS
 from helpers.minimizers import PROBLEMS, SETTINGS, assert_same, quadratic, trajectory, turned
 from helpers.rooms import assert_equal_bits, normal
-from refoptim.engines import host, nvrtc
+from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.twins import kernels_on, twinned
 from refoptim.optimizers import conjugate_gradient, lbfgs, vector
@@ -196,16 +195,6 @@ def inside() -> bool:
 
 def off(x: Any) -> Any:
     return [off(y) for y in x] if isinstance(x, list) else x.get() if hasattr(x, "get") else x
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cupy: Any) -> Any:
-    """Return the stand-in for CuPy, with a compiler whose binaries it takes."""
-    monkeypatch.setenv("REFOPTIM_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(nvrtc, "compile", lambda source, arch, major: fake_cupy._raw.MAGIC + arch.encode())
-    monkeypatch.setattr(nvrtc, "version", lambda major: (major, 0))
-    monkeypatch.setattr(nvrtc, "architectures", lambda major: [90])
-    return fake_cupy
 
 
 @pytest.mark.parametrize("fused", [None, False], ids=["kernels", "words"])
