@@ -444,5 +444,6 @@ def hyperparameters(cls: type) -> set[str]:
 
     Classes of other places do not count: what a group may hold does not change with what is imported.
     """
-    here = [x for x in cls.__subclasses__() if x.__module__.startswith(f"{__package__}.")]
+    derived: list[type] = cls.__subclasses__()
+    here = [x for x in derived if x.__module__.startswith(f"{__package__}.")]
     return set(declared(cls)).union(*map(hyperparameters, here))

@@ -38,11 +38,11 @@ def start(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
 def test_examples_in_help_stand_on_lines_of_their_own(path: tuple[str, ...]) -> None:
     text = call(*path, "--help").stdout
     assert "\\b" not in text and "\b" not in text
-    examples = [line for line in text.splitlines() if line.startswith("  refoptim ")]
+    examples = [line for line in text.splitlines() if line.startswith(("  refoptim ", "  mpiexec "))]
     assert all(line.count("refoptim ") == 1 for line in examples)
     if not isinstance(command := _find(path), click.Group):
         doc = (command.callback.__doc__ or "") if command.callback else ""
-        written = [line.strip() for line in doc.splitlines() if line.strip().startswith("refoptim ")]
+        written = [line.strip() for line in doc.splitlines() if line.strip().startswith(("refoptim ", "mpiexec "))]
         assert written and [line.strip() for line in examples] == written
 
 

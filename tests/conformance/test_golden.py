@@ -321,7 +321,9 @@ def test_a_case_is_run_as_it_says() -> None:
     (case,) = cases.parse(case_with(**changes), "adam.json")
     spy = Spy()
     assert [frame.step for frame in run(spy, case, "float32")] == [1, 2, 3, 4, 5]
-    assert spy.told == [[], {"lr": 0.5}, [], "resume", [1], [], []]
+    rest = {"betas": (0.8, 0.95), "eps": 0.003, "weight_decay": 0.1}
+    options = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
+    assert spy.told == [[], {"lr": 0.5, **rest, **options}, [], "resume", [1], [], []]
     assert [state["step"] for state in spy.state()] == [5, 4]
 
 
