@@ -5,13 +5,15 @@ atol)`` allows ``atol + rtol * |x|`` around each number x of the golden, and ask
 
 The first row that fits counts; where none fits, nothing is promised and distances are measured. An implementation from
 elsewhere is compared with the goldens of refoptim. The rows of other libraries say what "the same rule" means: within
-them it agrees, beyond them it must stand in ``deviations/`` with a reason. Muon multiplies matrices in bfloat16, in any
+them it agrees with the rule or with its dialect of it (``known``), beyond them it must stand in ``deviations/`` with
+a reason. Muon multiplies matrices in bfloat16, in any
 order where it takes the products of a library (``numpy-library``), and ONNX holds the attributes of its operators in
 float32.
 """
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,15 @@ FEW = CLOSE(1e-4, 1e-5)
 """float32 after some dozen steps in which each operation was rounded, or fused, in another way."""
 
 FEW_OF_DOUBLE = CLOSE(1e-12, 1e-13)
+
+PEERS = (
+    *("bitsandbytes", "chainer", "keras", "mlx", "mxnet", "onnx", "optax", "paddle", "sklearn", "tensorflow1"),
+    *("tensorflow2", "tinygrad"),
+)
+"""Other libraries whose adapters are here."""
+
+IN_SINGLE = ("mlx", "onnx", "paddle", "tensorflow1", "tensorflow2")
+"""Those that keep settings in float32, whatever the parameters are."""
 
 STORED = "reference-store"
 """In place of a golden: refoptim's reference, run here and now, with 16-bit numbers rounded once when stored."""
@@ -62,10 +73,10 @@ TABLE = (
     Row("torch-functional", "reference", ANY, ANY, EXACT),
     Row("jax-functional", "reference", ANY, ANY, EXACT),
     Row("torch-for-loop", "reference", "Muon", ANY, CLOSE(1e-2, 1e-3)),
-    Row("onnx", "reference", ANY, "float64", FEW),
+    *(Row(peer, "reference", ANY, "float64", FEW) for peer in IN_SINGLE),
     *(
         Row(peer, "reference", ANY, storage, promise)
-        for peer in ("torch-for-loop", "torch-foreach", "torch-fused", "optax", "keras", "onnx")
+        for peer in ("torch-for-loop", "torch-foreach", "torch-fused", *PEERS)
         for storage, promise in (
             ("float32", FEW),
             ("complex64", FEW),
@@ -100,8 +111,7 @@ class Deviation(NamedTuple):
 
     def covers(self, case: Case, storage: str) -> bool:
         """Tell whether a run is one of those described."""
-        named = case.id.startswith(self.cases[:-1]) if self.cases.endswith(ANY) else case.id == self.cases
-        return named and self.storage in (ANY, storage)
+        return fnmatchcase(case.id, self.cases) and self.storage in (ANY, storage)
 
 
 def deviations(engine: str) -> list[Deviation]:

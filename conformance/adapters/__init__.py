@@ -13,7 +13,7 @@ An implementation is any class with the methods of ``trajectory.Implementation``
 how torch runs (``foreach``, ``fused``, ``capturable``, ``differentiable``).
 
 ``Adapter`` is a base that has all but ``make``, ``step`` and ``parameters``, and what more there is to say. A case that
-needs a method which is not written, or that raises ``Unsupported``, is not run, and the reason is shown:
+needs a method which is not written, or that raises ``Unsupported``, is not run, and the reason is shown::
 
     promise        what must hold: EXACT, ULP(n), CLOSE(rtol, atol), or None where distances are only measured; or
                    these by storage type in a dict, where ``"*"`` stands for the types that it does not name

@@ -89,9 +89,15 @@ class Diagnosis:
     excluded: tuple[str, ...] = ()
     curves: int = 1
 
+    @property
+    def ok(self) -> bool:
+        """Whether the rule is the same."""
+        return self.verdict in (SAME_BITS, SAME_RULE)
+
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(self).items()}
+        found = {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(self).items()}
+        return {**found, "summary": self.summary}
 
     @property
     def summary(self) -> str:

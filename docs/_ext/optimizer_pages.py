@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import md
@@ -10,10 +9,12 @@ import numpy as np
 import twins
 from refoptim.conformance import cases, promises
 from refoptim.conformance.cases import Case
+from refoptim.conformance.known import meaning
 from refoptim.conformance.verify import EXACT
 
 from refoptim import Optimizer
 from refoptim.commands.describe import SHARED, arguments, optimizers, stem, text
+from refoptim.dialects.preset import known
 from refoptim.optimizers.closure import ClosureOptimizer
 
 FOLDER = "optimizers"
@@ -189,23 +190,9 @@ def goldens(cls: type[Optimizer]) -> str:
 
 
 def peers(cls: type[Optimizer]) -> str:
-    """Return the section of other libraries that compute something else, where they were tried."""
-    rows = [row for path in sorted(folder().glob("*.txt")) for row in deviations(path, own_cases(cls))]
-    intro = "Where another library computes something else in these cases, and why; each was tried."
-    return md.section("Peers that differ", intro, md.table(("library", "cases", "how"), rows)) if rows else ""
-
-
-def folder() -> Path:
-    """Return where the deviations are."""
-    return Path(str(files("refoptim.conformance"))) / "deviations"
-
-
-def deviations(path: Path, found: list[Case]) -> list[tuple[str, str, str]]:
-    """Return the known deviations of a library in some cases: its name, the cases, the reason."""
-    library = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").rstrip(".")
-    known = promises.deviations(path.stem)
-    first = [promises.deviation(known, case, dtype) for case in found for dtype in case.dtypes]
-    kept = [x for x in known if x in first]
-    return [
-        (library, f"`{x.cases}`" + (f" in {x.storage}" if x.storage != promises.ANY else ""), x.reason) for x in kept
-    ]
+    """Return the section of the libraries whose dialect of a rule is known, and what differs in each."""
+    made = {library: of[cls.__name__] for library, of in known().items() if cls.__name__ in of}
+    rows = [(library, ", ".join(f"`{flag}`" for flag in x.flags), meaning(x.flags)) for library, x in made.items()]
+    differ = [row for row in rows if row[1]]
+    intro = "What other libraries compute otherwise; `refoptim.dialects` has them, and each was held to its witness."
+    return md.section("Peers that differ", intro, md.table(("library", "flags", "how"), differ)) if differ else ""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from refoptim.conformance import adapters, cases, promises, run
 from refoptim.conformance.adapters import fused
+from refoptim.conformance.known import Dialect
 from refoptim.conformance.promises import CLOSE, EXACT, ULP
 from refoptim.conformance.reference import Reference
 from refoptim.conformance.run import Result
@@ -19,6 +20,7 @@ from refoptim.conformance.run import Result
 from helpers import ROOT
 from helpers.implementations import CASES, Late, Loses, Plain, named, results
 from helpers.kernels import NEEDS_KERNELS
+from refoptim import dialects
 from refoptim.engines import host
 
 
@@ -173,6 +175,39 @@ def test_listed_deviations_excuse_and_their_absence_is_told(outcome: str, expect
     r = Result("x", "SGD", "sgd-plain", "float32", "reference", outcome, steps=(1,), ulps=(3,))
     assert run.excused(r, KNOWN).outcome == expected
     assert run.excused(r, None) is r
+
+
+def with_dialect(monkeypatch: pytest.MonkeyPatch, *, known: str, computed: str) -> run.Result:
+    """Run Adam's case of all options on a library that is known for one difference and computes another."""
+    axes = tuple(dialects.AXES["Adam", known])
+    monkeypatch.setattr(run, "axes_of", lambda library, optimizer: axes)
+    theirs = tuple(dialects.AXES["Adam", computed]) if computed else ()
+    (job,) = run.jobs("numpy", "adam-coupled-decay", ("float32",))
+    made = partial(Dialect, theirs)
+    (found,) = run.perform(job._replace(implementation="optax", make=made))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("computed", "outcome", "said"),
+    [
+        ("EpsUnscaled", run.DEVIATES, "Bias correction multiplies lr and eps is added to the uncorrected root"),
+        ("EpsInsideRoot", run.FAILS, "is neither the rule nor optax's dialect of it (EpsUnscaled)"),
+        ("", run.PASSES, "Bias correction multiplies lr"),
+    ],
+)
+def test_a_library_is_held_to_its_dialect(
+    monkeypatch: pytest.MonkeyPatch, computed: str, outcome: str, said: str
+) -> None:
+    found = with_dialect(monkeypatch, known="EpsUnscaled", computed=computed)
+    assert (found.outcome, found.ok) == (outcome, outcome != run.FAILS)
+    assert found.reason.startswith(said)
+    assert found.flags == (() if outcome == run.FAILS else ("EpsUnscaled",))
+
+
+def test_a_dialect_that_does_not_show_excuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_dialect(monkeypatch, known="AmsgradAfterCorrection", computed="EpsUnscaled")
+    assert (found.outcome, found.reason) == (run.FAILS, "")
 
 
 @pytest.mark.parametrize("outcome", [run.FAILS, run.ERROR])
