@@ -27,6 +27,8 @@ from .adapters import ENGINES, NotAvailable, Unsupported
 from .cases import Case
 from .exact import Exact
 from .gradients import FORMATS, make_source, np_dtype
+from .known import Dialect, axes_of, meaning
+from .reference import Reference
 
 STORAGES = tuple(reversed(FLOATS))
 
@@ -37,6 +39,9 @@ TORCH = "torch-for-loop"
 
 MEASURED = ("numpy", "host", TORCH, "torch-foreach", "torch-fused", "optax", "keras")
 """What is measured unless told otherwise, where it is installed."""
+
+ROUNDING = 1e-6
+"""A tolerance above what rounding does in double, and below what another rule does."""
 
 ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, Unsupported)
 
@@ -72,19 +77,14 @@ class Missing(NamedTuple):
 
 
 def jobs(pattern: str, dtypes: Sequence[str], steps: int) -> list[Job]:
-    """Return what is to be measured: cases and optimizers whose name contains a text, in some storage types or all."""
+    """Return what is to be measured: cases and optimizers that a glob describes, in some storage types or all."""
     found = []
     for stem in cases.stems():
         suitable = [replace(case, steps=steps, record=[steps]) for case in cases.load(stem) if is_suitable(case)]
         for dtype in (x for x in STORAGES if not dtypes or x in dtypes):
             listed = [case for case in suitable if dtype in case.dtypes] or suitable[:1]
-            found += [Job(case, dtype) for case in listed if matches(case, pattern)]
+            found += [Job(case, dtype) for case in listed if cases.matches(pattern, case.id, case.optimizer)]
     return found
-
-
-def matches(case: Case, pattern: str) -> bool:
-    """Tell whether the name of a case, or of its optimizer, contains a text."""
-    return pattern.lower() in case.id or pattern.lower() in case.optimizer.lower()
 
 
 def is_suitable(case: Case) -> bool:
@@ -143,11 +143,24 @@ def way(name: str, job: Job, start: Array) -> Array:
     return np.array([start, *steps])
 
 
+def another_rule(name: str, case: Case) -> str:
+    """Say what a library's dialect does otherwise, if it parts from the rule in a case by more than rounding."""
+    axes = axes_of(name, case.optimizer)
+    if not axes:
+        return ""
+    theirs, rule = (
+        [flat(x.parameters, float) for x in trajectory.run(made, case, "float64")]
+        for made in (Dialect(axes), Reference())
+    )
+    same = np.allclose(theirs, rule, rtol=ROUNDING, atol=ROUNDING)
+    return "" if same else f"another rule: {meaning([x.flag for x in axes])}"
+
+
 def why_not(name: str, job: Job) -> str:
     """Say why a case is not measured on an implementation: it does not have it, or has another rule."""
     known = promises.deviation(promises.deviations(name), job.case, job.dtype)
-    other = f"another rule: {known.reason}" if known and known.flags else ""
-    return other or adapters.why_not(adapters.find(name)(), job.case, job.dtype) or ""
+    listed = f"another rule: {known.reason}" if known and known.flags else ""
+    return listed or another_rule(name, job.case) or adapters.why_not(adapters.find(name)(), job.case, job.dtype) or ""
 
 
 def measure(job: Job, names: Sequence[str]) -> Iterator[Row | Missing]:

@@ -27,7 +27,7 @@ TITLES = ("optimizer", "storage", "implementation", "largest ULP", "mean ULP", "
 
 
 @click.command()
-@click.option("--pattern", default="", metavar="TEXT", help="Only cases and optimizers whose name contains TEXT.")
+@click.option("--pattern", default="", metavar="GLOB", help="Only these cases or optimizers: adam-*, Adam.")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(errors.STORAGES), help="Only this storage.")
 @click.option("--impl", "names", multiple=True, metavar="NAME", help="Only this implementation; may be repeated.")
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(1), help="How many steps are taken.")

@@ -42,7 +42,7 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 def _with_turns(number: int) -> Callable[[F], F]:
     return _options(
-        click.option("--pattern", default="", metavar="TEXT", help="Only cases whose name contains TEXT, in any case."),
+        click.option("--pattern", default="", metavar="GLOB", help="Only these cases or optimizers: 'Adam, *', AdamW."),
         click.option(
             "--repeats", default=number, show_default=True, type=click.IntRange(1), help="Turns; the median counts."
         ),
@@ -192,7 +192,7 @@ def interop(
 
     \b
     refoptim bench interop
-    refoptim bench interop --pattern "adam, "
+    refoptim bench interop --pattern Adam
     """
     bench_interop.check()
     chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)])

@@ -109,7 +109,7 @@ def copy_speed(nbytes: int, repeats: int) -> float:
 
 
 def chosen(pattern: str, dtype: str, shapes: Iterable[tuple[int, int]]) -> list[Case]:
-    """Return the cases whose names contain a pattern: some shapes, those with goals of their own, and LBFGS."""
+    """Return the cases that a glob describes: some shapes, those with goals of their own, and LBFGS."""
     small = [(1, 10), (100, 10), (1, CACHED)]
     wide = [] if dtype in ("float16", "bfloat16") else [bench_lbfgs.Evaluation("LBFGS", dtype, 1, 60)]
     return cases(pattern, [(dtype, *shape) for shape in dict.fromkeys([*shapes, *small])], wide)

@@ -14,6 +14,7 @@ import numpy as np
 
 import refoptim
 
+from ..conformance.cases import matches
 from ..conformance.gradients import np_dtype
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
@@ -99,12 +100,12 @@ class Result:
 
 
 def cases(pattern: str, shapes: Iterable[tuple[str, int, int]], more: Iterable[Case] = ()) -> list[Case]:
-    """Return the cases of all elementwise rules, and others, whose names contain a pattern.
+    """Return the cases of all elementwise rules, and others, that a glob describes by name or by optimizer.
 
     A shape is dtype, tensors, elements.
     """
     found = [*(Case(name, *shape) for shape in shapes for name in OPTIMIZERS), *more]
-    chosen = [case for case in found if pattern.lower() in str(case).lower()]
+    chosen = [case for case in found if matches(pattern, str(case), case.optimizer)]
     if not chosen:
         raise ValueError(f"no case matches {pattern!r}: they are named like {str(found[0])!r}")
     return chosen

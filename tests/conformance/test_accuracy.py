@@ -259,14 +259,19 @@ def test_refoptim_is_compared_with_torch_in_the_same_cases() -> None:
 
 
 class Other(Reference):
-    """Stands for a library that ``deviations/optax.txt`` is about."""
+    """Stands for a library whose dialect is known: optax."""
 
 
 def test_another_rule_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy.adapters, "find", lambda name: Other)
     (lags,), (same,) = (accuracy.jobs(name, ["float64"], 2) for name in ("rprop-signs", "adamw-decay"))
     (missing,) = accuracy.measure(lags, ["optax"])
-    assert missing == Missing("rprop-signs", "float64", "optax", "another rule: each step is that of the step before")
+    assert missing == Missing(
+        "rprop-signs",
+        "float64",
+        "optax",
+        "another rule: The step size that is used is the one of the step before (optax).",
+    )
     (measured,) = accuracy.measure(same, ["optax"])
     assert isinstance(measured, Row)
 
