@@ -123,6 +123,7 @@ def test_a_right_adam_that_rounds_otherwise_is_the_same_rule() -> None:
     assert found.ok and 0 < found.ulps < 1000
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_refoptim_has_the_same_bits(optimizer: str) -> None:
     found = diagnose(optimizer, plants.evidence(optimizer, Reference))
@@ -140,18 +141,21 @@ def says(found: Diagnosis, *flags: str) -> bool:
     return set(flags) in answers and len(answers) <= 2
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize("axis", [axis for optimizer in OPTIMIZERS for axis in sample(optimizer, 1)], ids=str)
 def test_a_planted_axis_is_named(axis: dialects.Axis) -> None:
     found = diagnose(axis.optimizer, plants.evidence(axis.optimizer, plants.planted(axis.optimizer, axis)))
     assert found.verdict == "another rule" and says(found, axis.flag), found
 
 
+@pytest.mark.diagnose
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", [axis for optimizer in OPTIMIZERS for axis in sample(optimizer, 99)], ids=str)
 def test_every_planted_axis_is_named(axis: dialects.Axis) -> None:
     test_a_planted_axis_is_named(axis)
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize(
     ("optimizer", "flags"),
     [
@@ -167,6 +171,7 @@ def test_planted_pairs_are_named(optimizer: str, flags: tuple[str, ...]) -> None
     assert found.verdict == "another rule" and says(found, *flags), found
 
 
+@pytest.mark.diagnose
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100))
 def test_drawn_pairs_are_named_or_a_smaller_set_that_does_the_same(seed: int) -> None:
@@ -187,6 +192,7 @@ OF_BITS = [
 ]
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize(("optimizer", "flag"), OF_BITS)
 def test_ways_of_rounding_are_named_by_their_bits(optimizer: str, flag: str) -> None:
     box = plants.planted(optimizer, dialects.AXES[optimizer, flag][0])
@@ -214,6 +220,7 @@ def read_beta2(hyper: dict[str, Any]) -> dict[str, Any]:
     return {**hyper, "betas": (hyper.get("betas", (0.9,))[0], 0.973)}
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize(
     ("read", "name", "values"),
     [
@@ -254,6 +261,7 @@ def draw_outside(random: Random) -> list[Evidence]:
             return found
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_none_of_the_axes_is_unknown(seed: int) -> None:
     evidence = draw_outside(Random(seed))
@@ -263,6 +271,7 @@ def test_what_is_none_of_the_axes_is_unknown(seed: int) -> None:
     assert "nothing known explains it: first parts at step" in str(found)
 
 
+@pytest.mark.diagnose
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 600))
 def test_nothing_outside_the_axes_gets_a_name(seed: int) -> None:
@@ -318,6 +327,7 @@ def test_the_command_says_what_it_finds_and_refuses_what_it_cannot_run(tmp_path:
         assert invoke("diagnose", *wrong)[0] == 2
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize(("library", "optimizer"), [("keras", "Adam"), ("optax", "RMSprop")])
 def test_the_library_that_has_a_dialect_is_said(library: str, optimizer: str) -> None:
     preset = preset_of.known()[library][optimizer]
