@@ -176,8 +176,11 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     }
 }
 
-#define ENTRY(NAME, RULE, N, P, G)                                                         \
-    KERNEL(NAME, 4)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
+// Blocks that a multiprocessor must hold at once; doubles need more registers.
+template <class P> constexpr int BLOCKS = sizeof(P) == 8 ? 3 : 4;
+
+#define ENTRY(NAME, RULE, N, P, G)                                                                 \
+    KERNEL(NAME, BLOCKS<P>)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
     EXPORT(NAME)
 
 #define EACH_STORAGE(ENTRY, NAME, RULE, N)                \

@@ -36,7 +36,7 @@ CHUNK, LEAST = 1 << 13, 1 << 10
 """Elements that a block updates in one go, and the fewest of them; the last blocks of a launch are then soon done."""
 
 AT_ONCE = 4
-"""Blocks of the elementwise harness that a multiprocessor holds at once, as in ``harness/multi_tensor.cuh``."""
+"""Blocks of the elementwise harness that a multiprocessor holds at once (3 of doubles): see ``multi_tensor.cuh``."""
 
 ROOM = 32 << 20
 """Bytes of tables kept on a GPU for the case that they are needed again."""
