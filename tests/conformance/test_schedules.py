@@ -117,7 +117,7 @@ def test_the_command_runs_them() -> None:
 
 
 def test_without_a_schedule_nothing_is_listed() -> None:
-    assert run_schedules.work("torch-for-loop") == []
+    assert run_schedules.work("numpy-library") == []
     assert not run_schedules.has_schedules(Adapter) and not run_schedules.has_schedules(object)
     assert run_schedules.has_schedules(Objects) and run_schedules.has_schedules(Objects())
 
