@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ..cases import Case
-from .peer import Hyper, Peer, Theirs
+from .peer import Hyper, Theirs, TorchPeer
 
 
 def _made(name: str, *keys: str) -> Any:
@@ -23,11 +21,10 @@ def _made(name: str, *keys: str) -> Any:
     return make
 
 
-class Bitsandbytes(Peer):
+class Bitsandbytes(TorchPeer):
     """bitsandbytes.optim."""
 
     package = "bitsandbytes"
-    skips = True
     dtypes = ("float32",)
     rules: ClassVar[Mapping[str, Theirs]] = {
         "SGD": Theirs(_made("SGD", "momentum", "dampening", "nesterov")),
@@ -40,20 +37,3 @@ class Bitsandbytes(Peer):
     def why_not(self, case: Case, dtype: str) -> str | None:
         plain = case.optimizer == "SGD" and not case.hyper.get("momentum")
         return super().why_not(case, dtype) or ("it has no SGD without momentum" if plain else None)
-
-    def _begin(self, made: Any) -> None:
-        import torch
-
-        self._params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in self._arrays]
-        self._optimizer = made(self._params)
-
-    def _set_lr(self, lr: float) -> None:
-        self._optimizer.param_groups[0]["lr"] = lr
-
-    def _step(self, grads: Sequence[Any]) -> None:
-        import torch
-
-        for p, g in zip(self._params, grads, strict=True):
-            p.grad = None if g is None else torch.from_numpy(np.array(g))
-        self._optimizer.step()
-        self._arrays = [p.detach().numpy().copy() for p in self._params]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .peer import Hyper, Peer, Theirs
+from .peer import Hyper, Peer, Theirs, settings_of
 
 
 def _made(name: str, rate: str, **settings: Any) -> Any:
@@ -16,7 +16,7 @@ def _made(name: str, rate: str, **settings: Any) -> Any:
     def make(h: Hyper) -> tuple[Any, str, float]:
         from chainer import optimizers
 
-        values = {key: x(h) if callable(x) else h[x] for key, x in settings.items()}
+        values = settings_of(h, settings)
         given = {rate: h["lr"], **values} if rate else values
         hook = 0.0 if "weight_decay_rate" in settings else h.get("weight_decay", 0.0)
         return getattr(optimizers, name)(**given), rate, hook

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..cases import Case
-from .peer import Hyper, Peer, Theirs
+from .peer import Hyper, Peer, Theirs, settings_of
 
 
 def _made(name: str, **settings: Any) -> Any:
@@ -17,7 +17,7 @@ def _made(name: str, **settings: Any) -> Any:
     def make(h: Hyper) -> Any:
         import mxnet
 
-        given = {key: x(h) if callable(x) else h[x] for key, x in settings.items()}
+        given = settings_of(h, settings)
         decay = {"wd": h["weight_decay"]} if "weight_decay" in h else {}
         return mxnet.optimizer.create(name, learning_rate=h["lr"], **decay, **given)
 

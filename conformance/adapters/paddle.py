@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from .peer import Hyper, Peer, Theirs
+from .peer import Hyper, Peer, Theirs, settings_of
 
 
 def _made(name: str, coupled: bool = True, **settings: Any) -> Any:
@@ -14,7 +14,7 @@ def _made(name: str, coupled: bool = True, **settings: Any) -> Any:
     def make(h: Hyper) -> Any:
         import paddle
 
-        given = {key: x(h) if callable(x) else h[x] for key, x in settings.items()}
+        given = settings_of(h, settings)
         if coupled and h.get("weight_decay"):
             given["weight_decay"] = paddle.regularizer.L2Decay(h["weight_decay"])
         return lambda params: getattr(paddle.optimizer, name)(learning_rate=h["lr"], parameters=params, **given)

@@ -1,6 +1,6 @@
 """What adapters of other libraries have in common: which optimizers they have, with which options.
 
-A library is described by a table, ``RULES``: by torch's name of an optimizer what makes theirs of torch's
+A library is described by a table, ``rules``: by torch's name of an optimizer what makes theirs of torch's
 hyperparameters, and the options that theirs does not have. Gradients have their signs turned to maximize.
 """
 
@@ -37,7 +37,6 @@ class Peer(Adapter):
         skips: whether a parameter may have no gradient.
     """
 
-    promise = None
     package: ClassVar[str]
     rules: ClassVar[Mapping[str, Theirs]]
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float64")
@@ -90,3 +89,31 @@ class Peer(Adapter):
     def _step(self, grads: Sequence[Any]) -> None:
         """Take a step and put its results into the arrays."""
         raise NotImplementedError
+
+
+def settings_of(h: Hyper, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their names in a library, each a hyperparameter's name or a function of all of them."""
+    return {key: x(h) if callable(x) else h[x] for key, x in settings.items()}
+
+
+class TorchPeer(Peer):
+    """A base for libraries whose optimizers are torch's kind: they step torch's parameters."""
+
+    skips = True
+
+    def _begin(self, made: Any) -> None:
+        import torch
+
+        self._params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in self._arrays]
+        self._optimizer = made(self._params)
+
+    def _set_lr(self, lr: float) -> None:
+        self._optimizer.param_groups[0]["lr"] = lr
+
+    def _step(self, grads: Sequence[Any]) -> None:
+        import torch
+
+        for p, g in zip(self._params, grads, strict=True):
+            p.grad = None if g is None else torch.from_numpy(np.array(g))
+        self._optimizer.step()
+        self._arrays = [p.detach().numpy().copy() for p in self._params]

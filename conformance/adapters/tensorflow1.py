@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from .peer import Hyper, Peer, Theirs
+from .peer import Hyper, Peer, Theirs, settings_of
 
 
-def _made(name: str, *positional: Any, **settings: Any) -> Any:
+def _made(name: str, **settings: Any) -> Any:
     """Return what makes an optimizer for a variable that holds lr; settings are torch's names or functions of all."""
 
     def make(h: Hyper) -> Any:
         import tensorflow as tf
 
-        given = {key: x(h) if callable(x) else h[x] for key, x in settings.items()}
+        given = settings_of(h, settings)
         return lambda lr: getattr(tf.compat.v1.train, name)(lr, **given)
 
     return make

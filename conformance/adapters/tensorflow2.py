@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from .peer import Hyper, Peer, Theirs
+from .peer import Hyper, Peer, Theirs, settings_of
 
 
 def _made(name: str, **settings: Any) -> Any:
@@ -14,7 +14,7 @@ def _made(name: str, **settings: Any) -> Any:
     def make(h: Hyper) -> Any:
         import tf_keras
 
-        given = {key: x(h) if callable(x) else h[x] for key, x in settings.items()}
+        given = settings_of(h, settings)
         return getattr(tf_keras.optimizers.legacy, name)(h["lr"], **given)
 
     return make

@@ -28,7 +28,7 @@ SHRINKING = (AdamW, NAdam, RAdam)
 
 DECOUPLING = ("DecoupledDecay", "DecayAfterUpdate")
 
-FACTORS = ("shrink", "before", "later")
+FACTORS = ("shrink", "shrunk")
 """The scalars that a parameter is multiplied by where its decay is decoupled."""
 
 
@@ -43,54 +43,51 @@ def _rate(h: Hypers, right: dict[str, Any]) -> float:
     return rate
 
 
-@declare("DecoupledDecay", COUPLED, "decay place")
-class Decoupled(Change):
-    """The parameter shrinks before the update."""
+class Shrinks(Change):
+    """The gradient has no decay, and the parameter shrinks."""
 
-    moving = frozenset({"before"})
+    moving = frozenset({"shrunk"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         right = super().scalars(h, k, registers)
-        return _undecayed(right) | {"before": 1 - _rate(h, right) * right["weight_decay"]}
+        return _undecayed(right) | {"shrunk": 1 - _rate(h, right) * right["weight_decay"]}
+
+
+@declare("DecoupledDecay", COUPLED, "decay place")
+class Decoupled(Shrinks):
+    """The parameter shrinks before the update."""
 
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
-        return super().update(s, mul(p, s.before), g, *state)
+        return super().update(s, mul(p, s.shrunk), g, *state)
 
 
 @declare("DecayAfterUpdate", [*COUPLED, AdamW], "decay place")
-class DecoupledAfter(Change):
+class DecoupledAfter(Shrinks):
     """The parameter shrinks after the update."""
-
-    moving = frozenset({"later"})
-
-    @classmethod
-    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
-        right = super().scalars(h, k, registers)
-        return _undecayed(right) | {"later": 1 - _rate(h, right) * right["weight_decay"]}
 
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         p, *state_after = super().update(s, p, g, *state)
-        return mul(p, s.later), *state_after
+        return mul(p, s.shrunk), *state_after
 
 
 @declare("DecayAfterUpdate", [Muon, Adafactor], "decay place")
 class ShrunkAfter(Change):
     """As before, for rules that shrink whatever the decay is."""
 
-    moving = frozenset({"later"})
+    moving = frozenset({"shrunk"})
 
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         right = super().scalars(h, k, registers)
-        return {**right, "shrink": 1.0, "later": right["shrink"]}
+        return {**right, "shrink": 1.0, "shrunk": right["shrink"]}
 
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         p, *state_after = super().update(s, p, g, *state)
-        return mul(p, s.later), *state_after
+        return mul(p, s.shrunk), *state_after
 
 
 @declare("DecayAfterMomentum", [SGD], "decay place")

@@ -35,7 +35,7 @@ def lr_inside(flag: str, rules: Any, words: Any) -> None:
 
         @classmethod
         def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
-            other: Words = words(s)
+            other: Words = words(s, g)
             return super().words(s, p, g, *state) | other
 
 
@@ -58,24 +58,12 @@ class LrInside(Change):
         return super().update(changed(s, weight_decay=0 * s.weight_decay, step_size=s.minus_one), p, step, *state)
 
 
-lr_inside("LrInsideMomentum", [Adam, AdamW], lambda s: {"lerp": lambda x, y, c: lerp(x, mul(y, s.lr), c)})
+lr_inside("LrInsideMomentum", [Adam, AdamW], lambda s, g: {"lerp": lambda x, y, c: lerp(x, mul(y, s.lr), c)})
 
 
-@declare("LrInsideMomentum", [SparseAdam], LR)
-class SparseLrInside(Change):
-    """As above, in the words of SparseAdam."""
-
-    moving = frozenset({"lr"})
-
-    @classmethod
-    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
-        right = super().scalars(h, k, registers)
-        return {**right, "lr": h.lr, "step_size": right["step_size"] / h.lr if h.lr else 0.0}
-
-    @classmethod
-    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
-        scaled = {"sub": lambda x, y: sub(mul(x, s.lr), y) if x is g else sub(x, y)}
-        return super().words(s, p, g, *state) | scaled
+lr_inside(
+    "LrInsideMomentum", [SparseAdam], lambda s, g: {"sub": lambda x, y: sub(mul(x, s.lr), y) if x is g else sub(x, y)}
+)
 
 
 by_scalars(

@@ -205,6 +205,12 @@ def test_a_library_is_held_to_its_dialect(
     assert found.flags == (() if outcome == run.FAILS else ("EpsUnscaled",))
 
 
+def test_where_nothing_is_promised_nothing_is_excused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "promise_of", lambda *arguments: None)
+    found = with_dialect(monkeypatch, known="EpsUnscaled", computed="EpsInsideRoot")
+    assert (found.outcome, found.flags) == (run.MEASURED, ())
+
+
 def test_a_dialect_that_does_not_show_excuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = with_dialect(monkeypatch, known="AmsgradAfterCorrection", computed="EpsUnscaled")
     assert (found.outcome, found.reason) == (run.FAILS, "")
