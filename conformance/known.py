@@ -6,17 +6,13 @@ then deviates as known: nothing is listed by hand, and what the dialect does not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-import numpy as np
-
-import refoptim
 from refoptim import dialects
 from refoptim.dialects import Axis
 from refoptim.dialects.preset import LIBRARIES, known
-from refoptim.numerics.arith import Array
 
 from .reference import Reference
 
@@ -27,11 +23,8 @@ class Dialect(Reference):
     def __init__(self, axes: Sequence[Axis]) -> None:
         self._axes = axes
 
-    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
-        self._arrays = [np.array(p) for p in parameters]
-        rule: Any = dialects.made_of(getattr(refoptim, optimizer), *self._axes)
-        self._build = partial(rule, self._arrays, **hyper)
-        self._optimizer = self._build()
+    def rule(self, optimizer: str) -> Any:
+        return dialects.made_of(super().rule(optimizer), *self._axes)
 
 
 @cache

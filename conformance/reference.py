@@ -17,9 +17,13 @@ from .trajectory import State
 class Reference:
     """refoptim's optimizers on NumPy arrays."""
 
+    def rule(self, optimizer: str) -> Any:
+        """Return the class of an optimizer."""
+        return getattr(refoptim, optimizer)
+
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         self._arrays = [np.array(p) for p in parameters]
-        self._build: Callable[[], Any] = partial(getattr(refoptim, optimizer), self._arrays, **hyper)
+        self._build: Callable[[], Any] = partial(self.rule(optimizer), self._arrays, **hyper)
         self._optimizer = self._build()
 
     def set(self, hyper: Mapping[str, Any]) -> None:
