@@ -33,6 +33,9 @@ TIGHT = {"float64": 1e-10, "float32": 5e-5, "float16": 5e-2, "bfloat16": 3e-1}
 LOOSE = {**TIGHT, "float64": TIGHT["float32"]}
 """The same for numbers some of which are kept, or computed, in single precision."""
 
+SINGLE = 2e-6
+"""The same for float64 where settings are kept in float32, or what is made of them once a step."""
+
 PRODUCTS = 5e-4
 """The same for Muon, whose products of matrices are rounded to bfloat16."""
 
@@ -48,6 +51,7 @@ class Evidence:
         parameters: the parameters after each step.
         state: the state of each parameter after each step, as far as it was given.
         given: the gradients of each step, if they were not computed at the parameters.
+        settings: the storage type in which the black box is taken to keep settings, if not its own.
     """
 
     case: Case
@@ -56,6 +60,7 @@ class Evidence:
     parameters: Sequence[Sequence[Array]]
     state: Sequence[Sequence[State]]
     given: Sequence[Sequence[Any]] | None = None
+    settings: str = ""
 
     @property
     def name(self) -> str:
@@ -104,7 +109,7 @@ class Evidence:
     @property
     def tight(self) -> float:
         """The tolerance for one rule, rounded in another way."""
-        return TIGHT[self.storage]
+        return SINGLE if self.settings == "float32" and self.storage == "float64" else TIGHT[self.storage]
 
     @property
     def loose(self) -> float:

@@ -8,6 +8,7 @@ the bits agree (``bits``). What explains not all is not named: the verdict is th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from dataclasses import replace
 from functools import cache
 from math import inf
 
@@ -132,6 +133,7 @@ class _Patient:
         self, optimizer: str, evidence: Sequence[Evidence], known: Known, watch: Watch, notes: tuple[str, ...]
     ) -> None:
         self.optimizer, self.evidence, self.known, self.notes = optimizer, evidence, known, [*notes]
+        self._watch = watch
         self.watch: Watch = lambda text: watch(f"{optimizer}: {text}")
         self.deciding = decisive(evidence) or [*evidence]
         if self.deciding[0].tight > SHOWS:
@@ -139,7 +141,7 @@ class _Patient:
         self.others = [e for e in evidence if e not in self.deciding and not e.is_edge]
 
     def diagnosis(self) -> Diagnosis:
-        """Search, first within what rounding explains, then within single precision."""
+        """Search, first within what rounding explains, then within what single precision does."""
         search = Search(self.optimizer, self.deciding, lambda e: e.tight, self.watch)
         found = search.run()
         if not found.sets:
@@ -154,7 +156,16 @@ class _Patient:
         if all(distance(self.optimizer, (), e, e.loose) <= e.loose for e in self.deciding):
             self.notes.append(self._said_of_loose())
             return self._explained(found, [()])
-        return self._unknown(found)
+        return self._with_settings_in_float32() or self._unknown(found)
+
+    def _with_settings_in_float32(self) -> Diagnosis | None:
+        """Search once more within what settings move that were rounded to float32; None if that explains nothing."""
+        if self.deciding[0].storage != "float64" or self.deciding[0].settings:
+            return None
+        rounded = [replace(e, settings="float32") for e in self.evidence]
+        notes = (*self.notes, "It agrees to single precision only: settings, or what is made of them, are in float32.")
+        said = _Patient(self.optimizer, rounded, self.known, self._watch, notes).diagnosis()
+        return said if said.verdict != UNKNOWN else None
 
     def _said_of_loose(self) -> str:
         if self.optimizer == "Muon":
@@ -232,7 +243,7 @@ class _Patient:
         """Add an atom that changes the state alone, if the state calls for one."""
         if not self._wrong_state(atoms):
             return atoms
-        longer = ((*atoms, atom) for atom in atoms_of(self.optimizer))
+        longer = ((*atoms, atom) for atom in atoms_of(self.optimizer, self.deciding[0].settings))
         explaining = (more for more in longer if fit(more) and not self._wrong_state(more) and self._does(more))
         return next(explaining, atoms)
 

@@ -80,9 +80,13 @@ def decisive(evidence: Sequence[Evidence]) -> list[Evidence]:
     return [e for e in best.values() if order.index(e.storage) >= min(widest, 2)]
 
 
-def atoms_of(optimizer: str) -> list[Atom]:
-    """Return what may be different in the first stage, and wrong settings without anything to be solved for."""
-    axes = [x for x in dialects.axes_of(optimizer) if x.flag not in OF_ROUNDING - IN_FIRST]
+def atoms_of(optimizer: str, settings_in: str = "") -> list[Atom]:
+    """Return what may be different in the first stage, and wrong settings without anything to be solved for.
+
+    Where settings are taken to be in float32 (``Evidence.settings``) no way of rounding is told from that.
+    """
+    later = OF_ROUNDING if settings_in else OF_ROUNDING - IN_FIRST
+    axes = [x for x in dialects.axes_of(optimizer) if x.flag not in later]
     return [*axes, *settings.fixed(optimizer)]
 
 
@@ -107,7 +111,7 @@ class Search:
         """Return the smallest sets that explain everything."""
         if not self.failing:
             return Found([()], [])
-        for atom in atoms_of(self.optimizer):
+        for atom in atoms_of(self.optimizer, self.evidence[0].settings):
             self.weigh(atom)
         single = self._singles()
         if not single:

@@ -49,6 +49,9 @@ HALVINGS = 60
 AGREEING = 0.8
 """The part of the telling numbers that must lie on both sides of a value."""
 
+NEAR = 2.0**-23
+"""A value that is relatively as near as this to the one given is the one given, rounded to float32."""
+
 DIGITS = range(1, 8)
 """With how many digits people write settings."""
 
@@ -129,11 +132,11 @@ def solved(optimizer: str, atoms: Atoms, place: Place, evidence: Evidence, toler
         return
     ask = _Question(optimizer, atoms, place, evidence, usual, step)
     for value in ask.answers(GRIDS["beta" if str(place) in BETAS else "size"], tolerance):
-        if value != given:
+        if abs(value - given) > NEAR * abs(given):
             yield constant(place, value, usual)
     if given:
         factors = ask.factors(float(given), tolerance)
-        yield from (scaled(place, x) for x in factors if x != 1)
+        yield from (scaled(place, x) for x in factors if abs(x - 1) > NEAR)
 
 
 def _first_part(optimizer: str, atoms: Atoms, evidence: Evidence, tolerance: float) -> int | None:

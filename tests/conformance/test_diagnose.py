@@ -252,6 +252,18 @@ def test_a_wrong_setting_beside_an_axis_is_named() -> None:
     assert found.values == {"LrScaled": pytest.approx({"lr": 0.37})}
 
 
+@pytest.mark.diagnose
+@pytest.mark.parametrize(
+    ("optimizer", "flags"),
+    [("Adagrad", ()), ("Adam", ("EpsUnscaled",)), ("RMSprop", ("EpsInsideRoot", "LrInsideMomentum"))],
+)
+def test_settings_in_float32_hide_no_axis_of_a_float64_run(optimizer: str, flags: tuple[str, ...]) -> None:
+    axes = [dialects.AXES[optimizer, flag][0] for flag in flags]
+    found = diagnose(optimizer, plants.evidence(optimizer, plants.in_single(optimizer, *axes)))
+    assert (found.verdict, set(found.names)) == ("another rule" if flags else "same rule", {*flags}), found
+    assert any("to single precision only" in note for note in found.notes)
+
+
 def draw_outside(random: Random) -> list[Evidence]:
     """Draw a mistake outside the axes that shows, and return what it gives."""
     while True:

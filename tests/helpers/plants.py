@@ -157,6 +157,25 @@ def _root(random: Random) -> type[Change]:
     return Powered
 
 
+def in_single(optimizer: str, *axes: Axis) -> type[Reference]:
+    """Return an implementation with some axes whose scalars are worked out in float32, in an order of its own."""
+
+    class Nudged(Change):
+        @classmethod
+        def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+            random = Random(k)
+            right = super().scalars(h, k, registers)
+            return {name: _nudged(x, random) if type(x) is float else x for name, x in right.items()}
+
+    return planted(optimizer, *axes, Axis(optimizer, "Nudged", Nudged, ("scalars in float32",)))
+
+
+def _nudged(x: float, random: Random) -> float:
+    """Return one of the three numbers of float32 next to a number."""
+    near = np.float32(x)
+    return float(random.choice([np.nextafter(near, np.float32(0)), near, np.nextafter(near, np.float32(np.inf))]))
+
+
 @cache
 def right(optimizer: str) -> list[Evidence]:
     """Return what the reference makes of the cases of an optimizer in the widest types."""
