@@ -39,7 +39,8 @@ def agreement(said: dict[str, Any]) -> str:
         return "–"
     if "scheduler" in said:
         return f"{said['curves']} curves, to {said['error']:.1g}"
-    how = "to the bit" if said["exact"] else f"to {said['ulps']:.2g} ULP"
+    unit = f"{said['ulps_of']} ULP".lstrip()
+    how = "to the bit" if said["exact"] else f"to {said['ulps']:.2g} {unit}"
     return f"{said['agree']} of {said['cases']} cases, {how}"
 
 

@@ -56,6 +56,7 @@ class Diagnosis:
         library: the libraries that are known to have this dialect.
         cases: how many cases decided, and ``agree`` how many agree with what is named.
         ulps: the largest distance that is left, in units of the last place of the largest number.
+        ulps_of: the type whose units those are, if not the widest that a case ran in.
         distance: the largest distance from the rule itself.
         first: where the black box first parts from the rule.
         runner_up: what fits next best.
@@ -74,6 +75,7 @@ class Diagnosis:
     cases: int = 0
     agree: int = 0
     ulps: float = 0.0
+    ulps_of: str = ""
     distance: float = 0.0
     first: First | None = None
     runner_up: Next | None = None
@@ -126,7 +128,8 @@ class Diagnosis:
         return f" ({', '.join(found)})" if found else ""
 
     def _agreement(self) -> str:
-        how = "to the bit" if self.exact else f"to {self.ulps:.2g} ULP of their largest numbers"
+        unit = f"{self.ulps_of} ULP".lstrip()
+        how = "to the bit" if self.exact else f"to {self.ulps:.2g} {unit} of their largest numbers"
         return f"{self.agree} of {self.cases} cases agree {how}."
 
     def _tails(self) -> Iterator[str]:

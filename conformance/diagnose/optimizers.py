@@ -154,9 +154,17 @@ class _Patient:
             self.notes.append(f"In {self.deciding[0].storage} {names} explains all, in a narrower type it does not.")
             return self._unknown(found)
         if all(distance(self.optimizer, (), e, e.loose) <= e.loose for e in self.deciding):
-            self.notes.append(self._said_of_loose())
-            return self._explained(found, [()])
+            return self._loosely(found)
         return self._with_settings_in_float32() or self._unknown(found)
+
+    def _loosely(self, found: Found) -> Diagnosis:
+        """Say that the rule itself agrees to single precision, or but for products of matrices."""
+        if self.optimizer == "Muon":
+            self.notes.append("Products of matrices that are rounded to bfloat16 are taken for the same within 0.05 %.")
+        else:
+            self.notes.append("It agrees to single precision only: something is computed or kept in float32.")
+            self.deciding = [replace(e, settings="float32") for e in self.deciding]
+        return self._explained(found, [()])
 
     def _with_settings_in_float32(self) -> Diagnosis | None:
         """Search once more within what settings move that were rounded to float32; None if that explains nothing."""
@@ -166,11 +174,6 @@ class _Patient:
         notes = (*self.notes, "It agrees to single precision only: settings, or what is made of them, are in float32.")
         said = _Patient(self.optimizer, rounded, self.known, self._watch, notes).diagnosis()
         return said if said.verdict != UNKNOWN else None
-
-    def _said_of_loose(self) -> str:
-        if self.optimizer == "Muon":
-            return "Products of matrices that are rounded to bfloat16 are taken for the same within 0.05 %."
-        return "It agrees to single precision only: something is computed or kept in float32."
 
     def holds(self, atoms: Atoms) -> bool:
         """Tell whether atoms explain the cases in single precision too; 16 bits show no more than rounding."""
@@ -209,6 +212,7 @@ class _Patient:
             cases=len(self.deciding),
             agree=agree,
             ulps=max(distance(self.optimizer, atoms, e) / _unit(e) for e in self.deciding),
+            ulps_of=self.deciding[0].settings,
             distance=fitness(self.optimizer, (), self.deciding)[1],
             first=self._first() if names else None,
             runner_up=self._runner_up(found, sets) if rule else None,
@@ -313,8 +317,9 @@ def _order(name: str) -> tuple[str, bool]:
 
 
 def _unit(e: Evidence) -> float:
-    """Return the unit in the last place of 1 in a storage type."""
-    return {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[e.storage]
+    """Return the unit in the last place of 1 in the storage type, or in that of the settings."""
+    units = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+    return units[e.settings or e.storage]
 
 
 def values_of(atoms: Iterable[Atom]) -> dict[str, dict[str, float | None]]:
