@@ -21,7 +21,7 @@ from .. import report, run
 from .answer import ANOTHER_RULE, SAME_BITS, SAME_RULE, UNKNOWN, Diagnosis, First, Known, Next
 from .bits import rounded
 from .evidence import Collected, Evidence, collect
-from .search import OF_ROUNDING, Found, Search, Watch, atoms_of, decisive, exact_in, fitness
+from .search import OF_ROUNDING, Found, Search, Watch, agreement, atoms_of, decisive, exact_in, fitness
 from .trial import RAISED, Atom, Atoms, Setting, distance, fit, frames, names_of, state_apart
 
 SHOWS = 1e-2
@@ -142,20 +142,34 @@ class _Patient:
 
     def diagnosis(self) -> Diagnosis:
         """Search, first within what rounding explains, then within what single precision does."""
-        search = Search(self.optimizer, self.deciding, lambda e: e.tight, self.watch)
-        found = search.run()
-        if not found.sets:
-            found = found._replace(sets=self._of_libraries())
-        sets = [atoms for atoms in found.sets if self.holds(atoms)]
-        if sets:
+        found = self._search()
+        return self._explanation(found) or self._in_single(found) or self._unknown(found)
+
+    def _search(self) -> Found:
+        found = Search(self.optimizer, self.deciding, lambda e: e.tight, self.watch).run()
+        return found if found.sets else found._replace(sets=self._of_libraries())
+
+    def _explanation(self, found: Found) -> Diagnosis | None:
+        """Return what a search found, or None if it explains nothing."""
+        if sets := [atoms for atoms in found.sets if self.holds(atoms)]:
             return self._explained(found, self._ranked([self._with_state(atoms) for atoms in sets]))
         if found.sets:
             names = " + ".join(names_of(found.sets[0])) or "the rule itself"
             self.notes.append(f"In {self.deciding[0].storage} {names} explains all, in a narrower type it does not.")
-            return self._unknown(found)
+        return None
+
+    def _in_single(self, found: Found) -> Diagnosis | None:
+        """Return what explains all to single precision, the rule itself or else settings rounded to float32."""
+        if found.sets:
+            return None
         if all(distance(self.optimizer, (), e, e.loose) <= e.loose for e in self.deciding):
             return self._loosely(found)
-        return self._with_settings_in_float32() or self._unknown(found)
+        if self.deciding[0].storage != "float64":
+            return None
+        rounded = [replace(e, settings="float32") for e in self.evidence]
+        notes = (*self.notes, "It agrees to single precision only: settings, or what is made of them, are in float32.")
+        patient = _Patient(self.optimizer, rounded, self.known, self._watch, notes)
+        return patient._explanation(patient._search())
 
     def _loosely(self, found: Found) -> Diagnosis:
         """Say that the rule itself agrees to single precision, or but for products of matrices."""
@@ -165,15 +179,6 @@ class _Patient:
             self.notes.append("It agrees to single precision only: something is computed or kept in float32.")
             self.deciding = [replace(e, settings="float32") for e in self.deciding]
         return self._explained(found, [()])
-
-    def _with_settings_in_float32(self) -> Diagnosis | None:
-        """Search once more within what settings move that were rounded to float32; None if that explains nothing."""
-        if self.deciding[0].storage != "float64" or self.deciding[0].settings:
-            return None
-        rounded = [replace(e, settings="float32") for e in self.evidence]
-        notes = (*self.notes, "It agrees to single precision only: settings, or what is made of them, are in float32.")
-        said = _Patient(self.optimizer, rounded, self.known, self._watch, notes).diagnosis()
-        return said if said.verdict != UNKNOWN else None
 
     def holds(self, atoms: Atoms) -> bool:
         """Tell whether atoms explain the cases in single precision too; 16 bits show no more than rounding."""
@@ -293,9 +298,11 @@ class _Patient:
         parts: list[Atoms] = [(atom,) for atoms in best[:1] if len(atoms) > 1 for atom in atoms]
         candidates: list[Atoms] = [(), *parts, *((atom,) for atom in found.left[:MOST_NEAR])]
         self.watch("what is next best")
-        found_ = [Next(names_of(x), *fitness(self.optimizer, x, self.deciding)) for x in dict.fromkeys(candidates)]
-        left = [x for x in found_ if x.names not in named]
-        return max(left, key=lambda x: (x.agree, -x.distance), default=None)
+        left = [x for x in dict.fromkeys(candidates) if names_of(x) not in named]
+        agreeing = {x: agreement(self.optimizer, x, self.deciding) for x in left}
+        nearest = [x for x, agree in agreeing.items() if agree == max(agreeing.values())]
+        found_ = [Next(names_of(x), *fitness(self.optimizer, x, self.deciding)) for x in nearest]
+        return min(found_, key=lambda x: x.distance, default=None)
 
     def _unknown(self, found: Found) -> Diagnosis:
         return Diagnosis(

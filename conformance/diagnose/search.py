@@ -219,6 +219,11 @@ class Search:
         return found
 
 
+def agreement(optimizer: str, atoms: Atoms, evidence: Iterable[Evidence]) -> int:
+    """Return in how many cases a dialect agrees with a black box."""
+    return sum(distance(optimizer, atoms, e, e.tight) <= e.tight for e in evidence)
+
+
 def fitness(optimizer: str, atoms: Atoms, evidence: Sequence[Evidence]) -> tuple[int, float]:
     """Return in how many cases a dialect agrees with a black box, and the largest distance, relative."""
     gaps = [(distance(optimizer, atoms, e), e) for e in evidence]
