@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..engines.twins import twinned
 from ..numerics.arith import Array, DType, arithmetic, widen
 from ..numerics.array_types import at, place
 
@@ -64,6 +65,13 @@ def whole(sums: Mapping[Block, Sum]) -> Sum:
 def numbers(expression: Sum) -> list[int]:
     """Return the numbers of the operands of a sum."""
     return [expression] if not isinstance(expression, tuple) else [i for x in expression for i in numbers(x)]
+
+
+@twinned
+def fold(expression: Sum, columns: Sequence[Sequence[Array]], outs: Sequence[Array], count: int = 1) -> None:
+    """Write a sum of each column of vectors, divided by ``count``, into the vector of ``outs`` in its place."""
+    for column, out in zip(columns, outs, strict=True):
+        evaluate(expression, column, out, count)
 
 
 def evaluate(expression: Sum, operands: Sequence[Array], out: Array, count: int = 1) -> None:

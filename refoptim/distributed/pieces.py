@@ -14,7 +14,7 @@ from .buffers import Buffers
 from .comm import Communicator
 from .exchange import DTypes, Vectors, cut, scatter
 from .layout import Range, Ranges, Segment, segments
-from .order import Block, Sum, blocks, evaluate, merged, numbers, whole
+from .order import Block, Sum, blocks, fold, merged, numbers, whole
 
 Held: TypeAlias = "dict[Block, list[Array | None]]"
 """Sums of blocks: a vector of each parameter, in the arithmetic type but for a piece alone."""
@@ -109,14 +109,9 @@ class Pieces:
         """Return the vectors of a sum, and give back those of operands."""
         if isinstance(term, int):
             return operands[term]
-        found: list[Array | None] = []
-        for column in zip(*operands, strict=True):
-            x = column[0]
-            if x is None:
-                found.append(None)
-                continue
-            found.append(self.buffers.take(x.size, arithmetic(x.dtype), x))
-            evaluate(term, column, found[-1])
+        found = [None if x is None else self.buffers.take(x.size, arithmetic(x.dtype), x) for x in operands[0]]
+        columns = [column for column in zip(*operands, strict=True) if column[0] is not None]
+        fold(term, columns, [x for x in found if x is not None])
         for i in numbers(term):
             self._give(operands[i])
         return found
@@ -177,17 +172,25 @@ class _Fold:
         last: bool,
     ) -> None:
         """Sum segments."""
-        for i, segment in enumerate(part):
-            first = self.ranges[segment.member][0]
-            here = Segment(segment.member, segment.begin - first, segment.end - first)
-            operands = [cut(x, here) for x in self.kept]
-            for rank, block in enumerate(self.senders):
-                if block is not None:
-                    theirs = came[rank]
-                    operands.append(cut(self.mine or (), segment) if theirs is None else theirs[i])
-            for block, term in sums.items():
-                if last or not (isinstance(term, int) and term < len(self.kept)):
-                    evaluate(term, operands, cut(into[block], here), self.divisor if last else 1)
+        places = [self._place(segment) for segment in part]
+        columns = [self._operands(i, segment, came) for i, segment in enumerate(part)]
+        for block, term in sums.items():
+            if last or not (isinstance(term, int) and term < len(self.kept)):
+                fold(term, columns, [cut(into[block], here) for here in places], self.divisor if last else 1)
+
+    def _place(self, segment: Segment) -> Segment:
+        """Return where a segment lies in what this rank has of its parameter."""
+        first = self.ranges[segment.member][0]
+        return Segment(segment.member, segment.begin - first, segment.end - first)
+
+    def _operands(self, i: int, segment: Segment, came: list[list[Array] | None]) -> list[Array]:
+        """Return what there is of a segment, the one of number ``i`` that came."""
+        operands = [cut(x, self._place(segment)) for x in self.kept]
+        for rank, block in enumerate(self.senders):
+            if block is not None:
+                theirs = came[rank]
+                operands.append(cut(self.mine or (), segment) if theirs is None else theirs[i])
+        return operands
 
 
 def due(start: int, count: int, i: int, first: bool) -> list[Block]:

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engines import machine_if_any
+from ..engines.machine import Machine
 from ..engines.threads import aside
+from ..engines.twins import kernels_on
 from ..numerics import tree
 from ..numerics.arith import Array, storage
 from ..numerics.array_types import HOST, at, filled, place
@@ -288,10 +291,17 @@ class Sharded(Optimizer):
         """Go through a round of pieces that all ranks have agreed to."""
         self.comm.is_beside = beside
         dense = [None if x == sparse.SPARSE else x for x in dtypes]
-        self._pieces.take(vectors, dense, self._ranges, self._outs(dense))
+        with kernels_on(self._summing()):
+            self._pieces.take(vectors, dense, self._ranges, self._outs(dense))
         if self._pieces.is_done:
             self._place_sums(dtypes)
         self.comm.is_beside = False
+
+    def _summing(self) -> Machine | None:
+        """Return what runs the kernels of the sum; None where there are none, or where no group wants kernels."""
+        params = self._params()
+        wanted = any(group.get("fused") is not False for group in self.param_groups)
+        return machine_if_any(place(params[0].data)) if params and wanted else None
 
     def _checked(self, grads: Any, given: bool, copy: bool) -> tuple[Any, list[Any], sparse.Entries]:
         """Return a piece as vectors of reals, the dtypes of its gradients, and its sparse entries; or raise."""

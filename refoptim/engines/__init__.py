@@ -57,6 +57,12 @@ def machine_at(where: Place | None) -> Machine:
     return host.machine() if where is None or where.device is None else cuda.machine(where.device)
 
 
+def machine_if_any(where: Place | None) -> Machine | None:
+    """Return what runs kernels at a place, the memory of the computer if none is given; None if nothing can."""
+    missing = host.missing() if where is None or where.device is None else cuda.missing(where.device)
+    return None if missing else machine_at(where)
+
+
 def counts_on_gpu(rule: type[Rule], scaling: Scaling, group: Group, where: Place) -> bool:
     """Tell whether a GPU is to count the steps of a group at a place; raise RuntimeError if it should but cannot."""
     if where.device is None:

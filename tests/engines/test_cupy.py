@@ -7,6 +7,8 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -451,3 +453,37 @@ def test_a_zero_without_axes_keeps_its_sign(gpu: Any, dtype: str) -> None:
     assert y.shape == ()
     assert_equal_bits(y.get(), x)
     assert not np.signbit(gpu.asarray(x).get().real)
+
+
+def test_threads_of_the_stand_in_share_a_stream(fake_cupy: Any) -> None:
+    """What waits on a stream is done before another thread goes on there: no kernel finds its table half copied."""
+    stream, begun, done = fake_cupy.cuda.Stream.null, threading.Event(), []
+
+    def copy() -> None:
+        begun.set()
+        time.sleep(0.2)
+        done.append("copied")
+
+    stream.add(copy)
+    other = threading.Thread(target=stream.run)
+    other.start()
+    assert begun.wait(10)
+    stream.run()
+    assert done == ["copied"]
+    other.join()
+
+
+def test_threads_of_the_stand_in_have_devices_of_their_own(fake_cupy: Any) -> None:
+    found = []
+
+    def look() -> None:
+        with fake_cupy.cuda.Stream():
+            found.append((fake_cupy.world.current, fake_cupy.cuda.get_current_stream()))
+
+    with fake_cupy.cuda.Device(1):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        mine = (fake_cupy.world.current, fake_cupy.cuda.get_current_stream())
+    assert [device for device, _ in (*found, mine)] == [0, 1]
+    assert found[0][1] != mine[1]

@@ -22,11 +22,13 @@ from helpers.scalars import Steps
 from helpers.sums import FUNCTIONS, run
 from refoptim import Optimizer, Parameter, SparseAdam, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_
+from refoptim.distributed import order
 from refoptim.engines import host, pure
 from refoptim.engines.kernel import kernel_of
 from refoptim.engines.launches import Launch, Step, Tensor
 from refoptim.engines.twins import kernels_on
 from refoptim.numerics import tree
+from refoptim.numerics.arith import arithmetic
 from refoptim.optimizers import lbfgs
 from refoptim.step.rule import record, resolve, step_scalars
 from refoptim.swa_utils import averages
@@ -194,6 +196,22 @@ def clipped(dtype: str, order: float, by: int = 0) -> None:
         assert_same_bits(one, other, (dtype, order))
 
 
+def folded(dtype: str, by: int = 0) -> None:
+    """Sums of pieces, of which some wait for others, one in the arithmetic type; they begin ``by`` numbers further."""
+    rng = np.random.default_rng(11)
+    kinds = [dtype, dtype, arithmetic(numbers(rng, (0,), dtype).dtype).name, dtype]
+    columns = [[shifted(strange(rng, numbers(rng, (n,), k), k), by) for k in kinds] for n in (0, 5, 300, 17_003)]
+    for expression, count in (((2, ((0, 1), 3)), 4), ((0, 2), 3), (3, 1)):
+        for out in {kinds[0], kinds[2]}:
+            found = []
+            for machine in (host.machine(), None):
+                found.append([np.zeros_like(row[0], columns[0][kinds.index(out)].dtype) for row in columns])
+                with kernels_on(machine):
+                    order.fold(expression, columns, found[-1], count)
+            for one, other in zip(*found, strict=True):
+                assert_same_bits(one, other, (dtype, out, expression))
+
+
 def minimized(problem: str, narrow: bool, cls: Any, more: dict[str, Any]) -> None:
     """A minimizer of a function."""
     function, start = PROBLEMS[problem]
@@ -237,7 +255,8 @@ def of_storage(dtype: str) -> Iterator[Piece]:
         yield piece(matrices, "Adafactor", dtype, by)
         for ns_dtype in ("float32", "float64"):
             yield piece(matrices, "Muon", dtype, by, ns_dtype=ns_dtype, ns_steps=1 if dtype == ns_dtype else 2)
-        yield from (piece(clipped, dtype, order, 3 * by) for order in (1.0, 2.0, np.inf))
+        yield from (piece(clipped, dtype, norm, 3 * by) for norm in (1.0, 2.0, np.inf))
+        yield piece(folded, dtype, by)
         yield from (piece(summed, dtype, entry, by) for entry in FUNCTIONS)
     for rule, settings in {**AVERAGES, SparseAdam: SETTINGS["SparseAdam"]}.items():
         yield piece(alone, rule, settings, dtype)

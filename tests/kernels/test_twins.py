@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.kernels import muon
+from refoptim.kernels import muon, order
 
 import refoptim
 from refoptim.commands import describe
@@ -28,8 +28,8 @@ from refoptim.step.rule import Rule, resolve
 
 KERNELS = Path(str(files("refoptim.kernels")))
 
-NO_ROOM = {"clip_grad", "vector"}
-"""Kernel files without a room: gradient norms, and what several rules take sums and long vectors from."""
+NO_ROOM = {"clip_grad", "order", "vector"}
+"""Kernel files without a room: norms of gradients, sums of their pieces, and long vectors that several rules share."""
 
 GIVEN = {"sparse", "unmade", "complex"}
 """What a record holds beside the scalars that its room computes."""
@@ -377,10 +377,14 @@ def test_differences_are_found(name: str, old: str, new: str, check: Callable[[K
         check(Kernel(ELEMENTWISE[name], lambda text: text.replace(old, new)))
 
 
-CONSTANTS = [("harness/kernel.cuh", "THREADS", launches), ("harness/product.cuh", "TILE", muon)]
+CONSTANTS = [
+    ("harness/kernel.cuh", "THREADS", launches),
+    ("harness/product.cuh", "TILE", muon),
+    ("order.cu", "WAITING", order),
+]
 
 
-@pytest.mark.parametrize(("file", "name", "module"), CONSTANTS, ids=["THREADS", "TILE"])
+@pytest.mark.parametrize(("file", "name", "module"), CONSTANTS, ids=["THREADS", "TILE", "WAITING"])
 def test_constants_of_the_engines_are_those_of_the_kernels(file: str, name: str, module: Any) -> None:
     said = re.search(rf"constexpr \w+ {name} = (.*?);", KERNELS.joinpath(file).read_text(encoding="utf-8"))
     assert said

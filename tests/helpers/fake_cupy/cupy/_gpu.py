@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import RLock, local
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,26 @@ class World:
     driver: bool = True
     is_hip: bool = False
     runs: bool = True
-    current: int = 0
     counters: Counters = field(default_factory=Counters)
 
+    @property
+    def current(self) -> int:
+        """The current device of this thread."""
+        return here.devices[-1]
 
-world = World()
+
+class Here(local):
+    """What each thread has for itself, as with CuPy: the devices and the streams that it has made current."""
+
+    def __init__(self) -> None:
+        self.devices = [0]
+        self.stacks: dict[int, list[Stream]] = {}
+
+
+world, here = World(), Here()
+
+order = RLock()
+"""Held by what runs on a stream: threads may share one, and what waits there must be done before what comes next."""
 
 
 class CUDARuntimeError(RuntimeError):
@@ -73,7 +89,6 @@ class Device:
     def __init__(self, device: int | None = None) -> None:
         check_device(world.current)
         self.id = world.current if device is None else device
-        self._before: list[int] = []
 
     @property
     def compute_capability(self) -> str:
@@ -82,12 +97,11 @@ class Device:
 
     def __enter__(self) -> Device:
         check_device(self.id)
-        self._before.append(world.current)
-        world.current = self.id
+        here.devices.append(self.id)
         return self
 
     def __exit__(self, *error: object) -> None:
-        world.current = self._before.pop()
+        here.devices.pop()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
@@ -143,12 +157,14 @@ class Stream:
         stack().pop()
 
     def add(self, work: Callable[[], None]) -> None:
-        self.waiting.append(work)
+        with order:
+            self.waiting.append(work)
 
     def run(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        for work in waiting:
-            work()
+        with order:
+            waiting, self.waiting = self.waiting, []
+            for work in waiting:
+                work()
 
     def synchronize(self) -> None:
         if self.graph is not None:
@@ -183,21 +199,20 @@ class Stream:
 
 
 Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
-_stacks: dict[int, list[Stream]] = {}
 
 
 def stack() -> list[Stream]:
-    return _stacks.setdefault(world.current, [Stream.null])
+    return here.stacks.setdefault(world.current, [Stream.null])
 
 
 def get_current_stream(device_id: int = -1) -> Stream:
     check_device(world.current)
-    return stack()[-1] if device_id == -1 else _stacks.get(device_id, [Stream.null])[-1]
+    return stack()[-1] if device_id == -1 else here.stacks.get(device_id, [Stream.null])[-1]
 
 
 def unsafe() -> bool:
     """Tell whether a graph is captured, in another mode than relaxed, and spoil it: what is done now is not allowed."""
-    graphs = [x.graph for x in streams if x.graph is not None and x.graph.strict]
+    graphs = [x.graph for x in list(streams) if x.graph is not None and x.graph.strict]
     for graph in graphs:
         graph.spoilt = True
     return bool(graphs)

@@ -69,8 +69,9 @@ class RawKernel:
         if stream.graph is not None:
             stream.graph.work.append(lambda: self._run(grid[0], slots))
         else:
-            stream.run()
-            self._run(grid[0], slots)
+            with _gpu.order:
+                stream.run()
+                self._run(grid[0], slots)
 
     def _run(self, blocks: int, slots: list[Any]) -> None:
         world.counters.launches.append(self.name)
