@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from refoptim.distributed.order import numbers
 from refoptim.engines.fused import in_line
 from refoptim.engines.machine import Machine, Recorder
 from refoptim.numerics.arith import Array, DType, arithmetic
 
 from .harness.tables import Table
 
+LEVELS = 3
+"""The largest level of a step, as in ``order.cu``: one of two to that power of pieces."""
+
 WAITING = 8
 """Sums that can wait at once in a kernel, as in ``order.cu``; of more a part is summed by itself."""
+
+CACHED = 1 << 20
+"""Bytes of sums that a host leaves in its caches; more is written past them. No result depends on it."""
+
+
+class Step(NamedTuple):
+    """Pieces that are summed in adjacent pairs, two to the power of ``level``, and joined with sums that wait."""
+
+    level: int
+    joins: int
+    is_wide: bool
 
 
 def fold(
@@ -24,13 +39,13 @@ def fold(
     if waiting(expression) > WAITING:
         halves = [_alone(machine, half, columns, outs) for half in expression]
         expression, columns = (0, 1), list(zip(*halves, strict=True))
-    steps = joins(expression)
     groups: dict[tuple[DType, ...], list[list[Array]]] = {}
+    order = numbers(expression)
     for column, out in zip(columns, outs, strict=True):
-        vectors = [out, *(column[i] for i, _ in steps)]
+        vectors = [out, *(column[i] for i in order)]
         groups.setdefault(tuple(x.dtype for x in vectors), []).append(vectors)
     for dtypes, group in groups.items():
-        _launch(machine, dtypes, [n for _, n in steps], group, count)
+        _launch(machine, expression, dtypes, group, count)
 
 
 def waiting(expression: Any) -> int:
@@ -40,12 +55,14 @@ def waiting(expression: Any) -> int:
     return max(waiting(expression[0]), 1 + waiting(expression[1]))
 
 
-def joins(expression: Any) -> list[tuple[int, int]]:
-    """Return the operands of a sum in order, and with how many sums that wait each is joined."""
+def program(expression: Any, is_wide: Mapping[int, bool]) -> list[Step]:
+    """Return the steps of a sum; it is told of the operands by number whether they are in the arithmetic type."""
     if not isinstance(expression, tuple):
-        return [(expression, 0)]
-    *others, (last, n) = joins(expression[1])
-    return [*joins(expression[0]), *others, (last, n + 1)]
+        return [Step(0, 0, is_wide[expression])]
+    left, right = (program(x, is_wide) for x in expression)
+    if len(right) == 1 and left == right and left[0].level < LEVELS:
+        return [left[0]._replace(level=left[0].level + 1)]
+    return [*left, *right[:-1], right[-1]._replace(joins=right[-1].joins + 1)]
 
 
 def _alone(machine: Machine, expression: Any, columns: Sequence[Sequence[Array]], outs: Sequence[Array]) -> list[Array]:
@@ -56,20 +73,22 @@ def _alone(machine: Machine, expression: Any, columns: Sequence[Sequence[Array]]
 
 
 def _launch(
-    machine: Machine, dtypes: Sequence[DType], joined: Sequence[int], group: Sequence[Sequence[Array]], count: int
+    machine: Machine, expression: Any, dtypes: Sequence[DType], group: Sequence[Sequence[Array]], count: int
 ) -> None:
-    """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces."""
-    wide = arithmetic(dtypes[0])
-    narrow = {x.name for x in dtypes} - {wide.name} or {wide.name}
-    (name,) = narrow
-    keeper = Recorder(machine)
-    lines = [[in_line(machine, x) for x in vectors] for vectors in group]
-    is_wide = [name != wide.name and x == wide for x in dtypes]
-    steps = np.array([2 * n + w for n, w in zip(joined, is_wide[1:], strict=True)], np.int32)
-    table = Table(keeper, [(x[0].size, *map(machine.address, x)) for x in lines])
+    """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces in order."""
+    wide, keeper = arithmetic(dtypes[0]), Recorder(machine)
+    (name,) = {x.name for x in dtypes} - {wide.name} or {wide.name}
+    wide_sum, *are_wide = (name != wide.name and x == wide for x in dtypes)
+    steps = program(expression, dict(zip(numbers(expression), are_wide, strict=True)))
+    coded = keeper.upload(np.array([x.joins << 3 | x.level << 1 | x.is_wide for x in steps], np.int32))
     share = 1 / wide.type(count) if count & (count - 1) == 0 else wide.type(0)
-    arguments = keeper.upload(steps), np.int64(len(steps)), np.int64(is_wide[0]), wide.type(count), share
-    table.launch("order", f"order_sums_{name}", table.bucket((0, 0, 0, 0)), *arguments, on=machine)
-    for vectors, found in zip(group, lines, strict=True):
-        if found[0] is not vectors[0]:
-            vectors[0][...] = found[0]
+    lines = [[in_line(machine, x) for x in vectors] for vectors in group]
+    table = Table(keeper, [(x[0].size, *map(machine.address, x)) for x in lines])
+    past_caches = sum(x[0].nbytes for x in lines) > CACHED
+    flags = map(np.int64, (len(steps), wide_sum, past_caches))
+    table.launch(
+        "order", f"order_sums_{name}", table.bucket((0, 0, 0, 0)), coded, *flags, wide.type(count), share, on=machine
+    )
+    for (old, *_), (new, *_) in zip(group, lines, strict=True):
+        if new is not old:
+            old[...] = new

@@ -59,4 +59,26 @@ template <class X> inline X each_root(X x) {
 inline Floats sqrt(Floats x) { return each_root(x); }
 inline Doubles sqrt(Doubles x) { return each_root(x); }
 
+// Writes a register past the caches, which would read first what it replaces; `to` is aligned to its size. Others see it
+// after `finish_writes`.
+inline void write_past_caches(void* to, Floats x) {
+#if defined(__clang__)
+    __builtin_nontemporal_store(x, (Floats*)to);
+#elif defined(__AVX512F__)
+    __builtin_ia32_movntps512((float*)to, x);
+#elif defined(__AVX__)
+    __builtin_ia32_movntps256((float*)to, x);
+#elif defined(__x86_64__)
+    __builtin_ia32_movntps((float*)to, x);
+#else
+    memcpy(to, &x, sizeof x);
+#endif
+}
+
+inline void finish_writes() {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
 }  // namespace refoptim

@@ -151,7 +151,7 @@ def vote(comm: Communicator, error: BaseException | None, what: str = "") -> Non
 
 def raise_together(comm: Communicator, error: BaseException | None, what: str = "") -> None:
     """Raise the error of this rank, or a RankError with the first one that another rank has."""
-    reasons = comm.gather(None if error is None else f"{type(error).__name__}: {error}")
+    reasons = comm.gather(None if error is None else f"{type(error).__name__}: {error}".removesuffix(": "))
     if error is not None:
         raise error
     rank = next(r for r, reason in enumerate(reasons) if reason is not None)

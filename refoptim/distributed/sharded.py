@@ -452,7 +452,10 @@ class Sharded(Optimizer):
         """Take what is missing of the pieces."""
         self._finish()
         if self._pieces.is_done:
-            extra = RuntimeError("all pieces of the gradient have been given: step takes no grads")
+            extra = RuntimeError(
+                "all pieces of the gradient have been given, by add, or clip_grad_norm_ has taken what the parameters "
+                "held: step takes no grads"
+            )
             vote(self.comm, error or (extra if grads is not None else None))
         given = self._pieces.is_expected if not self._pieces.is_done else False
         while not self._pieces.is_done:

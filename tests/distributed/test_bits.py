@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from refoptim.kernels import order as kernels
 
 import refoptim
 from helpers import ranks
@@ -71,6 +73,22 @@ def test_kernels(name: str, dtype: str) -> None:
     found = [outcomes(n, lambda comm: shared_run(comm, name, dtype, fused=True))[0] for n in SIZES]
     assert len(set(found)) == 1
     assert dtype == "float16" or found[0] == plain_run(name, dtype)
+
+
+@pytest.mark.skipif(bool(host.missing()), reason=f"there are no kernels for this computer, {host.missing()}")
+@pytest.mark.parametrize(("fused", "used"), [(None, True), (True, True), (False, False)])
+def test_kernels_sum_unless_they_are_left_out(fused: Any, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[int] = []
+    launch = kernels._launch
+    monkeypatch.setattr(kernels, "_launch", lambda *args: (launched.append(1), launch(*args)))
+    found = outcomes(3, lambda comm: shared_run(comm, "AdamW", "float32", fused=fused))[0]
+    assert (found, bool(launched)) == (plain_run("AdamW", "float32"), used)
+
+
+def test_numpy_sums_where_kernels_are_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host, "LIBRARY", tmp_path / "none.so")
+    found = outcomes(3, lambda comm: shared_run(comm, "AdamW", "float32"))[0]
+    assert host.missing() and found == plain_run("AdamW", "float32")
 
 
 VECTORS = [

@@ -268,6 +268,26 @@ def test_a_rank_that_says_nothing_is_lost() -> None:
     assert found[0].rank == 1
 
 
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    def run(comm: Any) -> str:
+        opt = Sharded(refoptim.SGD, [np.ones(3)], comm, lr=0.1)
+        with pytest.raises(KeyboardInterrupt if comm.rank else RankError) as caught:
+            opt.step(interrupted if comm.rank else lambda: (1.0, [np.ones(3)]))
+        return str(caught.value)
+
+    def interrupted() -> Any:
+        raise KeyboardInterrupt
+
+    assert outcomes(2, run) == ["rank 1: KeyboardInterrupt", ""]
+
+
+def test_gradients_are_given_before_they_are_clipped() -> None:
+    opt = Sharded(refoptim.SGD, [np.ones(3)], lr=0.1)
+    opt.clip_grad_norm_(1.0)
+    with pytest.raises(RuntimeError, match="clip_grad_norm_ has taken what the parameters held: step takes no grads"):
+        opt.step(grads=[np.ones(3)])
+
+
 def test_a_scaler_leaves_out_the_step_of_all_ranks() -> None:
     def run(comm: Any) -> Any:
         p = Parameter(np.ones(4000, np.float32))

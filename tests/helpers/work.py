@@ -201,7 +201,7 @@ def folded(dtype: str, by: int = 0) -> None:
     rng = np.random.default_rng(11)
     kinds = [dtype, dtype, arithmetic(numbers(rng, (0,), dtype).dtype).name, dtype]
     columns = [[shifted(strange(rng, numbers(rng, (n,), k), k), by) for k in kinds] for n in (0, 5, 300, 17_003)]
-    for expression, count in (((2, ((0, 1), 3)), 4), ((0, 2), 3), (3, 1)):
+    for expression, count in (((2, ((0, 1), 3)), 4), ((0, 1), 2), ((0, 2), 3), (((0, 1), (1, 3)), 5), (3, 1)):
         for out in {kinds[0], kinds[2]}:
             found = []
             for machine in (host.machine(), None):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refoptim.kernels import order as kernels
 
 from helpers.kernels import NEEDS_KERNELS, assert_same_bits, dtype_of, misaligned, numbers, shifted, strange
 from refoptim.distributed import order
@@ -15,6 +16,14 @@ from refoptim.engines.twins import kernels_on
 from refoptim.numerics.arith import arithmetic
 
 pytestmark = NEEDS_KERNELS
+
+
+@pytest.fixture(params=["cached", "past the caches"], autouse=True)
+def writes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let kernels write to the caches, or past them even where there is little to write."""
+    if request.param != "cached":
+        monkeypatch.setattr(kernels, "CACHED", 0)
+
 
 STORAGES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -52,7 +61,7 @@ def drawn(dtype: str, sizes: list[int], count: int, odd: bool = True) -> list[li
 
 
 @pytest.mark.parametrize("dtype", STORAGES)
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 12])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 12, 16, 21])
 def test_adjacent_pairs(count: int, dtype: str) -> None:
     """The sum, its mean, and a sum in the arithmetic type; NaN, infinities, zeros of both signs, subnormal numbers."""
     columns = drawn(dtype, SIZES, count)

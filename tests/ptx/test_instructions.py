@@ -369,6 +369,15 @@ def test_constants() -> None:
     assert found.tolist() == [0xBFF0000000000000, (1 << 64) - 1, 0x40400000, 16]
 
 
+def test_constant_predicates() -> None:
+    """What is not 0 is true."""
+    found = np.zeros(3, np.uint32)
+    body = "".join(f"mov.pred %p1, {x}; selp.u32 %r{i}, 5, 6, %p1;\n" for i, x in enumerate((0, 1, -1), 1))
+    body += "".join(f"st.global.u32 [%a0+{4 * i}], %r{i + 1};\n" for i in range(3))
+    kernel(body).launch("test", 1, 1, found)
+    assert found.tolist() == [6, 5, 5]
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
 
 REFUSED = [

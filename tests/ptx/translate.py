@@ -121,6 +121,8 @@ class Translator:
         elif re.fullmatch(r"-?(\d+|0[xX][0-9a-fA-F]+)", text) and dtype.kind in "iu":
             bits = np.array([int(text, 0) & ((1 << 8 * dtype.itemsize) - 1)], f"u{dtype.itemsize}")
             return bits.view(dtype)[0]
+        elif re.fullmatch(r"-?\d+", text) and type_ == "pred":
+            return dtype.type(int(text) != 0)
         elif (self.function.name, text) in self.layout.places:
             return dtype.type(self.layout.places[self.function.name, text])
         raise NotKnown(f"operand {text}")
