@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refoptim.distributed.order import numbers
 from refoptim.engines.fused import in_line
 from refoptim.engines.machine import Machine, Recorder
 from refoptim.numerics.arith import Array, DType, arithmetic
@@ -40,12 +39,17 @@ def fold(
         halves = [_alone(machine, half, columns, outs) for half in expression]
         expression, columns = (0, 1), list(zip(*halves, strict=True))
     groups: dict[tuple[DType, ...], list[list[Array]]] = {}
-    order = numbers(expression)
+    order = operands(expression)
     for column, out in zip(columns, outs, strict=True):
         vectors = [out, *(column[i] for i in order)]
         groups.setdefault(tuple(x.dtype for x in vectors), []).append(vectors)
     for dtypes, group in groups.items():
         _launch(machine, expression, dtypes, group, count)
+
+
+def operands(expression: Any) -> list[int]:
+    """Return the numbers of the operands of a sum, in order."""
+    return [expression] if not isinstance(expression, tuple) else [i for x in expression for i in operands(x)]
 
 
 def waiting(expression: Any) -> int:
@@ -79,7 +83,7 @@ def _launch(
     wide, keeper = arithmetic(dtypes[0]), Recorder(machine)
     (name,) = {x.name for x in dtypes} - {wide.name} or {wide.name}
     wide_sum, *are_wide = (name != wide.name and x == wide for x in dtypes)
-    steps = program(expression, dict(zip(numbers(expression), are_wide, strict=True)))
+    steps = program(expression, dict(zip(operands(expression), are_wide, strict=True)))
     coded = keeper.upload(np.array([x.joins << 3 | x.level << 1 | x.is_wide for x in steps], np.int32))
     share = 1 / wide.type(count) if count & (count - 1) == 0 else wide.type(0)
     lines = [[in_line(machine, x) for x in vectors] for vectors in group]
