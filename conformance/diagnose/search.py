@@ -9,7 +9,7 @@ all cases are explained. Each trial ends at its first misfit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 from math import inf
 from typing import NamedTuple
 
@@ -166,9 +166,19 @@ class Search:
         return [atom for atom, found in self.effects.items() if found[e].parts is not None or atom.needs]
 
     def _explaining(self, e: Evidence, size: int) -> list[Atoms]:
-        """Return the sets of atoms with an effect on a case that explain it."""
-        sets = (atoms for atoms in combinations(self._active(e), size) if fit(atoms))
-        return [atoms for atoms in islice(sets, MOST_SETS) if self._matches(atoms, e)]
+        """Return the sets of atoms with an effect on a case that explain it.
+
+        If no pair does, one of the two may have an effect beside the other only, as roundings may hide what is small.
+        """
+        active = self._active(e)
+        hidden = [atom for atom in self.effects if atom not in active] if size == 2 else []
+        found = self._matching(combinations(active, size), e)
+        return found or self._matching(product(active, hidden), e)
+
+    def _matching(self, sets: Iterable[Atoms], e: Evidence) -> list[Atoms]:
+        """Return the sets that explain a case."""
+        fitting = (atoms for atoms in sets if fit(atoms))
+        return [atoms for atoms in islice(fitting, MOST_SETS) if self._matches(atoms, e)]
 
     def _completed(self, parts: Iterable[Atoms], size: int) -> list[Atoms]:
         """Return the sets of a size that hold a part and explain everything."""
