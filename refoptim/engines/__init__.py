@@ -25,6 +25,7 @@ from . import cuda, fused, host, pure, reference, steps, whole
 from .fused import Work
 from .kernel import Kernel, counts, kernel_of
 from .machine import Machine
+from .standing import Words
 from .workspace import Workspace
 
 
@@ -33,7 +34,9 @@ def prepare(bucket: Bucket, workspace: Workspace) -> Work:
     chosen = _fused(bucket.rule, bucket.group, bucket.place)
     if bucket.counted:
         steps.ready(bucket)
-    return fused.prepare(*chosen, bucket, workspace) if chosen else Work(_changes(bucket, workspace))
+    if chosen:
+        return fused.prepare(*chosen, bucket, workspace)
+    return Work(_changes(bucket, workspace), Words(bucket) if Words.suit(bucket) else None)
 
 
 def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:

@@ -38,6 +38,13 @@ class Flats:
     def __init__(self, jobs: Sequence[Sequence[Array]]) -> None:
         self.jobs = [_flat(job) for job in jobs]
 
+    @classmethod
+    def of_lines(cls, jobs: Sequence[Sequence[Array]]) -> Flats:
+        """Return the operands of some jobs that are flat already."""
+        flats = cls([])
+        flats.jobs = list(map(list, jobs))
+        return flats
+
     def blocks(self, pack: bool) -> Iterator[Block]:
         """Cut large jobs into pieces and put small ones together, each by itself unless ``pack``."""
         pending, room = Pack(), CHUNK
@@ -88,10 +95,12 @@ def _flat(job: Sequence[Array]) -> list[Any]:
     arrays = [x if type(x) is np.ndarray else np.asarray(x) for x in job]
     if arrays[0].ndim > 1 and all(x.flags.f_contiguous for x in arrays):
         arrays = [x.T for x in arrays]
-    if arrays[0].dtype.kind == "c":
-        arrays = [as_reals(x) for x in arrays]
-    return [_line(x) if x.flags.c_contiguous else x.flat for x in arrays]
+    return [line(x) for x in arrays]
 
 
-def _line(x: Array) -> Array:
-    return x if x.ndim == 1 else x.reshape(-1)
+def line(x: Array) -> Any:
+    """Return the reals of an array as something that is read and written by flat slices."""
+    reals = as_reals(x)
+    if reals.flags.c_contiguous:
+        return reals if reals.ndim == 1 else reals.reshape(-1)
+    return reals.flat

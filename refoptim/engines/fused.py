@@ -20,14 +20,15 @@ from . import steps
 from .kernel import Kernel
 from .launches import Launch, Step, Tensor, update_rows
 from .machine import Machine, Recorder
+from .standing import Standing, of_launch
 from .workspace import Workspace
 
 
 class Work(NamedTuple):
-    """What updates the arrays of a bucket, and the launch that it is if that can be repeated."""
+    """What updates the arrays of a bucket, and what does so again in later steps if that can be."""
 
     changes: list[Change]
-    launch: Launch | None = None
+    standing: Standing | None = None
 
 
 def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspace) -> Work:
@@ -53,7 +54,8 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     workspace.used += [tensors, recorder, launch]
     if launch:
         launch.after = after
-    return Work(there(bucket.place, changes), None if copied else launch)
+    standing = of_launch(launch, tensors[0].p.dtype) if launch and not copied else None
+    return Work(there(bucket.place, changes), standing)
 
 
 def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> Step:

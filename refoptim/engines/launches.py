@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,8 +108,12 @@ class Chunks:
 
     def bucket(self, machine: Machine, tables: Array, step: Sequence[int]) -> Any:
         """Return the struct that a kernel takes, with the fields of the tensors and those of a step."""
+        return scalar(BUCKET, self.fields(machine, tables, step))
+
+    def fields(self, machine: Machine, tables: Array, step: Sequence[int]) -> tuple[int, ...]:
+        """Return the fields of that struct."""
         addresses = machine.address(machine.upload(tables)), self.parts.address(machine)
-        return scalar(BUCKET, (*addresses, self.tensors, self.count, self.chunk, *step))
+        return (*addresses, self.tensors, self.count, self.chunk, *step)
 
 
 class Launch:
@@ -176,12 +181,16 @@ def fields_of(machine: Machine, step: Step) -> list[int]:
 
 def record_of(kernel: Kernel, step: Step, dtype: DType) -> Any:
     """Return the scalars of a step as the struct of the kernel; zeros if they lie on the machine."""
-    number = arithmetic(dtype)
-    struct = np.dtype([(name, number) for name in kernel.record])
     if step.record is not None:
-        return scalar(struct, (0,) * len(struct.names or ()))
-    values = {**vars(step.s), "unmade": step.unmade}
-    return scalar(struct, tuple(number.type(values[name]) for name in kernel.record))
+        return scalar(struct_of(kernel, dtype), (0,) * len(kernel.record))
+    values, number = {**vars(step.s), "unmade": step.unmade}, arithmetic(dtype).type
+    return scalar(struct_of(kernel, dtype), tuple(number(values[name]) for name in kernel.record))
+
+
+@cache
+def struct_of(kernel: Kernel, dtype: DType) -> DType:
+    """Return the struct that holds the scalars of a step on arrays of ``dtype``."""
+    return np.dtype([(name, arithmetic(dtype)) for name in kernel.record])
 
 
 def scalar(struct: DType, fields: tuple[Any, ...]) -> Any:

@@ -75,21 +75,32 @@ def prepare(
     if is_measured(rule):
         return [change for job in jobs for change in _measured(rule, s, job, workspace)]
     flats = blocks.Flats([(job.p, job.g, *job.state.values()) for job in jobs])
-    work = list(flats.blocks(pack))
-    wide = get_rounding() == "store" or jobs[0].p.dtype != jobs[0].g.dtype
-    walk = _Walk(flats, partial(apply, rule, s), unmade, wide)
+    walk = Walk(flats, rule, s, unmade=unmade, wide=jobs[0].p.dtype != jobs[0].g.dtype)
     written = sum(x.nbytes for job in jobs for x in (job.p, *job.state.values()))
-    if len(work) <= FEW and workspace.takes(written):
-        return [change for block in work for change in walk.running(block)]
-    return shared_out(walk.replaying(work, workspace), work, workspace)
+    return walk.changes(list(flats.blocks(pack)), written, workspace)
 
 
-class _Walk:
-    """The ways in which a rule goes over blocks."""
+class Walk:
+    """The ways in which a rule goes over blocks.
 
-    def __init__(self, flats: blocks.Flats, rule: Callable[..., tuple[Array, ...]], unmade: bool, wide: bool) -> None:
-        self.flats, self.rule, self.unmade, self.wide = flats, rule, unmade, wide
+    Args:
+        flats: the operands.
+        rule: the rule.
+        s: the scalars of the step.
+        unmade: the state is written without having been read.
+        wide: results are rounded once, since operands have several types.
+    """
+
+    def __init__(self, flats: blocks.Flats, rule: type[Rule], s: Record, *, unmade: bool, wide: bool) -> None:
+        self.flats, self.rule, self.unmade = flats, partial(apply, rule, s), unmade
+        self.wide = wide or get_rounding() == "store"
         self.targets = [0, *range(2, len(flats.jobs[0]))]
+
+    def changes(self, work: Sequence[blocks.Block], written: int, workspace: Workspace) -> list[Change]:
+        """Return what updates the blocks of all operands, of which so many bytes are written."""
+        if len(work) <= FEW and workspace.takes(written):
+            return [change for block in work for change in self.running(block)]
+        return shared_out(self.replaying(work, workspace), work, workspace)
 
     def load(self, block: blocks.Block) -> list[Array]:
         """Return the operands of a block, widened where results are rounded once."""

@@ -25,6 +25,13 @@ def given(machine: Machine, s: Record, unmade: bool) -> Step:
     return Step(s, unmade, grad_scale=scale)
 
 
+def of(bucket: Bucket, kernel: Kernel, storage: DType, machine: Machine, scaling: Scaling) -> Step:
+    """Return the next step of a bucket, whose state is there."""
+    if bucket.counted:
+        return counted(machine, kernel, bucket, scaling, storage)
+    return given(machine, bucket.s, unmade=False)
+
+
 def counted(machine: Machine, kernel: Kernel, bucket: Bucket, scaling: Scaling, storage: DType) -> Step:
     """Let the GPU take the scalars of a bucket to the next step, unless it skips that."""
     counter: Any = bucket.counter

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
@@ -127,11 +127,14 @@ def bounds(x: Array) -> tuple[int, int]:
     return low + sum(min(0, r) for r in reaches), high + sum(max(0, r) for r in reaches) + x.itemsize
 
 
-def layouts(arrays: Sequence[Array]) -> list[Any]:
-    """Return what says how arrays lie in their memory and whether they can be written to; setting any of it shows."""
+def layout_of(arrays: Sequence[Array]) -> Callable[[Array], tuple[Any, ...]]:
+    """Return what tells of one of some arrays how it lies in its memory and whether it can be written to.
+
+    Setting any of it shows.
+    """
     own = {*map(type, arrays)} <= {np.ndarray}
     flags = ("flags.num",) if own else ("flags.c_contiguous", "flags.f_contiguous", "strides")
-    return [list(map(attrgetter(name), arrays)) for name in ("shape", "dtype", *flags)]
+    return attrgetter("shape", "dtype", *flags)
 
 
 def share_memory(x: Array, y: Array) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial, wraps
 from itertools import repeat
@@ -42,10 +41,10 @@ from ..step.hyper import declared
 from ..step.parameter import Parameter, as_array, borrowed, told
 from ..step.plan import Bucket, Terms, label, layout, make_plan, master_copy, state_arrays
 from ..step.rule import Hypers, Rule, resolve
-from ..step.scaling import Scaling
+from ..step.scaling import UNSCALED, Scaling
 from ..step.state_dict import StateDict
 from ..step.states import States
-from .repeat import Repeat
+from .repeat import Repeat, takes_dense_gradients
 
 __all__ = [
     "Closure",
@@ -182,7 +181,8 @@ class Optimizer(Rule):
                 f"closure must be a function that returns the loss, got {short(closure)} "
                 "(gradients go by name: step(grads=...))"
             )
-        return self._advance(closure, grads, Scaling(grad_scale, found_inf))
+        told_nothing = grad_scale is None and found_inf is None
+        return self._advance(closure, grads, UNSCALED if told_nothing else Scaling(grad_scale, found_inf))
 
     def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
         """Call the closure, then take a step."""
@@ -193,26 +193,9 @@ class Optimizer(Rule):
             self._take(grads, scaling)
         return loss
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let no other thread step meanwhile, and none at all where the last step was left half done."""
-        step = sys._getframe(2)  # of who says ``with``; contextlib's lies between
-        self._stepping[step] = get_ident()
-        try:
-            for other, thread in [*self._stepping.items()]:
-                if other is not step and _is_running(other):
-                    who = "this thread" if thread == get_ident() else "another thread"
-                    raise RuntimeError(
-                        f"this {type(self).__name__} is stepped by {who}: one optimizer takes one step at a time"
-                    )
-            if self._torn:
-                raise RuntimeError(
-                    f"the last step of this {type(self).__name__} was left half done ({self._torn[0]!r}): put the "
-                    "parameters back and load a state dict that fits them"
-                )
-            yield
-        finally:
-            self._stepping.pop(step, None)
+    def _alone(self) -> Alone:
+        """Return what lets no other thread step meanwhile."""
+        return Alone(self)
 
     def _take(self, given: Iterable[Any] | None, scaling: Scaling) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
@@ -220,9 +203,10 @@ class Optimizer(Rule):
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
-            changes = repeat.changes(scaling)
+            workspace = Workspace()
+            changes = repeat.changes(scaling, workspace)
             self._decide()
-            Workspace().make(changes, self)
+            workspace.make(changes, self)
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
@@ -231,16 +215,16 @@ class Optimizer(Rule):
             self._run(plan)
 
     def _run(self, plan: list[Bucket]) -> None:
-        """Update the arrays and keep the state, all at once; a step that consisted of launches can be repeated."""
+        """Update the arrays and keep the state, all at once; a step whose arrays stay can be repeated."""
         workspace = Workspace()
         works = [engines.prepare(bucket, workspace) for bucket in plan]
         changes = [change for work in works for change in work.changes]
         written = told(task.parameter for bucket in plan for task in bucket.tasks)
         self._decide()
         workspace.make([*written, *changes, *self._keeping(plan)], self)
-        launches = [work.launch for work in works]
-        if plan and all(launches):
-            self._repeat = Repeat(self.param_groups, self.state, plan, launches)
+        standing = [work.standing for work in works if work.standing]
+        if plan and len(standing) == len(plan) and takes_dense_gradients(type(self)):
+            self._repeat = Repeat(self.param_groups, self.state, plan, standing)
 
     def _decide(self) -> None:
         """Raise what forbids a step that is ready to be made, as where others must take it too."""
@@ -428,6 +412,43 @@ def _dense(grad: Any) -> Array | None:
         return as_array(grad)
     except TypeError:
         return None
+
+
+class Alone:
+    """Lets no other thread step meanwhile, and none at all where the last step was left half done."""
+
+    __slots__ = ("optimizer", "step")
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer, self.step = optimizer, sys._getframe(2)  # of who says ``with``
+
+    def __enter__(self) -> None:
+        optimizer, stepping = self.optimizer, self.optimizer._stepping
+        stepping[self.step] = get_ident()
+        try:
+            if len(stepping) > 1:
+                _check_others(optimizer, self.step)
+            if optimizer._torn:
+                raise RuntimeError(
+                    f"the last step of this {type(optimizer).__name__} was left half done ({optimizer._torn[0]!r}): "
+                    "put the parameters back and load a state dict that fits them"
+                )
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self.optimizer._stepping.pop(self.step, None)
+
+
+def _check_others(optimizer: Optimizer, step: FrameType) -> None:
+    """Raise RuntimeError if a step of an optimizer is running beside this one."""
+    for other, thread in [*optimizer._stepping.items()]:
+        if other is not step and _is_running(other):
+            who = "this thread" if thread == get_ident() else "another thread"
+            raise RuntimeError(
+                f"this {type(optimizer).__name__} is stepped by {who}: one optimizer takes one step at a time"
+            )
 
 
 def _is_running(step: FrameType) -> bool:

@@ -37,7 +37,7 @@ from ..step.sparse import SparseGrad
 from ..step.state_dict import StateDict
 from .base import Closure, Optimizer
 from .line_search import Point, strong_wolfe
-from .vector import Number, largest, move, negated, sum_absolute
+from .vector import Number, gathered, largest, move, negated, sum_absolute
 
 MaxIter = Annotated[int, hp.Count("the largest number of iterations in a step", interval=hp.Interval("[1, inf)"))]
 ToleranceGrad = Annotated[hp.Scalar, hp.Real("a gradient with no larger element ends the step")]
@@ -149,7 +149,7 @@ class Objective:
         """Join the gradients of all parameters: those given, or those that they hold."""
         parts = gradients([self.group], in_order([self.group], grads))[0]
         pairs = zip(self.params, parts, strict=True)
-        return np.concatenate([_reals(self._part(j, *pair)).reshape(-1) for j, pair in enumerate(pairs)])
+        return gathered([_reals(self._part(j, *pair)) for j, pair in enumerate(pairs)])
 
     def _part(self, j: int, p: Parameter, grad: Any) -> Array:
         """Return the gradient of one parameter as an array; one that is missing is zero."""
@@ -163,7 +163,7 @@ class Objective:
 
     def position(self) -> Array:
         """Return the parameters, copied into one vector."""
-        return np.concatenate([_reals(p.data).reshape(-1) for p in self.params])
+        return gathered([_reals(p.data) for p in self.params])
 
     def move(self, d: Array, t: Number, origin: Array | None = None) -> None:
         """Put the parameters ``t`` times ``d`` away from ``origin``, or from where they are."""
@@ -181,7 +181,7 @@ def _returning(p: Parameter) -> list[Change]:
 
 def _reals(x: Array) -> Array:
     """View an array, of a subclass of NumPy's perhaps, as a plain one of reals."""
-    return as_reals(plain(x))
+    return x if type(x) is np.ndarray and x.dtype.kind == "f" else as_reals(plain(x))
 
 
 def real_loss(value: Any) -> float:

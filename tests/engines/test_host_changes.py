@@ -104,7 +104,8 @@ def params_of(o: Optimizer) -> list[Parameter]:
 class World:
     """An optimizer and gradients for it: the same arrays with new numbers in each step, or new arrays."""
 
-    def __init__(self, fused: bool | None, keep: bool) -> None:
+    def __init__(self, fused: bool | None, keep: bool, planned: bool = False) -> None:
+        self.planned = planned
         self.optimizer = refoptim.Adam([normal(0, 30, 2), normal(1, 30, 2)], lr=0.1, weight_decay=0.1, fused=fused)
         self.kept = [np.zeros((30, 2), np.float32) for _ in range(2)] if keep else []
 
@@ -115,17 +116,21 @@ class World:
         grads = self.kept or grads
         grads = change(self.optimizer, grads) if change else grads
         more = len(params_of(self.optimizer)) - len(grads)
+        if self.planned:
+            self.optimizer._repeat = None
         self.optimizer.step(grads=[*grads, *[normal(20 + k, 4)] * more])
 
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_between_steps_is_seen(change: Any, keep: bool) -> None:
-    worlds = [World(fused, keep) for fused in (True, None)]
+    """The witness plans every step."""
+    witness, *worlds = World(None, keep, planned=True), World(None, keep), World(True, keep)
     for k in range(6):
-        for world in worlds:
+        for world in (witness, *worlds):
             world.step(k, change if k == 3 else None)
-        assert_same_runs(*(world.optimizer for world in worlds), k)
+        for world in worlds:
+            assert_same_runs(world.optimizer, witness.optimizer, k)
 
 
 def test_gradients_that_parameters_hold() -> None:

@@ -52,7 +52,7 @@ def test_new_gradients_need_no_plan(torch: Any, name: str, plans: list[Any]) -> 
     plans.clear()
     for seed in (3, 4, 5):
         pair.step(arrays(seed))
-    assert len(plans) == 3, "only the reference plans"
+    assert not plans
     pair.check()
 
 
@@ -126,7 +126,7 @@ def test_other_memory_is_followed(torch: Any, plans: list[Any]) -> None:
     before = pair.tensors[1].data
     plans.clear()
     pair.step(arrays(3))
-    assert len(plans) == 2
+    assert len(plans) == 1, "the reference has arrays, which stay"
     pair.check()
     assert before.data_ptr() == pair.tensors[1].data_ptr()
 
