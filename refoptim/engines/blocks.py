@@ -33,17 +33,10 @@ Block = Piece | Pack
 
 
 class Flats:
-    """The operands of some jobs, flat: in C order, or in Fortran order where all arrays of a job have it."""
+    """The operands of some jobs, flat, as ``flat`` returns them."""
 
-    def __init__(self, jobs: Sequence[Sequence[Array]]) -> None:
-        self.jobs = [_flat(job) for job in jobs]
-
-    @classmethod
-    def of_lines(cls, jobs: Sequence[Sequence[Array]]) -> Flats:
-        """Return the operands of some jobs that are flat already."""
-        flats = cls([])
-        flats.jobs = list(map(list, jobs))
-        return flats
+    def __init__(self, jobs: Sequence[Sequence[Any]]) -> None:
+        self.jobs = jobs
 
     def blocks(self, pack: bool) -> Iterator[Block]:
         """Cut large jobs into pieces and put small ones together, each by itself unless ``pack``."""
@@ -90,8 +83,11 @@ class Flats:
             offset = end
 
 
-def _flat(job: Sequence[Array]) -> list[Any]:
-    """Return the elements of each array as something that is read and written by flat slices."""
+def flat(job: Sequence[Array]) -> list[Any]:
+    """Return the elements of each array as something that is read and written by flat slices.
+
+    They are in C order, or in Fortran order where all arrays have it.
+    """
     arrays = [x if type(x) is np.ndarray else np.asarray(x) for x in job]
     if arrays[0].ndim > 1 and all(x.flags.f_contiguous for x in arrays):
         arrays = [x.T for x in arrays]

@@ -74,7 +74,7 @@ def prepare(
     """Return what updates the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
         return [change for job in jobs for change in _measured(rule, s, job, workspace)]
-    flats = blocks.Flats([(job.p, job.g, *job.state.values()) for job in jobs])
+    flats = blocks.Flats([blocks.flat((job.p, job.g, *job.state.values())) for job in jobs])
     walk = Walk(flats, rule, s, unmade=unmade, wide=jobs[0].p.dtype != jobs[0].g.dtype)
     written = sum(x.nbytes for job in jobs for x in (job.p, *job.state.values()))
     return walk.changes(list(flats.blocks(pack)), written, workspace)
@@ -109,10 +109,7 @@ class Walk:
 
     def running(self, block: blocks.Block) -> Iterator[Change]:
         """Run the rule itself on a block; return what writes its results."""
-        p, g, *state = operands = self.load(block)
-        results = self.rule(p, g, *([None] * len(state) if self.unmade else state))
-        kept = [x.copy() if any(x is y for y in operands) else x for x in results]
-        return self.flats.changes(block, self.targets, kept)
+        return self.flats.changes(block, self.targets, results(self.rule, self.load(block), unmade=self.unmade))
 
     def replaying(self, work: Sequence[blocks.Block], workspace: Workspace) -> list[Callable[[blocks.Block], None]]:
         """Record the rule; return for each thread a function that replays it on a block."""
@@ -127,6 +124,13 @@ class Walk:
         copied = [i for i in self.targets if self.wide or not self.flats.is_view(block, i)]
         for write in self.flats.changes(block, copied, [operands[i] for i in copied]):
             workspace.insist(write)
+
+
+def results(rule: Callable[..., tuple[Array, ...]], operands: Sequence[Array], *, unmade: bool) -> list[Array]:
+    """Run the rule itself; return the new values of all operands but the gradient, none of them an operand."""
+    p, g, *state = operands
+    own = set(map(id, operands))
+    return [x.copy() if id(x) in own else x for x in rule(p, g, *([None] * len(state) if unmade else state))]
 
 
 def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> list[Change]:

@@ -9,16 +9,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..numerics.arith import Array, DType
+from ..numerics.arith import Array, DType, as_reals
 from ..numerics.array_types import HOST, plain
 from ..step.changes import Change, there
 from ..step.plan import Bucket
-from ..step.rule import is_measured
+from ..step.rule import apply, is_measured
 from ..step.scaling import Scaling
 from . import blocks, reference, steps
 from .host import Host
 from .launches import BUCKET, Launch, Step, fields_of, struct_of
 from .machine import Recorder
+from .reference import get_rounding
 from .workspace import Workspace
 
 
@@ -95,11 +96,12 @@ class Words:
 
     def __init__(self, bucket: Bucket) -> None:
         jobs = [(task.updated, task.grad, *task.arrays.values()) for task in bucket.tasks]
-        flats = blocks.Flats(jobs)
-        self.wide = jobs[0][0].dtype != jobs[0][1].dtype
+        flats = blocks.Flats([blocks.flat(job) for job in jobs])
+        self.wide, self.complex = jobs[0][0].dtype != jobs[0][1].dtype, jobs[0][1].dtype.kind == "c"
         self.written = sum(x.nbytes for p, _, *state in jobs for x in (p, *state))
         self.work = {pack: list(flats.blocks(pack)) for pack in (True, False)}
-        self.lines = [(p, *state) for p, _, *state in flats.jobs]
+        self.lines = [(p, state) for p, _, *state in flats.jobs]
+        self.is_small = len(jobs) == 1 and 0 < jobs[0][0].size <= blocks.CHUNK and not (self.wide or self.complex)
         masters = [(plain(task.parameter.data), task.master) for task in bucket.tasks if task.master is not None]
         self.after = [partial(setitem, copy, ..., master) for copy, master in masters]
 
@@ -116,7 +118,16 @@ class Words:
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return what runs the rule, and what rounds master copies then."""
-        jobs = [(p, blocks.line(g), *state) for (p, *state), g in zip(self.lines, grads, strict=True)]
-        walk = reference.Walk(blocks.Flats.of_lines(jobs), bucket.rule, bucket.s, unmade=False, wide=self.wide)
+        if self.is_small and get_rounding() == "each" and workspace.takes(self.written):
+            return [*self._results(bucket, *grads), *self.after]
+        lines = map(as_reals, grads) if self.complex else grads
+        jobs = [(p, g.reshape(-1), *state) for (p, state), g in zip(self.lines, lines, strict=True)]
+        walk = reference.Walk(blocks.Flats(jobs), bucket.rule, bucket.s, unmade=False, wide=self.wide)
         pack = bucket.group.get("foreach") is not False
         return [*walk.changes(self.work[pack], self.written, workspace), *self.after]
+
+    def _results(self, bucket: Bucket, g: Array) -> list[Change]:
+        """Run the rule itself on one small array, and return what writes its results."""
+        p, state = self.lines[0]
+        new = reference.results(partial(apply, bucket.rule, bucket.s), (p, g.reshape(-1), *state), unmade=False)
+        return [partial(setitem, x, ..., y) for x, y in zip((p, *state), new, strict=True)]

@@ -68,14 +68,18 @@ class Workspace:
             return function(*arguments)
 
     def make(self, changes: Iterable[Change], owner: Any = None) -> None:
-        """Make the changes that need this workspace, and raise what went wrong.
+        """Make the changes that need this workspace, and raise what went wrong; floating-point flags raise nothing.
 
         A failure leaves its mark in ``_torn`` of the owner of what is changed.
         """
+        with np.errstate(all="ignore"):
+            self.make_quietly(changes, owner)
+
+    def make_quietly(self, changes: Iterable[Change], owner: Any = None) -> None:
+        """Make changes where floating-point flags raise nothing."""
         begin = [partial(self.failures.append, UNFINISHED)]
         if owner is not None:
             begin.append(partial(setattr, owner, "_torn", self.failures))
-        with np.errstate(all="ignore"):
-            make_insisting([*begin, *changes, partial(self.failures.remove, UNFINISHED)], self._reserve.clear)
+        make_insisting([*begin, *changes, partial(self.failures.remove, UNFINISHED)], self._reserve.clear)
         if self.failures:
             raise self.failures[0]

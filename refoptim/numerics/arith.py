@@ -115,14 +115,14 @@ def word(exact: Callable[..., Array]) -> Callable[..., Array]:
     return rounded
 
 
-def _is_plain(x: Array) -> bool:
-    return type(x) is np.ndarray or isinstance(x, np.generic)
+_PLAIN = {np.ndarray, np.float16, np.float32, np.float64}
+"""Types of which NumPy's functions make arrays of its own."""
 
 
 def _into(ufunc: np.ufunc, x: Array, y: Array, spare: Array) -> Array:
     """Apply ``ufunc``, into ``spare`` where all are NumPy's own arrays: a word may reuse what it made itself."""
-    if type(spare) is np.ndarray and _is_plain(x) and _is_plain(y):
-        return ufunc(x, y, out=spare)
+    if type(spare) is np.ndarray and type(x) in _PLAIN and type(y) in _PLAIN:
+        return ufunc(x, y, spare)
     return ufunc(x, y)
 
 
@@ -212,7 +212,7 @@ def _sum(x: Array, y: Array) -> Array:
 
 def axpy(x: Array, y: Array, c: Array) -> Array:
     """X + c * y, with ``c`` rounded first to the storage of ``x``"""
-    if is_narrow(x):
+    if x.dtype.itemsize == 2:
         return _sum(x, mul(y, round_to(c, x)))
     scaled = y * c
     return _into(np.add, x, scaled, scaled)

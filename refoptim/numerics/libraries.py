@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -89,13 +89,12 @@ def on_their_streams(objects: Iterable[Any]) -> AbstractContextManager[Any]:
     What the libraries have begun there comes before, and what they begin afterwards waits; nothing else does, since an
     array is viewed once for many steps.
     """
-    if loaded_cupy() is None:
-        return nullcontext()
     stack = ExitStack()
-    found: Iterable[Any] = (library.stream(x) for x in objects if (library := library_of(x)) is not None)
-    streams = {(stream.device_id, stream.ptr): stream for stream in found if stream is not None}
-    for stream in streams.values():
-        stack.enter_context(stream)
+    if loaded_cupy() is not None:
+        found: Iterable[Any] = (library.stream(x) for x in objects if (library := library_of(x)) is not None)
+        streams = {(stream.device_id, stream.ptr): stream for stream in found if stream is not None}
+        for stream in streams.values():
+            stack.enter_context(stream)
     return stack
 
 

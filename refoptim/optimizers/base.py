@@ -19,7 +19,7 @@ import numpy as np
 from .. import engines
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
-from ..numerics.array_types import is_writable, place, plain
+from ..numerics.array_types import is_writable, loaded_cupy, place, plain
 from ..numerics.libraries import on_their_streams, telling
 from ..step import masters
 from ..step import state_dict as states
@@ -31,7 +31,9 @@ from ..step.hooks import (
     Hook,
     Hooks,
     RemovableHandle,
+    after_all,
     after_step,
+    before_all,
     before_step,
     filter_through,
     register_optimizer_step_post_hook,
@@ -66,9 +68,11 @@ def hooked(step: Callable[P, R]) -> Callable[P, R]:
     @wraps(step)
     def run_hooked(*args: P.args, **kwargs: P.kwargs) -> R:
         self: Any = args[0]
-        args, kwargs = before_step(self._step_pre_hooks, self, args, kwargs)
+        if self._step_pre_hooks or before_all:
+            args, kwargs = before_step(self._step_pre_hooks, self, args, kwargs)
         out = step(*args, **kwargs)
-        after_step(self._step_post_hooks, self, args, kwargs)
+        if self._step_post_hooks or after_all:
+            after_step(self._step_post_hooks, self, args, kwargs)
         return out
 
     return run_hooked
@@ -189,13 +193,17 @@ class Optimizer(Rule):
         loss = None
         if closure is not None:
             loss, grads = loss_and_gradients(closure())
-        with self._alone(), on_their_streams(borrowed(self.param_groups)):
-            self._take(grads, scaling)
+        with Alone(self, sys._getframe()):
+            if loaded_cupy() is None:
+                self._take(grads, scaling)
+            else:
+                with on_their_streams(borrowed(self.param_groups)):
+                    self._take(grads, scaling)
         return loss
 
     def _alone(self) -> Alone:
         """Return what lets no other thread step meanwhile."""
-        return Alone(self)
+        return Alone(self, sys._getframe(1))
 
     def _take(self, given: Iterable[Any] | None, scaling: Scaling) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
@@ -204,9 +212,10 @@ class Optimizer(Rule):
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
             workspace = Workspace()
-            changes = repeat.changes(scaling, workspace)
-            self._decide()
-            workspace.make(changes, self)
+            with np.errstate(all="ignore"):
+                changes = repeat.changes(scaling, workspace)
+                self._decide()
+                workspace.make_quietly(changes, self)
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
@@ -419,8 +428,8 @@ class Alone:
 
     __slots__ = ("optimizer", "step")
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer, self.step = optimizer, sys._getframe(2)  # of who says ``with``
+    def __init__(self, optimizer: Optimizer, step: FrameType) -> None:
+        self.optimizer, self.step = optimizer, step
 
     def __enter__(self) -> None:
         optimizer, stepping = self.optimizer, self.optimizer._stepping

@@ -6,10 +6,10 @@ objects of the last step are compared with those that are there now, and only gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
-from marshal import dumps
 from operator import attrgetter, is_, is_not, itemgetter
 from types import NoneType
 from typing import Any
@@ -25,14 +25,18 @@ from ..numerics.libraries import library_of
 from ..step.changes import Change, for_all
 from ..step.groups import Group
 from ..step.hyper import declared
-from ..step.limits import check_constants, fitting
+from ..step.limits import Records, check_constants
 from ..step.parameter import Borrowed, told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
-from ..step.rule import Registers, Rule, is_measured, next_registers, resolve, step_scalars, unread
+from ..step.rule import Registers, Rule, is_measured, is_steady, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
 
 FLAGS = ("fused", "differentiable", "capturable")
 """Settings that decide who runs a step."""
+
+FORM = attrgetter("shape", "dtype", "flags.c_contiguous")
+FORM_OF_ANY = attrgetter("shape", "dtype", "flags.c_contiguous", "flags.f_contiguous")
+"""What is the same of all gradients that can take the place of one another, where they are in C order, or not."""
 
 CONSTANTS = {float, int, bool, str, NoneType}
 """Types whose objects have one value for good."""
@@ -62,17 +66,18 @@ class Repeat:
         self.masters = [p.master for p in self.members]
         self.memory = Memory(self.data)
         self.parts = [_Part(state, *pair) for pair in zip(plan, standing, strict=True)]
-        kept = [x for part in self.parts for column in part.columns for x in column.arrays]
+        kept = [x for part in self.parts for _, _, arrays in part.columns for x in arrays]
         self.told = told(p for part in self.parts for p in part.parameters)
         self.pins = [ref(x) for x in self.data + kept if isinstance(x, np.ndarray)]  # NumPy resizes none that has one
         self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
         self.rows = [[i for i, at in enumerate(self.numbers) if at and at[0] is part] for part in self.parts]
-        self.present = [number is not None for number in self.numbers]
-        self.missing = self.present.count(False)
+        self.count = sum(map(len, self.rows))
         self.grads = [_nothing if number is None else number[0].grads[number[1]] for number in self.numbers]
-        self.forms = _forms([x for x in (reference() for reference in self.grads) if x is not None])
+        given = [x for x in (reference() for reference in self.grads) if x is not None]
+        self.form = FORM if all(map(attrgetter("flags.c_contiguous"), given)) else FORM_OF_ANY
+        self.forms = list(map(self.form, given))
         self.now: list[Any] = []
         self.lent = _Lent.of(self)
         self.written = kept if self.lent else self.data + kept
@@ -82,7 +87,7 @@ class Repeat:
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
         try:
-            return self._same(groups, state, terms) and self._take(grads)
+            return self._same(groups, state, terms) and (self.lent.take(grads) if self.lent else self._take(grads))
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
             return False  # the plan says what is wrong
 
@@ -91,34 +96,35 @@ class Repeat:
             return False
         for group in self.idle:
             settled(self.rule, group, terms)
+        for group, (kind, members) in zip(groups, self.lists, strict=True):
+            params = group["params"]
+            if type(params) is not kind or len(params) != len(members) or not all(map(is_, params, members)):
+                return False
+        for part in self.parts:
+            if not part.same(state, terms):
+                return False
         return (
-            all(map(self._has, groups, self.lists))
-            and (self.lent.lie_as_before() if self.lent else all(map(is_, map(_data, self.members), self.data)))
-            and list(map(_master, self.members)) == self.masters
-            and list(map(self.layout, self.written)) == self.layouts
-            and all(part.same(state, terms) for part in self.parts)
+            (self.lent.lie_as_before() if self.lent else all(map(is_, map(_data, self.members), self.data)))
+            and [*map(_master, self.members)] == self.masters
+            and [*map(self.layout, self.written)] == self.layouts
         )
-
-    @staticmethod
-    def _has(group: Any, members: tuple[type, list[Any]]) -> bool:
-        """Tell whether a group has the members that it had."""
-        params = group["params"]
-        return len(params) == len(members[1]) and all(map(is_, params, members[1])) and type(params) is members[0]
 
     def _take(self, grads: Any) -> bool:
         """Tell whether the gradients are the old ones, or can take their place."""
-        if self.lent:
-            return self.lent.take(grads)
-        now = list(map(_grad, self.members)) if grads is None else grads
-        if not isinstance(now, (list, tuple)) or len(now) != len(self.grads):
+        if grads is None:
+            now = [*map(_grad, self.members)]
+        elif isinstance(grads, (list, tuple)) and len(grads) == len(self.grads):
+            now = list(grads)
+        else:
             return False
-        if sum(map(is_, now, repeat(None))) != self.missing:
+        given = [x for x in now if x is not None]
+        if len(given) != self.count:
             return False  # a gradient that is gone and one that is missing look alike below
         old = [reference() for reference in self.grads]
         if not all(map(is_, now, old)) and not self._exchange([i for i, x in enumerate(now) if x is not old[i]], now):
             return False
-        self.now = list(now)
-        return _forms(self.now if not self.missing else [x for x in now if x is not None]) == self.forms
+        self.now = now
+        return [*map(self.form, given)] == self.forms
 
     def _exchange(self, new: list[int], now: Sequence[Any]) -> bool:
         """Tell whether gradients that are new can take the place of others, and let them."""
@@ -138,16 +144,18 @@ class Repeat:
         return in_line and checked_gradient(self.members[i], grad, self.memory) is grad
 
     def changes(self, scaling: Scaling, workspace: Workspace) -> list[Change]:
-        """Return what takes the step, nothing to skip it; raise ValueError if a setting has become wrong."""
+        """Return what takes the step, nothing to skip it; raise ValueError if a setting has become wrong.
+
+        It is called, and the changes are made, where floating-point flags raise nothing.
+        """
         now, self.now = self.now, []  # gradients live no longer than their owner wants
         if scaling.skips() and not all(part.bucket.counted for part in self.parts):
             return []
-        with np.errstate(all="ignore"):
-            for part in self.parts:
-                part.advance(scaling)
-            grads = [[now[i] for i in rows] if now else [] for rows in self.rows]
-            pairs = zip(self.parts, grads, strict=True)
-            return [*self.told, *(change for part, g in pairs for change in part.changes(scaling, g, workspace))]
+        changes = [*self.told]
+        for part, rows in zip(self.parts, self.rows, strict=True):
+            part.advance(scaling)
+            changes += part.changes(scaling, [now[i] for i in rows] if now else [], workspace)
+        return changes
 
 
 class _Lent:
@@ -161,7 +169,7 @@ class _Lent:
         self.sources = [p.source for p in of.members]
         self.lying = library.lying(self.sources)
         present = [i for i, number in enumerate(of.numbers) if number is not None]
-        self.missing = [not present for present in of.present]
+        self.missing = [number is None for number in of.numbers]
         self.forms = (library.in_line([self.sources[i] for i in present]) or [None])[0]
         self.sizes, self.items = np.array([(of.data[i].nbytes, of.data[i].itemsize) for i in present], np.int64).T
         parts = [number[0] for number in of.numbers if number is not None]  # in each, tensors come in this order too
@@ -221,13 +229,15 @@ class _Part:
         self.measured = is_measured(bucket.rule)
         shapes = {p.shape: list(task.arrays) for p, task in zip(self.parameters, bucket.tasks, strict=True)}
         self.layouts = shapes if self.measured else {(1,): list(bucket.tasks[0].arrays)}
-        self.columns = [_Column(name, self.states) for name in self._names(bucket.tasks[0].master is not None)]
+        self.columns = [_column(name, self.states) for name in self._names(bucket.tasks[0].master is not None)]
         rule: type = bucket.rule
-        self.names = (*declared(rule), *FLAGS)
-        self.flags = [bucket.group.get(name) for name in FLAGS]
-        self.settings: list[Any] = []
-        self.scalars, self.varying = b"", False
-        self.numbers = self._counts(bucket.k, bucket.registers)
+        self.settings = _Settings(rule, bucket.group)
+        self.scale: float | None = math.nan
+        self.steady: bool | None = None
+        self.records = Records(bucket.rule, self.dtype)
+        self.k, self.registers = bucket.k, bucket.registers
+        self.counts = self._counts(self.k, self.registers)
+        self.after: dict[str, Any] = {}
         bucket.tasks = []  # gradients live no longer than their owner wants
 
     def _names(self, master: bool) -> list[str]:
@@ -237,93 +247,100 @@ class _Part:
 
     def same(self, state: Mapping[Any, Any], terms: Terms) -> bool:
         """Tell whether the settings and the state are those that the last step left behind."""
-        return (
-            self._has_settings(terms)
-            and all(map(is_, map(state.get, self.parameters), self.states))
-            and all(map(_Column.stands, self.columns))
-            and self._same_counts(terms)
-        )
+        if not (self.settings.stay(self.bucket.group) or self._can_change_settings()):
+            return False
+        if self.bucket.place != HOST and terms.on_gpu(self.bucket.group, self.bucket.place) != self.bucket.counted:
+            return False
+        if not all(map(is_, map(state.get, self.parameters), self.states)):
+            return False
+        for pick, states, arrays in self.columns:
+            if not all(map(is_, map(pick, states), arrays)):
+                return False
+        return self._same_counters(terms) if self.bucket.counted else self._same_counts()
 
-    def _has_settings(self, terms: Terms) -> bool:
-        """Tell whether the settings ask for a step of the same kind; resolve them if one is new, or can be changed."""
-        bucket, settings = self.bucket, list(map(self.bucket.group.get, self.names, repeat(_nothing)))
-        if self.settings and all(map(is_, settings, self.settings)):
-            return bucket.place == HOST or terms.on_gpu(bucket.group, bucket.place) == bucket.counted
+    def _can_change_settings(self) -> bool:
+        """Resolve the settings, and tell whether they ask for a step of the same kind."""
+        bucket = self.bucket
         bucket.h = resolve(bucket.rule, unread(bucket.group) if bucket.counted else bucket.group)
-        self.settings = settings if all(map(_is_constant, settings)) else []
-        self.scalars, self.varying = b"", False
-        return (
-            [bucket.group.get(name) for name in FLAGS] == self.flags
-            and terms.on_gpu(bucket.group, bucket.place) == bucket.counted
-            and all(list(bucket.rule.arrays(bucket.h, shape)) == names for shape, names in self.layouts.items())
-        )
+        self.steady, self.scale = None, math.nan
+        same = all(list(bucket.rule.arrays(bucket.h, shape)) == names for shape, names in self.layouts.items())
+        return same and self.settings.renew(bucket.group)
 
-    def _same_counts(self, terms: Terms) -> bool:
-        if self.bucket.counted:
-            counter: Any = self.bucket.counter
-            counters = map(terms.counters.get, self.parameters)
-            stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
-            return stands and all(x is counter for x in counters)
-        return all(set(map(itemgetter(name), self.states)) == {x} for name, x in self.numbers.items())
+    def _same_counts(self) -> bool:
+        for name, x in self.counts.items():
+            if [*map(itemgetter(name), self.states)].count(x) != len(self.states):
+                return False
+        return True
+
+    def _same_counters(self, terms: Terms) -> bool:
+        counter: Any = self.bucket.counter
+        stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
+        return stands and all(x is counter for x in map(terms.counters.get, self.parameters))
 
     def _counts(self, k: int, registers: Registers) -> dict[str, Any]:
         return {"step": k, **registers} if self.bucket.rule.counts_steps else {**registers}
 
     def advance(self, scaling: Scaling) -> None:
         """Compute the scalars of the next step, unless the GPU does; no array has changed yet."""
-        bucket, k = self.bucket, self.bucket.k + 1
+        bucket, k = self.bucket, self.k + 1
         if bucket.counted:
             return
-        scalars = step_scalars(bucket.rule, bucket.h, k, bucket.registers)
-        self.registers = next_registers(bucket.rule, bucket.h, k, bucket.registers)
-        scalars |= {"sparse": False, "grad_scale": scaling.scale()}
-        packed = b"" if self.varying else _packed(scalars)
-        if not packed or packed != self.scalars:
-            bucket.s = fitting(bucket.rule, bucket.h, scalars, self.dtype)
+        scale = scaling.scale()
+        registers = next_registers(bucket.rule, bucket.h, k, self.registers)
+        if scale != self.scale or not self._is_steady():
+            scalars = step_scalars(bucket.rule, bucket.h, k, self.registers, sparse=False, grad_scale=scale)
+            bucket.s, self.scale = self.records.next(bucket.h, scalars), scale
             for shape in self.layouts if self.measured else ():
                 check_constants(bucket.rule, bucket.h, bucket.s, shape, self.dtype)
-            self.varying = bool(self.scalars)  # they will be others in each step
-            self.scalars = packed
+        self.after = {"k": k, "registers": registers, "counts": self._counts(k, registers)}
+
+    def _is_steady(self) -> bool:
+        """Tell whether the scalars are those of the last step, since nothing that they come of is another."""
+        if self.steady is None:
+            self.steady = not self.registers and is_steady(self.bucket.rule, self.bucket.h)
+        return self.steady
 
     def changes(self, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return what updates the arrays, and keeps the step count and the registers unless the GPU does."""
-        bucket = self.bucket
-        changes = self.standing.changes(bucket, scaling, grads, workspace)
-        if bucket.counted:
+        changes = self.standing.changes(self.bucket, scaling, grads, workspace)
+        if self.bucket.counted:
             return changes
-        counts = self._counts(bucket.k + 1, self.registers)
-        after = partial(vars(bucket).update, k=bucket.k + 1, registers=self.registers)
+        counts = self.after["counts"]
         kept = [for_all(dict.update, self.states, repeat(counts))] if counts else []
-        return [*changes, after, partial(setattr, self, "numbers", counts), *kept]
+        return [*changes, partial(vars(self).update, self.after), *kept]
 
 
-class _Column:
-    """The arrays of one name, and the states that hold them."""
+class _Settings:
+    """The settings of a group that a rule or an engine reads, by identity."""
 
-    def __init__(self, name: str, states: Sequence[Any]) -> None:
-        self.states = [s for s in states if s and name in s]
-        self.pick, self.arrays = itemgetter(name), [s[name] for s in self.states]
+    def __init__(self, rule: type, group: Group) -> None:
+        names = dict.fromkeys((*declared(rule), *FLAGS))
+        self.names = [name for name in names if name in group]
+        self.absent = {name for name in names if name not in group}
+        self.flags = [group.get(name) for name in FLAGS]
+        self.values: list[Any] = []
 
-    def stands(self) -> bool:
-        """Tell whether the states hold the same arrays still."""
-        return all(map(is_, map(self.pick, self.states), self.arrays))
+    def stay(self, group: Group) -> bool:
+        """Tell whether all are the objects that they were, and none can have changed inside."""
+        same = self.values and all(map(is_, map(group.__getitem__, self.names), self.values))
+        return bool(same) and self.absent.isdisjoint(group)
+
+    def renew(self, group: Group) -> bool:
+        """Take others, and tell whether they let the same engine run a step."""
+        values = [group[name] for name in self.names]
+        self.values = values if all(map(_is_constant, values)) else []
+        return self.absent.isdisjoint(group) and [group.get(name) for name in FLAGS] == self.flags
+
+
+def _column(name: str, states: Sequence[Any]) -> tuple[Callable[[Any], Any], list[Any], list[Array]]:
+    """Return what looks up the array of a name in a state, the states that hold one, and those arrays."""
+    having = [s for s in states if s and name in s]
+    return itemgetter(name), having, [s[name] for s in having]
 
 
 def _is_constant(x: Any) -> bool:
-    """Tell whether an object has one value for good; a setting that is not there counts as one."""
-    return type(x) in CONSTANTS or x is _nothing or (type(x) is tuple and all(type(y) in CONSTANTS for y in x))
-
-
-def _packed(scalars: Mapping[str, Any]) -> bytes:
-    """Return bytes that are the same for the same values, signs of zeros included; none where there can be no such."""
-    values = (*scalars.values(),)
-    return dumps(values, 2) if CONSTANTS.issuperset(map(type, values)) else b""
-
-
-def _forms(grads: Sequence[Any]) -> list[Any]:
-    """Return what is the same for all gradients that can take the place of one another."""
-    shapes, dtypes, in_c = list(map(_shape, grads)), list(map(_dtype, grads)), list(map(_in_c, grads))
-    return [shapes, dtypes, in_c, None if all(in_c) else list(map(_in_fortran, grads))]
+    """Tell whether an object has one value for good."""
+    return type(x) in CONSTANTS or (type(x) is tuple and all(type(y) in CONSTANTS for y in x))
 
 
 def takes_dense_gradients(rule: type[Rule]) -> bool:
@@ -332,8 +349,7 @@ def takes_dense_gradients(rule: type[Rule]) -> bool:
 
 
 def _nothing() -> None:
-    """Stand for the gradient of a parameter that had none, and for a setting that is not there."""
+    """Stand for the gradient of a parameter that had none."""
 
 
 _data, _master, _grad = map(attrgetter, ("data", "master", "grad"))
-_shape, _dtype, _in_c, _in_fortran = map(attrgetter, ("shape", "dtype", "flags.c_contiguous", "flags.f_contiguous"))

@@ -48,23 +48,23 @@ class Hooks(OrderedDict[int, Hook]):
         return handle
 
 
-_global_step_pre = Hooks()
-_global_step_post = Hooks()
+before_all, after_all = Hooks(), Hooks()
+"""Those that run around the step of every optimizer."""
 
 
 def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
     """Run ``hook(optimizer, args, kwargs)`` before the step of every optimizer."""
-    return _global_step_pre.register(hook)
+    return before_all.register(hook)
 
 
 def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
     """Run ``hook(optimizer, args, kwargs)`` after the step of every optimizer."""
-    return _global_step_post.register(hook)
+    return after_all.register(hook)
 
 
 def before_step(local: Hooks, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Run the global hooks, then the optimizer's own; each may replace the arguments of the step."""
-    for hook in (*_global_step_pre.values(), *local.values()):
+    for hook in (*before_all.values(), *local.values()):
         result = hook(optimizer, args, kwargs)
         if result is None:
             continue
@@ -76,7 +76,7 @@ def before_step(local: Hooks, optimizer: Any, args: Any, kwargs: Any) -> tuple[A
 
 def after_step(local: Hooks, optimizer: Any, args: Any, kwargs: Any) -> None:
     """Run the optimizer's own hooks, then the global ones."""
-    for hook in (*local.values(), *_global_step_post.values()):
+    for hook in (*local.values(), *after_all.values()):
         hook(optimizer, args, kwargs)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import DType, Undecided, storage
-from .rule import Hypers, Record, Rule, is_measured, overflow, record
+from .rule import Hypers, Record, Rule, is_measured, overflow, record, renewed
 
 LARGEST = {
     "float16": 65504.0,
@@ -45,6 +45,44 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
         meant = [] if own else [name for name in large if abs(scalars[name]) == math.inf]  # a rule of others may use it
         _try(rule, h, s, storage(dtype), {*large}.difference(meant))
     return s
+
+
+class Records:
+    """The records of steps one after another, on arrays of ``dtype``: what stays is rounded and looked at once."""
+
+    def __init__(self, rule: type[Rule], dtype: DType) -> None:
+        self.rule, self.dtype, self.largest = rule, dtype, _largest(dtype)
+        self.last: Record | None = None
+        self.before: dict[str, Any] = {}
+
+    def next(self, h: Hypers, scalars: dict[str, Any]) -> Record:
+        """Return the record of a step, the last one if nothing is new in it, or raise as ``fitting`` does."""
+        if self.last is None or self.before.keys() != scalars.keys():
+            return self._first(h, scalars)
+        new = self._new(scalars)
+        if not new:
+            return self.last
+        if any(isinstance(x, NUMBERS) and not abs(x) <= self.largest for x in new.values()):
+            return self._first(h, scalars)
+        self.last, self.before = renewed(self.last, new, scalars, self.dtype), scalars
+        return self.last
+
+    def _new(self, scalars: dict[str, Any]) -> dict[str, Any]:
+        """Return the scalars that are not those of the step before; a zero may have another sign."""
+        before = self.before
+        return {
+            name: x
+            for name, x in scalars.items()
+            if x is not before[name]
+            and (type(x) is not float or not x or type(before[name]) is not float or x != before[name])
+        }
+
+    def _first(self, h: Hypers, scalars: dict[str, Any]) -> Record:
+        """Return the record of a step of which everything is looked at, as it is next time if a number is large."""
+        s = fitting(self.rule, h, scalars, self.dtype)
+        large = any(isinstance(x, NUMBERS) and not abs(x) <= self.largest for x in scalars.values())
+        self.last, self.before = None if large else s, scalars
+        return s
 
 
 def check_constants(rule: type[Rule], h: Hypers, s: Record, shape: tuple[int, ...], dtype: DType) -> None:

@@ -73,8 +73,7 @@ class Bucket:
     tasks: list[Task] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """What a step is taken under, besides settings, state and gradients.
 
     ``counters`` are those of the parameters whose steps a GPU counts; ``on_gpu`` tells whether one is to count those of
@@ -277,8 +276,8 @@ class _GroupPlan:
         registers = first_registers(self.first, state)
         key = (*kind, k, *registers.values())
         if key not in self.buckets:
-            scalars = step_scalars(self.rule, self.h, k, registers)
-            scalars |= {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
+            more = {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
+            scalars = step_scalars(self.rule, self.h, k, registers, **more)
             after = next_registers(self.rule, self.h, k, registers)
             dtype = np.dtype(np.float32) if p.master else p.data.dtype
             self.buckets[key] = self._new(fitting(self.rule, self.h, scalars, dtype), k, after, kind)

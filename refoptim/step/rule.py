@@ -184,19 +184,45 @@ def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
     return SimpleNamespace(**rounded, exact=SimpleNamespace(**scalars))
 
 
+def renewed(s: Record, new: Mapping[str, Any], scalars: Mapping[str, Any], dtype: DType) -> Record:
+    """Return the record of ``scalars``, of which only ``new`` are not those of another record."""
+    return SimpleNamespace(**{**vars(s), **vars(record(new, dtype)), "exact": SimpleNamespace(**scalars)})
+
+
 def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
     """Add what a rule measured to the record of its step."""
     return SimpleNamespace(**{**vars(s), **vars(record(measured, dtype)), "exact": s.exact})
 
 
-def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers, **more: Any) -> dict[str, Any]:
     """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
     scalars = _defined(rule.scalars, h, k, registers)
-    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None}
+    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None, **more}
+
+
+class _Unseen:
+    """Stands for the number of a step that nobody looks at: whatever is asked of it raises TypeError."""
+
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError("the number of the step is looked at")
+
+    __eq__ = __ne__ = __hash__ = __bool__ = __str__ = __repr__ = __getattribute__ = _refuse
+
+
+def is_steady(rule: type[Rule], h: Hypers) -> bool:
+    """Tell whether the scalars of every step are the same: the rule does not look at its number."""
+    k: Any = _Unseen()
+    try:
+        scalars = rule.scalars(h, k, {})
+    except Exception:  # the step itself says what is wrong
+        return False
+    return all(x is not k for x in scalars.values())
 
 
 def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
     """Return the registers after step ``k``; raise where they overflow or divide by zero."""
+    if not registers and rule.advance.__func__ is Rule.advance.__func__:  # type: ignore[attr-defined]
+        return registers
     after = _defined(rule.advance, h, k, registers)
     for name, x in after.items():
         if _is_infinite(x):
