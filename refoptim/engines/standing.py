@@ -66,24 +66,29 @@ class Call(Launches):
         self.fields = attrgetter(*launch.kernel.record)
         self.s: Any = None
         self.flags: tuple[bool, ...] = ()
-        self.threads, self.call = 0, list[Change]()
+        self.call = self._calls()
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launch, none if there are no elements, and what is to be done when it has been made."""
         launch = self.launch
         if bucket.s is not self.s:
             self._take(bucket.s)
-        threads = launch.machine.threads()
-        if threads != self.threads and launch.chunks.count:
-            arguments = launch.entry, launch.chunks.count, self.record, self.bucket
-            self.threads, self.call = threads, [launch.machine.standing(*arguments, elements=launch.chunks.elements)]
+        if launch.chunks.count > 1:
+            self.call = self._calls()
         return [*self.call, *launch.after]
+
+    def _calls(self) -> list[Change]:
+        """Return the call of the kernel, on as many threads as there are now, none if there are no elements."""
+        launch, chunks = self.launch, self.launch.chunks
+        arguments = launch.entry, chunks.count, self.record, self.bucket
+        return [launch.machine.standing(*arguments, elements=chunks.elements)] if chunks.count else []
 
     def _take(self, s: Any) -> None:
         """Write down the scalars of a step."""
         s.unmade = False
         self.record[()] = self.fields(s)
-        self.scale[0] = s.grad_scale or 1
+        if s.grad_scale is not None:
+            self.scale[0] = s.grad_scale
         flags = s.maximize, s.grad_scale is None
         if flags != self.flags:
             launch, step = self.launch, Step(s, False, grad_scale=None if s.grad_scale is None else self.scale)

@@ -32,10 +32,13 @@ BITS = 128
 GUARD = 64
 """Bits more for logarithms and exponentials: their errors, and exponents below 2**GUARD, take some."""
 
+DOUBLE, NORMAL = 53, 1000
+"""The bits of a double, and exponents below which it is no subnormal number and not infinite."""
+
 REMEMBERED = 1 << 10
 """Results that are kept of each function: a step asks for the same powers for every group."""
 
-AHEAD = 32
+AHEAD = 64
 """Powers that are computed at once where steps follow one another, which is quicker than one now and then."""
 
 
@@ -120,9 +123,14 @@ def _run(x: float, n: int) -> Iterator[float]:
     """Yield x**n and those after it, each made of the one before, which is ``_power`` of them in fewer steps."""
     (m, e), bits = _parts(x), BITS + GUARD
     v, cut = _product(bits, m, n)
+    drop = bits - DOUBLE
+    below = (1 << (drop - 1)) - 1
     for k in count(n):
-        low, high = _scaled(v, e * k + cut), _scaled(v + 4 * k * (cut > 0), e * k + cut)
-        yield low if low == high else _power(x, k)
+        error, scale = 4 * k, e * k + cut
+        if cut and (v + error) & below > error and abs(scale + bits) < NORMAL:  # nothing between is half way
+            yield math.ldexp(((v >> (drop - 1)) + 1) >> 1, scale + drop)
+        else:
+            yield _power(x, k)
         v, cut = _shortened(v * m, cut, bits)
 
 

@@ -207,7 +207,7 @@ class Optimizer(Rule):
 
     def _take(self, given: Iterable[Any] | None, scaling: Scaling) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
-        grads = in_order(self.param_groups, given)
+        grads = None if given is None else in_order(self.param_groups, given)
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):

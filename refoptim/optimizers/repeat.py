@@ -315,20 +315,19 @@ class _Settings:
 
     def __init__(self, rule: type, group: Group) -> None:
         names = dict.fromkeys((*declared(rule), *FLAGS))
-        self.names = [name for name in names if name in group]
+        self.pick = itemgetter("params", "params", *(name for name in names if name in group))  # two: always a tuple
         self.absent = {name for name in names if name not in group}
         self.flags = [group.get(name) for name in FLAGS]
-        self.values: list[Any] = []
+        self.values: tuple[Any, ...] = ()
 
     def stay(self, group: Group) -> bool:
         """Tell whether all are the objects that they were, and none can have changed inside."""
-        same = self.values and all(map(is_, map(group.__getitem__, self.names), self.values))
-        return bool(same) and self.absent.isdisjoint(group)
+        return bool(self.values) and all(map(is_, self.pick(group), self.values)) and self.absent.isdisjoint(group)
 
     def renew(self, group: Group) -> bool:
         """Take others, and tell whether they let the same engine run a step."""
-        values = [group[name] for name in self.names]
-        self.values = values if all(map(_is_constant, values)) else []
+        values = self.pick(group)
+        self.values = values if all(map(_is_constant, values[2:])) else ()
         return self.absent.isdisjoint(group) and [group.get(name) for name in FLAGS] == self.flags
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -39,7 +40,7 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
     16-bit storage is taken as the rounding ``each`` takes it, whoever runs the step, so that all give one answer.
     """
     s, largest = record(scalars, dtype), _largest(dtype)
-    large = [name for name, x in scalars.items() if isinstance(x, NUMBERS) and not abs(x) <= largest]
+    large = _large(scalars, largest)
     if large not in ([], ["grad_scale"]) and not is_measured(rule):
         own = rule.scalars.__module__.partition(".")[0] == __package__.partition(".")[0]
         meant = [] if own else [name for name in large if abs(scalars[name]) == math.inf]  # a rule of others may use it
@@ -59,30 +60,30 @@ class Records:
         """Return the record of a step, the last one if nothing is new in it, or raise as ``fitting`` does."""
         if self.last is None or self.before.keys() != scalars.keys():
             return self._first(h, scalars)
-        new = self._new(scalars)
-        if not new:
-            return self.last
-        if any(isinstance(x, NUMBERS) and not abs(x) <= self.largest for x in new.values()):
-            return self._first(h, scalars)
-        self.last, self.before = renewed(self.last, new, scalars, self.dtype), scalars
-        return self.last
-
-    def _new(self, scalars: dict[str, Any]) -> dict[str, Any]:
-        """Return the scalars that are not those of the step before; a zero may have another sign."""
         before = self.before
-        return {
+        new = {
             name: x
             for name, x in scalars.items()
-            if x is not before[name]
-            and (type(x) is not float or not x or type(before[name]) is not float or x != before[name])
+            if x is not (y := before[name])
+            and (x != y or not x or type(x) is not float or type(y) is not float)  # a zero may have another sign
         }
+        if not new:
+            return self.last
+        if _large(new, self.largest):
+            return self._first(h, scalars)
+        self.last, self.before = renewed(self.last, new, self.dtype), scalars
+        return self.last
 
     def _first(self, h: Hypers, scalars: dict[str, Any]) -> Record:
         """Return the record of a step of which everything is looked at, as it is next time if a number is large."""
         s = fitting(self.rule, h, scalars, self.dtype)
-        large = any(isinstance(x, NUMBERS) and not abs(x) <= self.largest for x in scalars.values())
-        self.last, self.before = None if large else s, scalars
+        self.last, self.before = None if _large(scalars, self.largest) else s, scalars
         return s
+
+
+def _large(scalars: Mapping[str, Any], largest: float) -> list[str]:
+    """Return the names of the scalars that are numbers beyond the largest one of a type."""
+    return [name for name, x in scalars.items() if isinstance(x, NUMBERS) and not abs(x) <= largest]
 
 
 def check_constants(rule: type[Rule], h: Hypers, s: Record, shape: tuple[int, ...], dtype: DType) -> None:

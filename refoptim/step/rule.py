@@ -178,15 +178,19 @@ def _holds_numbers(kind: type) -> bool:
 
 def record(scalars: Mapping[str, Any], dtype: DType) -> Record:
     """Round each number of a step once to the arithmetic type of ``dtype``; ``exact`` keeps the unrounded."""
+    return SimpleNamespace(**_rounded(scalars, dtype), exact=SimpleNamespace(**scalars))
+
+
+def _rounded(scalars: Mapping[str, Any], dtype: DType) -> dict[str, Any]:
     number = arithmetic(dtype).type
     kind: Callable[[Any], Any] = type
-    rounded = {name: number(x) if _holds_numbers(kind(x)) else x for name, x in scalars.items()}
-    return SimpleNamespace(**rounded, exact=SimpleNamespace(**scalars))
+    return {name: number(x) if _holds_numbers(kind(x)) else x for name, x in scalars.items()}
 
 
-def renewed(s: Record, new: Mapping[str, Any], scalars: Mapping[str, Any], dtype: DType) -> Record:
-    """Return the record of ``scalars``, of which only ``new`` are not those of another record."""
-    return SimpleNamespace(**{**vars(s), **vars(record(new, dtype)), "exact": SimpleNamespace(**scalars)})
+def renewed(s: Record, new: Mapping[str, Any], dtype: DType) -> Record:
+    """Return the record of the step after that of ``s``, which is used no more, with some scalars that are new."""
+    vars(s.exact).update(new)
+    return SimpleNamespace(**{**vars(s), **_rounded(new, dtype)})
 
 
 def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
@@ -253,7 +257,9 @@ def _defined(f: Callable[..., dict[str, Any]], h: Hypers, k: int, registers: Reg
 
 def apply(rule: type[Rule], s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
     """Run the array half of a rule on a gradient as it was given."""
-    return rule.update(s, p, ascent(s, unscaled(s, g)), *state)
+    if s.maximize or s.grad_scale is not None:
+        g = ascent(s, unscaled(s, g))
+    return rule.update(s, p, g, *state)
 
 
 def unscaled(s: Record, g: Array) -> Array:
