@@ -54,7 +54,7 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     workspace.used += [tensors, recorder, launch]
     if launch:
         launch.after = after
-    standing = of_launch(launch, tensors[0].p.dtype) if launch and not copied else None
+    standing = of_launch(launch, bucket.rule, tensors[0].p.dtype) if launch and not copied else None
     return Work(there(bucket.place, changes), standing)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter, setitem
+from operator import itemgetter, setitem
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +12,13 @@ import numpy as np
 from ..numerics.arith import Array, DType, as_reals
 from ..numerics.array_types import HOST, plain
 from ..step.changes import Change, there
+from ..step.limits import Records
 from ..step.plan import Bucket
-from ..step.rule import apply, is_measured
+from ..step.rule import Rule, apply, is_measured
 from ..step.scaling import Scaling
 from . import blocks, reference, steps
 from .host import Host
-from .launches import BUCKET, Launch, Step, fields_of, struct_of
+from .launches import BUCKET, Launch, address_of, struct_of
 from .machine import Recorder
 from .reference import get_rounding
 from .workspace import Workspace
@@ -26,25 +27,32 @@ from .workspace import Workspace
 class Standing(Protocol):
     """What updates a bucket again."""
 
+    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
+        """Round the scalars of the next step; raise RuntimeError if one is too large where it is used."""
+
     def move_gradient(self, i: int, g: Array) -> None:
         """Take note that the gradient of task ``i`` is another array now."""
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
-        """Return what updates the arrays by the scalars of the bucket; the gradients are those of its tasks."""
+        """Return what updates the arrays by those scalars; the gradients are those of the tasks of the bucket."""
 
 
-def of_launch(launch: Any, dtype: DType) -> Launches:
+def of_launch(launch: Any, rule: type[Rule], dtype: DType) -> Launches:
     """Return what repeats launches of kernels on arrays that a rule updates in ``dtype``."""
     single = type(launch) is Launch and isinstance(launch.machine, Host)
-    return Call(launch, dtype) if single else Launches(launch, dtype)
+    return Call(launch, rule, dtype) if single else Launches(launch, rule, dtype)
 
 
 class Launches:
     """Launches of kernels, which are written down in each step."""
 
-    def __init__(self, launch: Any, dtype: DType) -> None:
-        self.launch, self.dtype = launch, dtype
+    def __init__(self, launch: Any, rule: type[Rule], dtype: DType) -> None:
+        self.launch, self.dtype, self.records = launch, dtype, Records(rule, dtype)
         self.move_gradient, self.move_gradients = launch.move_gradient, launch.move_gradients
+
+    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
+        """Put a record into the bucket."""
+        bucket.s = self.records.next(bucket.h, scalars)
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launches, and what is to be done when they have been made."""
@@ -59,41 +67,39 @@ class Launches:
 class Call(Launches):
     """One launch on this computer, which reads its arguments from arrays that stay."""
 
-    def __init__(self, launch: Launch, dtype: DType) -> None:
-        super().__init__(launch, dtype)
-        self.record = np.zeros((), struct_of(launch.kernel, launch.dtype))
+    def __init__(self, launch: Launch, rule: type[Rule], dtype: DType) -> None:
+        super().__init__(launch, rule, dtype)
+        self.record, self.fields = np.zeros((), struct_of(launch.kernel, dtype)), itemgetter(*launch.kernel.record)
         self.bucket, self.scale = np.zeros((), BUCKET), np.zeros(1, np.float32)
-        self.fields = attrgetter(*launch.kernel.record)
-        self.s: Any = None
         self.flags: tuple[bool, ...] = ()
         self.call = self._calls()
 
+    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
+        """Write the scalars down where the kernel reads them."""
+        self.records.check(bucket.h, scalars)
+        scalars["unmade"] = False
+        self.record[()] = self.fields(scalars)
+        scale = scalars["grad_scale"]
+        if scale is not None:
+            self.scale[0] = scale
+        flags = scalars["maximize"], scale is None
+        if flags != self.flags:
+            machine, addresses = self.launch.machine, (None, None if scale is None else self.scale, None)
+            fields = int(flags[0]), *(address_of(machine, x) for x in addresses)
+            self.bucket[()] = self.launch.chunks.fields(machine, self.launch.tables, fields)
+            self.flags = flags
+
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launch, none if there are no elements, and what is to be done when it has been made."""
-        launch = self.launch
-        if bucket.s is not self.s:
-            self._take(bucket.s)
-        if launch.chunks.count > 1:
+        if self.launch.chunks.count > 1:
             self.call = self._calls()
-        return [*self.call, *launch.after]
+        return [*self.call, *self.launch.after]
 
     def _calls(self) -> list[Change]:
-        """Return the call of the kernel, on as many threads as there are now, none if there are no elements."""
+        """Return the call of the kernel, on as many threads as there are now."""
         launch, chunks = self.launch, self.launch.chunks
         arguments = launch.entry, chunks.count, self.record, self.bucket
         return [launch.machine.standing(*arguments, elements=chunks.elements)] if chunks.count else []
-
-    def _take(self, s: Any) -> None:
-        """Write down the scalars of a step."""
-        s.unmade = False
-        self.record[()] = self.fields(s)
-        if s.grad_scale is not None:
-            self.scale[0] = s.grad_scale
-        flags = s.maximize, s.grad_scale is None
-        if flags != self.flags:
-            launch, step = self.launch, Step(s, False, grad_scale=None if s.grad_scale is None else self.scale)
-            self.bucket[()] = launch.chunks.fields(launch.machine, launch.tables, fields_of(launch.machine, step))
-        self.s, self.flags = s, flags
 
 
 class Words:
@@ -101,6 +107,7 @@ class Words:
 
     def __init__(self, bucket: Bucket) -> None:
         jobs = [(task.updated, task.grad, *task.arrays.values()) for task in bucket.tasks]
+        self.records = Records(bucket.rule, jobs[0][0].dtype)
         flats = blocks.Flats([blocks.flat(job) for job in jobs])
         self.wide, self.complex = jobs[0][0].dtype != jobs[0][1].dtype, jobs[0][1].dtype.kind == "c"
         self.written = sum(x.nbytes for p, _, *state in jobs for x in (p, *state))
@@ -117,6 +124,10 @@ class Words:
             return False
         arrays = [x for task in bucket.tasks for x in (task.parameter.data, task.grad, *task.kept.values())]
         return all(type(x) is np.ndarray and x.flags.c_contiguous for x in arrays)
+
+    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
+        """Put a record into the bucket."""
+        bucket.s = self.records.next(bucket.h, scalars)
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Do nothing: gradients are given."""

@@ -25,7 +25,7 @@ from ..numerics.libraries import library_of
 from ..step.changes import Change, for_all
 from ..step.groups import Group
 from ..step.hyper import declared
-from ..step.limits import Records, check_constants
+from ..step.limits import check_constants
 from ..step.parameter import Borrowed, told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
 from ..step.rule import Registers, Rule, is_measured, is_steady, next_registers, resolve, step_scalars, unread
@@ -234,7 +234,6 @@ class _Part:
         self.settings = _Settings(rule, bucket.group)
         self.scale: float | None = math.nan
         self.steady: bool | None = None
-        self.records = Records(bucket.rule, self.dtype)
         self.k, self.registers = bucket.k, bucket.registers
         self.counts = self._counts(self.k, self.registers)
         self.after: dict[str, Any] = {}
@@ -289,7 +288,8 @@ class _Part:
         registers = next_registers(bucket.rule, bucket.h, k, self.registers)
         if scale != self.scale or not self._is_steady():
             scalars = step_scalars(bucket.rule, bucket.h, k, self.registers, sparse=False, grad_scale=scale)
-            bucket.s, self.scale = self.records.next(bucket.h, scalars), scale
+            self.standing.take(bucket, scalars)
+            self.scale = scale
             for shape in self.layouts if self.measured else ():
                 check_constants(bucket.rule, bucket.h, bucket.s, shape, self.dtype)
         self.after = {"k": k, "registers": registers, "counts": self._counts(k, registers)}

@@ -55,10 +55,11 @@ class Records:
         self.rule, self.dtype, self.largest = rule, dtype, _largest(dtype)
         self.last: Record | None = None
         self.before: dict[str, Any] = {}
+        self.names: list[str] = []
 
     def next(self, h: Hypers, scalars: dict[str, Any]) -> Record:
         """Return the record of a step, the last one if nothing is new in it, or raise as ``fitting`` does."""
-        if self.last is None or self.before.keys() != scalars.keys():
+        if self.last is None or self.names != [*scalars]:
             return self._first(h, scalars)
         before = self.before
         new = {
@@ -74,10 +75,21 @@ class Records:
         self.last, self.before = renewed(self.last, new, self.dtype), scalars
         return self.last
 
+    def check(self, h: Hypers, scalars: dict[str, Any]) -> None:
+        """Raise as ``fitting`` does, without a record."""
+        numbers = {**scalars, "grad_scale": 1}.values()
+        try:
+            fits = sum(map(abs, numbers)) <= self.largest  # then each of them does
+        except TypeError:  # not all are numbers
+            fits = False
+        if not fits:
+            fitting(self.rule, h, scalars, self.dtype)
+
     def _first(self, h: Hypers, scalars: dict[str, Any]) -> Record:
         """Return the record of a step of which everything is looked at, as it is next time if a number is large."""
         s = fitting(self.rule, h, scalars, self.dtype)
         self.last, self.before = None if _large(scalars, self.largest) else s, scalars
+        self.names = [*scalars]
         return s
 
 
