@@ -82,6 +82,26 @@ def test_settings_of_the_scalars_may_change(plans: list[Any]) -> None:
     assert_equal_runs(ours, theirs)
 
 
+def test_scaled_steps_may_come_and_go(plans: list[Any]) -> None:
+    ours, theirs = pair("Adam")
+    plans.clear()
+    for seed, scale in enumerate([2.0, None, 8.0, 4.0, None, None]):
+        step(ours, theirs, arrays(seed), grad_scale=scale)
+    assert not plans
+    assert_equal_runs(ours, theirs)
+
+
+@pytest.mark.parametrize("fused", [True, None])
+@pytest.mark.parametrize(("name", "setting", "number"), [("SGD", "lr", "step_size"), ("Adam", "eps", "eps")])
+def test_a_setting_that_becomes_too_large_is_refused(name: str, setting: str, number: str, fused: bool | None) -> None:
+    grads = [normal(1, 4, dtype="float16")]
+    ours = getattr(refoptim, name)([normal(0, 4, dtype="float16")], fused=fused)
+    for _ in range(3):
+        ours.step(grads=grads)
+    ours.param_groups[0][setting] = 1e6
+    refused(ours, RuntimeError, grads, f"float16 without overflow: {number}")
+
+
 def data(optimizer: Any) -> None:
     for p in optimizer.param_groups[0]["params"]:
         p.data = p.data.copy()

@@ -239,6 +239,80 @@ def test_a_rule_of_ones_own_is_repeated(plans: list[Any]) -> None:
     runs.check()
 
 
+def test_a_flag_that_a_group_had_not_is_seen(plans: list[Any]) -> None:
+    optimizer = Plain(arrays(0))
+    for seed in (1, 2):
+        optimizer.step(grads=arrays(seed))
+    optimizer.param_groups[0]["fused"] = True
+    with pytest.raises(RuntimeError, match="Plain has none"):
+        optimizer.step(grads=arrays(3))
+
+
+LOOKS: dict[str, Callable[[Any], float]] = {
+    "arithmetic": lambda k: 1.0 / k,
+    "comparison": lambda k: 1.0 if k == 4 else 2.0,
+    "difference": lambda k: 1.0 if k != 4 else 2.0,
+    "key": lambda k: {4: 1.0}.get(k, 2.0),
+    "text": lambda k: float(len("." * int(str(k)))),
+    "itself": lambda k: k,
+    "type": lambda k: k if isinstance(k, int) else 0.0,
+}
+"""Ways in which scalars may come of the number of the step."""
+
+
+@pytest.mark.parametrize("way", LOOKS)
+def test_scalars_that_come_of_the_number_of_the_step_are_computed_in_each(way: str, plans: list[Any]) -> None:
+    class Looking(Plain):
+        @classmethod
+        def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+            return {"step_size": LOOKS[way](k)}
+
+    runs = Runs(lambda: Looking(arrays(0)), plans)
+    assert [runs.step(arrays(seed)) for seed in (1, 2, 3, 4, 5)] == [1, 0, 0, 0, 0]
+    runs.check()
+
+
+def test_scalars_that_come_of_settings_alone_are_computed_when_these_change(plans: list[Any]) -> None:
+    asked: list[int] = []
+
+    class Counting(Plain):
+        @classmethod
+        def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+            asked.append(1)
+            return {"step_size": -h.lr}
+
+    x = np.zeros(2)
+    optimizer = Counting([x], lr=1.0)
+    for lr in (1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step(grads=[np.ones(2)])
+    assert x.tolist() == [-9.0, -9.0]
+    asked.clear()
+    optimizer.param_groups[0]["lr"] = lr
+    for _ in range(3):
+        optimizer.step(grads=[np.ones(2)])
+    assert not asked
+
+
+class Growing(Plain):
+    """Moves by numbers that float32 has no more from step 4 on."""
+
+    @classmethod
+    def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+        return {"step_size": 10.0 ** (10 * k)}
+
+
+def test_numbers_that_become_too_large_are_refused() -> None:
+    x = np.zeros(2, np.float32)
+    optimizer = Growing([x])
+    for _ in range(3):
+        optimizer.step(grads=[np.zeros(2, np.float32)])
+    with pytest.raises(RuntimeError, match="without overflow: step_size = 1e"):
+        optimizer.step(grads=[np.ones(2, np.float32)])
+    assert x.tolist() == [0.0, 0.0]
+    assert optimizer.state[members(optimizer)[0]]["step"] == 3
+
+
 ODD: dict[str, Callable[[], tuple[Any, Any]]] = {
     "a parameter in Fortran order": lambda: (np.asfortranarray(normal(0, 4, 3)), normal(1, 4, 3)),
     "a parameter with gaps": lambda: (normal(0, 8, 3)[::2], normal(1, 4, 3)),
