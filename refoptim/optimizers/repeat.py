@@ -66,6 +66,7 @@ class Repeat:
         self.masters = [p.master for p in self.members]
         self.memory = Memory(self.data)
         self.parts = [_Part(state, *pair) for pair in zip(plan, standing, strict=True)]
+        self.counted = all(part.bucket.counted for part in self.parts)
         kept = [x for part in self.parts for _, _, arrays in part.columns for x in arrays]
         self.told = told(p for part in self.parts for p in part.parameters)
         self.pins = [ref(x) for x in self.data + kept if isinstance(x, np.ndarray)]  # NumPy resizes none that has one
@@ -149,7 +150,7 @@ class Repeat:
         It is called, and the changes are made, where floating-point flags raise nothing.
         """
         now, self.now = self.now, []  # gradients live no longer than their owner wants
-        if scaling.skips() and not all(part.bucket.counted for part in self.parts):
+        if not self.counted and scaling.skips():  # a GPU that counts steps reads by itself whether to skip
             return []
         changes = [*self.told]
         for part, rows in zip(self.parts, self.rows, strict=True):
