@@ -21,7 +21,7 @@ from .. import report, run
 from .answer import ANOTHER_RULE, SAME_BITS, SAME_RULE, UNKNOWN, Diagnosis, First, Known, Next
 from .bits import rounded
 from .evidence import Collected, Evidence, collect
-from .search import OF_ROUNDING, Found, Search, Watch, agreement, atoms_of, decisive, exact_in, fitness
+from .search import OF_ROUNDING, Found, Search, Watch, agreement, atoms_of, decisive, exact_in, fitness, nearest
 from .trial import RAISED, Atom, Atoms, Setting, distance, fit, frames, names_of, state_apart
 
 SHOWS = 1e-2
@@ -300,9 +300,9 @@ class _Patient:
         self.watch("what is next best")
         left = [x for x in dict.fromkeys(candidates) if names_of(x) not in named]
         agreeing = {x: agreement(self.optimizer, x, self.deciding) for x in left}
-        nearest = [x for x, agree in agreeing.items() if agree == max(agreeing.values())]
-        found_ = [Next(names_of(x), *fitness(self.optimizer, x, self.deciding)) for x in nearest]
-        return min(found_, key=lambda x: x.distance, default=None)
+        most = max(agreeing.values(), default=0)
+        closest, away = nearest(self.optimizer, [x for x, agree in agreeing.items() if agree == most], self.deciding)
+        return None if closest is None else Next(names_of(closest), most, away)
 
     def _unknown(self, found: Found) -> Diagnosis:
         return Diagnosis(

@@ -240,6 +240,20 @@ def fitness(optimizer: str, atoms: Atoms, evidence: Sequence[Evidence]) -> tuple
     return sum(gap <= e.tight for gap, e in gaps), max((gap for gap, _ in gaps), default=inf)
 
 
+def nearest(optimizer: str, sets: Iterable[Atoms], evidence: Sequence[Evidence]) -> tuple[Atoms | None, float]:
+    """Return of some sets that which is the least far away where it is farthest, and how far."""
+    best, least = None, inf
+    for atoms in sets:
+        farthest = 0.0
+        for e in evidence:
+            farthest = max(farthest, distance(optimizer, atoms, e, least))
+            if farthest > least:
+                break
+        if best is None or farthest < least:
+            best, least = atoms, farthest
+    return best, least
+
+
 def exact_in(optimizer: str, atoms: Atoms, evidence: Iterable[Evidence]) -> int:
     """Return in how many cases a dialect gives the bits of a black box, parameters alone."""
     return sum(distance(optimizer, atoms, e, 0.0) == 0.0 for e in evidence)
