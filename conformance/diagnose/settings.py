@@ -167,8 +167,11 @@ class _Question:
         """Return the values that explain all steps."""
         with np.errstate(all="ignore"):
             table = np.array([self.gap(x) for x in grid])
-            between = [i for i in range(len(grid) - 1) if _crosses(table[i], table[i + 1])]
+            hits = [i for i, gaps in enumerate(table) if np.max(np.abs(gaps), initial=0.0) <= tolerance]
+            spans = (i for i in range(len(grid) - 1) if i not in hits and i + 1 not in hits)
+            between = [i for i in spans if _crosses(table[i], table[i + 1])]
             roots = [self._root(grid[i], grid[i + 1], table[i], table[i + 1]) for i in between[:3]]
+            roots += [grid[i] for i in hits[:3]]
         self.found = [x for x in (self.rounded(root, tolerance) for root in roots) if x is not None]
         return self.found
 

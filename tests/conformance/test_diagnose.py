@@ -216,6 +216,10 @@ def read_betas(hyper: dict[str, Any]) -> dict[str, Any]:
     return {**hyper, "betas": hyper.get("betas", (0.9, 0.999))[::-1]}
 
 
+def read_beta1(hyper: dict[str, Any]) -> dict[str, Any]:
+    return {**hyper, "betas": (0.95, hyper.get("betas", (0.9, 0.999))[1])}
+
+
 def read_beta2(hyper: dict[str, Any]) -> dict[str, Any]:
     return {**hyper, "betas": (hyper.get("betas", (0.9,))[0], 0.973)}
 
@@ -229,6 +233,7 @@ def read_beta2(hyper: dict[str, Any]) -> dict[str, Any]:
         (read_lr, "LrScaled", {"lr": 0.37}),
         (read_betas, "BetasSwapped", {"betas": None}),
         (read_beta2, "SettingDiffers", {"betas[1]": 0.973}),
+        (read_beta1, "SettingDiffers", {"betas[0]": 0.95}),
     ],
 )
 def test_wrong_settings_are_named_with_their_values(read: Any, name: str, values: Mapping[str, Any]) -> None:
@@ -242,6 +247,21 @@ def test_wrong_settings_are_named_with_their_values(read: Any, name: str, values
     found = diagnose("Adam", plants.evidence("Adam", Box))
     assert (found.verdict, found.names, found.tied) == ("another rule", (name,), ())
     assert found.values == {name: pytest.approx(values)}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(trial.Place("betas", 0), 0.95), (trial.Place("betas", 0), 0.93), (trial.Place("eps"), 1e-4)],
+)
+def test_a_setting_is_solved_for_on_the_grid_and_between(place: trial.Place, value: float) -> None:
+    class Box(PlainAdam):
+        def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Any]) -> None:
+            super().make(optimizer, place.put(dict(hyper), value), parameters)
+
+    case = next(case for case in cases.load("adam") if case.id == "adam-no-decay")
+    (e,) = collect([run.Job("mine", Box, "adam", case, "float64")]).evidence
+    found = settings.solved("Adam", (), place, e, e.tight)
+    assert [x.value for x in found if x.flag == "SettingDiffers"] == [pytest.approx(value)]
 
 
 def test_a_wrong_setting_beside_an_axis_is_named() -> None:
