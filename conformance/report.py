@@ -161,7 +161,7 @@ def _anchor(v: Verdict) -> str:
 def _index(found: Sequence[Verdict], diagnoses: Diagnoses) -> str:
     """Return the verdicts as a list, each a link to its chapter, with the name of the mistake if it has one."""
     lines = []
-    for v in (v for v in found if v.ran or v.raised):
+    for v in (v for v in found if v.ran or v.raised or v.unlike):
         known = diagnoses.get((v.implementation, v.optimizer))
         named = f"<br>{_text(known.text)}" if known else ""
         title = _text(f"{v.optimizer}, {v.implementation}")

@@ -15,7 +15,7 @@ no larger than that. What lies between is unknown.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -54,7 +54,8 @@ class Verdict:
 
     ``verdict`` is one of ``VERDICTS``. ``distance`` is the largest drift in the storage type ``dtype`` that decides; it
     is reached in ``case``, which first parts in ``step``, in the array ``tensor``; all are empty where nothing parts.
-    ``edges`` says what parts at the edges of the range alone, ``reason`` why a verdict is unknown.
+    ``edges`` says what parts at the edges of the range alone, ``reason`` why a verdict is unknown. ``ran`` counts what
+    was compared, ``unlike`` what could not be, because arrays are missing or of another shape or type.
     """
 
     implementation: str
@@ -67,6 +68,7 @@ class Verdict:
     tensor: str = ""
     ran: int = 0
     raised: int = 0
+    unlike: int = 0
     not_run: int = 0
     edges: str = ""
     reason: str = ""
@@ -81,8 +83,14 @@ class Verdict:
             text += f": {_far(self.distance)} ({self.dtype})"
         if self.step is not None:
             text += f", from step {self.step} of {self.case} on"
-        extra = [self.reason, self.edges, f"{self.raised} of {self.ran + self.raised} raised" if self.raised else ""]
-        return "; ".join([text, *filter(None, extra)])
+        return "; ".join([text, *filter(None, [self.reason, self.edges, *self._counts()])])
+
+    def _counts(self) -> Iterator[str]:
+        whole = self.ran + self.raised + self.unlike
+        if self.raised:
+            yield f"{self.raised} of {whole} raised"
+        if self.unlike:
+            yield f"{self.unlike} of {whole} have arrays of another shape or type"
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -133,9 +141,9 @@ def bounds(result: Result) -> tuple[float, float]:
 
 def _verdict(key: tuple[str, str], results: Sequence[Result]) -> Verdict:
     ran = [r for r in results if r.compared or r.drift]
-    raised = sum(r.outcome == ERROR or (r.ran and not (r.compared or r.drift)) for r in results)
-    counts: dict[str, Any] = {"ran": len(ran), "raised": raised}
-    counts["not_run"] = sum(r.outcome == NOT_RUN for r in results)
+    counts: dict[str, Any] = {"ran": len(ran), "not_run": sum(r.outcome == NOT_RUN for r in results)}
+    counts["raised"] = sum(r.outcome == ERROR for r in results)
+    counts["unlike"] = sum(r.ran and not (r.compared or r.drift) for r in results)
     inner = _widest([r for r in ran if not at_the_edges(r)])
     edges = _edges([r for r in ran if at_the_edges(r)])
     verdict, reason, worst = _judged(inner, edges)

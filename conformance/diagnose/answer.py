@@ -106,6 +106,8 @@ class Diagnosis:
         if self.verdict == ANOTHER_RULE:
             whose = f", that of {', '.join(self.library)}" if self.library else ""
             return f"another rule{whose}: {' + '.join(self.names)}"
+        if not self.cases:
+            return "unknown: no case could be compared"
         return "nothing known explains it" + (f": {self.first}" if self.first else "")
 
     def __str__(self) -> str:
@@ -124,7 +126,8 @@ class Diagnosis:
         yield from self._tails()
 
     def _with_values(self, flag: str) -> str:
-        found = [f"{name} = {x:g}" if x is not None else name for name, x in self.values.get(flag, {}).items()]
+        relation = "times" if flag.endswith("Scaled") else "="
+        found = [f"{x} {relation} {y:g}" if y is not None else x for x, y in self.values.get(flag, {}).items()]
         return f" ({', '.join(found)})" if found else ""
 
     def _agreement(self) -> str:

@@ -148,16 +148,17 @@ def _state(tensors: Mapping[str, Array], i: int, k: int, steps: int) -> State:
 
 
 class Collected(NamedTuple):
-    """What could be run, and what was said of the rest: by a case's name the reason, or the error."""
+    """What could be run, and what was said of the rest: by a case's name the reason, the error, or what is unlike."""
 
     evidence: list[Evidence]
     not_run: dict[str, str]
     raised: dict[str, str]
+    unlike: dict[str, str]
 
 
 def collect(jobs: Iterable[run.Job]) -> Collected:
     """Run cases on a black box; what it raises is kept as a text."""
-    found = Collected([], {}, {})
+    found = Collected([], {}, {}, {})
     for job in jobs:
         name = f"{job.case.id} in {job.dtype}"
         try:
@@ -166,7 +167,11 @@ def collect(jobs: Iterable[run.Job]) -> Collected:
             if reason:
                 found.not_run[name] = reason
                 continue
-            found.evidence.append(ran(job.case, job.dtype, run.execute(implementation, job.case, job.dtype).tensors))
+            tensors = run.execute(implementation, job.case, job.dtype).tensors
+            if wrong := _misshapen(job.case, tensors):
+                found.unlike[name] = wrong
+                continue
+            found.evidence.append(ran(job.case, job.dtype, tensors))
         except KeyboardInterrupt:
             raise
         except adapters.Unsupported as error:
@@ -174,6 +179,15 @@ def collect(jobs: Iterable[run.Job]) -> Collected:
         except BaseException as error:  # what an implementation raises must not end the search
             found.raised[name] = run.raised_at(error)
     return found
+
+
+def _misshapen(case: Case, tensors: Mapping[str, Array]) -> str:
+    """Say which parameter is missing, or has another shape than it was given."""
+    for i, shape in enumerate(case.shapes):
+        x = tensors.get(f"param.{i}")
+        if x is None or x.shape[1:] != tuple(shape):
+            return f"param.{i} {'is missing' if x is None else f'has the shape {x.shape[1:]}, expected {tuple(shape)}'}"
+    return ""
 
 
 def of_file(path: Path) -> Evidence:

@@ -7,7 +7,7 @@ the bits agree (``bits``). What explains not all is not named: the verdict is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache
 from math import inf
@@ -46,7 +46,7 @@ def diagnose_implementation(
     known: Known | None = None,
     watch: Watch = _silent,
 ) -> list[Diagnosis]:
-    """Run the cases of an implementation, and diagnose each optimizer of which at least one could be run.
+    """Run the cases of an implementation, and diagnose each optimizer of which at least one was begun.
 
     Args:
         name: the name of an adapter, or package.module:Class.
@@ -62,12 +62,15 @@ def diagnose_implementation(
 
 
 def diagnose_jobs(jobs: Iterable[run.Job], *, known: Known | None = None, watch: Watch = _silent) -> list[Diagnosis]:
-    """Run cases, and diagnose each optimizer of which at least one could be run."""
-    return [
-        diagnose(optimizer, found.evidence, known=known, watch=watch, notes=notes_on(found))
-        for optimizer, own in by_optimizer(jobs).items()
-        if (found := collect(_watched(optimizer, own, watch))).evidence
-    ]
+    """Run cases, and diagnose each optimizer of which at least one was begun."""
+    said = []
+    for optimizer, own in by_optimizer(jobs).items():
+        found = collect(_watched(optimizer, own, watch))
+        if found.evidence:
+            said.append(diagnose(optimizer, found.evidence, known=known, watch=watch, notes=notes_on(found)))
+        elif found.raised or found.unlike:
+            said.append(Diagnosis(optimizer, UNKNOWN, notes=notes_on(found)))
+    return said
 
 
 def named(results: Sequence[run.Result], watch: Watch = _silent, known: Known | None = None) -> report.Diagnoses:
@@ -99,11 +102,14 @@ def _watched(optimizer: str, jobs: Sequence[run.Job], watch: Watch) -> Iterable[
 
 
 def notes_on(found: Collected) -> tuple[str, ...]:
-    """Say which cases raised an error."""
-    if not found.raised:
-        return ()
-    name, error = next(iter(found.raised.items()))
-    return (f"{len(found.raised)} runs raised an error and decide nothing: {name}: {error}",)
+    """Say which cases raised an error, or gave arrays that cannot be compared."""
+    kinds = {"raised an error": found.raised, "gave arrays of another shape": found.unlike}
+    return tuple(_counted(what, of) for what, of in kinds.items() if of)
+
+
+def _counted(what: str, of: Mapping[str, str]) -> str:
+    count = f"1 run {what} and decides" if len(of) == 1 else f"{len(of)} runs {what} and decide"
+    return f"{count} nothing: {': '.join(next(iter(of.items())))}"
 
 
 def diagnose(

@@ -136,7 +136,7 @@ def solved(optimizer: str, atoms: Atoms, place: Place, evidence: Evidence, toler
             yield constant(place, value, usual)
     if given:
         factors = ask.factors(float(given), tolerance)
-        yield from (scaled(place, x) for x in factors if abs(x - 1) > NEAR)
+        yield from (scaled(place, float(x)) for x in factors if abs(x - 1) > NEAR)
 
 
 def _first_part(optimizer: str, atoms: Atoms, evidence: Evidence, tolerance: float) -> int | None:

@@ -87,8 +87,13 @@ class CaseItem(pytest.Item):
         return self.path, None, f"refoptim: {self.name}"
 
 
-def check(job: Any) -> None:
-    """Run a case; skip what is not supported, fail where a promise is broken."""
+def check(job: Any, whose: Any = None) -> None:
+    """Run a case; skip what is not supported, fail where a promise is broken.
+
+    Args:
+        job: the case, on an implementation.
+        whose: tells implementations of the same name apart.
+    """
     from refoptim.conformance import run
 
     run.check_arithmetic()
@@ -96,20 +101,20 @@ def check(job: Any) -> None:
         if result.outcome == run.NOT_RUN:
             pytest.skip(_shown(result.reason))
         if not result.ok:
-            raise Broken(describe(result, _mistake(job, result)))
+            raise Broken(describe(result, _mistake(job, whose, result)))
 
 
-_MISTAKES: dict[tuple[Any, str], str] = {}
+_MISTAKES: dict[tuple[Any, ...], str] = {}
 
 
-def _mistake(job: Any, result: Any) -> str:
+def _mistake(job: Any, whose: Any, result: Any) -> str:
     """Say what the mistake of an optimizer is called, searched for once, on all its cases."""
     from refoptim.conformance import run
     from refoptim.conformance.diagnose.optimizers import diagnose_jobs
 
     if result.outcome != run.FAILS:
         return ""
-    key = (job.implementation, result.optimizer)
+    key = (job.implementation, whose, result.optimizer)
     if key not in _MISTAKES:
         jobs = [each._replace(make=job.make) for each in run.jobs("numpy", result.optimizer)]
         _MISTAKES[key] = "\n".join(map(str, diagnose_jobs(jobs)))
@@ -147,11 +152,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def refoptim_check(refoptim_case: Any, refoptim_implementation: Any) -> Callable[[], None]:
+def refoptim_check(
+    refoptim_case: Any, refoptim_implementation: Any, request: pytest.FixtureRequest
+) -> Callable[[], None]:
     """Return what puts ``refoptim_implementation`` through a case."""
     from refoptim.conformance import adapters
 
     name = type(refoptim_implementation).__name__
     adapters.check(name, refoptim_implementation)
     own = {"implementation": name, "make": lambda: refoptim_implementation}
-    return lambda: check(refoptim_case._replace(**own))
+    drawn = {name: x for name, x in request.node.callspec.indices.items() if name != "refoptim_case"}
+    whose = (type(refoptim_implementation), str(request.node.path), request.node.originalname, *sorted(drawn.items()))
+    return lambda: check(refoptim_case._replace(**own), whose)

@@ -216,7 +216,7 @@ def _show(
 ) -> None:
     """Print the table, verdicts, what is broken or new, what was not run and why, versions, and a summary."""
     _print_matrix(results, every)
-    for v in (v for v in verdicts.verdicts(results) if v.ran or v.raised):
+    for v in (v for v in verdicts.verdicts(results) if v.ran or v.raised or v.unlike):
         known = diagnoses.get((v.implementation, v.optimizer))
         echo(f"{v.optimizer}, {v.implementation}: {v.line}", *(known.text.splitlines() if known else ()))
     for _, found in groupby((r for r in results if not r.ok or r.outcome == run.PASSES), _case):

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..conformance import run, run_schedules
 from ..conformance.diagnose import schedules
 from ..conformance.diagnose.answer import Diagnosis
-from ..conformance.diagnose.evidence import Evidence, of_file, of_suite
+from ..conformance.diagnose.evidence import Evidence, collect, of_file, of_suite
 from ..conformance.diagnose.optimizers import diagnose, diagnose_implementation
 from ..conformance.diagnose.search import Watch
 from ..conformance.strict import GoldenError
@@ -80,7 +80,7 @@ def diagnose_command(
         else:
             found = [*_of_paths(paths, patterns, dtypes, watch)]
     if not found:
-        raise Refused("nothing could be run: no case matches, or there is none that the implementation can run")
+        raise Refused(f"nothing could be run: {_why(name, patterns, dtypes)}")
     _print(found, name, as_json)
     sys.exit(int(not all(x.ok for x in found)))
 
@@ -101,6 +101,15 @@ def _of_implementation(name: str, patterns: tuple[str, ...], dtypes: tuple[str, 
     if ":" in name and "" not in sys.path:
         sys.path.insert(0, "")
     return [*diagnose_implementation(name, patterns, dtypes, watch=watch), *_of_schedules(name, patterns, watch)]
+
+
+def _why(name: str | None, patterns: tuple[str, ...], dtypes: tuple[str, ...]) -> str:
+    """Say why there is nothing to diagnose: no case matches, or an implementation refuses all that do."""
+    jobs = run.jobs(name, patterns, dtypes) if name else []
+    reasons = sorted({*collect(jobs).not_run.values()})
+    if reasons:
+        return "; ".join(reasons)
+    return "no case matches" if name else "no case matches that has results"
 
 
 def _of_schedules(name: str, patterns: tuple[str, ...], watch: Watch) -> Iterator[Said]:

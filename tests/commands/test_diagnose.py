@@ -51,6 +51,19 @@ def test_schedules_of_an_implementation_are_named(tmp_path: Path, monkeypatch: p
     assert (said["scheduler"], said["verdict"], said["names"]) == ("StepLR", "another rule", ["ScheduleBehind"])
 
 
+def test_why_nothing_could_be_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "refuses.py").write_text(
+        "from refoptim.conformance.adapters import Adapter\n\n\nclass Mine(Adapter):\n"
+        "    def why_not(self, case, dtype):\n        return 'Lion alone'\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    refused = call("diagnose", "--impl", "refuses:Mine", "--pattern", "adam-default")
+    assert (refused.exit_code, refused.stderr) == (2, "Error: nothing could be run: Lion alone\n")
+    missing = call("diagnose", "--impl", "refuses:Mine", "--pattern", "no-such-case")
+    assert (missing.exit_code, missing.stderr) == (2, "Error: nothing could be run: no case matches\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

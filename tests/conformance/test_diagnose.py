@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from refoptim.conformance.adapters import Adapter
 from refoptim.conformance.diagnose import bits, settings, trial
 from refoptim.conformance.diagnose.answer import Diagnosis
 from refoptim.conformance.diagnose.evidence import Evidence, collect, of_file
-from refoptim.conformance.diagnose.optimizers import diagnose, named
+from refoptim.conformance.diagnose.optimizers import diagnose, diagnose_jobs, named
 from refoptim.conformance.diagnose.search import OF_ROUNDING, decisive
 from refoptim.conformance.reference import Reference
 
@@ -385,6 +386,37 @@ def test_cases_that_raise_are_said_and_decide_nothing() -> None:
     assert {name.partition(" ")[0] for name in found.raised} == {job.case.id for job in jobs if job.case.set}
     assert all("not today" in text for text in found.raised.values())
     assert len(found.evidence) + len(found.raised) == len(jobs)
+
+
+class OneShort(PlainAdam):
+    def parameters(self) -> list[Any]:
+        return self.p[:-1]
+
+
+class Flat(PlainAdam):
+    def parameters(self) -> list[Any]:
+        return [p.ravel() for p in self.p]
+
+
+class Raising(PlainAdam):
+    def step(self, grads: Sequence[Any]) -> None:
+        raise ArithmeticError("not today")
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        (OneShort, "1 run gave arrays of another shape and decides nothing: adam-default in float64: param.2 is"),
+        (Flat, r"param.1 has the shape \(12,\), expected \(3, 4\)"),
+        (Raising, r"1 run raised an error and decides nothing: .*ArithmeticError: not today \(.*test_diagnose.py"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_and_gets_no_verdict_by_luck(box: type[Adapter], said: str) -> None:
+    (job,) = run.jobs("numpy", "adam-default", ("float64",))
+    (found,) = diagnose_jobs([job._replace(make=box)])
+    assert (found.verdict, found.names, found.cases, found.ok) == ("unknown", (), 0, False)
+    assert found.summary == "unknown: no case could be compared"
+    assert re.search(said, " ".join(found.notes)), found.notes
 
 
 def test_conformance_says_the_name_and_reports_carry_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,45 @@ def test_the_plugin_loads_without_refoptim() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "conformance", check=True)
 
 
+WRONG = """
+import pytest
+from refoptim.conformance.adapters import Adapter
+
+
+class Mine(Adapter):
+    def why_not(self, case, dtype):
+        return None if (case.id, dtype) == ("sgd-plain", "float64") else "only one"
+
+    def make(self, optimizer, hyper, parameters):
+        self.hyper, self.arrays = hyper, [p.copy() for p in parameters]
+
+    def step(self, grads):
+        for p, g in zip(self.arrays, grads):
+            p -= {rule}
+
+    def parameters(self):
+        return self.arrays
+
+
+@pytest.fixture
+def refoptim_implementation():
+    return Mine()
+
+
+def test_conformance(refoptim_check):
+    refoptim_check()
+"""
+
+
+def test_two_implementations_of_one_name_have_each_their_own_mistake(folder: Path) -> None:
+    without, twice = 'self.hyper["lr"] * g', '2 * self.hyper["lr"] * (g + self.hyper["weight_decay"] * p)'
+    (folder / "test_one.py").write_text(WRONG.replace("{rule}", without))
+    (folder / "test_two.py").write_text(WRONG.replace("{rule}", twice))
+    output = pytest_in(folder, "-k", "sgd-plain-float64")
+    one, two = (output.index(f"SGD: another rule: {name}") for name in ("DecayIgnored", "SettingDiffers"))
+    assert output.index("test_one.py") < one < two, output
+
+
 def test_every_case_is_a_test_of_a_named_implementation(folder: Path) -> None:
     output = pytest_in(folder, "--refoptim-impl", "helpers.implementations:Late", "--refoptim-pattern", "sgd-plain")
     assert counts(output) == {"passed": 1, "failed": 1, "skipped": 5}

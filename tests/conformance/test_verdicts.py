@@ -102,3 +102,10 @@ def test_what_raised_or_was_not_run_is_counted() -> None:
     assert (found.verdict, found.ran, found.raised, found.not_run) == ("same bits", 1, 1, 1)
     assert found.line == "same bits; 1 of 2 raised"
     assert verdict_of(raised) == "unknown"
+
+
+def test_what_cannot_be_compared_has_not_raised() -> None:
+    short = replace(BLANK, outcome=run.FAILS, steps=(), ulps=(), reason="has no param.1")
+    (found,) = verdicts.verdicts([short, replace(BLANK, exact=True)])
+    assert (found.raised, found.unlike) == (0, 1)
+    assert found.line == "same bits; 1 of 2 have arrays of another shape or type"

@@ -48,7 +48,7 @@ def evidence(optimizer: str, implementation: Any, dtypes: Sequence[str] = ()) ->
         if (dtype in dtypes if dtypes else dtype == min(case.dtypes, key=WIDEST.index))
     ]
     collected = collect(jobs)
-    assert not collected.raised
+    assert not collected.raised and not collected.unlike
     return collected.evidence
 
 
