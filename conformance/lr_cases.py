@@ -143,7 +143,80 @@ def simple(d: Draw) -> str:
     return str(SIMPLE[d.one(*SIMPLE)](d))
 
 
-DRAWS: dict[str, Callable[[Draw], str]] = {
+def warmup(d: Draw) -> str:
+    """Describe the steps of a warm-up, and those of a run that is longer."""
+    steps = d.whole(0, 120)
+    return f"num_warmup_steps={steps}, num_training_steps={steps + d.whole(1, 240)}"
+
+
+def stable(d: Draw) -> str:
+    """Describe a WarmupStableDecayLR, in all its shapes."""
+    shapes = ("linear", "cosine", "1-sqrt")
+    return (
+        f"WarmupStableDecayLR(num_warmup_steps={d.whole(0, 90)}, num_stable_steps={d.whole(0, 90)}, "
+        f"num_decay_steps={d.whole(0, 150)}, warmup_type={d.one(*shapes)!r}, decay_type={d.one(*shapes)!r}, "
+        f"min_lr_ratio={d.one(0.0, d.real(0, 0.3))}, num_cycles={d.one(0.5, d.real(0.2, 2))})"
+    )
+
+
+def interpolate(d: Draw) -> str:
+    """Describe a PiecewiseInterpolateLR, with a boundary or several."""
+    pairs = [(d.whole(1, 80), d.real(0, 2)), (d.whole(81, 160), d.real(0, 1)), (d.whole(161, 280), d.real(0, 1))]
+    return (
+        f"PiecewiseInterpolateLR(interpolate_type={d.one('linear', 'cosine')!r}, init_value={d.real(0.01, 0.5)}, "
+        f"boundaries_and_scales={dict(pairs[: d.whole(1, 3)])})"
+    )
+
+
+def cycles(d: Draw) -> str:
+    """Describe a CosineCyclesLR, with and without all it can have."""
+    return (
+        f"CosineCyclesLR(t_initial={d.whole(5, 80)}, lr_min={d.real(0, 0.02)}, "
+        f"cycle_mul={d.one(1.0, 2.0, d.real(1.1, 2.5))}, cycle_decay={d.real(0.3, 1)}, cycle_limit={d.whole(1, 6)}, "
+        f"k_decay={d.one(1.0, d.real(0.5, 2))}, warmup_t={d.whole(0, 40)}, warmup_lr_init={d.real(0, 0.01)}, "
+        f"warmup_prefix={d.one(True, False)})"
+    )
+
+
+def warmup_cosine(d: Draw) -> str:
+    """Describe a WarmupCosineDecayLR, with a minimum and a power."""
+    steps = d.whole(0, 90)
+    return (
+        f"WarmupCosineDecayLR(init_value={d.real(0, 0.05)}, peak_value={d.real(0.1, 1)}, warmup_steps={steps}, "
+        f"decay_steps={steps + d.whole(1, 200)}, end_value={d.real(0, 0.05)}, exponent={d.one(1.0, d.real(0.5, 3))})"
+    )
+
+
+WIDER: dict[str, Callable[[Draw], str]] = {
+    "ConstantWarmupLR": lambda d: f"ConstantWarmupLR(num_warmup_steps={d.whole(0, 200)})",
+    "LinearWarmupLR": lambda d: f"LinearWarmupLR({warmup(d)})",
+    "CosineWarmupLR": lambda d: (
+        f"CosineWarmupLR({warmup(d)}, num_cycles={d.one(0.5, d.real(0.2, 3))}, "
+        f"{d.one('min_lr', 'min_lr_rate')}={d.one(None, d.real(0, 0.04))})"
+    ),
+    "CosineRestartsWarmupLR": lambda d: (
+        f"CosineRestartsWarmupLR({warmup(d)}, num_cycles={d.one(d.whole(1, 6), d.real(0.5, 4))})"
+    ),
+    "PolynomialWarmupLR": lambda d: (
+        f"PolynomialWarmupLR({warmup(d)}, lr_end={d.real(0, 0.04)}, power={d.one(1.0, d.real(0, 3))})"
+    ),
+    "InverseSqrtLR": lambda d: (
+        f"InverseSqrtLR(num_warmup_steps={d.whole(0, 120)}, timescale={d.one(None, d.whole(1, 300))})"
+    ),
+    "WarmupStableDecayLR": stable,
+    "NoamLR": lambda d: f"NoamLR(d_model={d.whole(8, 1024)}, num_warmup_steps={d.whole(1, 200)})",
+    "WarmupCosineDecayLR": warmup_cosine,
+    "PiecewiseInterpolateLR": interpolate,
+    "CosineCyclesLR": cycles,
+    "CosineDecayRestartsLR": lambda d: (
+        f"CosineDecayRestartsLR(first_decay_steps={d.whole(5, 80)}, t_mul={d.one(1.0, 2.0, d.real(1.1, 2.5))}, "
+        f"m_mul={d.real(0.3, 1.1)}, alpha={d.one(0.0, d.real(0, 0.3))})"
+    ),
+}
+"""What to draw for each scheduler that torch does not have."""
+
+
+TORCHS: dict[str, Callable[[Draw], str]] = {
     **SIMPLE,
     "CyclicLR": cyclic,
     "OneCycleLR": one_cycle,
@@ -151,6 +224,9 @@ DRAWS: dict[str, Callable[[Draw], str]] = {
     "SequentialLR": sequence,
     "ChainedScheduler": lambda d: chain(d, lambda d: d.one(simple, simple, sequence)(d)),
 }
+"""What to draw for each scheduler of torch's."""
+
+DRAWS = {**TORCHS, **WIDER}
 """What to draw for each scheduler."""
 
 
@@ -187,6 +263,34 @@ PLAIN = {
     "ChainedScheduler-plain": (
         "ChainedScheduler(LinearLR(start_factor=0.1, total_iters=5), ExponentialLR(gamma=0.95))"
     ),
+    "ConstantWarmupLR-plain": "ConstantWarmupLR(num_warmup_steps=10)",
+    "LinearWarmupLR-plain": "LinearWarmupLR(num_warmup_steps=10, num_training_steps=100)",
+    "CosineWarmupLR-plain": "CosineWarmupLR(num_warmup_steps=10, num_training_steps=100)",
+    "CosineWarmupLR-min": "CosineWarmupLR(num_warmup_steps=10, num_training_steps=100, min_lr_rate=0.1)",
+    "CosineWarmupLR-rises": "CosineWarmupLR(num_warmup_steps=5, num_training_steps=60)",
+    "CosineRestartsWarmupLR-plain": (
+        "CosineRestartsWarmupLR(num_warmup_steps=10, num_training_steps=100, num_cycles=3)"
+    ),
+    "PolynomialWarmupLR-plain": "PolynomialWarmupLR(num_warmup_steps=10, num_training_steps=100)",
+    "PolynomialWarmupLR-power": "PolynomialWarmupLR(num_warmup_steps=10, num_training_steps=80, lr_end=0.01, power=2)",
+    "InverseSqrtLR-plain": "InverseSqrtLR(num_warmup_steps=10)",
+    "WarmupStableDecayLR-plain": ("WarmupStableDecayLR(num_warmup_steps=10, num_stable_steps=60, num_decay_steps=20)"),
+    "WarmupStableDecayLR-trapezoid": (
+        "WarmupStableDecayLR(num_warmup_steps=10, num_stable_steps=60, num_decay_steps=20, decay_type='linear')"
+    ),
+    "NoamLR-plain": "NoamLR(d_model=64, num_warmup_steps=20)",
+    "WarmupCosineDecayLR-plain": (
+        "WarmupCosineDecayLR(init_value=0.0, peak_value=0.1, warmup_steps=10, decay_steps=90)"
+    ),
+    "PiecewiseInterpolateLR-plain": (
+        "PiecewiseInterpolateLR(interpolate_type='linear', init_value=0.1, boundaries_and_scales={30: 0.1, 80: 0.5})"
+    ),
+    "CosineCyclesLR-plain": "CosineCyclesLR(t_initial=90, warmup_t=10, warmup_prefix=True)",
+    "CosineCyclesLR-cycles": (
+        "CosineCyclesLR(t_initial=12, cycle_mul=2.0, cycle_decay=0.5, cycle_limit=3, lr_min=0.001)"
+    ),
+    "CosineDecayRestartsLR-plain": "CosineDecayRestartsLR(first_decay_steps=14)",
+    "CosineDecayRestartsLR-lower": "CosineDecayRestartsLR(first_decay_steps=20, t_mul=1.0, m_mul=0.7, alpha=0.01)",
 }
 """The plain cases by name, which begins with that of the scheduler: learning rate 0.1, 100 values."""
 

@@ -1,6 +1,7 @@
 """Records the goldens of the schedulers: ``python -m refoptim.conformance.record_lr`` writes ``golden/lr/*.json``.
 
-The witness is torch.optim.lr_scheduler with correctly rounded powers and cosines (``rounded``). Each file holds the
+The witness is torch.optim.lr_scheduler with correctly rounded powers and cosines (``rounded``), and of a schedule that
+torch does not have the library that owns the rule (``lr_witnesses``), rounded likewise. Each file holds the
 cases of a scheduler (``lr_cases``), plain ones and drawn ones, and of each the learning rates and momenta of its groups
 at epochs 0, 1, 2 …, as hexadecimal floats. Frame, checksum and dates are those of the goldens of optimizers.
 """
@@ -19,9 +20,11 @@ import refoptim
 from refoptim.numerics.arith import Array
 from refoptim.numerics.ieee import check_arithmetic
 
-from . import goldens, record
-from .lr_cases import CYCLERS, DRAWS, Case, cases, make_optimizer, trace
+from . import goldens, lr_witnesses, record
+from .diagnose.schedule_forms import filled
+from .lr_cases import CYCLERS, DRAWS, TORCHS, WIDER, Case, cases, make_optimizer, of_group, trace
 from .oracle import rounded_schedules, torch_schedulers
+from .spec import parse
 from .strict import require
 
 CASES = 5
@@ -63,14 +66,27 @@ def torch_trace(case: Case) -> dict[str, list[list[float]]]:
         return trace(case, make_optimizer(case, torch.optim, lambda: torch.zeros(1)), torch_schedulers())
 
 
+def witness_trace(case: Case) -> dict[str, list[list[float]]]:
+    """Run a case on the library that owns the rule, each group by itself."""
+    spec = filled(parse(case.scheduler))
+    if spec.name not in WIDER:
+        return torch_trace(case)
+    groups = [(of_group(spec, i).settings, lr) for i, lr in enumerate(case.lrs)]
+    return {"lr": [lr_witnesses.exact(spec.name, settings, lr, case.epochs) for settings, lr in groups]}
+
+
 def our_trace(case: Case) -> dict[str, list[list[float]]]:
     """Run a case on refoptim."""
     return trace(case, make_optimizer(case, refoptim, lambda: np.zeros(1)))
 
 
-def provenance() -> dict[str, str]:
-    """Say who computed a golden, and how, and where."""
-    return record.provenance(WITNESS)
+def provenance(name: str) -> dict[str, str]:
+    """Say who computed the golden of a scheduler, and how."""
+    found = record.provenance(WITNESS)
+    if name not in WIDER:
+        return found
+    owner = lr_witnesses.OWNERS[name]
+    return {**found, "witness": owner, "version": lr_witnesses.LIBRARIES[owner].version}
 
 
 def kept(name: str) -> tuple[str, ...]:
@@ -79,13 +95,13 @@ def kept(name: str) -> tuple[str, ...]:
 
 
 def schedules(name: str) -> dict[str, Any]:
-    """Run the cases of a scheduler on torch and return the golden, without date and checksum."""
+    """Run the cases of a scheduler on its witness and return the golden, without date and checksum."""
     check_arithmetic()
     entries = []
     for case in cases(name, CASES):
-        values = torch_trace(case)
+        values = witness_trace(case)
         entries.append({**_inputs(case), **{key: [to_hex(group) for group in values[key]] for key in kept(name)}})
-    return {"schema": goldens.SCHEMA, "scheduler": name, "provenance": provenance(), "cases": entries}
+    return {"schema": goldens.SCHEMA, "scheduler": name, "provenance": provenance(name), "cases": entries}
 
 
 def _inputs(case: Case) -> dict[str, Any]:
@@ -134,11 +150,12 @@ def values(entry: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Record all goldens."""
+    """Record all goldens, or some."""
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}.record_lr", description=str(__doc__))
     parser.add_argument("--out", type=Path, default=folder(), help="the folder to write to")
+    parser.add_argument("names", nargs="*", metavar="SCHEDULER", help="all of torch's where none is named")
     given = parser.parse_args(arguments)
-    for name in DRAWS:
+    for name in given.names or TORCHS:
         record.save(given.out / f"{name}.json", schedules(name))
 
 

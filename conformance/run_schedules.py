@@ -1,9 +1,10 @@
 """Runs schedules through implementations: what they give, how far that is from the reference, and why.
 
-``ours`` compares refoptim's schedulers with torch's, as recorded. ``work`` puts an implementation's method ``schedule``
-through the same cases, each group of an optimizer by itself, compares with refoptim, and where the learning rates part
-says what the rule of the other is: see ``refoptim.conformance.diagnose.schedules``. All cases of a scheduler are
-explained together, for they have one implementation.
+``ours`` compares refoptim's schedulers with those of torch, or of the library that owns the rule, as recorded. ``work``
+puts an implementation's method ``schedule`` through the same cases, each group of an optimizer by itself, compares with
+refoptim, and where the learning rates part says what the rule of the other is: see
+``refoptim.conformance.diagnose.schedules``. All cases of a scheduler are explained together, for they have one
+implementation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from refoptim.numerics.arith import Array
 from refoptim.numerics.ieee import check_arithmetic
 
-from . import adapters, lr_cases, record_lr
+from . import adapters, lr_cases, lr_witnesses, record_lr
 from .adapters import Unsupported
 from .cases import matches
 from .diagnose.schedule_forms import filled
@@ -62,8 +63,9 @@ def _recorded(scheduler: str, entry: Mapping[str, Any]) -> list[Result]:
     golden = record_lr.values(entry)
     trace = record_lr.our_trace(record_lr.case_of(entry))
     theirs, steps = {key: np.array(trace[key]).T for key in golden}, list(range(len(golden["lr"])))
-    blank = Result("numpy", scheduler, entry["case"], "float64", "torch-installed", NOT_RUN)
-    return [compare(blank, Run("ours", steps, theirs), Run("torch's", steps, golden), EXACT, True)]
+    owner = lr_witnesses.OWNERS.get(scheduler, "torch-installed")
+    blank = Result("numpy", scheduler, entry["case"], "float64", owner, NOT_RUN)
+    return [compare(blank, Run("ours", steps, theirs), Run("theirs", steps, golden), EXACT, True)]
 
 
 def jobs(name: str, pattern: str | Sequence[str] = "") -> list[Job]:

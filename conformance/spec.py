@@ -22,10 +22,12 @@ from refoptim.numerics.power import cos, exp, log, power
 from refoptim.swa_utils import SWALR
 
 SCHEDULERS: dict[str, type[lr_scheduler.LRScheduler]] = {
-    **{name: getattr(lr_scheduler, name) for name in lr_scheduler.__all__ if name != "LRScheduler"},
+    **{name: x for name in lr_scheduler.__all__ if isinstance(x := getattr(lr_scheduler, name), type)},
     "SWALR": SWALR,
 }
 """The schedulers by name."""
+
+del SCHEDULERS["LRScheduler"]
 
 EXACT = ("sqrt", "floor", "ceil", "trunc", "fabs", "fmod", "copysign", "pi", "e", "tau", "inf", "nan")
 

@@ -22,6 +22,9 @@ SCHEDULERS = (
     *("LRScheduler", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR"),
     *("ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR"),
     *("ReduceLROnPlateau", "SequentialLR", "StepLR"),
+    *("ConstantWarmupLR", "LinearWarmupLR", "CosineWarmupLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR"),
+    *("InverseSqrtLR", "WarmupStableDecayLR", "NoamLR", "WarmupCosineDecayLR", "PiecewiseInterpolateLR"),
+    *("CosineCyclesLR", "CosineDecayRestartsLR", "get_scheduler"),
 )
 AVERAGES = (
     *("AveragedModel", "SWALR", "BatchNorm", "HasBatchNorms", "update_bn"),

@@ -23,6 +23,7 @@ import pytest
 
 import refoptim
 from refoptim.commands import describe
+from refoptim.lr_scheduler import WIDER
 from refoptim.step.hyper import declared
 
 NEEDED = ("sphinx", "myst_parser", "pydata_sphinx_theme", "latex2mathml", "matplotlib")
@@ -210,6 +211,14 @@ def test_every_scheduler_has_a_page_and_a_picture() -> None:
         assert f"]({name}.svg)" in text and f"-o {name}.svg" in text
         assert f"[![{name}]({name}.svg) {name}]({describe.stem(cls)}.md)" in gallery
         assert all(f"| `{x.name}` | " in text for x in describe.arguments(cls))
+
+
+def test_the_index_says_which_schedulers_are_torchs() -> None:
+    torchs, _, others = page("scheduler_pages", "index").partition("## Schedules that torch does not have")
+    for name, cls in known_schedulers().items():
+        link = f" {name}]({describe.stem(cls)}.md)"
+        assert (link in torchs, link in others) == (name not in WIDER, name in WIDER)
+        assert (f"| [{name}]({describe.stem(cls)}.md) | " in others) == (name in WIDER)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -13,8 +13,12 @@ from refoptim.conformance.spec import SCHEDULERS
 
 from refoptim.commands.describe import arguments, stem, text
 from refoptim.commands.plot import plot
+from refoptim.lr_scheduler import WIDER
 
 FOLDER = "lr_scheduler"
+
+TORCHS = [name for name in SCHEDULERS if name not in WIDER]
+"""The schedulers that torch has."""
 
 INTRO = """A scheduler sets the learning rate of an optimizer, epoch by epoch. Each picture shows an optimizer with
 `lr=0.1`; its page has the command that draws it, the formula and the arguments. [](../guide/schedule.md) says how to
@@ -53,9 +57,64 @@ COMMANDS = {
     ],
     "SequentialLR": ["SequentialLR(LinearLR(total_iters=10), CosineAnnealingLR(T_max=90), milestones=[10])"],
     "ChainedScheduler": ["ChainedScheduler(LinearLR(total_iters=10), StepLR(step_size=25, gamma=0.5))"],
+    "ConstantWarmupLR": ["ConstantWarmupLR(num_warmup_steps=20)"],
+    "LinearWarmupLR": ["LinearWarmupLR(num_warmup_steps=20, num_training_steps=100)"],
+    "CosineWarmupLR": [
+        "CosineWarmupLR(num_warmup_steps=20, num_training_steps=90)",
+        "CosineWarmupLR(num_warmup_steps=20, num_training_steps=90, min_lr=0.02)",
+    ],
+    "CosineRestartsWarmupLR": ["CosineRestartsWarmupLR(num_warmup_steps=10, num_training_steps=100, num_cycles=3)"],
+    "PolynomialWarmupLR": [
+        "PolynomialWarmupLR(num_warmup_steps=20, num_training_steps=90)",
+        "PolynomialWarmupLR(num_warmup_steps=20, num_training_steps=90, lr_end=0.01, power=2)",
+    ],
+    "InverseSqrtLR": ["InverseSqrtLR(num_warmup_steps=10)", "InverseSqrtLR(num_warmup_steps=10, timescale=40)"],
+    "WarmupStableDecayLR": [
+        "WarmupStableDecayLR(num_warmup_steps=15, num_stable_steps=50, num_decay_steps=30, decay_type='linear')",
+        "WarmupStableDecayLR(num_warmup_steps=15, num_stable_steps=50, num_decay_steps=30, decay_type='1-sqrt')",
+    ],
+    "NoamLR": ["NoamLR(d_model=1, num_warmup_steps=20)"],
+    "WarmupCosineDecayLR": [
+        "WarmupCosineDecayLR(init_value=0.01, peak_value=0.1, warmup_steps=20, decay_steps=90)",
+        "WarmupCosineDecayLR(init_value=0.01, peak_value=0.1, warmup_steps=20, decay_steps=90, exponent=2)",
+    ],
+    "PiecewiseInterpolateLR": [
+        "PiecewiseInterpolateLR(interpolate_type='linear', init_value=0.1, boundaries_and_scales={30: 0.2, 80: 0.5})",
+        "PiecewiseInterpolateLR(interpolate_type='cosine', init_value=0.1, boundaries_and_scales={30: 0.2, 80: 0.5})",
+    ],
+    "CosineCyclesLR": [
+        "CosineCyclesLR(t_initial=15, cycle_mul=2, cycle_decay=0.6, cycle_limit=3)",
+        "CosineCyclesLR(t_initial=80, warmup_t=15, warmup_prefix=True)",
+    ],
+    "CosineDecayRestartsLR": ["CosineDecayRestartsLR(first_decay_steps=14, m_mul=0.7, alpha=0.05)"],
     "SWALR": ["SWALR(swa_lr=0.02, anneal_epochs=30)", "SWALR(swa_lr=0.02, anneal_epochs=30, anneal_strategy='linear')"],
 }
 """What ``refoptim plot lr`` draws for each scheduler."""
+
+WIDER_INTRO = """
+## Schedules that torch does not have
+
+Those above have torch's names, arguments and bits, and SWALR is of `torch.optim.swa_utils`. Those below are rules of
+other libraries under names of refoptim, with the bits of the library named in double precision, but for the rounding of
+its cosines, powers and logarithms; the steps count from 0. `refoptim.lr_scheduler.get_scheduler` builds those of
+transformers by their names: `get_scheduler("cosine", optimizer, num_warmup_steps=10, num_training_steps=100)`.
+"""
+
+OWNERS = {
+    "ConstantWarmupLR": ("transformers", "constant_with_warmup"),
+    "LinearWarmupLR": ("transformers", "linear"),
+    "CosineWarmupLR": ("transformers", "cosine, cosine_with_min_lr"),
+    "CosineRestartsWarmupLR": ("transformers", "cosine_with_restarts"),
+    "PolynomialWarmupLR": ("transformers", "polynomial"),
+    "InverseSqrtLR": ("transformers", "inverse_sqrt"),
+    "WarmupStableDecayLR": ("transformers", "warmup_stable_decay"),
+    "NoamLR": ("the paper", "lrate"),
+    "WarmupCosineDecayLR": ("optax", "warmup_cosine_decay_schedule"),
+    "PiecewiseInterpolateLR": ("optax", "piecewise_interpolate_schedule"),
+    "CosineCyclesLR": ("timm", "CosineLRScheduler"),
+    "CosineDecayRestartsLR": ("Keras", "CosineDecayRestarts"),
+}
+"""Whose rule a schedule is that torch does not have, and its name there."""
 
 EXAMPLE = """import numpy as np
 import refoptim as optim
@@ -73,16 +132,26 @@ for epoch in range(50):
 def pages() -> dict[str, str]:
     """Return the text of every page by file name."""
     stems = [stem(cls) for cls in SCHEDULERS.values()]
-    index = md.wide(md.index("Schedulers", INTRO, gallery(), stems))
+    index = md.wide(
+        md.index("Schedulers", INTRO, [*gallery(TORCHS), WIDER_INTRO, *owners(), "", *gallery(WIDER)], stems)
+    )
     return {"index.md": index, **{f"{stem(cls)}.md": page(name) for name, cls in SCHEDULERS.items()}}
 
 
-def gallery() -> Iterator[str]:
-    """Yield the lines of the grid of pictures."""
+def gallery(names: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a grid of pictures."""
     yield ":::{container} gallery"
-    for name, cls in SCHEDULERS.items():
-        yield f"[![{name}]({picture(name)}) {name}]({stem(cls)}.md)\n"
+    for name in names:
+        yield f"[![{name}]({picture(name)}) {name}]({stem(SCHEDULERS[name])}.md)\n"
     yield ":::"
+
+
+def owners() -> Iterator[str]:
+    """Yield the lines of a table: whose rule each schedule is that torch does not have, and how it is named there."""
+    yield "| schedule | the rule is that of | by the name |"
+    yield "| --- | --- | --- |"
+    for name in WIDER:
+        yield f"| [{name}]({stem(SCHEDULERS[name])}.md) | {OWNERS[name][0]} | `{OWNERS[name][1]}` |"
 
 
 def page(name: str) -> str:

@@ -39,7 +39,8 @@ def optimizers() -> list[type[refoptim.Optimizer]]:
 
 def schedulers() -> list[type[lr_scheduler.LRScheduler]]:
     """Return the public schedulers by name."""
-    found = [getattr(lr_scheduler, name) for name in lr_scheduler.__all__ if name != "LRScheduler"]
+    others = ("LRScheduler", "get_scheduler")
+    found = [getattr(lr_scheduler, name) for name in lr_scheduler.__all__ if name not in others]
     return sorted(found, key=lambda x: x.__name__.lower())
 
 

@@ -14,7 +14,7 @@ from refoptim.commands import describe
 def test_list_names_everything_public() -> None:
     rows = json.loads(call("list", "--json").stdout)
     names = {kind: {row["name"] for row in rows if row["kind"] == kind} for kind in ("optimizer", "scheduler")}
-    assert names["scheduler"] == {*refoptim.lr_scheduler.__all__} - {"LRScheduler"}
+    assert names["scheduler"] == {*refoptim.lr_scheduler.__all__} - {"LRScheduler", "get_scheduler"}
     assert {"Adam", "LBFGS", "Muon", "SparseAdam"} <= names["optimizer"] <= {*refoptim.__all__}
     assert len(call("list").stdout.splitlines()) == len(rows)
 

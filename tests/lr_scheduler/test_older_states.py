@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance.lr_cases import DRAWS, Draw, metrics
+from refoptim.conformance.lr_cases import TORCHS, Draw, metrics
 from refoptim.conformance.oracle import torch_schedulers
 from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
@@ -25,7 +25,7 @@ WRITTEN_BY = {
 }
 """What the state dicts of a release lacked, and what they held besides, of that of 2.13."""
 
-NAMES = [*DRAWS, "SWALR"]
+NAMES = [*TORCHS, "SWALR"]
 
 
 def written(state: dict[str, Any], release: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def written(state: dict[str, Any], release: str) -> dict[str, Any]:
 
 
 def describe(name: str, d: Draw) -> str:
-    return "SWALR(swa_lr=[0.02, 0.05], anneal_epochs=30)" if name == "SWALR" else DRAWS[name](d)
+    return "SWALR(swa_lr=[0.02, 0.05], anneal_epochs=30)" if name == "SWALR" else TORCHS[name](d)
 
 
 def built(torch: Any, text: str, kind: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:

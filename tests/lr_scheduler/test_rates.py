@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from refoptim.conformance import goldens, lr_cases, record_lr
-from refoptim.conformance.lr_cases import DRAWS, draw
+from refoptim.conformance.lr_cases import DRAWS, TORCHS, WIDER, draw
 from refoptim.conformance.oracle import torch_schedulers
 from refoptim.conformance.spec import SCHEDULERS, parse
 
@@ -27,7 +27,7 @@ from refoptim.commands.main import main
 GOLDENS = sorted(record_lr.folder().glob("*.json"))
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", TORCHS)
 def test_drawn_schedules_equal_torch(name: str, torch: Any) -> None:
     for seed in range(100, 108):
         case = draw(name, seed)
@@ -45,7 +45,8 @@ def test_recorded_schedules_are_reproduced(path: Any) -> None:
 
 
 def test_every_scheduler_has_goldens() -> None:
-    assert {path.stem for path in GOLDENS} == set(DRAWS) == set(lr_scheduler.__all__) - {"LRScheduler"}
+    assert {path.stem for path in GOLDENS} == set(DRAWS) == set(lr_scheduler.__all__) - {"LRScheduler", "get_scheduler"}
+    assert set(WIDER) == set(lr_scheduler.WIDER)
 
 
 def test_recorded_bytes_are_those_of_a_new_recording(torch: Any) -> None:
@@ -104,7 +105,7 @@ def test_a_missing_golden_is_refused_by_name(tmp_path: Path, monkeypatch: pytest
 
 
 def test_recording_twice_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:
-    monkeypatch.setattr(record_lr, "DRAWS", {"StepLR": DRAWS["StepLR"]})
+    monkeypatch.setattr(record_lr, "TORCHS", {"StepLR": DRAWS["StepLR"]})
     path = tmp_path / "StepLR.json"
     record_lr.main(["--out", str(tmp_path)])
     dated = record_lr.read(path)
@@ -319,7 +320,7 @@ def test_attributes_carry_torchs_names(text: str, torch: Any) -> None:
             assert getattr(theirs, name) == getattr(ours, name)
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", TORCHS)
 def test_signatures_are_torchs(name: str, torch: Any) -> None:
     from inspect import signature
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refoptim.conformance.lr_cases import DRAWS, Draw, metrics, nested
+from refoptim.conformance.lr_cases import DRAWS, TORCHS, Draw, metrics, nested
 from refoptim.conformance.oracle import torch_schedulers
 from refoptim.conformance.spec import SCHEDULERS, parse, setting
 
@@ -185,7 +185,7 @@ def test_copies_continue_on_their_own(name: str) -> None:
 # What torch wrote.
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", TORCHS)
 def test_state_dicts_of_torch_are_understood(name: str) -> None:
     torch = pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
     for seed in range(SEEDS):
