@@ -21,7 +21,6 @@ import numpy as np
 
 from refoptim.numerics.power import cos, log, power
 
-from .adapters import by_steps
 from .rounded import MATH, Real, real
 
 Hyper = Mapping[str, Any]
@@ -52,6 +51,15 @@ def sgd(lr: float) -> Any:
     return optimizer
 
 
+def stepped(scheduler: Any, optimizer: Any, epochs: int) -> list[float]:
+    """Step a scheduler like torch's, and return the learning rates."""
+    found = [float(optimizer.param_groups[0]["lr"])]
+    for _ in range(epochs):
+        scheduler.step()
+        found.append(float(optimizer.param_groups[0]["lr"]))
+    return found
+
+
 # transformers.
 
 HF = {
@@ -78,7 +86,7 @@ def transformers(name: str, s: Hyper, lr: float, epochs: int) -> list[float]:
     steps = {key: own.pop(key, None) for key in ("num_warmup_steps", "num_training_steps")}
     optimizer = sgd(lr)
     scheduler = optimization.get_scheduler(theirs, optimizer, **steps, scheduler_specific_kwargs=own)
-    return by_steps(scheduler, optimizer, epochs)["lr"]
+    return stepped(scheduler, optimizer, epochs)
 
 
 @contextmanager
@@ -234,7 +242,7 @@ def noam(name: str, s: Hyper, lr: float, epochs: int) -> list[float]:
     width, warmup = power(s["d_model"], -0.5), power(s["num_warmup_steps"], -1.5)
     optimizer = sgd(lr)
     factor: Any = lambda n: width * min(power(n + 1, -0.5), (n + 1) * warmup)  # noqa: E731
-    return by_steps(torch.optim.lr_scheduler.LambdaLR(optimizer, factor), optimizer, epochs)["lr"]
+    return stepped(torch.optim.lr_scheduler.LambdaLR(optimizer, factor), optimizer, epochs)
 
 
 LIBRARIES = {

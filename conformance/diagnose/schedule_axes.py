@@ -7,7 +7,7 @@ are solved for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,12 @@ STRETCHES = 1000
 COSINES = ("CosineAnnealingLR", "CosineAnnealingWarmRestarts")
 WARMUPS = ("LinearLR", "ConstantLR")
 ENDING = ("LinearLR", "PolynomialLR", "CosineAnnealingLR")
+HF = (
+    *("ConstantWarmupLR", "LinearWarmupLR", "CosineWarmupLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR"),
+    "InverseSqrtLR",
+)
+TRAINED = ("LinearWarmupLR", "CosineWarmupLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR", "WarmupCosineDecayLR")
+PERIODIC = ("CosineAnnealingWarmRestarts", "StepLR", "CyclicLR", "CosineCyclesLR", "CosineDecayRestartsLR")
 STEPPED = ("StepLR", "MultiStepLR", "SequentialLR")
 
 LENGTHS = {
@@ -40,8 +46,20 @@ LENGTHS = {
     "CosineAnnealingWarmRestarts": "T_0",
     "StepLR": "step_size",
     "CyclicLR": "step_size_up",
+    **dict.fromkeys(TRAINED, "num_training_steps"),
+    "WarmupCosineDecayLR": "decay_steps",
+    "CosineCyclesLR": "t_initial",
+    "CosineDecayRestartsLR": "first_decay_steps",
 }
 """The setting that says how long a schedule, or its period, is."""
+
+WARMUP_STEPS = {
+    **{name: LENGTHS[name] for name in WARMUPS},
+    **dict.fromkeys((*HF, "WarmupStableDecayLR", "NoamLR"), "num_warmup_steps"),
+    "WarmupCosineDecayLR": "warmup_steps",
+    "CosineCyclesLR": "warmup_t",
+}
+"""The setting that says how long a warm-up is."""
 
 REALS = {
     "ConstantLR": ("factor",),
@@ -55,6 +73,14 @@ REALS = {
     "CyclicLR": ("base_lr", "max_lr", "gamma", "base_momentum", "max_momentum"),
     "OneCycleLR": ("max_lr", "div_factor", "final_div_factor", "pct_start", "base_momentum", "max_momentum"),
     "ReduceLROnPlateau": ("factor",),
+    "CosineWarmupLR": ("num_cycles", "min_lr", "min_lr_rate"),
+    "CosineRestartsWarmupLR": ("num_cycles",),
+    "PolynomialWarmupLR": ("power", "lr_end"),
+    "WarmupStableDecayLR": ("min_lr_ratio", "num_cycles"),
+    "WarmupCosineDecayLR": ("init_value", "peak_value", "end_value", "exponent"),
+    "PiecewiseInterpolateLR": ("init_value",),
+    "CosineCyclesLR": ("lr_min", "cycle_mul", "cycle_decay", "k_decay", "warmup_lr_init"),
+    "CosineDecayRestartsLR": ("t_mul", "m_mul", "alpha"),
 }
 
 WHOLES = {
@@ -62,12 +88,24 @@ WHOLES = {
     "CyclicLR": ("step_size_up", "step_size_down"),
     "CosineAnnealingWarmRestarts": ("T_0", "T_mult"),
     "ReduceLROnPlateau": ("patience", "cooldown"),
+    **{name: (key, LENGTHS[name]) for name, key in WARMUP_STEPS.items() if name in LENGTHS and name not in WARMUPS},
+    "ConstantWarmupLR": ("num_warmup_steps",),
+    "InverseSqrtLR": ("num_warmup_steps", "timescale"),
+    "WarmupStableDecayLR": ("num_warmup_steps", "num_stable_steps", "num_decay_steps"),
+    "NoamLR": ("d_model", "num_warmup_steps"),
+    "CosineCyclesLR": ("t_initial", "warmup_t", "cycle_limit"),
 }
 
 CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "CyclicLR": {"mode": ("triangular", "triangular2", "exp_range")},
     "OneCycleLR": {"three_phase": (True, False)},
     "ReduceLROnPlateau": {"mode": ("min", "max"), "threshold_mode": ("rel", "abs")},
+    "WarmupStableDecayLR": {
+        "warmup_type": ("linear", "cosine", "1-sqrt"),
+        "decay_type": ("linear", "cosine", "1-sqrt"),
+    },
+    "PiecewiseInterpolateLR": {"interpolate_type": ("linear", "cosine")},
+    "CosineCyclesLR": {"warmup_prefix": (True, False)},
 }
 
 
@@ -117,14 +155,20 @@ def computed(change: Callable[[Spec, Model], dict[str, Any] | None], *names: str
     return models
 
 
-def longer(by: int, *names: str) -> Models:
-    """Change the length of a schedule, or of its period, by some epochs."""
+def longer(by: int, *names: str, of: Mapping[str, str] = LENGTHS) -> Models:
+    """Change the length of a schedule, of its period or of its warm-up, by some epochs."""
 
     def change(spec: Spec, model: Model) -> dict[str, Any] | None:
-        value = spec.settings[LENGTHS[spec.name]]
-        return None if value is None or value + by < 1 else {LENGTHS[spec.name]: value + by}
+        value = spec.settings[of[spec.name]]
+        return None if value is None or value + by < 1 else {of[spec.name]: value + by}
 
     return computed(change, *names)
+
+
+def _decays_after(spec: Spec, model: Model) -> dict[str, Any]:
+    """Let the decay take as many steps as the whole run has."""
+    length = LENGTHS[spec.name]
+    return {length: spec.settings[length] + spec.settings[WARMUP_STEPS[spec.name]]}
 
 
 def timed(model: Model, time: Callable[[Array], Array], note: str) -> Model:
@@ -308,7 +352,7 @@ def _absolute(spec: Spec, model: Model) -> dict[str, Any] | None:
 
 
 def _shapes(spec: Spec, model: Model) -> dict[str, Any] | None:
-    is_cosine = spec.name in COSINES or spec.settings.get("anneal_strategy") == "cos"
+    is_cosine = spec.name in (*COSINES, "CosineWarmupLR") or spec.settings.get("anneal_strategy") == "cos"
     return {"_shape": "linear", "_after": "hold"} if is_cosine else None
 
 
@@ -319,9 +363,8 @@ def _rising(spec: Spec, model: Model) -> dict[str, Any] | None:
 
 
 def _swings(spec: Spec, model: Model) -> dict[str, Any] | None:
-    is_linear = (
-        spec.name in ("LinearLR", "PolynomialLR", "CyclicLR") or spec.settings.get("anneal_strategy") == "linear"
-    )
+    lines = ("LinearLR", "PolynomialLR", "CyclicLR", "LinearWarmupLR")
+    is_linear = spec.name in lines or spec.settings.get("anneal_strategy") == "linear"
     return {"_shape": "cosine"} if is_linear else None
 
 
@@ -383,13 +426,13 @@ AXES: tuple[Axis, ...] = (
         "WarmupOneLonger",
         "the warm-up is one epoch too long",
         "the epoch at which the warm-up ends: it is total_iters itself that has the full factor",
-        longer(1, *WARMUPS),
+        longer(1, *WARMUP_STEPS, of=WARMUP_STEPS),
     ),
     Axis(
         "WarmupOneShorter",
         "the warm-up is one epoch too short",
         "the divisor of the warm-up: total_iters, not total_iters - 1",
-        longer(-1, *WARMUPS),
+        longer(-1, *WARMUP_STEPS, of=WARMUP_STEPS),
     ),
     Axis(
         "WarmupFromZero",
@@ -402,8 +445,15 @@ AXES: tuple[Axis, ...] = (
         "WarmupFromOneNth",
         "the warm-up goes as (epoch + 1) / total_iters, without start_factor",
         "the first factor: start_factor + (end_factor - start_factor) * epoch / total_iters",
-        option("LinearLR", _ramp="nth"),
+        option("LinearLR", *HF, _ramp="nth"),
         "llm.c",
+    ),
+    Axis(
+        "WarmupNotCounted",
+        "the decay takes as long as the whole run should, after the warm-up: the warm-up is not counted",
+        "the divisor of the decay: the whole length less the warm-up",
+        computed(_decays_after, *TRAINED),
+        "Keras' CosineDecay, whose decay_steps come after its warm-up",
     ),
     Axis(
         "FactorForRate",
@@ -416,13 +466,13 @@ AXES: tuple[Axis, ...] = (
         "EndOneLate",
         "the end is reached one epoch late",
         "the divisor of the way: T, not T + 1",
-        longer(1, "PolynomialLR", "CosineAnnealingLR", "OneCycleLR"),
+        longer(1, "PolynomialLR", "CosineAnnealingLR", "OneCycleLR", *TRAINED),
     ),
     Axis(
         "EndOneEarly",
         "the end is reached one epoch early: at T - 1, as with linspace over T values",
         "the divisor of the way: T, not T - 1",
-        longer(-1, "PolynomialLR", "CosineAnnealingLR", "OneCycleLR"),
+        longer(-1, "PolynomialLR", "CosineAnnealingLR", "OneCycleLR", *TRAINED),
     ),
     Axis(
         "RunsPastEnd",
@@ -440,13 +490,13 @@ AXES: tuple[Axis, ...] = (
         "PeriodOneLonger",
         "the period is one epoch too long: restarts, decays or turns come one later each time",
         "the modulus, or the comparison that ends a period: epoch % T, T_cur >= T_i",
-        longer(1, "CosineAnnealingWarmRestarts", "StepLR", "CyclicLR"),
+        longer(1, *PERIODIC),
     ),
     Axis(
         "PeriodOneShorter",
         "the period is one epoch too short: restarts, decays or turns come one earlier each time",
         "the modulus, or the comparison that ends a period: epoch % T, T_cur >= T_i",
-        longer(-1, "CosineAnnealingWarmRestarts", "StepLR", "CyclicLR"),
+        longer(-1, *PERIODIC),
     ),
     Axis(
         "RestartReachesMinimum",
@@ -508,7 +558,7 @@ AXES: tuple[Axis, ...] = (
         "CosineClamped",
         "the cosine stays at its minimum after T_max and does not rise again",
         "min(epoch, T_max): torch's schedule has none",
-        option("CosineAnnealingLR", _after="hold"),
+        option("CosineAnnealingLR", "CosineWarmupLR", _after="hold"),
         "optax, Keras",
     ),
     Axis(
@@ -540,13 +590,13 @@ AXES: tuple[Axis, ...] = (
         "LinearForCosine",
         "the curve is a straight line where it should be a cosine",
         "the shape: (1 + cos(pi * x)) / 2, not 1 - x",
-        any_of(computed(_shapes, *COSINES, "OneCycleLR"), computed(_rising, "CosineAnnealingLR")),
+        any_of(computed(_shapes, *COSINES, "OneCycleLR", "CosineWarmupLR"), computed(_rising, "CosineAnnealingLR")),
     ),
     Axis(
         "CosineForLinear",
         "the curve is a cosine where it should be a straight line",
         "the shape: 1 - x, not (1 + cos(pi * x)) / 2",
-        computed(_swings, "LinearLR", "PolynomialLR", "OneCycleLR", "CyclicLR"),
+        computed(_swings, "LinearLR", "PolynomialLR", "OneCycleLR", "CyclicLR", "LinearWarmupLR"),
     ),
     Axis(
         "EtaMinIgnored",

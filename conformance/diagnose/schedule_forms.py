@@ -29,7 +29,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ import refoptim
 from refoptim.numerics.arith import Array
 
 from ..spec import SCHEDULERS, Spec
+from .wider_forms import WIDER
 
 Settings = Mapping[str, Any]
 
@@ -349,6 +350,10 @@ def _key(spec: Spec) -> str:
     return f"{spec.name}{own!r}{[_key(member) for member in spec.members]}"
 
 
+def _wider(form: Callable[[Settings, float, Array], Array], spec: Spec, lr: float, e: Array) -> Rates:
+    return Rates(form(spec.settings, lr, e))
+
+
 Form = Callable[[Spec, float, Array], Rates]
 
 FORMS: dict[str, Form] = {
@@ -368,6 +373,7 @@ FORMS: dict[str, Form] = {
     "ChainedScheduler": _chained,
     "ReduceLROnPlateau": _plateau,
     "SWALR": _table,
+    **{name: partial(_wider, form) for name, form in WIDER.items()},
 }
 
 

@@ -57,11 +57,16 @@ def test_what_has_no_name_is_unknown(plant: Plant) -> None:
     assert set(said.excluded) == set(FLAGS) and said.first is not None
 
 
-@pytest.mark.parametrize("text", [x for x in lr_cases.PLAIN.values() if "Plateau" not in x])
-def test_the_right_bits_and_the_right_rule_are_told_apart(text: str, torch: Any) -> None:
-    case = lr_cases.Case(text, lrs=(0.1,), epochs=99)
-    trace = record_lr.torch_trace(case)
-    lr, momentum = trace["lr"][0], trace["momentum"][0]
+def recorded(name: str) -> tuple[Any, Any]:
+    """Return the learning rates and momenta of a plain case, as they are recorded."""
+    golden = record_lr.read(record_lr.folder() / f"{name.partition('-')[0]}.json")
+    found = record_lr.values(next(x for x in golden["cases"] if x["case"] == name))
+    return found["lr"][:, 0], found["momentum"][:, 0] if "momentum" in found else None
+
+
+@pytest.mark.parametrize("name", [x for x in lr_cases.PLAIN if "Plateau" not in x])
+def test_the_right_bits_and_the_right_rule_are_told_apart(name: str) -> None:
+    text, (lr, momentum) = lr_cases.PLAIN[name], recorded(name)
     assert diagnose_curve(text, 0.1, lr, momentum).verdict == "same bits"
     near = diagnose_curve(text, 0.1, [x * (1 + 2**-50) for x in lr], momentum)
     assert near.verdict == "same rule" and near.first == 0 and near.distance < 1e-14
@@ -71,7 +76,10 @@ def test_the_right_bits_and_the_right_rule_are_told_apart(text: str, torch: Any)
 
 def test_forms_are_the_reference() -> None:
     """What is searched with gives what the reference gives, at whole epochs."""
-    for text in (*lr_cases.PLAIN.values(), *(lr_cases.DRAWS[x](lr_cases.Draw(x)) for x in lr_cases.SIMPLE)):
+    for text in (
+        *lr_cases.PLAIN.values(),
+        *(lr_cases.DRAWS[x](lr_cases.Draw(x)) for x in (*lr_cases.SIMPLE, *lr_cases.WIDER)),
+    ):
         spec = filled(lr_cases.of_group(parse(text), 0))
         spec = changed(spec, metrics=[1 / (1 + e // 7) for e in range(99)]) if "Plateau" in text else spec
         expected, found = tabulated(spec, 0.1, 100), rates(spec, 0.1, np.arange(100.0))

@@ -347,11 +347,49 @@ def composites(d: Draw, lr: float) -> Iterator[Plant]:
         yield Plant(flag, text, lr, lambda e, y=found: y[int(e)], None, metrics)  # type: ignore[misc]
 
 
+class Warmed:
+    """LinearWarmupLR or CosineWarmupLR: a rise from zero, and a fall to it."""
+
+    def __init__(self, d: Draw, lr: float, shape: str = "Cosine") -> None:
+        self.lr, self.w, self.T = lr, d.whole(8, 30), d.whole(60, 110)
+        self.height = wave if shape == "Cosine" else line
+        self.text = f"{shape}WarmupLR(num_warmup_steps={self.w}, num_training_steps={self.T})"
+
+    def at(self, e: float, w: int = 0, T: int = 0, height: Curve | None = None) -> float:
+        w, T, height = w or self.w, T or self.T, height or self.height
+        q = (e - w) / (T - w)
+        return self.lr * (e / w if e < w else height(min(q, 1.0) if height is line else q))
+
+
+def warmups(d: Draw, lr: float) -> Iterator[Plant]:
+    """Draw a plant of each mistake that a schedule with a warm-up can have."""
+    c, s = Warmed(d, lr), Warmed(d, lr, "Linear")
+    for a in (c, s):
+        yield Plant("WarmupNotCounted", a.text, lr, lambda e, a=a: a.at(e, T=a.T + a.w))  # type: ignore[misc]
+        yield Plant("WarmupOneLonger", a.text, lr, lambda e, a=a: a.at(e, a.w + 1))  # type: ignore[misc]
+        yield Plant("WarmupOneShorter", a.text, lr, lambda e, a=a: a.at(e, a.w - 1))  # type: ignore[misc]
+        yield Plant("EndOneLate", a.text, lr, lambda e, a=a: a.at(e, T=a.T + 1))  # type: ignore[misc]
+        nth = lambda e, a=a: a.lr * (e + 1) / a.w if e < a.w else a.at(e)  # noqa: E731
+        yield Plant("WarmupFromOneNth", a.text, lr, nth)
+    yield Plant("CosineClamped", c.text, lr, lambda e: c.at(min(e, c.T)))
+    yield Plant("LinearForCosine", c.text, lr, lambda e: c.at(e, height=line))
+    yield Plant("CosineForLinear", s.text, lr, lambda e: s.at(min(e, s.T), height=wave))
+    stable = f"WarmupStableDecayLR(num_warmup_steps={c.w}, num_stable_steps=20, num_decay_steps=40)"
+    fall = lambda e: lr * max(0.0, 1 - max(e - c.w - 20, 0) / 40)  # noqa: E731
+    yield Plant("OtherChoice", stable, lr, lambda e: min(lr * e / c.w, fall(e)))
+    first = f"CosineCyclesLR(t_initial={c.T}, warmup_t={c.w})"
+    yield Plant("OtherChoice", first, lr, lambda e: c.at(min(e, c.T + c.w), T=c.T + c.w))
+    peak, low = c.lr, 0.1 * c.lr
+    told = f"WarmupCosineDecayLR(init_value=0.0, peak_value={peak}, warmup_steps={c.w}, decay_steps={c.T}"
+    floor = lambda e: low + (peak - low) * wave(min(max(e - c.w, 0) / (c.T - c.w), 1.0))  # noqa: E731
+    yield Plant("OtherSetting", told + ")", lr, lambda e: peak * e / c.w if e < c.w else floor(e))
+
+
 def plants(seed: object) -> list[Plant]:
     """Draw a plant of every mistake."""
     d = Draw(seed)
     lr = d.real(0.05, 0.9)
-    return [plant for each in (shapes, cosines, decays, cycles, composites) for plant in each(d, lr)]
+    return [plant for each in (shapes, cosines, decays, cycles, composites, warmups) for plant in each(d, lr)]
 
 
 def pairs(seed: object) -> list[tuple[Plant, str]]:
