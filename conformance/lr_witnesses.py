@@ -100,32 +100,34 @@ def rounded_transformers() -> Iterator[None]:
 
 # timm.
 
+TIMM = "timm.scheduler.cosine_lr"
 
-def timm_schedules() -> Any:
-    """Import timm's cosine schedule, without the models that timm imports with it."""
+
+def bare_timm(name: str) -> Any:
+    """Import a module of timm, without the models that timm imports with it."""
     import torch  # noqa: F401
 
-    if "timm" in sys.modules or "timm.scheduler.cosine_lr" in sys.modules:
-        return import_module("timm.scheduler.cosine_lr")
+    if "timm" in sys.modules or name in sys.modules:
+        return import_module(name)
     found = find_spec("timm")
     if found is None or found.submodule_search_locations is None:
         raise ImportError("timm is not installed")
-    root = next(iter(found.submodule_search_locations))
-    bare = {"timm": root, "timm.scheduler": f"{root}/scheduler"}
-    for name, folder in bare.items():
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__path__ = [folder]
+    package, root = name.rpartition(".")[0], next(iter(found.submodule_search_locations))
+    bare = {"timm": root, package: f"{root}/{package.partition('.')[2]}"}
+    for each, folder in bare.items():
+        sys.modules[each] = ModuleType(each)
+        sys.modules[each].__path__ = [folder]
     try:
-        return import_module("timm.scheduler.cosine_lr")
+        return import_module(name)
     finally:
-        for name in bare:
-            del sys.modules[name]
+        for each in bare:
+            del sys.modules[each]
 
 
 def timm(name: str, s: Hyper, lr: float, epochs: int) -> list[float]:
     """Run the cosine schedule of timm on torch's SGD."""
     optimizer = sgd(lr)
-    scheduler = timm_schedules().CosineLRScheduler(optimizer, **s)
+    scheduler = bare_timm(TIMM).CosineLRScheduler(optimizer, **s)
     found = []
     for t in range(epochs + 1):
         scheduler.step(t)
@@ -136,7 +138,7 @@ def timm(name: str, s: Hyper, lr: float, epochs: int) -> list[float]:
 @contextmanager
 def rounded_timm() -> Iterator[None]:
     """Let timm's schedule round correctly."""
-    with mock.patch.object(timm_schedules(), "math", MATH):
+    with mock.patch.object(bare_timm(TIMM), "math", MATH):
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib import import_module
 
-from . import amp, clip_grad, functional, lr_scheduler, swa_utils
+from . import amp, clip_grad, functional, lr_scheduler, swa_utils, transforms
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
 from .optimizers.adadelta import Adadelta
@@ -68,6 +68,7 @@ __all__ = [
     "set_num_threads",
     "swa_utils",
     "swap_in_optimizer_params_and_state",
+    "transforms",
 ]
 
 with suppress(ModuleNotFoundError):  # a checkout has none

@@ -85,7 +85,7 @@ def get_total_norm(
         RuntimeError: the norm is not finite, or the arrays lie apart, or there are no kernels.
     """
     order = norm_order(norm_type)
-    given = [arrays] if is_one_array(arrays) else _listed("arrays", arrays)
+    given = [arrays] if is_one_array(arrays) else listed("arrays", arrays)
     checked = [_array(f"array {i}", x, order) for i, x in enumerate(given)]
     return _total_norm(checked, order, error_if_nonfinite, _machine(checked, foreach, fused))
 
@@ -105,7 +105,7 @@ def clip_grads_with_norm_(
     Raises:
         TypeError, ValueError, RuntimeError: an argument or a gradient is wrong. Nothing has changed then.
     """
-    largest, (own, gradients) = upper_bound("max_norm", max_norm), _gradients(parameters, 2.0)
+    largest, (own, gradients) = upper_bound("max_norm", max_norm), gradients_of(parameters, 2.0)
     machine = _machine(gradients, foreach, fused)
     norm = _norm(total_norm, gradients)
     _clip(gradients, largest, norm, machine, own)
@@ -126,7 +126,7 @@ def clip_grad_norm_(
     error nothing has changed.
     """
     order, largest = norm_order(norm_type), upper_bound("max_norm", max_norm)
-    own, gradients = _gradients(parameters, order)
+    own, gradients = gradients_of(parameters, order)
     machine = _machine(gradients, foreach, fused)
     norm = _total_norm(gradients, order, error_if_nonfinite, machine)
     _clip(gradients, largest, norm, machine, own)
@@ -151,7 +151,7 @@ def clip_grad_value_(
         TypeError, ValueError, RuntimeError: an argument or a gradient is wrong, or ``clip_value`` is finite and too
             large for the dtype of a gradient. Nothing has changed then.
     """
-    bound, (own, gradients) = upper_bound("clip_value", clip_value), _gradients(parameters, None)
+    bound, (own, gradients) = upper_bound("clip_value", clip_value), gradients_of(parameters, None)
     _check_flags(foreach, fused)
     for g in gradients if bound < math.inf else []:
         check_number("clip_value", bound, g.dtype)
@@ -179,7 +179,7 @@ def upper_bound(name: str, value: Any) -> float:
     return x
 
 
-def _listed(name: str, given: Any) -> list[Any]:
+def listed(name: str, given: Any) -> list[Any]:
     if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be one or an iterable of them, got {type(given).__name__}")
     return list(given)
@@ -204,11 +204,11 @@ def _array(name: str, x: Any, order: float | None) -> Array:
     return as_reals(x)
 
 
-def _gradients(parameters: Any, order: float | None) -> tuple[list[Any], list[Array]]:
+def gradients_of(parameters: Any, order: float | None) -> tuple[list[Any], list[Array]]:
     """Return the gradients of parameters as they are, and as arrays that can be changed in place; or raise."""
     one = isinstance(parameters, Parameter) or library_of(parameters) is not None
     own, gradients = [], []
-    for i, p in enumerate([parameters] if one else _listed("parameters", parameters)):
+    for i, p in enumerate([parameters] if one else listed("parameters", parameters)):
         p = Parameter(p) if library_of(p) is not None else p
         if not isinstance(p, Parameter):
             raise TypeError(f"parameters must hold Parameters, got {short(p)}")

@@ -34,7 +34,7 @@ PACKAGES = {
 
 ROOMS = [
     *("numerics", "formats", "step", "engines", "kernels"),
-    *("clip_grad", "optimizers", "functional", "lr_scheduler", "swa_utils", "amp"),
+    *("clip_grad", "optimizers", "functional", "lr_scheduler", "swa_utils", "amp", "transforms"),
     *("", "dialects", "interop", "distributed", "checkpoint", "conformance", "commands", "__main__"),
 ]
 """The rooms of refoptim from the ground up ("" is what ``import refoptim`` runs): each may import those before it. What

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial, wraps
 from itertools import repeat
@@ -99,6 +100,7 @@ class Optimizer(Rule):
     _repeat: Repeat | None
     _counters: MutableMapping[Parameter, Counter]
     _torn: list[BaseException]
+    _also: Sequence[Change] = ()
     _stepping: dict[FrameType, int]
 
     def __init__(self, params: Params, defaults: Mapping[str, Any] | None = None, **settings: Any) -> None:
@@ -215,7 +217,7 @@ class Optimizer(Rule):
             with np.errstate(all="ignore"):
                 changes = repeat.changes(scaling, workspace)
                 self._decide()
-                workspace.make_quietly(changes, self)
+                workspace.make_quietly([*changes, *self._also], self)
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
@@ -230,10 +232,19 @@ class Optimizer(Rule):
         changes = [change for work in works for change in work.changes]
         written = told(task.parameter for bucket in plan for task in bucket.tasks)
         self._decide()
-        workspace.make([*written, *changes, *self._keeping(plan)], self)
+        workspace.make([*written, *changes, *self._keeping(plan), *self._also], self)
         standing = [work.standing for work in works if work.standing]
         if plan and len(standing) == len(plan) and takes_dense_gradients(type(self)):
             self._repeat = Repeat(self.param_groups, self.state, plan, standing)
+
+    @contextmanager
+    def also(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Let changes of somebody else be made with those of the step inside the block: all at once, or none."""
+        self._also = changes
+        try:
+            yield
+        finally:
+            self._also = ()
 
     def _decide(self) -> None:
         """Raise what forbids a step that is ready to be made, as where others must take it too."""

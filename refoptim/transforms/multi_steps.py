@@ -1,0 +1,162 @@
+"""MultiSteps: one step for the gradients of several batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array, add, arithmetic, div, round_to, sub, widen
+from ..numerics.array_types import at, place, plain
+from ..optimizers.base import Optimizer
+from ..step import hyper as hp
+from ..step.changes import make
+from ..step.given import in_order
+from ..step.parameter import Parameter, as_gradient
+from ..step.scaling import Scaling
+from ..step.sparse import SparseGrad
+
+STEPS = hp.Count("how many gradients make one step", interval=hp.Interval("[1, inf)"))
+
+
+class MultiSteps:
+    """Adds up the gradients of several calls of ``step``, and lets an optimizer step with them in the last.
+
+    .. code-block:: text
+
+        a = 0
+        a = a + (g - a) / (n + 1)        for n = 0, 1, ... steps - 1: the mean, in this order
+        a = a + g                        with mean=False: the sum
+
+    The running mean is not the sum divided by ``steps`` to the bit. ``a`` has the arithmetic type of a gradient,
+    float32 for 16 bits, and is rounded to the type of the parameter for the step. A parameter without gradient in a
+    call adds 0, and has none in the step if it never had one.
+
+    Args:
+        optimizer: any whose step takes gradients; schedulers are made of it.
+        steps: how many calls make a step.
+        mean: whether the mean is taken, or the sum.
+
+    Attributes:
+        optimizer: the optimizer.
+        count: the calls since the last step.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, mean: bool = True) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        self.optimizer = optimizer
+        self.steps: int = STEPS.resolve("steps", steps)
+        self.mean = hp.Flag("").resolve("mean", mean)
+        self.count, self._found, self._scale = 0, False, None
+        self._sums: dict[Parameter, Array] = {}
+
+    def step(self, *, grads: Iterable[Any] | None = None, grad_scale: Any = None, found_inf: Any = None) -> bool:
+        """Take gradients in, and step with all of them if these are the last; tell whether that was so.
+
+        Args:
+            grads: as for the step of an optimizer; None for those that the parameters hold.
+            grad_scale: the factor by which the loss was scaled, the same in all calls that make a step.
+            found_inf: if it is not 0 in one of the calls, the step that they make is skipped.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
+        """
+        scaling = Scaling(grad_scale, found_inf)
+        scale, found = scaling.scale(), self._found or scaling.skips()
+        if self.count and scale != self._scale:
+            raise ValueError(f"grad_scale must be that of the first of {self.steps} calls, {self._scale}, got {scale}")
+        sums = self._added(grads)
+        after: dict[str, Any] = {"count": self.count + 1, "_found": found, "_scale": scale, "_sums": sums}
+        if self.count + 1 < self.steps:
+            make([partial(vars(self).update, after)])
+            return False
+        self._last(sums, scale, found)
+        return True
+
+    def _last(self, sums: Mapping[Parameter, Array], scale: float | None, found: bool) -> None:
+        """Step with the sums, and begin anew, both at once."""
+        optimizer, fresh = self.optimizer, partial(vars(self).update, _fresh())
+        members = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = [round_to(sums[p], p.data) if p in sums else None for p in members]
+        with optimizer.also([fresh]):
+            optimizer.step(grads=grads, grad_scale=scale, found_inf=found or None)
+        make([fresh])  # where the step was skipped
+
+    def _added(self, given: Any) -> dict[Parameter, Array]:
+        """Return the sums with some gradients added."""
+        members = [p for group in self.optimizer.param_groups for p in group["params"]]
+        grads = in_order(self.optimizer.param_groups, given)
+        grads = [p.grad for p in members] if grads is None else list(grads)
+        if len(grads) != len(members):
+            raise ValueError(f"grads must hold {len(members)} gradients, got {len(grads)}")
+        sums = {}
+        for i, (p, g) in enumerate(zip(members, grads, strict=True)):
+            checked = None if g is None else _checked(f"parameter {i}", g, p)
+            if checked is not None or p in self._sums:
+                with at(place(p.data)), np.errstate(all="ignore"):
+                    sums[p] = self._sum(self._sums.get(p), checked, p)
+        return sums
+
+    def _sum(self, a: Array | None, g: Array | None, p: Parameter) -> Array:
+        zero = np.zeros_like(plain(p.data), dtype=arithmetic(p.dtype) if p.dtype.kind != "c" else p.dtype)
+        a, g = zero if a is None else a, zero if g is None else widen(g)
+        if not self.mean:
+            return add(a, g)
+        return add(a, div(sub(g, a), np.float64(self.count + 1).astype(a.dtype)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state dict, the count, and copies of the sums in the order of the parameters."""
+        members = [p for group in self.optimizer.param_groups for p in group["params"]]
+        sums = [self._sums[p].copy() if p in self._sums else None for p in members]
+        own = {"count": self.count, "found": self._found, "scale": self._scale, "sums": sums}
+        return {"optimizer": self.optimizer.state_dict(), **own}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a copy of a saved state.
+
+        Raises:
+            TypeError, ValueError: the state is not one of these parameters and of so many steps. Nothing has changed
+                then.
+        """
+        if not isinstance(state_dict, Mapping) or set(state_dict) != {"optimizer", "count", "found", "scale", "sums"}:
+            raise ValueError("loaded state dict is not one of MultiSteps")
+        count = hp.Count("", interval=hp.Interval(f"[0, {self.steps})")).resolve("count", state_dict["count"])
+        found = hp.Flag("").resolve("found", state_dict["found"])
+        scale = Scaling(state_dict["scale"]).scale()
+        sums = self._read(state_dict["sums"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        make([partial(vars(self).update, {"count": count, "_found": found, "_scale": scale, "_sums": sums})])
+
+    def _read(self, saved: Any) -> dict[Parameter, Array]:
+        members = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if not isinstance(saved, (list, tuple)) or len(saved) != len(members):
+            raise ValueError(f"sums of a state dict must be a list of {len(members)} arrays")
+        sums = {}
+        for i, (p, x) in enumerate(zip(members, saved, strict=True)):
+            if x is not None:
+                dtype = p.dtype if p.dtype.kind == "c" else arithmetic(p.dtype)
+                if getattr(x, "shape", None) != p.shape or x.dtype != dtype:
+                    raise ValueError(f"sum {i} of a state dict must be an array of shape {p.shape} and {dtype}")
+                sums[p] = x.copy()
+        return sums
+
+
+def _fresh() -> dict[str, Any]:
+    return {"count": 0, "_found": False, "_scale": None, "_sums": {}}
+
+
+def _checked(name: str, grad: Any, p: Parameter) -> Array:
+    """Return a gradient as an array, or raise."""
+    try:
+        checked = as_gradient(grad, p.data, p.master)
+        if isinstance(checked, SparseGrad):
+            raise TypeError("sparse gradients cannot be accumulated")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return plain(checked)
