@@ -42,7 +42,8 @@ optimizer. Its lines:
     scheduler StepLR          `refoptim explain StepLR` shows the formula
     lr 0.1                    the learning rate of the optimizer before the schedule begins
     epochs 99                 how many steps are taken: 100 learning rates are asked for
-    setting gamma 0.1         an argument; of several numbers (milestones) there are several; true is 1, false is 0
+    setting gamma 0.1         an argument; of several numbers (milestones) there are several,
+                              of pairs (boundaries_and_scales) one after the other; true is 1, false is 0
     member 0 LinearLR         SequentialLR and ChainedScheduler are made of schedulers, counted from 0; 0.1 is
                               member 1 of member 0
     of 0 total_iters 5        an argument of a member
@@ -132,6 +133,7 @@ def _members(spec: Spec, place: str) -> Iterator[str]:
 
 
 def _word(x: Any) -> str:
+    x = [*x.items()] if isinstance(x, Mapping) else x
     if isinstance(x, (list, tuple)):
         return " ".join(map(_word, x))
     return str(int(x)) if isinstance(x, bool) else str(x)

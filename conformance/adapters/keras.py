@@ -70,6 +70,7 @@ SCHEDULES: dict[str, tuple[str, Callable[[float, Hyper], dict[str, Any]]]] = {
         "CosineDecayRestarts",
         lambda lr, s: {"first_decay_steps": s["T_0"], "t_mul": float(s["T_mult"]), "alpha": s["eta_min"] / lr},
     ),
+    "CosineDecayRestartsLR": ("CosineDecayRestarts", lambda lr, s: dict(s)),
 }
 """Keras' name of a schedule, and its arguments from torch's; the first is the learning rate."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from refoptim.numerics.arith import COMPLEX, Array
 
+from .. import lr_witnesses
 from ..cases import Case
 from . import Adapter, Unsupported, all_hyper, by_count, installed, turned
 
@@ -230,6 +231,8 @@ class Optax(Adapter):
     def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> Any:
         import jax
 
+        if name in lr_witnesses.OPTAX:
+            return lr_witnesses.optax(name, settings, lr, epochs)
         with jax.enable_x64(True):
             made = _schedule(name, settings, lr, epochs)
             if name == "OneCycleLR":  # the one that takes no arrays

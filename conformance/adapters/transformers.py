@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from .. import lr_witnesses
+from . import Unsupported
 from .peer import Hyper, Theirs, TorchPeer
 
 BOUND = 0.01
@@ -25,3 +27,8 @@ class Transformers(TorchPeer):
 
     package = "transformers"
     rules: ClassVar[Mapping[str, Theirs]] = {"Adafactor": Theirs(_adafactor)}
+
+    def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> list[float]:
+        if name not in lr_witnesses.HF:
+            raise Unsupported(f"transformers has no {name} of its own")
+        return lr_witnesses.transformers(name, settings, lr, epochs)

@@ -58,7 +58,9 @@ def test_earlier_layers_are_slower() -> None:
         assert names(groups)[0] == ["embed.weight"] and names(groups)[-1] == ["head.weight"]
         assert ["weight_decay" in group for group in groups] == [False, False, True, False, True, False]
     optimizer = refoptim.SGD(groups, lr=0.1)
-    refoptim.lr_scheduler.LinearWarmupLR(optimizer, 2, 9).step()
+    scheduler = refoptim.lr_scheduler.LinearWarmupLR(optimizer, 2, 9)
+    optimizer.step()
+    scheduler.step()
     assert [group["lr"] for group in optimizer.param_groups] == [group["lr"] * 0.5 for group in groups]
 
 
