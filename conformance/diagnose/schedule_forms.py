@@ -38,7 +38,7 @@ import refoptim
 from refoptim.numerics.arith import Array
 
 from ..spec import SCHEDULERS, Spec
-from .wider_forms import WIDER
+from .schedule_wider import WIDER
 
 Settings = Mapping[str, Any]
 

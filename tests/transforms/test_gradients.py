@@ -81,6 +81,9 @@ def test_the_global_norm_has_no_epsilon() -> None:
 
 
 def test_values_by_hand() -> None:
+    short = Parameter(np.array([[30.0, 40.0], [3.0, 4.0]]), grad=np.array([[3.0, 4.0], [3.0, 4.0]]))
+    transforms.adaptive_clip_grad_(short, clip_factor=0.5)
+    assert short.grad.tolist() == [[3.0, 4.0], [1.5, 2.0]], "a unit that is short enough keeps its gradient"
     p = Parameter(np.array([[3.0, 4.0], [0.0, 0.0]]), grad=np.array([[6.0, 8.0], [3.0, 4.0]]))
     transforms.adaptive_clip_grad_(p, clip_factor=0.5, eps=0.5)
     assert p.grad.tolist() == [[1.5, 2.0], [3 * (0.25 / 5), 4 * (0.25 / 5)]]
