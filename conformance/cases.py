@@ -72,6 +72,33 @@ class Case:
         return bool(EDGES & {kind for whole in given for kind in CYCLES.get(whole, (whole,))})
 
 
+@dataclass(frozen=True)
+class Witness:
+    """The class of a package that owns a rule which torch.optim does not have.
+
+    Attributes:
+        package: what is installed to have it.
+        cls: ``module:Class``, an optimizer of torch's kind.
+        names: its names of hyperparameters and state arrays by ours, where they differ.
+        given: more settings, that make it this rule.
+        lacks: the hyperparameters of ours that it does not have, and storage types in which it computes otherwise.
+        bare: packages and modules, parts of it, that are not run when it is imported, with names that they must have.
+    """
+
+    package: str
+    cls: str
+    names: dict[str, str] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    lacks: list[str] = field(default_factory=list)
+    bare: dict[str, list[str]] = field(default_factory=dict)
+
+    def has(self, case: Case, dtype: str) -> bool:
+        """Tell whether it has what a case needs."""
+        accepted = inspect.signature(getattr(refoptim, case.optimizer)).parameters
+        given = [*case.hyper.items(), *(pair for change in case.set.values() for pair in change.items())]
+        return dtype not in self.lacks and not any(x != accepted[key].default for key, x in given if key in self.lacks)
+
+
 def stems() -> list[str]:
     """Return the stems of the optimizers that have cases."""
     return sorted(path.stem for path in _folder().glob("*.json") if path.stem != "flags")
@@ -79,7 +106,17 @@ def stems() -> list[str]:
 
 def load(stem: str) -> list[Case]:
     """Read and check the cases of one optimizer."""
-    return parse(json.loads((_folder() / f"{stem}.json").read_text(encoding="utf-8")), f"{stem}.json")
+    return parse(_read(stem), f"{stem}.json")
+
+
+def witness(stem: str) -> Witness | None:
+    """Return the witness of an optimizer that its file names: where torch is none and a package owns the rule."""
+    named = _read(stem).get("witness")
+    return None if named is None else Witness(**named)
+
+
+def _read(stem: str) -> Any:
+    return json.loads((_folder() / f"{stem}.json").read_text(encoding="utf-8"))
 
 
 def matches(patterns: str | Sequence[str], *names: str) -> bool:
@@ -108,7 +145,8 @@ def _folder() -> Path:
 
 def parse(text: Any, where: str) -> list[Case]:
     """Turn the contents of a file of cases into cases, or raise CaseError."""
-    _require(isinstance(text, dict) and set(text) == {"schema", "optimizer", "cases"}, where, "has other keys")
+    keys = set(text) - {"witness"} if isinstance(text, dict) else None
+    _require(keys == {"schema", "optimizer", "cases"}, where, "has other keys")
     _require(text["schema"] == SCHEMA, where, f"has schema {text['schema']!r}, expected {SCHEMA}")
     _require(hasattr(refoptim, str(text["optimizer"])), where, f"names no optimizer: {text['optimizer']!r}")
     cases = [_case(entry, text["optimizer"], where) for entry in text["cases"]]

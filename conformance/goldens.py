@@ -13,14 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import refoptim
 from refoptim.formats.files import replace
 
 from .cases import SCHEMA as SCHEMA
+from .cases import Case, load
+from .cases import witness as package_of
 from .strict import GoldenError as GoldenError
 from .strict import read_json, require, shown
 
-WITNESSES = ("torch-ieee", "torch-installed", "reference")
-"""torch under the IEEE oracle, torch as it is installed, and refoptim itself."""
+WITNESSES = ("torch-ieee", "torch-installed", "package-ieee", "reference")
+"""torch under the IEEE oracle and as it is installed, the package that owns a rule under the oracle, and refoptim."""
 
 FRAME_DEPTH = 5
 """How deep a golden is broken into lines: the frame of a recorded step fills one."""
@@ -33,6 +36,20 @@ KEYS = {"schema", "optimizer", "provenance", "trajectories", "checksum"}
 def folder() -> Path:
     """Return the folder of the goldens that come with the package."""
     return Path(str(files(__package__))) / "golden"
+
+
+def witnesses(stem: str) -> tuple[str, ...]:
+    """Return the witnesses of an optimizer: torch, or where torch does not have it its package, and refoptim."""
+    if getattr(refoptim, load(stem)[0].optimizer).of_torch:
+        return ("torch-ieee", "torch-installed", "reference")
+    return ("reference",) if package_of(stem) is None else ("package-ieee", "reference")
+
+
+def runs(witness: str, stem: str) -> list[tuple[Case, str]]:
+    """Return what a witness of an optimizer is asked: all cases in all storage types, a package those that it has."""
+    named = package_of(stem) if witness == "package-ieee" else None
+    every = [(case, dtype) for case in load(stem) for dtype in case.dtypes]
+    return [(case, dtype) for case, dtype in every if named is None or named.has(case, dtype)]
 
 
 def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:

@@ -12,19 +12,27 @@ torch is imported when something here is called, not before.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from io import StringIO
+from types import ModuleType
 from typing import Any, TypeAlias
 from unittest import mock
 
 import numpy as np
 
+import refoptim
 from refoptim import SparseGrad
-from refoptim.numerics.arith import Array
+from refoptim.numerics.arith import Array, as_reals, from_reals, neg
 from refoptim.numerics.ieee import check_rounding
+from refoptim.step.rule import resolve
 
+from .cases import Witness
 from .gradients import np_dtype
 from .rounded import MATH, Real, Whole, real
 from .trajectory import State, all_hyper
@@ -194,3 +202,86 @@ class Torch:
 
     def state(self) -> list[State]:
         return [plain_state(self._optimizer.state.get(p, {})) for p in self._params]
+
+
+class Package:
+    """The package that owns a rule as an implementation, under the IEEE oracle.
+
+    Each parameter has an optimizer of its own, since some packages count the steps of a group and not those of a
+    parameter; complex ones are given as pairs of reals, and gradients are turned to climb. ``step`` is counted here.
+    """
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self._sign: Callable[[Array], Array] = neg
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
+        module, _, name = self._witness.cls.partition(":")
+        _stand_in(self._witness.bare)
+        self._class: Any = getattr(import_module(module), name)
+        self._state = _names_of_state(optimizer, hyper)
+        self._dtypes = [p.dtype for p in parameters]
+        self._params = [to_torch(np.array(as_reals(p))) for p in parameters]
+        self._steps = [0 for _ in parameters]
+        self._begin = dict(hyper)
+        self._optimizers = [self._built(p) for p in self._params]
+        self.set(hyper)
+
+    def _built(self, p: Tensor) -> Any:
+        with redirect_stdout(StringIO()):
+            return self._class([p], **self._theirs(self._begin))
+
+    def _theirs(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings by the names of the package."""
+        kept = {name: x for name, x in hyper.items() if name not in ("maximize", *self._witness.lacks)}
+        return {self._witness.names.get(name, name): x for name, x in kept.items()} | self._witness.given
+
+    def set(self, hyper: Mapping[str, Any]) -> None:
+        self._sign = neg if hyper["maximize"] else (lambda g: g)
+        with ieee():
+            for group in (x.param_groups[0] for x in self._optimizers):
+                given = {key: x for key, x in self._theirs(hyper).items() if key in group}
+                group.update({key: real(x) for key, x in {**group, **given}.items() if key != "params"})
+
+    def step(self, grads: Sequence[Any]) -> None:
+        with ieee():
+            for i, grad in enumerate(grads):
+                if grad is not None:
+                    self._steps[i] += 1
+                    self._params[i].grad = to_torch(np.array(self._sign(as_reals(grad))))
+                    self._optimizers[i].step()
+
+    def resume(self) -> None:
+        saved = [deepcopy(x.state_dict()) for x in self._optimizers]
+        self._optimizers = [self._built(p) for p in self._params]
+        for one, state in zip(self._optimizers, saved, strict=True):
+            one.load_state_dict(state)
+
+    def parameters(self) -> list[Array]:
+        return [from_reals(to_numpy(p), dtype) for p, dtype in zip(self._params, self._dtypes, strict=True)]
+
+    def state(self) -> list[State]:
+        return [self._state_of(i) if self._steps[i] else {} for i in range(len(self._params))]
+
+    def _state_of(self, i: int) -> State:
+        kept = self._optimizers[i].state[self._params[i]]
+        theirs = {name: kept[self._witness.names.get(name, name)] for name in self._state if name != "step"}
+        found: State = {name: from_reals(to_numpy(x), self._dtypes[i]) for name, x in theirs.items()}
+        return {"step": self._steps[i], **found} if "step" in self._state else found
+
+
+def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:
+    """Put empty modules for parts of a package whose own need more than is there."""
+    for name, members in bare.items():
+        if name not in sys.modules:
+            spec = None if "." in name else find_spec(name)
+            found = sys.modules[name] = ModuleType(name)
+            found.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+            vars(found).update(dict.fromkeys(members))
+
+
+def _names_of_state(optimizer: str, hyper: Mapping[str, Any]) -> list[str]:
+    """Return what refoptim's optimizer of a name keeps of a parameter."""
+    rule = getattr(refoptim, optimizer)
+    h = resolve(rule, rule([np.zeros(1)], **hyper).param_groups[0])
+    return [*(["step"] if rule.counts_steps else []), *rule.arrays(h, (1,))]

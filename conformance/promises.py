@@ -64,6 +64,7 @@ TABLE = (
             ("torch-ieee", "Adafactor", "float32", CLOSE(1e-6, 4e-7)),
             ("torch-ieee", "Adafactor", "float64", CLOSE(1e-14, 2e-15)),
             ("torch-ieee", ANY, ANY, EXACT),
+            ("package-ieee", ANY, ANY, EXACT),
             ("reference", ANY, ANY, EXACT),
             (STORED, ANY, ANY, EXACT),
         )

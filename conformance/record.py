@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,28 @@ import refoptim
 from refoptim.numerics.ieee import check_arithmetic
 
 from . import cases, goldens
-from .oracle import Torch
+from .oracle import Package, Torch
 from .reference import Reference
 from .trajectory import Implementation, trajectory
 
 ARITHMETIC = {
     "torch-ieee": "IEEE 754: ATEN_CPU_CAPABILITY=default, exact roots and powers, no oneDNN, foreach=False, one thread",
     "torch-installed": "as installed, CPU capability ",
+    "package-ieee": "IEEE 754: torch as for torch-ieee, one optimizer for each parameter",
     "reference": "IEEE 754",
     "torch.optim.lr_scheduler": "doubles of Python, powers and cosines correctly rounded",
 }
 
 
-def implementation(witness: str) -> Implementation:
-    """Return a new run of a witness."""
+def implementation(witness: str, stem: str = "") -> Implementation:
+    """Return a new run of a witness; ``stem`` says whose package it is."""
+    named = cases.witness(stem) if witness == "package-ieee" else None
+    if named:
+        return Package(named)
     return Reference() if witness == "reference" else Torch(as_installed=witness == "torch-installed")
 
 
-def provenance(witness: str) -> dict[str, str]:
+def provenance(witness: str, stem: str = "") -> dict[str, str]:
     """Say who computed a golden, and how; and where, if that can change a bit."""
     found = {
         "witness": witness,
@@ -53,6 +58,9 @@ def provenance(witness: str) -> dict[str, str]:
     import torch
 
     found["version"] = torch.__version__
+    named = cases.witness(stem) if witness == "package-ieee" else None
+    if named:
+        found |= {"package": named.package, "version": version(named.package), "torch": torch.__version__}
     if witness == "torch-installed":
         found["arithmetic"] += torch.backends.cpu.get_cpu_capability()
         found["platform"] = " ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver())))
@@ -62,12 +70,12 @@ def provenance(witness: str) -> dict[str, str]:
 def record(witness: str, stem: str) -> dict[str, Any]:
     """Run all cases of an optimizer on a witness and return the golden, without date and checksum."""
     check_arithmetic()
-    found = cases.load(stem)
-    runs = [trajectory(implementation(witness), case, dtype) for case in found for dtype in case.dtypes]
+    found = goldens.runs(witness, stem)
+    runs = [trajectory(implementation(witness, stem), case, dtype) for case, dtype in found]
     return {
         "schema": cases.SCHEMA,
-        "optimizer": found[0].optimizer,
-        "provenance": provenance(witness),
+        "optimizer": found[0][0].optimizer,
+        "provenance": provenance(witness, stem),
         "trajectories": runs,
     }
 
@@ -88,7 +96,7 @@ def undated(golden: dict[str, Any]) -> dict[str, Any]:
 def environment(witness: str) -> dict[str, str]:
     """Return the environment of the process in which a witness runs."""
     rest = {key: x for key, x in os.environ.items() if key != "ATEN_CPU_CAPABILITY"}
-    return rest | ({"ATEN_CPU_CAPABILITY": "default"} if witness == "torch-ieee" else {})
+    return rest | ({"ATEN_CPU_CAPABILITY": "default"} if witness.endswith("-ieee") else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.witness is None:
         for witness in goldens.WITNESSES:
             command = [sys.executable, "-m", f"{__package__}.record", "--witness", witness, "--out", str(given.out)]
-            subprocess.run([*command, "--only", *stems], check=True, env=environment(witness))
+            own = [stem for stem in stems if witness in goldens.witnesses(stem)]
+            if own:
+                subprocess.run([*command, "--only", *own], check=True, env=environment(witness))
         if not given.only:
             command = [sys.executable, "-m", f"{__package__}.record_lr", "--out", str(given.out / "lr")]
             subprocess.run(command, check=True)

@@ -8,16 +8,20 @@ from importlib import import_module
 from . import amp, clip_grad, functional, lr_scheduler, swa_utils, transforms
 from .engines.reference import rounding
 from .engines.threads import get_num_threads, set_num_threads
+from .optimizers.adabelief import AdaBelief
 from .optimizers.adadelta import Adadelta
 from .optimizers.adafactor import Adafactor
 from .optimizers.adagrad import Adagrad
 from .optimizers.adam import Adam
 from .optimizers.adamax import Adamax
 from .optimizers.adamw import AdamW
+from .optimizers.adan import Adan
+from .optimizers.adopt import ADOPT
 from .optimizers.asgd import ASGD
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import ConjugateGradient
 from .optimizers.lbfgs import LBFGS
+from .optimizers.lion import Lion
 from .optimizers.muon import Muon
 from .optimizers.nadam import NAdam
 from .optimizers.radam import RAdam
@@ -26,6 +30,7 @@ from .optimizers.rprop import Rprop
 from .optimizers.sgd import SGD
 from .optimizers.sparse_adam import SparseAdam
 from .optimizers.swap import swap_in_optimizer_params_and_state
+from .optimizers.yogi import Yogi
 from .step.hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .step.parameter import Parameter
 from .step.rule import get_default_dtype, set_default_dtype
@@ -35,16 +40,20 @@ from .step.trees import named_arrays
 __version__ = "0.2.0"
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LBFGS",
     "SGD",
+    "AdaBelief",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "ConjugateGradient",
+    "Lion",
     "Muon",
     "NAdam",
     "Optimizer",
@@ -54,6 +63,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "SparseGrad",
+    "Yogi",
     "amp",
     "clip_grad",
     "functional",

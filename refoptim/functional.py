@@ -59,13 +59,17 @@ from .engines.single import followed, followed_register, handed_back, home_of, l
 from .numerics.arith import Array
 from .numerics.followed import Followed
 from .numerics.namespaces import Namespace
+from .optimizers import adabelief as _adabelief
 from .optimizers import adadelta as _adadelta
 from .optimizers import adafactor as _adafactor
 from .optimizers import adagrad as _adagrad
 from .optimizers import adam as _adam
 from .optimizers import adamax as _adamax
 from .optimizers import adamw as _adamw
+from .optimizers import adan as _adan
+from .optimizers import adopt as _adopt
 from .optimizers import asgd as _asgd
+from .optimizers import lion as _lion
 from .optimizers import muon as _muon
 from .optimizers import nadam as _nadam
 from .optimizers import radam as _radam
@@ -73,6 +77,7 @@ from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
 from .optimizers import sgd as _sgd
 from .optimizers import sparse_adam as _sparse_adam
+from .optimizers import yogi as _yogi
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
@@ -304,13 +309,17 @@ def _labelled(i: int, step: single.Step, p: Any, grad: Any, state: State) -> tup
         raise kind(f"params[{i}]: {error}") from error
 
 
+adabelief = pure_step(_adabelief.AdaBelief)
 adadelta = pure_step(_adadelta.Adadelta)
 adafactor = pure_step(_adafactor.Adafactor)
 adagrad = pure_step(_adagrad.Adagrad)
 adam = pure_step(_adam.Adam)
 adamax = pure_step(_adamax.Adamax)
 adamw = pure_step(_adamw.AdamW)
+adan = pure_step(_adan.Adan)
+adopt = pure_step(_adopt.ADOPT)
 asgd = pure_step(_asgd.ASGD)
+lion = pure_step(_lion.Lion)
 muon = pure_step(_muon.Muon)
 nadam = pure_step(_nadam.NAdam)
 radam = pure_step(_radam.RAdam)
@@ -318,17 +327,22 @@ rmsprop = pure_step(_rmsprop.RMSprop)
 rprop = pure_step(_rprop.Rprop)
 sgd = pure_step(_sgd.SGD)
 sparse_adam = pure_step(_sparse_adam.SparseAdam)
+yogi = pure_step(_yogi.Yogi)
 
 __all__ = [
+    "adabelief",
     "adadelta",
     "adafactor",
     "adagrad",
     "adam",
     "adamax",
     "adamw",
+    "adan",
+    "adopt",
     "asgd",
     "conjugate_gradient",
     "lbfgs",
+    "lion",
     "muon",
     "nadam",
     "pure_step",
@@ -337,4 +351,5 @@ __all__ = [
     "rprop",
     "sgd",
     "sparse_adam",
+    "yogi",
 ]

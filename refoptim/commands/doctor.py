@@ -143,7 +143,7 @@ def _is_root(x: float, square: int) -> bool:
 def _goldens() -> Iterator[Finding]:
     """Read all goldens, each of which carries a checksum, and say which are missing or belong to no case."""
     folder = goldens.folder()
-    expected = [folder / witness / f"{stem}.json" for witness in goldens.WITNESSES for stem in cases.stems()]
+    expected = [folder / witness / f"{stem}.json" for stem in cases.stems() for witness in goldens.witnesses(stem)]
     expected += record_lr.paths()
     problems = {path: _problem(path) for path in expected}
     problems |= dict.fromkeys(sorted({*folder.glob("*/*.json")} - {*expected}), "without cases")

@@ -27,6 +27,10 @@ FLAGS = {
         "The amsgrad option is accepted and does nothing (bitsandbytes' kernels).",
         "should keep the maximum of the averages of squares, if amsgrad is set",
     ),
+    "AveragesFromZero": Flag(
+        "The averages begin at zero (TensorFlow Addons: that of gradients). They begin at what is given.",
+        "makes the averages: fill them with what they begin at",
+    ),
     "AveragingTooEarly": Flag(
         "The average follows from the first step on. Up to step t0 + 1 it is a copy of the parameter.",
         "computes mu: 1 / max(1, k - t0)",
@@ -35,6 +39,11 @@ FLAGS = {
         "A setting that says how much is kept says how much is new: beta where 1 - beta belongs, and the other way "
         "round.",
         "averages: beta weighs what was there, 1 - beta what is new",
+    ),
+    "BetaOfDifferenceComplemented": Flag(
+        "1 - beta2 stands where beta2 belongs: at the difference inside the square, and in the step of its "
+        "average (optax).",
+        "weighs the difference of gradients: by beta2, where betas are near 1",
     ),
     "BetasSwapped": Flag(
         "The two betas are exchanged. The first is that of the average of gradients.",
@@ -52,6 +61,14 @@ FLAGS = {
     "ChangeLate": Flag(
         "A setting that is changed on the way counts one step late. It counts in the step that follows.",
         "reads the settings: read them before the step, not after it",
+    ),
+    "ClipFromThisStep": Flag(
+        "The bound of step k is k ** clip_exp (pytorch-optimizer). It is (k - 1) ** clip_exp.",
+        "computes the bound: the first step that moves anything has the bound 1",
+    ),
+    "ClipIgnored": Flag(
+        "The normalized gradient is not bounded. It is, by a bound that grows with the steps.",
+        "should bound the normalized gradient, before it is averaged",
     ),
     "ComplexModulus": Flag(
         "The moments of a complex parameter are made of |g|. They are made of its real and imaginary parts, each "
@@ -101,6 +118,10 @@ FLAGS = {
         "The decay shrinks the parameter (Keras, for every optimizer). Here it is added to the gradient.",
         "applies the decay to p: add weight_decay * p to the gradient",
     ),
+    "DifferenceInFirstStep": Flag(
+        "The first difference of gradients is the first gradient: the one before it counts as zero. It is zero.",
+        "makes the previous gradient: let it be the first one in the first step",
+    ),
     "DuplicatesOverwritten": Flag(
         "Of several entries of one row in a sparse gradient only the last counts. Their sum counts.",
         "writes sparse entries: sum those of one row first",
@@ -128,6 +149,11 @@ FLAGS = {
     "EpsMissingAbove": Flag(
         "The root above has no eps, so that the first step is zero and all after it.",
         "takes the root of acc_delta: add eps inside of it",
+    ),
+    "EpsNotAccumulated": Flag(
+        "eps is not added to the average of squared differences that is kept. It is added in every step, so "
+        "that it adds up.",
+        "updates the average of squared differences: add eps to what is kept",
     ),
     "EpsOutsideMaximum": Flag(
         "max(beta2 * u, |g|) + eps (Keras). eps stands inside the maximum, beside |g|.",
@@ -234,6 +260,11 @@ FLAGS = {
         "The maximum does not decay. It is multiplied by beta2 each step.",
         "takes the maximum: of beta2 * u and |g| + eps",
     ),
+    "MixKept": Flag(
+        "The mix that gives the sign is kept as the average. The average is made of the old one and the "
+        "gradient by the second beta.",
+        "updates the average: by the second beta, of what it was before the sign was taken",
+    ),
     "MomentsInBfloat16": Flag(
         "The state is kept in bfloat16. It has the dtype of the parameter.",
         "makes the state: like the parameter",
@@ -253,6 +284,10 @@ FLAGS = {
     "MomentumNotAveraged": Flag(
         "buf = momentum * buf + g (Keras, torch's documentation). torch's code averages: lerp(buf, g, 1 - momentum).",
         "fills the buffer: lerp(buf, g, 1 - momentum)",
+    ),
+    "MovedInFirstStep": Flag(
+        "The first step moves the parameter. It only makes the average of squares.",
+        "takes the first step: let it keep the square of the gradient and do nothing else",
     ),
     "MovedWithoutGradient": Flag(
         "A parameter without a gradient is moved by its momentum or its decay, or its state changes. It stays as "
@@ -326,6 +361,11 @@ FLAGS = {
         "A setting is multiplied by a factor that does not belong there.",
         "uses the setting: as it is given",
     ),
+    "SignOfAverage": Flag(
+        "The sign is that of the average that is kept (Tiger, Signum). It is that of a mix of its own, of the "
+        "old average and the gradient by the first beta.",
+        "takes the sign: mix the old average and the gradient by the first beta for it",
+    ),
     "SignOfNan": Flag(
         "The sign of NaN is NaN (NumPy). It is +0 (torch), so that NaN leaves the step size alone.",
         "takes the sign: +0 of NaN",
@@ -333,6 +373,16 @@ FLAGS = {
     "SignOfZeroLost": Flag(
         "-0 becomes +0, or the other way round. They are two results.",
         "adds a zero, or compares with one: -0 must stay",
+    ),
+    "SquaresOfAdam": Flag(
+        "The average of squares is Adam's. It moves by (1 - beta2) * g * g in the direction of g * g, "
+        "whatever its own size.",
+        "updates the average of squares: take the sign of its difference to g * g",
+    ),
+    "SquaresOfThisStep": Flag(
+        "The gradient is divided by the root of the squares that it has entered (Adam). It is divided by "
+        "those before it.",
+        "divides the gradient: update the average of squares after that",
     ),
     "StateLost": Flag(
         "Something of the state is not saved, or not loaded: a run that is taken up again goes another way.",
@@ -400,6 +450,11 @@ FLAGS = {
         "The buffer of Nesterov's momentum takes the decay of the parameter that the step has just moved (MXNet's NAG, "
         "which writes in place). It takes that of the parameter before the step.",
         "adds the decay to the gradient: before the parameter is written",
+    ),
+    "VarianceOfGradient": Flag(
+        "The average is that of squared gradients (Adam). It is that of squared differences of gradients to "
+        "their average.",
+        "squares the gradient: subtract its new average first",
     ),
 }
 

@@ -32,7 +32,8 @@ TINIEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "fl
 """The smallest normal numbers."""
 
 
-def _flushing(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+def flushing(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    """Flush what goes in and what comes out."""
     operands = (x if x is None else flushed(x) for x in (p, g, *state))
     return tuple(map(flushed, update(s, *operands)))
 
@@ -42,7 +43,8 @@ def flushed(x: Array) -> Array:
     return np.where(np.abs(x) < x.dtype.type(TINIEST[x.dtype.name]), np.copysign(x.dtype.type(0), x), x)
 
 
-def _unsigned_zeros(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+def unsigned_zeros(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    """Make every zero +0."""
     return tuple(x + x.dtype.type(0) for x in update(s, p, g, *state))
 
 
@@ -119,11 +121,13 @@ def moments_in(narrow: Any) -> Any:
     return kept
 
 
-def _to_single(x: Array) -> Array:
+def to_single(x: Array) -> Array:
+    """Round doubles to single precision."""
     return x.astype(np.float32).astype(x.dtype) if x.dtype.itemsize == 8 else x
 
 
-def _to_brain(x: Array) -> Array:
+def to_brain(x: Array) -> Array:
+    """Round to bfloat16."""
     return to_bfloat16(x.astype(np.float32)).astype(x.dtype) if x.dtype.itemsize > 2 else x
 
 
@@ -140,16 +144,26 @@ def _one_sided(x: Array, y: Array, c: Array) -> Array:
     return add(x, mul(sub(y, x), c))
 
 
+def contracted(s: Record, p: Array, g: Array, *state: Array) -> Words:
+    """Return the words that a compiler contracts."""
+    return {"axpy": fused, "addcmul": lambda x, y, z, c: fused(x, mul(y, c), z)}
+
+
+def descending(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    """Take the step that minimizes."""
+    return update(s, p, neg(g) if s.maximize else g, *state)
+
+
 ROUNDING, RANGE = "rounding", "range"
 
-by_update("SubnormalsFlushed", EVERY, RANGE, wrap=_flushing)
-by_update("SignOfZeroLost", [rule for rule in EVERY if rule is not Rprop], "signs of zero", wrap=_unsigned_zeros)
+by_update("SubnormalsFlushed", EVERY, RANGE, wrap=flushing)
+by_update("SignOfZeroLost", [rule for rule in EVERY if rule is not Rprop], "signs of zero", wrap=unsigned_zeros)
 by_words("LerpOneSided", [Adam, AdamW, RMSprop], "lerp", words=lambda s, p, g, *state: {"lerp": _one_sided})
 by_words(
     "FusedMultiplyAdd",
     IN_COMPOUNDS,
     ROUNDING,
-    words=lambda s, p, g, *state: {"axpy": fused, "addcmul": lambda x, y, z, c: fused(x, mul(y, c), z)},
+    words=contracted,
 )
 by_words(
     "LrAfterDivision",
@@ -158,14 +172,14 @@ by_words(
     words=lambda s, p, g, *state: {"addcdiv": lambda x, y, z, c: add(x, mul(div(y, z), c))},
 )
 by_update("RoundedWhenStored", IN_COMPOUNDS, ROUNDING, wrap=stored)
-by_update("MomentsInFloat32", ELEMENTWISE, "dtype of moments", wrap=moments_in(_to_single))
-by_update("MomentsInBfloat16", ELEMENTWISE, "dtype of moments", wrap=moments_in(_to_brain))
+by_update("MomentsInFloat32", ELEMENTWISE, "dtype of moments", wrap=moments_in(to_single))
+by_update("MomentsInBfloat16", ELEMENTWISE, "dtype of moments", wrap=moments_in(to_brain))
 declare("ScalarsInFloat32", ELEMENTWISE, "dtype of scalars")(SingleScalars)
 by_update(
     "MaximizeIgnored",
     [rule for rule in EVERY if rule is not Muon],
     "sign",
-    wrap=lambda update, s, p, g, *state: update(s, p, neg(g) if s.maximize else g, *state),
+    wrap=descending,
 )
 by_words("NanDropped", [Adam, AdamW, Adamax], "NaN", words=lambda s, p, g, *state: {"maximum": np.fmax})
 by_update(

@@ -31,19 +31,24 @@ import numpy as np
 from ..engines.reference import get_rounding, rounding
 from ..numerics.arith import Array, DType, storage
 from ..numerics.ieee import check_arithmetic
+from ..optimizers import adabelief as _adabelief
 from ..optimizers import adadelta as _adadelta
 from ..optimizers import adafactor as _adafactor
 from ..optimizers import adagrad as _adagrad
 from ..optimizers import adam as _adam
 from ..optimizers import adamax as _adamax
 from ..optimizers import adamw as _adamw
+from ..optimizers import adan as _adan
+from ..optimizers import adopt as _adopt
 from ..optimizers import asgd as _asgd
+from ..optimizers import lion as _lion
 from ..optimizers import muon as _muon
 from ..optimizers import nadam as _nadam
 from ..optimizers import radam as _radam
 from ..optimizers import rmsprop as _rmsprop
 from ..optimizers import rprop as _rprop
 from ..optimizers import sgd as _sgd
+from ..optimizers import yogi as _yogi
 from ..optimizers.base import Optimizer as Rule
 from ..optimizers.closure import ClosureOptimizer
 from ..optimizers.sparse_adam import SparseAdam as _SparseAdam
@@ -459,16 +464,21 @@ def _difference(new: Array, old: Array) -> Array:
     return new - old if jnp.issubdtype(old.dtype, jnp.inexact) else jnp.zeros_like(old)
 
 
+AdaBelief = optimizer_class(_adabelief.AdaBelief)
 Adadelta = optimizer_class(_adadelta.Adadelta)
 Adafactor = optimizer_class(_adafactor.Adafactor)
 Adagrad = optimizer_class(_adagrad.Adagrad)
 Adam = optimizer_class(_adam.Adam)
 Adamax = optimizer_class(_adamax.Adamax)
 AdamW = optimizer_class(_adamw.AdamW)
+Adan = optimizer_class(_adan.Adan)
+ADOPT = optimizer_class(_adopt.ADOPT)
 ASGD = optimizer_class(_asgd.ASGD)
+Lion = optimizer_class(_lion.Lion)
 Muon = optimizer_class(_muon.Muon)
 NAdam = optimizer_class(_nadam.NAdam)
 RAdam = optimizer_class(_radam.RAdam)
 RMSprop = optimizer_class(_rmsprop.RMSprop)
 Rprop = optimizer_class(_rprop.Rprop)
 SGD = optimizer_class(_sgd.SGD)
+Yogi = optimizer_class(_yogi.Yogi)

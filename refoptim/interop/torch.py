@@ -38,23 +38,28 @@ from ..step.states import States
 from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, sharded_type, tensor_of
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LBFGS",
     "SGD",
+    "AdaBelief",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "ConjugateGradient",
     "Front",
+    "Lion",
     "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
     "SparseAdam",
+    "Yogi",
     "optimizer_class",
     "state_dict",
 ]
@@ -337,19 +342,24 @@ def _blank(rule: type[refoptim.Optimizer]) -> Front:
     return cls.__new__(cls)
 
 
+ADOPT = optimizer_class(refoptim.ADOPT)
 ASGD = optimizer_class(refoptim.ASGD)
 LBFGS = optimizer_class(refoptim.LBFGS)
 SGD = optimizer_class(refoptim.SGD)
+AdaBelief = optimizer_class(refoptim.AdaBelief)
 Adadelta = optimizer_class(refoptim.Adadelta)
 Adafactor = optimizer_class(refoptim.Adafactor)
 Adagrad = optimizer_class(refoptim.Adagrad)
 Adam = optimizer_class(refoptim.Adam)
 AdamW = optimizer_class(refoptim.AdamW)
 Adamax = optimizer_class(refoptim.Adamax)
+Adan = optimizer_class(refoptim.Adan)
 ConjugateGradient = optimizer_class(refoptim.ConjugateGradient)
+Lion = optimizer_class(refoptim.Lion)
 Muon = optimizer_class(refoptim.Muon)
 NAdam = optimizer_class(refoptim.NAdam)
 RAdam = optimizer_class(refoptim.RAdam)
 RMSprop = optimizer_class(refoptim.RMSprop)
 Rprop = optimizer_class(refoptim.Rprop)
 SparseAdam = optimizer_class(refoptim.SparseAdam)
+Yogi = optimizer_class(refoptim.Yogi)

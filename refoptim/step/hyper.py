@@ -207,10 +207,17 @@ def _beta(index: int) -> Real:
     return Real("", stem=f"Invalid beta parameter at index {index}: {{value}}", interval=Interval("[0, 1)"))
 
 
+BETAS = (_beta(0), _beta(1))
+THREE_BETAS = (*BETAS, _beta(2))
+"""The intervals of two and of three decay rates."""
+
+REALS = Interval("(-inf, inf)")
+"""All real numbers."""
+
 LearningRate = Annotated[Scalar, Real("the learning rate", stem="Invalid learning rate: {value}")]
 Betas = Annotated[
     tuple[Scalar, Scalar],
-    Several("decay rates of the running averages of the gradient and of its square", items=(_beta(0), _beta(1))),
+    Several("decay rates of the running averages of the gradient and of its square", items=BETAS),
 ]
 Epsilon = Annotated[
     Scalar, Real("is added to the denominator so that it is not zero", stem="Invalid epsilon value: {value}")

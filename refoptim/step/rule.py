@@ -63,6 +63,9 @@ def set_default_dtype(dtype: Any) -> None:
 class Rule:
     """An update rule; the module's text says what its functions mean."""
 
+    of_torch: ClassVar[bool] = True
+    """Whether torch.optim has the rule, so that names, defaults and bits are torch's."""
+
     varying: ClassVar[frozenset[str]] = frozenset()
     """The scalars, flags left out, that change from step to step or with the learning rate."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import refoptim
+from helpers import wider
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "dampening": 0.25, "weight_decay": 0.01},
@@ -20,6 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "RMSprop": {"centered": True, "momentum": 0.5, "weight_decay": 0.1},
     "Rprop": {},
     "ASGD": {"lambd": 0.1, "t0": 2, "weight_decay": 0.1},
+    **{name: {key: x for key, x in wider.WIDER[name].items() if key != "lr"} for name in wider.ELEMENTWISE},
 }
 LRS = [0.1, 0.1, 0.03, 0.2, 0.07, 0.01]
 SHAPES = [(7, 5), (3,), ()]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers import wider
 from refoptim import functional
 
 STEPS = 8
@@ -23,6 +24,7 @@ SMOOTH: dict[str, dict[str, Any]] = {
     "rmsprop": dict(lr=0.05, alpha=0.6, eps=1e-2, momentum=0.7, centered=True, weight_decay=0.2),
     "rprop": dict(lr=0.05, etas=(0.4, 1.3), step_sizes=(0.01, 0.07)),
     "asgd": dict(lr=0.05, lambd=0.1, alpha=0.7, t0=2.5, weight_decay=0.2),
+    **{wider.STEMS[name]: wider.WIDER[name] for name in wider.ELEMENTWISE},
 }
 """Settings of the elementwise rules at which no step of ``path`` is near a kink."""
 

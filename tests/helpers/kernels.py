@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import refoptim
+from helpers import wider
 from helpers.rooms import members
 from refoptim import Optimizer
 from refoptim.engines import host
@@ -26,6 +27,7 @@ NEEDS_KERNELS = pytest.mark.skipif(
 """In CI, where there is a compiler, kernels that are missing are a failure."""
 
 RULES = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD"]
+RULES += wider.ELEMENTWISE
 
 STORAGES = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
 
@@ -57,8 +59,11 @@ VALUES: dict[str, tuple[Any, ...]] = {
 def settings(name: str, rng: np.random.Generator) -> dict[str, Any]:
     """Draw settings of an optimizer, a value of each hyperparameter."""
     cls = getattr(refoptim, name)
-    wanted = [x for x in inspect.signature(cls).parameters if x in VALUES and x in declared(cls)]
-    found = {x: VALUES[x][rng.integers(len(VALUES[x]))] for x in wanted}
+    drawn = {x: VALUES[x] for x in VALUES if x in declared(cls)}
+    if name in wider.WIDER:
+        drawn = {x: values for x in declared(cls) if (values := wider.values(name, x))}
+    wanted = [x for x in inspect.signature(cls).parameters if x in drawn]
+    found = {x: drawn[x][rng.integers(len(drawn[x]))] for x in wanted}
     if found.get("nesterov"):
         found |= {"momentum": found["momentum"] or 0.7, "dampening": 0.0}
     if name == "SparseAdam":

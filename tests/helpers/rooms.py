@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import refoptim
+from helpers.wider import WIDER
 from refoptim import Optimizer, SparseGrad
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -24,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "SparseAdam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3),
     "Adafactor": dict(lr=0.05, beta2_decay=-0.6, eps=(1e-4, 2e-2), d=1.5, weight_decay=0.05),
     "Muon": dict(lr=0.02, weight_decay=0.05, momentum=0.8, ns_steps=3),
+    **WIDER,
 }
 
 NAMES = list(SETTINGS)

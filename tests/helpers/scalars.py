@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import refoptim
+from helpers import wider
 from refoptim.engines.host import Host
 from refoptim.engines.kernel import Kernel, kernel_of
 from refoptim.step.rule import Rule, resolve
@@ -24,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Rprop": dict(lr=0.03, etas=(0.4, 1.3), step_sizes=(1e-3, 0.5)),
     "ASGD": dict(lr=0.05, lambd=0.02, alpha=0.6, t0=2.5, weight_decay=0.05),
     "SparseAdam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3),
+    **{name: wider.WIDER[name] for name in wider.ELEMENTWISE},
 }
 
 OF_THE_BUCKET = {"sparse": 0, "unmade": 0}

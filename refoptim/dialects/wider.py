@@ -1,0 +1,206 @@
+"""How implementations of the rules beyond torch's differ: what a rule has says which general axes it has."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import refoptim
+
+from ..numerics.arith import Array, addcmul, axpy, mul, sub
+from ..optimizers.adabelief import AdaBelief
+from ..optimizers.adan import Adan
+from ..optimizers.adopt import ADOPT, bound
+from ..optimizers.base import Optimizer
+from ..optimizers.closure import ClosureOptimizer
+from ..optimizers.lion import Lion
+from ..optimizers.yogi import Yogi
+from ..step.hyper import Flag, declared
+from ..step.rule import Hypers, Record, Registers, resolve
+from .change import Change, Words, by_scalars, by_update, by_words, changed, declare, with_settings
+from .correction import CORRECTION, MAXIMUM, counted, uncorrected
+from .decay import ShrunkAfter
+from .rounding import (
+    RANGE,
+    ROUNDING,
+    SingleScalars,
+    contracted,
+    descending,
+    flushing,
+    moments_in,
+    stored,
+    to_brain,
+    to_single,
+    unsigned_zeros,
+)
+from .running import CHANGING, GAPS, ChangingLate, ChangingNever, Moving, SharedCount, losing
+
+
+def _wider() -> tuple[Any, ...]:
+    named = (getattr(refoptim, name) for name in refoptim.__all__)
+    rules = (x for x in named if inspect.isclass(x) and issubclass(x, Optimizer) and not x.of_torch)
+    return tuple(rule for rule in rules if not issubclass(rule, ClosureOptimizer))
+
+
+WIDER = _wider()
+"""The rules that torch does not have."""
+
+
+def taking(*names: str) -> list[Any]:
+    """Return those that have some hyperparameters."""
+    return [rule for rule in WIDER if set(names) <= declared(rule).keys()]
+
+
+SHRINKING = [rule for rule in WIDER if "shrink" in rule.varying]
+"""Those that shrink the parameter, or can."""
+
+
+def state_of(rule: Any) -> tuple[str, ...]:
+    """Return the names of all the state that a rule may keep."""
+    flags: dict[str, Any] = {name: True for name, x in declared(rule).items() if isinstance(x, Flag) and not x.optional}
+    kept = rule.arrays(resolve(rule, {**rule([{"params": []}]).defaults, **flags}), (2, 2))
+    return (*(["step"] if rule.counts_steps else []), *kept)
+
+
+for _rule in WIDER:
+    for _lost in [(name,) for name in state_of(_rule)] + [state_of(_rule)]:
+        losing(_rule, _lost)
+
+declare("MovedWithoutGradient", WIDER, GAPS)(Moving)
+declare("StepShared", [rule for rule in WIDER if rule.counts_steps], "whose step count")(SharedCount)
+for _flag, _count in (("StepAhead", lambda k: k + 1), ("StepStuck", lambda k: 1)):
+    counted(_flag, _count, [rule for rule in WIDER if rule.counts_steps])
+declare("ChangeLate", WIDER, CHANGING)(ChangingLate)
+declare("ChangeIgnored", WIDER, CHANGING)(ChangingNever)
+by_update("SubnormalsFlushed", WIDER, RANGE, wrap=flushing)
+by_update("SignOfZeroLost", WIDER, "signs of zero", wrap=unsigned_zeros)
+by_words("FusedMultiplyAdd", WIDER, ROUNDING, words=contracted)
+by_update("RoundedWhenStored", WIDER, ROUNDING, wrap=stored)
+by_update("MomentsInFloat32", WIDER, "dtype of moments", wrap=moments_in(to_single))
+by_update("MomentsInBfloat16", WIDER, "dtype of moments", wrap=moments_in(to_brain))
+declare("ScalarsInFloat32", WIDER, "dtype of scalars")(SingleScalars)
+by_update("MaximizeIgnored", WIDER, "sign", wrap=descending)
+declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
+    with_settings(lambda h: {"weight_decay": 0.0})
+)
+declare("EpsIgnored", taking("eps"), "eps")(with_settings(lambda h: {"eps": 0.0}))
+by_scalars("DecayWithoutLr", SHRINKING, "decay size", change=lambda h, k, s: {"shrink": 1 - h.weight_decay})
+declare("DecayAfterUpdate", SHRINKING, "decay place")(ShrunkAfter)
+
+
+@declare("CoupledDecay", SHRINKING, "decay place")
+class Coupled(Change):
+    """The gradient has a decay, and the parameter does not shrink."""
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        return super().scalars(h, k, registers) | {"coupled": h.weight_decay, "weight_decay": 0.0, "shrink": 1.0}
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return super().update(s, p, axpy(g, p, s.coupled), *state)
+
+
+AVERAGE = "average"
+
+by_scalars(
+    "SignOfAverage",
+    [Lion],
+    AVERAGE,
+    change=lambda h, k, s: {"beta1": s["beta2"], "one_minus_beta1": s["one_minus_beta2"]},
+)
+by_scalars(
+    "MixKept", [Lion], AVERAGE, change=lambda h, k, s: {"beta2": s["beta1"], "one_minus_beta2": s["one_minus_beta1"]}
+)
+
+
+by_scalars("EpsUnscaled", [Yogi], "eps", change=lambda h, k, s: {"eps": h.eps / s["root_correction2"]}, varying={"eps"})
+by_scalars("NoBiasCorrection", [Yogi], CORRECTION, change=uncorrected)
+by_scalars(
+    "NoBiasCorrection", [AdaBelief], CORRECTION, change=lambda h, k, s: {} if h.rectify else uncorrected(h, k, s)
+)
+by_scalars(
+    "NoBiasCorrection",
+    [Adan],
+    CORRECTION,
+    change=lambda h, k, s: {"step_size": -h.lr, "step_size_diff": -h.lr * h.betas[1], "root_correction3": 1.0},
+)
+by_scalars("DecoupledDecay", [Yogi, AdaBelief], "decay place", change=lambda h, k, s: {"decoupled": True})
+by_scalars("AmsgradIgnored", [AdaBelief], MAXIMUM, change=lambda h, k, s: {"amsgrad": False})
+
+by_words(
+    "SquaresOfAdam",
+    [Yogi],
+    AVERAGE,
+    words=lambda s, p, g, *state: {"addcmul": lambda x, y, z, c: axpy(x, sub(x, z), c)},
+)
+
+
+@declare("AveragesFromZero", [Yogi], "beginning")
+class FromZero(Change):
+    """Both averages begin at 0."""
+
+    @classmethod
+    def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        return dict.fromkeys(super().arrays(h, shape), 0.0)
+
+
+by_words(
+    "EpsNotAccumulated",
+    [AdaBelief],
+    "eps",
+    words=lambda s, p, g, *state: {"addcmul": lambda x, y, z, c: sub(addcmul(x, y, z, c), s.eps)},
+)
+by_words("VarianceOfGradient", [AdaBelief], AVERAGE, words=lambda s, p, g, *state: {"sub": lambda x, y: x})
+
+
+def _rectified_early(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
+    later = AdaBelief.scalars(h, k + 1, {})
+    return {name: later[name] for name in ("rectified", "step_size")} if h.rectify else {}
+
+
+by_scalars("RectifiedTooEarly", [AdaBelief], "rectification", change=_rectified_early)
+
+
+@declare("BetaOfDifferenceComplemented", [Adan], "difference")
+class Complemented(Change):
+    """1 - beta2 inside the square, and in the step."""
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        right = super().scalars(h, k, registers)
+        factor = (1 - h.betas[1]) / h.betas[1]
+        return {**right, "step_size_diff": right["step_size_diff"] * factor}
+
+    @classmethod
+    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        inside = {"mul": lambda x, c: mul(x, s.one_minus_beta2 if c is s.beta2 and x is not state[1] else c)}
+        return super().words(s, p, g, *state) | inside
+
+
+by_scalars("DifferenceInFirstStep", [Adan], "first step", change=lambda h, k, s: {"first": False})
+
+
+def _by_new_squares(update: Any, s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) -> Any:
+    if s.first:
+        return update(s, p, g, exp_avg, exp_avg_sq)
+    *_, after = update(s, p, g, exp_avg, exp_avg_sq)
+    p, exp_avg, _ = update(s, p, g, exp_avg, after)
+    return p, exp_avg, after
+
+
+def _moving_at_once(update: Any, s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) -> Any:
+    if not s.first:
+        return update(s, p, g, exp_avg, exp_avg_sq)
+    return update(changed(s, first=False, low=-1 + 0 * s.low, high=1 + 0 * s.high), p, g, exp_avg, mul(g, g))
+
+
+by_update("SquaresOfThisStep", [ADOPT], AVERAGE, wrap=_by_new_squares)
+by_update("MovedInFirstStep", [ADOPT], "first step", wrap=_moving_at_once)
+by_scalars("ClipIgnored", [ADOPT], "clipping", change=lambda h, k, s: {"clipped": False})
+by_scalars(
+    "ClipFromThisStep",
+    [ADOPT],
+    "clipping",
+    change=lambda h, k, s: {"low": -bound(h.clip_exp, k + 1), "high": bound(h.clip_exp, k + 1)},
+)

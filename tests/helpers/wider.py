@@ -1,0 +1,41 @@
+"""The rules that torch does not have, and settings of theirs: from their cases, so that nobody lists them here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refoptim.conformance import cases
+from refoptim.conformance.cases import Case
+
+import refoptim
+from refoptim.commands import describe
+from refoptim.step.rule import is_measured
+
+OWN_CASES: dict[str, list[Case]] = {
+    found[0].optimizer: found
+    for found in map(cases.load, cases.stems())
+    if not getattr(refoptim, found[0].optimizer).of_torch
+}
+"""Their cases by name."""
+
+
+def _settings(found: list[Case]) -> dict[str, Any]:
+    """Return the settings of the case that has most of them and no neutral one."""
+    case = max((x for x in found if not x.neutral), key=lambda x: len(x.hyper.keys() - {"maximize"}))
+    return {name: x for name, x in case.hyper.items() if name != "maximize"}
+
+
+WIDER = {name: _settings(found) for name, found in OWN_CASES.items()}
+"""Settings none of which is neutral, by name."""
+
+ELEMENTWISE = [name for name in WIDER if not is_measured(getattr(refoptim, name))]
+"""Those that need no sums over elements."""
+
+STEMS = {name: describe.stem(getattr(refoptim, name)) for name in WIDER}
+"""The names of their files, and of their pure rules."""
+
+
+def values(name: str, hyper: str) -> list[Any]:
+    """Return all values that a hyperparameter has in the cases of a rule, or while they run."""
+    every = [settings for case in OWN_CASES[name] for settings in (case.hyper, *case.set.values())]
+    return list(dict.fromkeys(settings[hyper] for settings in every if hyper in settings))
