@@ -56,7 +56,7 @@ def _read(stem: str, name: str) -> Kernel | None:
         return None
     _, _, text = source.read_text(encoding="utf-8").partition(f"struct {name} ")
     record, hypers = _body(text, "Record"), _body(text, "Hypers")
-    update = re.search(r"void update\(const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
+    update = re.search(r"void update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
     return Kernel(
         stem=stem,
         name=name.lower(),
