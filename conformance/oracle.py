@@ -216,9 +216,7 @@ class Package:
         self._sign: Callable[[Array], Array] = neg
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
-        module, _, name = self._witness.cls.partition(":")
-        _stand_in(self._witness.bare)
-        self._class: Any = getattr(import_module(module), name)
+        self._class: Any = package_class(self._witness)
         self._state = _names_of_state(optimizer, hyper)
         self._dtypes = [p.dtype for p in parameters]
         self._params = [to_torch(np.array(as_reals(p))) for p in parameters]
@@ -268,6 +266,13 @@ class Package:
         theirs = {name: kept[self._witness.names.get(name, name)] for name in self._state if name != "step"}
         found: State = {name: from_reals(to_numpy(x), self._dtypes[i]) for name, x in theirs.items()}
         return {"step": self._steps[i], **found} if "step" in self._state else found
+
+
+def package_class(witness: Witness) -> Any:
+    """Import the class of a package, or raise ImportError."""
+    module, _, name = witness.cls.partition(":")
+    _stand_in(witness.bare)
+    return getattr(import_module(module), name)
 
 
 def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:

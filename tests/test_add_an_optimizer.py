@@ -20,6 +20,13 @@ PAGE = (ROOT / "docs" / "built" / "add_an_optimizer.md").read_text(encoding="utf
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
+ENTER = """from pathlib import Path
+import refoptim
+from refoptim.conformance import enter
+enter.enter(Path(refoptim.__file__).parent, enter.rooms())"""
+"""What the command does first."""
+
+
 def file(path: str) -> str:
     """Return the block whose first line names a file, without that line."""
     (text,) = [text for _, text in BLOCKS if text.startswith((f"# {path}\n", f"// {path}\n"))]
@@ -29,12 +36,6 @@ def file(path: str) -> str:
 def programs() -> list[str]:
     """Return the programs of the page, the one that needs kernels last."""
     return [text for kind, text in BLOCKS if kind == "python" and text.startswith("# Not run here")]
-
-
-def insert(path: Path, before: str, lines: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count(before) == 1, before
-    path.write_text(text.replace(before, lines + before), encoding="utf-8")
 
 
 @pytest.fixture
@@ -50,12 +51,7 @@ def package(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / source, target, ignore=ignored)
     (found / "optimizers" / "signum.py").write_text(file("refoptim/optimizers/signum.py"), encoding="utf-8")
     (found / "kernels" / "signum.cu").write_text(file("kernels/signum.cu"), encoding="utf-8")
-    line, *_, name = file("refoptim/__init__.py").splitlines()
-    insert(found / "__init__.py", "from .optimizers.sparse_adam", line + "\n")
-    insert(found / "__init__.py", '    "SparseAdam",\n', f"    {name[len('__all__ = [') : -1]},\n")
-    line, *_, name = file("refoptim/functional.py").splitlines()
-    insert(found / "functional.py", "from .optimizers import sparse_adam", line + "\n")
-    insert(found / "functional.py", "sparse_adam = ", name + "\n")
+    run(found, "-c", ENTER)
     return found
 
 

@@ -8,7 +8,7 @@ import md
 import numpy as np
 import twins
 from refoptim.conformance import cases, promises
-from refoptim.conformance.cases import Case
+from refoptim.conformance.cases import Case, Witness
 from refoptim.conformance.known import meaning
 from refoptim.conformance.verify import EXACT
 
@@ -150,6 +150,11 @@ def own_cases(cls: type[Optimizer]) -> list[Case]:
     return cases.load(stem(cls)) if stem(cls) in cases.stems() else []
 
 
+def witness_of(cls: type[Optimizer]) -> Witness | None:
+    """Return the package that owns a rule which torch does not have."""
+    return cases.witness(stem(cls)) if stem(cls) in cases.stems() else None
+
+
 def promise(cls: type[Optimizer]) -> str:
     """Return the section that says what is promised, in words."""
     kind, sentence = promised(cls)
@@ -162,11 +167,14 @@ def promise(cls: type[Optimizer]) -> str:
 
 def promised(cls: type[Optimizer]) -> tuple[str, str]:
     """Return the name of a promise, and a sentence that explains it."""
-    name, found = cls.__name__, own_cases(cls)
+    name, found, witness = cls.__name__, own_cases(cls), witness_of(cls)
     storages = list(dict.fromkeys(dtype for case in found for dtype in case.dtypes))
     apart = {x: promises.promised("numpy", "torch-ieee", name, x) for x in storages}
     apart = {storage: tolerance for storage, tolerance in apart.items() if tolerance != EXACT}
     own_order = "the same bits wherever refoptim runs, since sums have an order of their own that no machine changes"
+    if witness:
+        whose = f"{witness.package}'s `{witness.cls.partition(':')[2]}`"
+        return "EXACT", f"parameters and state have the bits of {whose}, where torch computes by the IEEE rules."
     if not found:
         return "TREE", own_order + ". Torch's results are met up to rounding; there are no golden cases."
     if apart:

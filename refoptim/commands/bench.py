@@ -14,7 +14,7 @@ from ..conformance.gradients import np_dtype
 from ..distributed import plan
 from ..engines import host
 from . import bench_checkpoint, bench_cpu, bench_distributed, bench_gpu, bench_interop, gpu_report
-from .measure import Case, Result, cases
+from .measure import OF_TORCH, Case, Result, cases
 from .output import echo, print_json, print_table, refusing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,7 +86,7 @@ def cpu(
     repeats: int,
     as_json: bool,
 ) -> None:
-    """Steps on NumPy arrays, and evaluations of LBFGS, against torch's.
+    """Steps on NumPy arrays, and evaluations of LBFGS, against torch's, or those of the package that owns a rule.
 
     The NumPy reference and the compiled kernels take turns with torch's default path and with its fastest: fused where
     torch has that, else foreach. Times are medians; a ratio below 1 means that refoptim is faster. "Of copy" is the
@@ -128,7 +128,7 @@ def _engines(engine: str) -> list[str]:
 
 
 def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
-    case, best = result.case, f"torch {result.case.torch_path}"
+    case, best = result.case, f"torch {result.case.torch_path}".strip()
     return {
         "rule": case.optimizer,
         "dtype": case.dtype,
@@ -148,7 +148,7 @@ def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
 
 
 def _cpu_row(result: Result, engine: str, copy: float) -> tuple[str, ...]:
-    case, best = result.case, f"torch {result.case.torch_path}"
+    case, best = result.case, f"torch {result.case.torch_path}".strip()
     goals = {best if engine == "host" and case.torch_path else "torch": bench_cpu.goal(case, engine)}
     moved, extra = result.bytes, result.extra.get(engine)
     return (
@@ -195,7 +195,7 @@ def interop(
     refoptim bench interop --pattern Adam
     """
     bench_interop.check()
-    chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)])
+    chosen = cases(pattern, [(dtype, 1, size), (dtype, tensors, small)], names=OF_TORCH)
     with bench_cpu.using(threads) as number:
         results = [bench_interop.run(case, repeats) for case in _shown(chosen)]
         where = bench_cpu.surroundings(number)

@@ -123,7 +123,7 @@ def _run(case: Case, repeats: int, with_torch: bool) -> Result:
     sets = ceil(CACHES * _cache() / moved)
     grads = [[grad.copy() for _ in range(case.tensors)] for _ in range(sets)]
     steps = {"refoptim": _ours(case, start, grads)[0]}
-    if with_torch:
+    if with_torch and case.torch_path:
         with suppress(NotImplementedError):  # not every torch has every fused step for a GPU
             steps["torch"] = _torch(case, start, grads)
     if case.optimizer in ELEMENTWISE and case.dtype in ("float32", "float64"):

@@ -6,7 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
@@ -15,9 +17,19 @@ import numpy as np
 import refoptim
 
 from ..conformance.cases import matches
+from ..conformance.cases import witness as witness_of
 from ..conformance.gradients import np_dtype
+from ..conformance.oracle import package_class
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
+from ..step.rule import Rule, is_measured
+from . import describe
+
+
+def is_elementwise(rule: type[Rule]) -> bool:
+    """Tell whether a rule has an array half, and no sums over elements."""
+    return rule.update.__func__ is not Rule.update.__func__ and not is_measured(rule)  # type: ignore[attr-defined]
+
 
 Step = Callable[[], Any]
 
@@ -36,8 +48,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "RMSprop": {},
     "Rprop": {},
     "ASGD": {"t0": 0.0},
+    **{x.__name__: {} for x in describe.optimizers() if not x.of_torch and is_elementwise(x)},
 }
 """The elementwise rules, with settings that make each use all its state: ASGD averages from the start."""
+
+OF_TORCH = tuple(name for name in OPTIMIZERS if getattr(refoptim, name).of_torch)
+"""Those that can be measured beside torch's."""
 
 FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
 """Those for which torch has fused kernels."""
@@ -71,7 +87,9 @@ class Case:
 
     @property
     def torch_path(self) -> str:
-        """The fastest way that torch has for this optimizer."""
+        """The fastest way that torch has for this optimizer; "" for one that it does not have."""
+        if self.optimizer in OPTIMIZERS.keys() - {*OF_TORCH}:
+            return ""
         return "fused" if self.optimizer in FUSED else "foreach"
 
 
@@ -99,12 +117,17 @@ class Result:
         return self.bytes / self.seconds[ours] / copy if ours in self.seconds else None
 
 
-def cases(pattern: str, shapes: Iterable[tuple[str, int, int]], more: Iterable[Case] = ()) -> list[Case]:
-    """Return the cases of all elementwise rules, and others, that a glob describes by name or by optimizer.
+def cases(
+    pattern: str,
+    shapes: Iterable[tuple[str, int, int]],
+    more: Iterable[Case] = (),
+    names: Iterable[str] = tuple(OPTIMIZERS),
+) -> list[Case]:
+    """Return the cases of elementwise rules, all or those named, and of others that a glob describes.
 
     A shape is dtype, tensors, elements.
     """
-    found = [*(Case(name, *shape) for shape in shapes for name in OPTIMIZERS), *more]
+    found = [*(Case(name, *shape) for shape in shapes for name in names), *more]
     chosen = [case for case in found if matches(pattern, str(case), case.optimizer)]
     if not chosen:
         raise ValueError(f"no case matches {pattern!r}: they are named like {str(found[0])!r}")
@@ -190,11 +213,27 @@ def state_arrays(optimizer: Optimizer, parameter: Any) -> list[Any]:
     return [x for x in optimizer.state[parameter].values() if getattr(x, "shape", None) == parameter.shape]
 
 
+def torch_class(case: Case) -> Callable[..., Any] | None:
+    """Return the optimizer to measure beside: torch's, or that of the package that owns the rule, None if not here."""
+    if not find_spec("torch"):
+        return None
+    if case.optimizer not in OPTIMIZERS.keys() - {*OF_TORCH}:
+        found: Callable[..., Any] = getattr(import_module("torch").optim, case.optimizer)
+        return found
+    witness = witness_of(describe.stem(getattr(refoptim, case.optimizer)))
+    if witness is None or find_spec(witness.cls.partition(":")[0].partition(".")[0]) is None:
+        return None
+    return partial(package_class(witness), **witness.given)
+
+
 def torch_step(case: Case, parameters: Sequence[Any], grads: Sequence[Any], path: str = "") -> Step:
-    """Return a step of torch's, on tensors of torch's: its default path or the one that is named."""
+    """Return a step of ``torch_class``, on tensors of torch's: its default path or the one that is named."""
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad
     chosen = {path: True} if path else {}
-    optimizer = getattr(import_module("torch").optim, case.optimizer)(parameters, **case.settings, **chosen)
+    made = torch_class(case)
+    if made is None:
+        raise RuntimeError(f"there is nothing to measure {case.optimizer} beside")
+    optimizer = made(parameters, **case.settings, **chosen)
     step: Step = optimizer.step
     return step

@@ -102,6 +102,8 @@ class ConjugateGradient(ClosureOptimizer):
     conjugate gradient methods for optimization", SIAM journal on optimization 2, 1992.
     """
 
+    of_torch = False
+
     progress = Conjugacy
     readers = ClosureOptimizer.readers | {"gtd": real, "since_restart": count}
 
