@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import refoptim
-from helpers import wider
 from helpers.oracle import DENSE, Hyper, assert_same_bits, draw, gradient, sparse_gradient, stored
 from refoptim import SparseGrad
 from refoptim.numerics.arith import as_reals
@@ -281,7 +280,6 @@ DIFFERENTIABLE: dict[str, Hyper] = {
     "RMSprop": dict(lr=0.05, alpha=0.6, eps=1e-2, momentum=0.7, centered=True, weight_decay=0.2),
     "Rprop": dict(lr=0.05, etas=(0.4, 1.3), step_sizes=(0.01, 0.2)),
     "ASGD": dict(lr=0.05, lambd=0.1, alpha=0.7, t0=2, weight_decay=0.2),
-    **{name: wider.WIDER[name] for name in wider.ELEMENTWISE},
 }
 
 
