@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 NAMES = list(SETTINGS)
+OF_TORCH = [name for name in NAMES if getattr(refoptim, name).of_torch]
 DENSE = [name for name in NAMES if name != "SparseAdam"]
 
 

@@ -22,7 +22,7 @@ from refoptim.conformance.oracle import ieee
 import refoptim
 from helpers import ROOT
 from helpers.kernels import dtype_of
-from helpers.rooms import NAMES, SETTINGS, assert_equal_bits, gradient, normal
+from helpers.rooms import NAMES, OF_TORCH, SETTINGS, assert_equal_bits, gradient, normal
 from refoptim import SparseGrad
 from refoptim.engines import host
 from refoptim.interop import torch as front
@@ -30,7 +30,7 @@ from refoptim.numerics.libraries import viewed
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 CLOSURES = ["LBFGS", "ConjugateGradient"]
-LATER = [name for name in NAMES if name != "Adafactor"]
+LATER = [name for name in OF_TORCH if name != "Adafactor"]
 """Rules that are torch's to the bit under the oracle."""
 
 

@@ -14,7 +14,17 @@ from refoptim.conformance.oracle import ieee
 
 import refoptim
 from helpers.pictures import picture
-from helpers.rooms import NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
+from helpers.rooms import (
+    NAMES,
+    OF_TORCH,
+    SETTINGS,
+    assert_equal_bits,
+    assert_equal_runs,
+    gradient,
+    make,
+    members,
+    normal,
+)
 from refoptim import Parameter, SparseGrad
 
 # Groups
@@ -102,7 +112,7 @@ def test_adagrad_has_its_state_from_the_start() -> None:
     assert_equal_bits(second["sum"], np.full(3, 0.5 + 0.5j, np.complex64))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_signatures_begin_as_torchs(name: str, torch: Any) -> None:
     """Every argument of torch is there, in the same place, with the same default; what is added goes by name."""
     theirs = dict(inspect.signature(getattr(torch.optim, name)).parameters)
@@ -116,7 +126,7 @@ def test_signatures_begin_as_torchs(name: str, torch: Any) -> None:
     assert set(added) <= {inspect.Parameter.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_groups_hold_what_torchs_hold(name: str, torch: Any) -> None:
     (ours,) = getattr(refoptim, name)([normal(1, 2, 2)]).param_groups
     (theirs,) = getattr(torch.optim, name)([torch.zeros(2, 2)]).param_groups
@@ -130,7 +140,7 @@ def without_additions(text: str, group: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_repr_is_torchs(name: str, named: bool, torch: Any) -> None:
     more = {"maximize": True} if name != "Muon" else {}
 
@@ -176,7 +186,7 @@ def test_grads_take_the_place_of_those_the_parameters_hold() -> None:
     assert p.grad is held
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_parameters_without_a_gradient_are_skipped(name: str, torch: Any) -> None:
     """Their state is not made and their count does not move, as in torch."""
     given = [[0, 1], [0], [], [2], [0, 2]]

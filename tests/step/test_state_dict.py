@@ -15,9 +15,20 @@ from refoptim.conformance.oracle import ieee, to_numpy, to_torch
 
 import refoptim
 from helpers.pictures import picture
-from helpers.rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
+from helpers.rooms import (
+    DENSE,
+    NAMES,
+    OF_TORCH,
+    SETTINGS,
+    assert_equal_bits,
+    assert_equal_runs,
+    gradient,
+    make,
+    members,
+    normal,
+)
 
-ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
+ELEMENTWISE = [name for name in OF_TORCH if name not in ("Adafactor", "Muon")]
 
 
 @pytest.fixture
@@ -84,7 +95,7 @@ def as_torch(torch: Any, there: Any, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_the_layout_is_torchs(name: str, named: bool, torch: Any) -> None:
     ours = make(name, groups(named=named))
     theirs = twin(torch, ours, named)
@@ -132,7 +143,7 @@ def test_a_run_goes_over_to_torch_and_comes_back(name: str, dtype: str, torch: A
         assert_equal_bits(p.data, to_numpy(t))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_torchs_own_state_dict_is_loaded(name: str, torch: Any) -> None:
     """It has fewer settings; those that it lacks stay, and the count becomes an integer."""
     optimizer = make(name, groups(), maximize=True)
