@@ -281,6 +281,7 @@ def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:
         if name not in sys.modules:
             spec = None if "." in name else find_spec(name)
             found = sys.modules[name] = ModuleType(name)
+            found.__spec__ = spec
             found.__path__ = list(spec.submodule_search_locations or ()) if spec else []
             vars(found).update(dict.fromkeys(members))
 

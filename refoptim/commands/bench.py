@@ -128,7 +128,7 @@ def _engines(engine: str) -> list[str]:
 
 
 def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
-    case, best = result.case, f"torch {result.case.torch_path}".strip()
+    case, best = result.case, f"torch {result.case.torch_path}"
     return {
         "rule": case.optimizer,
         "dtype": case.dtype,
@@ -148,7 +148,7 @@ def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
 
 
 def _cpu_row(result: Result, engine: str, copy: float) -> tuple[str, ...]:
-    case, best = result.case, f"torch {result.case.torch_path}".strip()
+    case, best = result.case, f"torch {result.case.torch_path}"
     goals = {best if engine == "host" and case.torch_path else "torch": bench_cpu.goal(case, engine)}
     moved, extra = result.bytes, result.extra.get(engine)
     return (

@@ -142,7 +142,7 @@ def run(case: Case, engines: list[str], repeats: int) -> Result:
     if "host" in ours:
         check_outcome(case, ours["host"].step, ours["host"], expected(case, seeds))
     steps: dict[str, Step] = {name: optimizer.step for name, optimizer in ours.items()}
-    if torch_class(case):
+    if find_spec("torch") and torch_class(case):
         steps["torch"] = _torch_step(case, data)
     if case.torch_path and find_spec("torch"):
         steps[f"torch {case.torch_path}"] = _torch_step(case, data, case.torch_path)

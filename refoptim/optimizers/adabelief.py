@@ -17,8 +17,9 @@ class AdaBelief(Optimizer):
 
     .. code-block:: text
 
-        p = p * (1 - lr * weight_decay)                if weight_decouple, by 1 - weight_decay if fixed_decay, or
-        g = g + weight_decay * p                       coupled decay
+        g = g + weight_decay * p                       coupled decay, or
+        p = p * (1 - lr * weight_decay)                if weight_decouple, or
+        p = p * (1 - weight_decay)                     if fixed_decay too
         exp_avg     = beta1 * exp_avg + (1 - beta1) * g
         r           = g - exp_avg
         exp_avg_var = beta2 * exp_avg_var + ((1 - beta2) * r) * r + eps

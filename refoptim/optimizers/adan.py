@@ -17,7 +17,7 @@ class Adan(Optimizer):
 
     .. code-block:: text
 
-        d = g - previous g                             0 in the first step
+        d = g + neg_pre_grad                           0 in the first step
         exp_avg      = lerp(exp_avg, g, 1 - beta1)
         exp_avg_diff = beta2 * exp_avg_diff + (1 - beta2) * d
         u            = beta2 * d + g

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import refoptim
+from helpers import wider
 from helpers.kernels import NEEDS_KERNELS, dtype_of
 from refoptim.commands import bench as bench_commands
 from refoptim.commands import bench_cpu, bench_gpu, bench_lbfgs, gpu_report
@@ -20,6 +21,7 @@ from refoptim.commands import measure as bench
 from refoptim.commands.main import main
 from refoptim.commands.measure import Case
 from refoptim.engines import host
+from refoptim.step.rule import resolve
 
 BYTES = {
     "SGD": 20,
@@ -33,6 +35,10 @@ BYTES = {
     "RMSprop": 20,
     "Rprop": 28,
     "ASGD": 20,
+    **{
+        found.__name__: 12 + 8 * len(found.arrays(resolve(found, found([np.zeros(2)]).defaults), (2,)))
+        for found in (getattr(refoptim, name) for name in wider.ELEMENTWISE)
+    },
 }
 """Bytes per float32 element: a parameter is read and written, a gradient read, each array of state read and written."""
 
@@ -52,7 +58,8 @@ def run(*arguments: object) -> Result:
 
 def test_cases_are_chosen_by_name() -> None:
     shapes = [("float32", 1, 1000), ("float16", 20, 3)]
-    assert len(bench.cases("", shapes)) == 22
+    assert len(bench.cases("", shapes)) == 2 * len(bench.OPTIMIZERS)
+    assert len(bench.cases("", shapes, names=bench.OF_TORCH)) == 22
     found = bench.cases("ADAMW", shapes)
     assert [str(case) for case in found] == ["AdamW, float32, 1 x 1,000", "AdamW, float16, 20 x 3"]
     with pytest.raises(ValueError, match="no case matches 'nothing'"):
@@ -114,7 +121,7 @@ def test_torch_takes_the_same_steps(dtype: str, path: str) -> None:
     """All contenders begin with the same numbers and have the same settings."""
     torch = pytest.importorskip("torch", reason="the live witness torch 2.13.0 is not installed")
     data = [(bench.drawn(i, 40, dtype), bench.drawn(i + 2, 40, dtype)) for i in range(2)]
-    for name in bench.FUSED if path == "fused" else bench.OPTIMIZERS:
+    for name in bench.FUSED if path == "fused" else bench.OF_TORCH:
         case = Case(name, dtype, 2, 40)
         ours, theirs = bench_cpu._our_optimizer(case, data, "reference"), bench_cpu._torch_step(case, data, path)
         for _ in range(3):
@@ -435,7 +442,7 @@ def test_torch_takes_part(gpu: Any, dtype: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "from_dlpack", from_dlpack)
     monkeypatch.setattr(bench_gpu, "torch_is_missing", lambda: "")
-    for name in bench.OPTIMIZERS:
+    for name in bench.OF_TORCH:
         result = bench_gpu.run(Case(name, dtype, 2, 60), 1, with_torch=True)
         row = bench_gpu.row(result, 1e9)
         assert row["torch"] == ("fused" if name in ("SGD", "Adam", "AdamW", "Adagrad") else "foreach")
