@@ -13,6 +13,8 @@ struct Adadelta : NoRegisters {
         T weight_decay, rho, one_minus_rho, eps, step_size;
     };
 
+    FLAGS(FLAG(weight_decay));
+
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double, const Registers<R>&) {
         return {
             .weight_decay = h.weight_decay,

@@ -14,6 +14,8 @@ struct Adagrad : NoRegisters {
         T weight_decay, eps, one, step_size, sparse;
     };
 
+    FLAGS(FLAG(weight_decay));
+
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         return {
             .weight_decay = h.weight_decay,

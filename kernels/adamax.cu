@@ -13,6 +13,8 @@ struct Adamax : NoRegisters {
         T weight_decay, one_minus_beta1, beta2, eps, step_size;
     };
 
+    FLAGS(FLAG(weight_decay));
+
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];
         return {

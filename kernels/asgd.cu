@@ -13,6 +13,8 @@ struct ASGD {
         T weight_decay, shrink, step_size, averaging, mu;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG(averaging));
+
     template <class R> struct Registers {
         R eta, mu;
     };

@@ -14,6 +14,8 @@ struct NAdam {
         T correction2, eps, gradient_step, momentum_step;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG(decoupled));
+
     template <class R> struct Registers {
         R mu_product;
     };

@@ -14,6 +14,8 @@ struct RAdam : NoRegisters {
         T correction1, lr, eps, root_correction2, rectified, rect;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG(rectified));
+
     // The factor that keeps the variance of the step what it would be at rho_inf.
     __device__ static double rectification(double rho, double rho_inf) {
         double ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho);

@@ -13,6 +13,8 @@ struct RMSprop : NoRegisters {
         T weight_decay, alpha, one_minus_alpha, centered, minus_one, eps, momentum, has_buffer, one, step_size;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG_OF(1, has_buffer), FLAG_OF(2, centered));
+
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double, const Registers<R>&) {
         return {
             .weight_decay = h.weight_decay,

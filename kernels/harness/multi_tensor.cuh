@@ -39,8 +39,10 @@ template <int... J> struct UpTo<0, J...> {
 
 // What a gradient goes through before the rule: it is unscaled, and turned round where the objective is maximized.
 template <class T> struct Preparation {
-    bool scaled, maximize;
-    T scale;
+    bool scaled = false, maximize = false;
+    T scale = 1;
+
+    Preparation() = default;
 
     template <class B>
     __device__ explicit Preparation(const B& b)
@@ -51,6 +53,15 @@ template <class T> struct Preparation {
         return maximize ? neg(gradient) : gradient;
     }
 };
+
+// What a rule asks of its record, once for all elements: a number that is 0 or not, and the state array that is there only
+// where it is not. A host has a loop for each answer (host/decided.h); a device asks each time.
+template <auto FIELD, int STATE = -1> struct Flag {};
+template <class... F> struct Flags {};
+
+#define FLAG(NAME) Flag<&Record<T>::NAME>
+#define FLAG_OF(STATE, NAME) Flag<&Record<T>::NAME, STATE>
+#define FLAGS(...) template <class T> using Asked = Flags<__VA_ARGS__>
 
 // A chunk: some elements of a tensor.
 struct Part {
@@ -160,6 +171,12 @@ __device__ inline void update_elements(
         update_vector<Rule, V, W>(s, prepare, chunk, i, typename UpTo<N>::Type());
 }
 
+#ifdef HOST
+}  // namespace refoptim
+#include "../host/decided.h"
+namespace refoptim {
+#endif
+
 template <class Rule, class P, class G, int N, class T = Arithmetic<P>>
 __device__ inline void run(const typename Rule::template Record<T>& by_value, const Bucket& b) {
     using Record = typename Rule::template Record<T>;
@@ -171,7 +188,10 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
         const Chunk<P, G, N> chunk(b, Part(b, c));
         i64 vectors = chunk.aligned() ? chunk.size / V : 0;
-        update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
+#ifdef HOST
+        if (!update_decided<Rule>(s, prepare, chunk))
+#endif
+            update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
         update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
     }
 }

@@ -9,6 +9,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -92,6 +93,13 @@ class Kernel:
         )
         assert found, f"there is no function {name}"
         return found[1], found[2]
+
+    def flags(self) -> list[tuple[str, str]]:
+        """Return the flags that a host asks once for all elements, each with the number of the state array it makes."""
+        found = re.search(r"FLAGS\((.*)\);", self.text)
+        return [
+            (name, state) for state, name in re.findall(r"FLAG(?:_OF)?\((?:(\d), )?(\w+)\)", found[1] if found else "")
+        ]
 
     def state(self) -> list[str]:
         return re.findall(r"X& (\w+)", self.function("update")[0])[1:]
@@ -196,7 +204,13 @@ def check_update(kernel: Kernel) -> None:
 
 def everything_on(rule: type[Rule]) -> Any:
     """Return hyperparameters with which a rule keeps all the state it can."""
-    wanted = {name: True for name, x in declared(rule).items() if isinstance(x, Flag)} | {"momentum": 0.9}
+    return hypers_with(
+        rule, {name: True for name, x in declared(rule).items() if isinstance(x, Flag)} | {"momentum": 0.9}
+    )
+
+
+def hypers_with(rule: type[Rule], wanted: dict[str, Any]) -> Any:
+    """Return hyperparameters with some settings, those that a rule has."""
     shared = {"foreach", "capturable", "differentiable", "fused", "maximize"}
     accepted = inspect.signature(rule).parameters
     settings = {name: x for name, x in wanted.items() if name in accepted and name not in shared}
@@ -218,6 +232,25 @@ def check_layout(kernel: Kernel) -> None:
     assert kernel.state() == state
     entries = re.findall(rf"^(?:ROWS_)?ENTRIES\((\w+), {rule.__name__}, (\d)\)$", kernel.file, re.M)
     assert {*entries} == {(rule.__name__.lower(), str(len(state)))}
+
+
+def questions(body: str) -> set[str]:
+    """Return what an update asks of its record, without what is seldom other than 0."""
+    found = re.findall(r"(?:if \(|&& )!?s\.(\w+)(?= &&|\))|s\.(\w+) \?", body)
+    return {first or second for first, second in found} - GIVEN
+
+
+def check_flags(kernel: Kernel) -> None:
+    """A host asks once what the update asks of its record; a state array is there just where its flags say so."""
+    flags, rule = kernel.flags(), kernel.rule
+    if not re.search(rf"^ENTRIES\(\w+, {rule.__name__}, \d\)$", kernel.file, re.M):
+        return
+    assert sorted(name for name, _ in flags) == sorted(questions(kernel.function("update")[1]))
+    for amsgrad, centered, momentum in product([False, True], [False, True], [0.0, 0.9]):
+        h = hypers_with(rule, {"amsgrad": amsgrad, "centered": centered, "momentum": momentum})
+        scalars = rule.scalars(h, 1, {name: np.float32(x) for name, x in rule.registers(h).items()})
+        kept = [all(scalars[x] for x, state in flags if state == str(j)) for j in range(len(kernel.state()))]
+        assert [x for x, is_kept in zip(kernel.state(), kept, strict=True) if is_kept] == [*rule.arrays(h, (2,))]
 
 
 def hypers_used(rule: type[Rule]) -> list[str]:
@@ -276,12 +309,12 @@ def check_scalars(kernel: Kernel) -> None:
         assert formula(from_kernel(text)) == formula(room[name] or ""), f"{name}: {text}"
 
 
-CHECKS: list[Callable[[Kernel], None]] = [check_update, check_layout, check_hypers, check_scalars]
+CHECKS: list[Callable[[Kernel], None]] = [check_update, check_layout, check_flags, check_hypers, check_scalars]
 
 
 def checks_of(name: str) -> list[Callable[[Kernel], None]]:
     """Averages have no scalars on the device."""
-    return CHECKS if name in OPTIMIZERS else CHECKS[:2]
+    return CHECKS if name in OPTIMIZERS else CHECKS[:3]
 
 
 @pytest.mark.parametrize(("name", "check"), [(x, check) for x in ELEMENTWISE for check in checks_of(x)])

@@ -1,0 +1,77 @@
+// What is the same for all elements of a chunk, asked once: there is a loop for each answer, and it asks no more.
+//
+// A loop for each set of flags, with the state arrays that are there then; gradients go to the rule as they are. All else,
+// scaled gradients and maximizing among it, is left to the loop of `run`, which asks at each vector.
+#pragma once
+
+namespace refoptim {
+
+// The flags of a rule whose record holds numbers of type T.
+template <class Rule, class T> struct FlagsOf {
+    using Type = Flags<>;
+};
+template <class Rule, class T>
+    requires requires { typename Rule::template Asked<T>; }
+struct FlagsOf<Rule, T> {
+    using Type = typename Rule::template Asked<T>;
+};
+
+template <class... F> constexpr int count(Flags<F...>) { return sizeof...(F); }
+
+// Lets the compiler rely on whether something is 0.
+template <class X> inline void know(const X& x, bool is_set) {
+    if (bool(x) != is_set)
+        __builtin_unreachable();
+}
+
+template <class Rule, class P, class G, class F, class K, class J> struct Decided;
+
+template <class Rule, class P, class G, auto... FIELD, int... STATE, int... K, int... J>
+struct Decided<Rule, P, G, Flags<Flag<FIELD, STATE>...>, Numbers<K...>, Numbers<J...>> {
+    using T = Arithmetic<P>;
+    using Record = typename Rule::template Record<T>;
+    using Arrays = Chunk<P, G, sizeof...(J)>;
+    using Loop = void (*)(const Record&, const Arrays&);
+
+    static constexpr bool HAS_COPY = sizeof(P) != sizeof(G);
+
+    // Tells whether a state array is there where the flags of `set`, a bit for each, are set.
+    static constexpr bool has_state(int state, int set) { return (... && (STATE != state || (set >> K & 1))); }
+
+    template <int SET> [[gnu::flatten]] static void loop(const Record& record, const Arrays& chunk) {
+        constexpr int V = AT_ONCE<T, G>;
+        const Record s = record;
+        const Arrays known = chunk;
+        know(known.p && known.g, true);
+        know(known.copy, HAS_COPY);
+        (know(s.*FIELD, SET >> K & 1), ...);
+        (know(known.state[J], has_state(J, SET)), ...);
+        for (i64 i = 0; i < known.size / V; i++)
+            update_vector<Rule, V, V>(s, Preparation<T>(), known, i, Numbers<J...>());
+    }
+
+    template <int... SET> static Loop loop_of(int set, Numbers<SET...>) {
+        static constexpr Loop LOOPS[] = {loop<SET>...};
+        return LOOPS[set];
+    }
+
+    static bool update(const Record& s, const Preparation<T>& prepare, const Arrays& chunk) {
+        int set = (0 | ... | (bool(s.*FIELD) << K));
+        if (prepare.scaled || prepare.maximize || !chunk.p || !chunk.g || bool(chunk.copy) != HAS_COPY)
+            return false;
+        if (((bool(chunk.state[J]) != has_state(J, set)) || ...))
+            return false;
+        loop_of(set, typename UpTo<1 << sizeof...(K)>::Type())(s, chunk);
+        return true;
+    }
+};
+
+// Updates the vectors of a chunk in the loop that is made for it; returns false where there is none.
+template <class Rule, class T, class P, class G, int N>
+inline bool
+update_decided(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& chunk) {
+    using F = typename FlagsOf<Rule, T>::Type;
+    return Decided<Rule, P, G, F, typename UpTo<count(F())>::Type, typename UpTo<N>::Type>::update(s, prepare, chunk);
+}
+
+}  // namespace refoptim
