@@ -14,6 +14,8 @@ struct AdaBelief : NoRegisters {
         T root_correction2, rectify, rectified, degenerated, step_size;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG_OF(2, amsgrad));
+
     // The factor that keeps the variance of the step what it would be at n_max, corrected for the start.
     __device__ static double rectification(double n, double n_max, double power2) {
         return power((1 - power2) * (n - 4) / (n_max - 4) * (n - 2) / n * n_max / (n_max - 2), 0.5);

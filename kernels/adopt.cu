@@ -14,6 +14,8 @@ struct ADOPT : NoRegisters {
         T one_minus_beta1, beta2, one_minus_beta2, step_size;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG(clipped));
+
     // NaN stands for None.
     __device__ static bool is_given(double x) { return x == x; }
 

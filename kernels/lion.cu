@@ -13,6 +13,8 @@ struct Lion : NoRegisters {
         T weight_decay, shrink, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size;
     };
 
+    FLAGS(FLAG(weight_decay));
+
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];
         return {

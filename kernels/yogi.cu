@@ -14,6 +14,8 @@ struct Yogi : NoRegisters {
         T root_correction2, eps, step_size;
     };
 
+    FLAGS(FLAG(weight_decay), FLAG(decoupled));
+
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];
         return {
