@@ -180,6 +180,7 @@ def upper_bound(name: str, value: Any) -> float:
 
 
 def listed(name: str, given: Any) -> list[Any]:
+    """Return what an iterable yields; raise TypeError if it is none."""
     if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be one or an iterable of them, got {type(given).__name__}")
     return list(given)
