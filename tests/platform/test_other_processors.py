@@ -24,9 +24,6 @@ pytestmark = pytest.mark.qemu
 
 SCRIPT = roots.CHECKOUT / "tests" / "helpers" / "digest.py"
 
-OPTIONS = {"aarch64": [], "s390x": ["--few"]}
-"""What is run on each: everything takes minutes."""
-
 OF_NUMPY_2 = ("LBFGS", "ConjugateGradient")
 """What needs the rules of NumPy 2 for types: Debian's for s390x is older, and gives there what it gives on x86-64."""
 
@@ -83,9 +80,9 @@ def run(name: str, package: Path, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def compare(name: str, package: Path, engine: str) -> None:
+def compare(name: str, package: Path, engine: str, *options: str) -> None:
     """Compare what a machine computes with what this one does; s390x has no bfloat16 and an old NumPy."""
-    options = [*OPTIONS[name], f"--engine={engine}"]
+    options = *options, f"--engine={engine}"
     found, expected = run(name, package, str(SCRIPT), *options), here(*options)
     assert found["machine"].split()[:2] == {"aarch64": ["aarch64", "little"], "s390x": ["s390x", "big"]}[name]
     left_out = () if name == "aarch64" else ("bfloat16", *OF_NUMPY_2)
@@ -100,16 +97,27 @@ def compare(name: str, package: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("name", roots.MACHINES)
 def test_numpy_computes_the_same_bytes(name: str, packages: Any) -> None:
-    compare(name, packages(name), "numpy")
+    compare(name, packages(name), "numpy", "--few")
+
+
+@pytest.mark.slow
+def test_numpy_computes_all_the_same_bytes_on_aarch64(packages: Any) -> None:
+    compare("aarch64", packages("aarch64"), "numpy")
 
 
 @pytest.mark.parametrize("name", roots.MACHINES)
 def test_kernels_compute_the_same_bytes(name: str, with_kernels: Any) -> None:
     needs_kernels()
-    compare(name, with_kernels(name), "host")
+    compare(name, with_kernels(name), "host", "--few")
 
 
-@pytest.mark.parametrize("engine", ["numpy", "host"])
+@pytest.mark.slow
+def test_kernels_compute_all_the_same_bytes_on_aarch64(with_kernels: Any) -> None:
+    needs_kernels()
+    compare("aarch64", with_kernels("aarch64"), "host")
+
+
+@pytest.mark.parametrize("engine", [pytest.param("numpy", marks=pytest.mark.slow), "host"])
 def test_all_promises_hold_on_aarch64(engine: str, packages: Any, with_kernels: Any) -> None:
     package = (with_kernels if engine == "host" else packages)("aarch64")
     found = run("aarch64", package, "-m", "refoptim", "conformance", f"--engine={engine}", "--json")
