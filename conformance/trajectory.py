@@ -78,9 +78,24 @@ def run(implementation: Implementation, case: Case, dtype: str) -> Iterator[Fram
             implementation.set(dict(hyper))
         if step == case.resume:
             implementation.resume()
-        grads = source.gradients(step, implementation.parameters())
+        grads = source.gradients(step, _listed("parameters", implementation.parameters()))
         implementation.step([None if [step, i] in case.skip else g for i, g in enumerate(grads)])
-        yield Frame(step, implementation.parameters(), implementation.state())
+        yield Frame(step, _listed("parameters", implementation.parameters()), _states(implementation.state()))
+
+
+def _listed(name: str, found: Any) -> Any:
+    """Return what a method of an implementation gave, if it is a list or a tuple."""
+    if not isinstance(found, (list, tuple)):
+        raise TypeError(f"{name}() must return a list, one entry for each parameter, got {type(found).__name__}")
+    return found
+
+
+def _states(found: Any) -> Any:
+    """Return the state that an implementation gave, if it is a list of dicts."""
+    wrong = next((x for x in _listed("state", found) if not isinstance(x, Mapping)), None)
+    if wrong is not None:
+        raise TypeError(f"state() must return a dict for each parameter, got {type(wrong).__name__}")
+    return found
 
 
 def bits(x: Array) -> Array:

@@ -222,13 +222,13 @@ def _problem(curve: Curve) -> _Problem:
     momentum = None if reference.momentum is None else shown.momentum
     shown = shown._replace(momentum=momentum)
     model = Model(spec if fits else changed(spec, _table=True), float(curve.lr))
-    differs = shown.lr != reference.lr
+    off = misfit(Model(changed(spec, _table=True), float(curve.lr)), shown)
+    differs, beyond = shown.lr != reference.lr, gaps(reference.lr, shown.lr) > shown.rounding
     if momentum is not None and reference.momentum is not None:
         differs = differs | (momentum != reference.momentum)
-    exact = Model(changed(spec, _table=True), float(curve.lr))
-    off = misfit(exact, shown)
-    parts = np.flatnonzero(differs)
-    return _Problem(model, shown, off, not len(parts), int(parts[0]) if len(parts) else None)
+        beyond = beyond | (gaps(reference.momentum, momentum) > shown.rounding)
+    parts = np.flatnonzero(beyond if beyond.any() else differs)
+    return _Problem(model, shown, off, not differs.any(), int(parts[0]) if len(parts) else None)
 
 
 def _blank(name: str, problems: Sequence[_Problem]) -> Diagnosis:
@@ -385,7 +385,9 @@ def _columns(text: str) -> dict[str, list[str]]:
     """Return the columns of a table by name."""
     rows = [row for row in csv.reader(text.splitlines()) if row]
     if rows and not _is_number(rows[0][-1]):
-        return dict(zip((name.strip() for name in rows[0]), map(list, zip(*rows[1:], strict=True)), strict=True))
+        if any(len(row) != len(rows[0]) for row in rows):
+            raise ValueError("its rows are not of one length")
+        return {name.strip(): [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])}
     return {"lr": [row[-1] for row in rows]}
 
 

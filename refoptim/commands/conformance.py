@@ -113,7 +113,7 @@ def conformance(
         _show(results, versions, diagnoses, every=not implementations, tracebacks=whole)
         if not (engines or implementations):
             _tell_of_host()
-    sys.exit(not all(r.ok for r in results))
+    sys.exit(int(not all(r.ok for r in results)))
 
 
 def _named_mistakes(implementations: Sequence[str], results: Sequence[run.Result]) -> report.Diagnoses:
@@ -266,5 +266,6 @@ def _case(result: run.Result) -> tuple[str, str]:
 
 
 def _line(r: run.Result) -> str:
-    where = f"{r.outcome}: {r.case} {r.dtype}, {report.column(r)}, promised {r.promise or 'nothing'}"
+    promised = "" if r.outcome == run.ERROR else f", promised {r.promise or 'nothing'}"
+    where = f"{r.outcome}: {r.case} {r.dtype}, {report.column(r)}{promised}"
     return f"{where}: {r.shown or r.reason}" + (f" ({r.reason})" if r.shown and r.reason else "")

@@ -145,6 +145,22 @@ def in_double(rules: Any, flag: str) -> None:
 
 by_update("FirstStepDampened", [SGD], FIRST, wrap=_first_dampened)
 by_words("MomentumAveraged", [SGD], BUFFER, words=averaged)
+
+
+@declare("MomentumAveraged", [SGD], BUFFER, FIRST)
+class AveragedFromZeros(Change):
+    """The buffer is an average that begins with zeros: the first gradient, too, enters times 1 - momentum."""
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        found: tuple[Array, ...] = _first_dampened(super().update, s, p, g, *state)
+        return found
+
+    @classmethod
+    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        return super().words(s, p, g, *state) | averaged(s, p, g, *state)
+
+
 by_scalars("DampeningIgnored", [SGD], BUFFER, change=lambda h, k, s: {"undamped": 1.0})
 by_scalars("NesterovIgnored", [SGD, Muon], AHEAD, change=lambda h, k, s: {"nesterov": not h.nesterov})
 declare("MomentumDecayIgnored", [NAdam], BUFFER)(with_settings(lambda h: {"momentum_decay": 1.0}))

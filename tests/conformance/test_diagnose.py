@@ -93,6 +93,39 @@ class PlainAdam(Adapter):
         return p, [m, v, largest, k]
 
 
+class AveragingSgd(Adapter):
+    """SGD whose momentum is an average of gradients that begins with zeros, as of Adam; dampening does nothing."""
+
+    def why_not(self, case: cases.Case, dtype: str) -> str | None:
+        return None if dtype == "float64" else "float64 alone"
+
+    def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Any]) -> None:
+        self.h, self.p = dict(hyper), [p.copy() for p in parameters]
+        self.m = [np.zeros_like(p) for p in parameters]
+
+    def set(self, hyper: Mapping[str, Any]) -> None:
+        self.h = dict(hyper)
+
+    def parameters(self) -> list[Any]:
+        return self.p
+
+    def step(self, grads: Sequence[Any]) -> None:
+        for i, g in enumerate(grads):
+            if g is None:
+                continue
+            d = (-g if self.h["maximize"] else g) + self.h["weight_decay"] * self.p[i]
+            if momentum := self.h["momentum"]:
+                self.m[i] = momentum * self.m[i] + (1 - momentum) * d
+                d = d + momentum * self.m[i] if self.h["nesterov"] else self.m[i]
+            self.p[i] = self.p[i] - self.h["lr"] * d
+
+
+def test_a_momentum_that_averages_from_zeros_on_is_named() -> None:
+    found = diagnose("SGD", plants.evidence("SGD", AveragingSgd))
+    assert (found.verdict, found.names, found.tied) == ("another rule", ("MomentumAveraged",), ())
+    assert found.agree == found.cases >= 15
+
+
 def adam_with(mistake: str) -> type[Adapter]:
     return type("Mine", (PlainAdam,), {"mistake": mistake})
 

@@ -138,6 +138,28 @@ def test_what_is_no_curve_is_refused(curve: Any, momentum: Any, message: str) ->
         diagnose_curve("StepLR(step_size=3)", 0.1, curve, momentum)
 
 
+def test_a_curve_parts_where_it_is_beyond_rounding() -> None:
+    """A cosine in closed form is rounded otherwise from epoch 3 on; what is wrong in it is the number of epoch 20."""
+    curve = [0.05 * (1 + math.cos(math.pi * k / 50)) for k in range(51)]
+    curve[20] += 1e-4
+    said = diagnose_curve("CosineAnnealingLR(T_max=50)", 0.1, curve)
+    assert (said.verdict, said.first) == ("unknown", 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lr\n", "it has no lr, or fewer than two"),
+        ("epoch,lr\n0,0.1\n1\n", "its rows are not of one length"),
+        ("lr\n0.1\nabc\n", "could not convert string to float: 'abc'"),
+    ],
+)
+def test_what_is_no_curve_says_why(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(GoldenError, match=f"^x.csv holds no curve: {said}$"):
+        read_curve(tmp_path / "x.csv")
+
+
 def test_what_is_no_scheduler_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no scheduler"):
         diagnose_curve("NoLR()", 0.1, [0.1, 0.1])

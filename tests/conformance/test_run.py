@@ -143,6 +143,19 @@ def test_an_error_is_a_result() -> None:
     assert r.traceback.startswith("Traceback") and r.traceback.endswith("ArithmeticError: no such thing")
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("parameters", None, "parameters() must return a list, one entry for each parameter, got NoneType"),
+        ("state", [3], "state() must return a dict for each parameter, got int"),
+    ],
+)
+def test_what_a_method_must_return_is_said(method: str, given: Any, message: str) -> None:
+    box = type("Box", (Plain,), {method: lambda self: given})
+    (r,) = run.perform(run.jobs(named(Plain), "sgd-plain", ("float64",))[0]._replace(make=box))
+    assert r.outcome == run.ERROR and r.reason.startswith(f"TypeError: {message}")
+
+
 @pytest.mark.parametrize(("raised", "expected"), [(SystemExit(0), run.ERROR), (KeyboardInterrupt(), None)])
 def test_an_implementation_cannot_end_the_run(raised: BaseException, expected: str | None) -> None:
     class Leaves(Plain):
