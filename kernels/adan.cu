@@ -37,9 +37,8 @@ struct Adan : NoRegisters {
     }
 
     template <class T, class X>
-    __device__ static void update(
-        const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_diff, X& exp_avg_sq, X& neg_pre_grad
-    ) {
+    __device__ static void
+    update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_diff, X& exp_avg_sq, X& neg_pre_grad) {
         if (s.first)
             neg_pre_grad = neg(g);
         X d = add(neg_pre_grad, g);

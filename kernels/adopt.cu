@@ -20,7 +20,9 @@ struct ADOPT : NoRegisters {
     __device__ static bool is_given(double x) { return x == x; }
 
     // The bound of step k; 0 where there is none.
-    __device__ static double bound(double clip_exp, double k) { return is_given(clip_exp) ? power(k - 1, clip_exp) : 0; }
+    __device__ static double bound(double clip_exp, double k) {
+        return is_given(clip_exp) ? power(k - 1, clip_exp) : 0;
+    }
 
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];

@@ -44,7 +44,7 @@ AHEAD = 64
 
 def power(x: float, y: float) -> float:
     """Return x**y, with the special values of C's ``pow``; NaN for x < 0 and an exponent that is no integer."""
-    if y == 0.5 and type(x) is float and x > 0:
+    if type(x) is type(y) is float and y == 0.5 and x > 0:
         return math.sqrt(x)
     found = _known.get((x, y))
     if found is not None:
