@@ -48,7 +48,9 @@ class Torch(oracle.Torch):
 
     def why_not(self, case: Case, dtype: str) -> str | None:
         """Say where torch has no such loop."""
-        cls = getattr(oracle.torch().optim, case.optimizer)
+        cls = getattr(oracle.torch().optim, case.optimizer, None)
+        if cls is None:
+            return f"torch has no {case.optimizer}"
         if self._value and self._flag not in inspect.signature(cls).parameters:
             return f"torch's {case.optimizer} has no {self._flag} path"
         if self._flag == "fused" and (dtype in COMPLEX or "nnz" in case.gradient):

@@ -79,6 +79,7 @@ def test_doctor_names_each_golden_that_is_missing_altered_or_cut_off(copied: Pat
 
 
 def test_doctor_names_a_few_of_many(copied: Path) -> None:
+    missing = len(list((copied / "lr").iterdir()))
     shutil.rmtree(copied / "lr")
     code, value = doctor_on_goldens()
-    assert code == 1 and value.count("missing: lr/") == 3 and value.endswith(", and 12 more")
+    assert code == 1 and value.count("missing: lr/") == 3 and value.endswith(f", and {missing - 3} more")

@@ -47,7 +47,8 @@ def test_derivatives_by_settings(rule: str, name: str) -> None:
     i = names(rule).index(name)
     values: list[Any] = numbers(rule)
     values[i] = torch.tensor(values[i], dtype=torch.float64, requires_grad=True)
-    (found,) = torch.autograd.grad(loss(rule, values, tensors(path())), [values[i]])
+    reached = loss(rule, values, tensors(path()))  # by a number that only chooses a sign there is no way back
+    (found,) = torch.autograd.grad(reached, [values[i]]) if reached.requires_grad else (torch.zeros(()),)
     np.testing.assert_allclose(found.item(), slope_by_number(rule, i), rtol=1e-6, atol=1e-9)
 
 
@@ -67,7 +68,7 @@ def first_state(rule: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("double_registers")
-@pytest.mark.parametrize("rule", [rule for rule in SMOOTH if rule != "rprop"])  # whose old gradients only choose
+@pytest.mark.parametrize("rule", [rule for rule in SMOOTH if rule not in ("rprop", "lion")])  # whose state only chooses
 def test_derivatives_by_state(rule: str) -> None:
     p, g, *_, weights = path()
     state = first_state(rule)

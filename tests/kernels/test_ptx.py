@@ -163,4 +163,5 @@ def test_one_entry_is_compiled_alone() -> None:
 def test_includes_stand_once() -> None:
     source = nvrtc.expand("adagrad")
     assert source.count("constexpr int THREADS = ") == source.count('#line 1 "harness/number.cuh"') == 1
-    assert re.findall(r"#include .*", source) == ['#include "../host/pack.h"', '#include "../host/cuda.h"']
+    of_hosts = [f'#include "../host/{name}.h"' for name in ("pack", "cuda", "decided")]
+    assert re.findall(r"#include .*", source) == of_hosts
