@@ -31,7 +31,7 @@ def test_digits_reach_97_percent_with_the_default_optimizer():
     "arguments",
     [
         ("SGD", "--lr", "0.1", "--set", "momentum=0.9", "--set", "nesterov=True"),
-        ("Muon", "--set", "adjust_lr_fn=original"),
+        pytest.param(("Muon", "--set", "adjust_lr_fn=original"), marks=pytest.mark.slow),
         ("LBFGS", "--set", "line_search_fn=strong_wolfe"),
         ("ConjugateGradient",),
         ("Adafactor",),
@@ -80,7 +80,9 @@ def test_mixed_precision_is_as_good_as_float32():
     assert narrow < 15
 
 
-@pytest.mark.parametrize("arguments", [(), ("Rprop",), ("NAdam",)], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [("Rprop",), *(pytest.param(x, marks=pytest.mark.slow) for x in [(), ("NAdam",)])]
+)
 def test_torch_and_arrays_are_trained_to_the_same_bits(arguments):
     pytest.importorskip("torch", reason="torch is not installed")
     finished = run(*arguments, script="train_torch.py")

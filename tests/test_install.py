@@ -180,7 +180,7 @@ def code(files: dict[str, bytes]) -> bytes:
 
 
 @needs_compiler
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_flags_of_a_wrapper_cannot_change_a_bit(build: Build, plain: Wheel, tmp_path: Path, before: bool) -> None:
     """Flags that the compiler gets from elsewhere are undone by those behind them, or seen by the kernels."""
     wrapper = tmp_path / "wrapper"

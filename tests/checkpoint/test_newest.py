@@ -16,7 +16,7 @@ from refoptim.checkpoint import CheckpointError
 
 FORMS: dict[str, dict[str, Any]] = {".safetensors": {}, ".npz": {}, ".json": {}, "": {"shards": 2}}
 
-FLIPS = 300
+FLIPS = 120
 
 
 def saved(folder: Path, form: str, step: int) -> Path:

@@ -18,6 +18,7 @@ from refoptim.conformance import export, formats, goldens, record_lr, text
 from refoptim.conformance.strict import Layout
 from refoptim.conformance.verify import verify_file
 
+from helpers.sampling import EACH
 from refoptim.commands import gpu_report
 
 FLIPS = 2000
@@ -92,10 +93,11 @@ def damaged(whole: bytes, apart: int, flips: int) -> Iterator[bytes]:
         yield whole[:place] + bytes([whole[place] ^ (1 << int(bit))]) + whole[place + 1 :]
 
 
+@EACH
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_damaged_is_refused_or_read_as_it_was(tmp_path: Path, kind: str) -> None:
+def test_what_is_damaged_is_refused_or_read_as_it_was(tmp_path: Path, kind: str, each: int) -> None:
     name, write, read, apart, flips = KINDS[kind]
-    path = tmp_path / name
+    path, apart, flips = tmp_path / name, apart * each, flips // each
     write(path)
     whole, original, refused, tried = path.read_bytes(), read(path), 0, 0
     for data in damaged(whole, apart, flips):
