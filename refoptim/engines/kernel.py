@@ -56,13 +56,17 @@ def _read(stem: str, name: str) -> Kernel | None:
         return None
     _, _, text = source.read_text(encoding="utf-8").partition(f"struct {name} ")
     record, hypers = _body(text, "Record"), _body(text, "Hypers")
-    update = re.search(r"void update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
+    update = re.search(r"void\s+update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
+    state = tuple(re.findall(r"X& (\w+)", update[1] if update else ""))
+    entries = re.search(rf"^ENTRIES\(\w+, {name}, (\d+)\)", text, re.MULTILINE)
+    if entries and int(entries[1]) != len(state):
+        raise RuntimeError(f"{source.name}: {name} has {entries[1]} state arrays, but its update takes {len(state)}")
     return Kernel(
         stem=stem,
         name=name.lower(),
         record=tuple(re.findall(r"(\w+)[,;]", record)),
         hypers=tuple((x, int(n or 1)) for x, n in re.findall(r"(\w+)(?:\[(\d+)\])?[,;]", hypers)),
-        state=tuple(re.findall(r"X& (\w+)", update[1] if update else "")),
+        state=state,
     )
 
 
