@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:
     monkeypatch.setattr(bench, "TURN", 0.0)
 
 
-@pytest.mark.parametrize("name", bench.OPTIMIZERS)
+@pytest.mark.parametrize("name", bench.OF_TORCH)
 def test_a_case_is_measured(name: str) -> None:
     result = bench_interop.run(Case(name, "float32", 3, 50), 1)
     assert result.seconds.keys() == {"plain", "front", "torch"}
@@ -74,6 +74,13 @@ def test_the_command() -> None:
     ]
     for x in found:
         assert x["ratio"] == pytest.approx(x["seconds"] / x["torch fused seconds"])
+
+
+@pytest.mark.parametrize("name", sorted(bench.OPTIMIZERS.keys() - {*bench.OF_TORCH}))
+def test_what_torch_does_not_have_is_not_offered(name: str) -> None:
+    done = CliRunner().invoke(main, ["bench", "interop", "--pattern", name])
+    assert done.exit_code != 0
+    assert f"no case matches {name!r}" in done.stderr
 
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
