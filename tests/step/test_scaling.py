@@ -18,6 +18,13 @@ ENGINES = [pytest.param(None, id="reference"), pytest.param(True, id="kernels", 
 
 NARROW = ["float16", "bfloat16"]
 
+BEGINNINGS: dict[str, dict[str, Any]] = {
+    "Adagrad": {"initial_accumulator_value": 0.25},
+    "Rprop": {"lr": 0.125},
+    "Yogi": {"initial_accumulator": 0.125, "initial_exp_avg": -0.0625},
+}
+"""Numbers that state begins at and 16 bits hold exactly, so that it begins alike in them and in float32."""
+
 SCALES = (1024, 0.7, np.float64(3e-5), np.array([65536.0]), np.float32(7), 1 / 3)
 
 
@@ -70,7 +77,7 @@ def test_stored_numbers_are_rounded_once(name: str, dtype: str, fused: bool | No
     """The witness widens all arrays, divides and steps in float32, and rounds what it kept by hand; some overflows."""
     kind = dtype_of(dtype)
     x = normal(0, 40).astype(kind)
-    exact = {"Adagrad": {"initial_accumulator_value": 0.25}, "Rprop": {"lr": 0.125}}.get(name, {})
+    exact = BEGINNINGS.get(name, {})
     one, other = make(name, [x.copy()], fused=fused, **exact), make(name, [x.astype(np.float32)], **exact)
     for k, scale in enumerate(SCALES):
         g = normal(9 + k, 40).astype(kind)
