@@ -297,6 +297,7 @@ def test_quotes_that_do_not_end_are_said(monkeypatch: pytest.MonkeyPatch) -> Non
     assert type(raised.value).__name__ == "BuildError"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_is_built_already_is_not_built_again(build: Build, checkout: Path, tmp_path: Path) -> None:
     """The same sources, compiler and flags give the same library; one that was damaged is built anew."""
@@ -359,6 +360,7 @@ def has(package: str, major: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(
     not (has("pip", 23) and has("setuptools", 77)), reason="pip 23 and setuptools 77 are not installed, or are older"
