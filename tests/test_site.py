@@ -156,7 +156,7 @@ def test_twins_stand_side_by_side(name: str) -> None:
     assert [pair for pair in pairs.values() if pair.twin]
     if "update" in vars(twins.rule(OPTIMIZERS[name])):
         assert pairs["update"].room.startswith("def update(cls, s: Record")
-        assert re.search(r"static void update\(\s*const Record<T>& s", pairs["update"].twin)
+        assert re.search(r"static void\s+update\(\s*const Record<T>& s", pairs["update"].twin)
     if name not in PROGRAMS:
         assert pairs["scalars"].room.startswith("def scalars(cls, h: Hypers")
         assert "static Record<double> scalars(const Hypers& h" in pairs["scalars"].twin
