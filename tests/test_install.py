@@ -163,6 +163,7 @@ def hash_of(folder: Path) -> str:
     return str(runpy.run_path(str(folder / "harness/source_hash.py"))["source_hash"]())
 
 
+@pytest.mark.kernels
 @needs_compiler
 def test_flags_from_outside_cannot_change_a_bit(build: Build, plain: Wheel) -> None:
     """The library is the same to the byte, whatever the flags; only those that change no result are passed on."""
@@ -179,8 +180,9 @@ def code(files: dict[str, bytes]) -> bytes:
     return found
 
 
+@pytest.mark.kernels
 @needs_compiler
-@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("before", [True, False])
 def test_flags_of_a_wrapper_cannot_change_a_bit(build: Build, plain: Wheel, tmp_path: Path, before: bool) -> None:
     """Flags that the compiler gets from elsewhere are undone by those behind them, or seen by the kernels."""
     wrapper = tmp_path / "wrapper"
@@ -262,6 +264,7 @@ def test_what_changes_no_result_is_passed_on(flags: str, words: list[str], monke
     assert (found.command, found.left_out) == ([COMPILER, *words], [])
 
 
+@pytest.mark.kernels
 @needs_compiler
 def test_flags_with_values_of_their_own_and_quotes_build(build: Build, plain: Wheel, tmp_path: Path) -> None:
     flags = f"""-I {tmp_path} -D THIS -D 'THAT="a b"' -isystem "{tmp_path}" """
@@ -322,6 +325,7 @@ def hasty(path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.kernels
 @needs_compiler
 def test_a_library_that_lacks_a_variant_is_built_again(build: Build, tmp_path: Path) -> None:
     """What the compiler could not do, for want of memory perhaps, it may do now."""
@@ -330,6 +334,7 @@ def test_a_library_that_lacks_a_variant_is_built_again(build: Build, tmp_path: P
     assert bool(build(again=True, CXX=poor).progress) == (platform.machine() in ("x86_64", "AMD64"))
 
 
+@pytest.mark.kernels
 @needs_compiler
 def test_a_library_in_place_is_taken(build: Build, checkout: Path, tmp_path: Path) -> None:
     """An editable installation builds elsewhere and copies: what it left in the checkout is taken the next time."""
@@ -342,6 +347,7 @@ def test_a_library_in_place_is_taken(build: Build, checkout: Path, tmp_path: Pat
         place.unlink()
 
 
+@pytest.mark.kernels
 @needs_compiler
 def test_what_a_compiler_does_not_know_is_left_out(build: Build, tmp_path: Path) -> None:
     wheel = build(CXX=script(tmp_path / "poor", "-fopenmp", "-march=x86-64-v4"))

@@ -130,6 +130,7 @@ def adam_with(mistake: str) -> type[Adapter]:
     return type("Mine", (PlainAdam,), {"mistake": mistake})
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize(
     ("optimizer", "mistake", "name"),
     [
@@ -349,6 +350,7 @@ def invoke(*arguments: Any) -> tuple[int, str]:
     return result.exit_code, result.stdout if result.exit_code < 2 else result.stderr
 
 
+@pytest.mark.diagnose
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 @pytest.mark.parametrize(
     ("macro", "optimizer", "name"),

@@ -20,9 +20,10 @@ def results(name: str, dtypes: tuple[str, ...] = ()) -> list[run.Result]:
     return [result for job in run.jobs(name, dtypes=dtypes) for result in run.perform(job)]
 
 
-def test_torch_is_exact() -> None:
+@pytest.mark.parametrize("dtypes", [("float32",), pytest.param((), marks=pytest.mark.slow)], ids=["float32", "all"])
+def test_torch_is_exact(dtypes: tuple[str, ...]) -> None:
     """In every case and every storage type but for sparse gradients and rules that sum."""
-    found = results("torch-functional")
+    found = results("torch-functional", dtypes)
     assert not [(r.case, r.dtype, r.outcome, r.reason) for r in found if (r.ran and not r.exact) or not r.ok]
     assert {r.optimizer for r in found if r.ran} == {case.optimizer for case in CASES.values()} - MEASURED
     assert {r.case for r in found if not r.ran} == {

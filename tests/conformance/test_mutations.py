@@ -119,6 +119,7 @@ def test_the_mistake_is_caught(optimizer: str, flag: str, monkeypatch: pytest.Mo
     assert moved is ((optimizer, flag) not in IN_STATE_ALONE)
 
 
+@pytest.mark.diagnose
 @pytest.mark.parametrize("optimizer", sorted({optimizer for optimizer, _ in dialects.AXES}))
 def test_every_axis_changes_a_case(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stem = next(stem for stem in cases.stems() if cases.load(stem)[0].optimizer == optimizer)

@@ -28,6 +28,7 @@ __device__ inline void round_to(bfloat16& to, float x) { to.bits = to_bfloat16(x
 STEMS = sorted(path.relative_to(KERNELS).with_suffix("").as_posix() for path in KERNELS.rglob("*.cu"))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("stem", STEMS)
 def test_ptx(stem: str) -> None:
     source = nvrtc.expand(stem)
