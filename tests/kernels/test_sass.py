@@ -56,6 +56,10 @@ def test_no_load_waits_for_another(entry: str) -> None:
     assert ONE_STAGE.fullmatch(stages(loop(entry)))
 
 
+MOST = {"adan": 150}
+"""Instructions for an element where they may be more than 120: Adan takes three quotients more than Adam."""
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("stem", STEMS)
 def test_no_load_of_any_rule_waits_for_another(stem: str) -> None:
@@ -66,7 +70,7 @@ def test_no_load_of_any_rule_waits_for_another(stem: str) -> None:
         if entry.reads:
             (shortest, *_) = found[entry.name].loops("LDG.E.128")
             assert ONE_STAGE.fullmatch(stages(shortest)), entry.name
-            assert len(shortest) / (16 // WIDTHS[gradient(entry.name)]) <= 120, entry.name
+            assert len(shortest) / (16 // WIDTHS[gradient(entry.name)]) <= MOST.get(stem, 120), entry.name
             assert not count(found[entry.name].code, "LDL") + count(found[entry.name].code, "STL"), entry.name
 
 
