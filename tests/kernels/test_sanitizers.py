@@ -59,7 +59,9 @@ def skip_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "blocks", "threads"), [(ADDRESS, 2, 3), (ADDRESS, 100, 1), (HOST, 3, 1)], ids=["2x3", "100x1", "host"]
+    ("flags", "blocks", "threads"),
+    [(ADDRESS, 2, 3), pytest.param(ADDRESS, 100, 1, marks=pytest.mark.slow), (HOST, 3, 1)],
+    ids=["2x3", "100x1", "host"],
 )
 def test_kernels_run_clean(flags: tuple[str, ...], blocks: int, threads: int, tmp_path: Path) -> None:
     skip_without(tmp_path)

@@ -57,7 +57,7 @@ def test_no_load_waits_for_another(entry: str) -> None:
 
 
 MOST = {"adan": 150}
-"""Instructions for an element where they may be more than 120: Adan takes three quotients more than Adam."""
+"""Instructions for an element where they may be more than 120: Adan takes two quotients more than Adam."""
 
 
 @pytest.mark.kernels
