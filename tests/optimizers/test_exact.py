@@ -58,14 +58,18 @@ def check(
     assert np.mean(finite) > 0.5, "a comparison of NaNs shows nothing"
 
 
-@pytest.mark.parametrize("i", range(8))
+DRAWS = [*range(3), *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 8))]
+"""Which configurations are drawn: a few always, all in the slow tests."""
+
+
+@pytest.mark.parametrize("i", DRAWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", DENSE)
 def test_drawn_configuration(name: str, dtype: str, i: int) -> None:
     check(name, dtype, i, draw(name, dtype, i))
 
 
-@pytest.mark.parametrize("i", range(8))
+@pytest.mark.parametrize("i", DRAWS)
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize("name", DENSE)
 def test_complex_parameters(name: str, dtype: str, i: int) -> None:
@@ -80,7 +84,7 @@ def test_complex_parameters_are_pairs_of_reals(name: str, dtype: str) -> None:
         check(name, dtype, i, draw(name, dtype, i), looks=(1, 2, 30), pairs=True)
 
 
-@pytest.mark.parametrize("i", range(8))
+@pytest.mark.parametrize("i", DRAWS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", DENSE)
 def test_16_bit_storage_rounded_after_each_word(name: str, dtype: str, i: int) -> None:
