@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers import wider
 from helpers.faults import Interrupt, Lines, alarms, raised, set_off, traced
 from helpers.kernels import NEEDS_KERNELS
 from helpers.trials import TRIALS, Make, stages_of
@@ -64,9 +65,13 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield set_it_off
 
 
+SOME = [pytest.param(x, marks=pytest.mark.slow) if x.partition(",")[0] in wider.WIDER else x for x in TRIALS]
+"""The trials, of which those of rules beyond torch's are slow: the same code steps them."""
+
+
 @NEEDS_KERNELS
 @pytest.mark.faults
-@pytest.mark.parametrize("name", TRIALS)
+@pytest.mark.parametrize("name", SOME)
 def test_some_lines(name: str, fault: Any) -> None:
     n, stages = count(TRIALS[name]), stages_of(TRIALS[name])
     first = 1 + sum(map(ord, name)) % SAMPLE
