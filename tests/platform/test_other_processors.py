@@ -117,7 +117,8 @@ def test_kernels_compute_all_the_same_bytes_on_aarch64(with_kernels: Any) -> Non
     compare("aarch64", with_kernels("aarch64"), "host")
 
 
-@pytest.mark.parametrize("engine", [pytest.param("numpy", marks=pytest.mark.slow), "host"])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["numpy", "host"])
 def test_all_promises_hold_on_aarch64(engine: str, packages: Any, with_kernels: Any) -> None:
     package = (with_kernels if engine == "host" else packages)("aarch64")
     found = run("aarch64", package, "-m", "refoptim", "conformance", f"--engine={engine}", "--json")
