@@ -53,7 +53,7 @@ class Diagnosis:
         tied: other flags that explain all cases as well.
         rounding: the flags that, beside ``names``, give the very bits, or say what is lost at the ends of the range.
         exact: whether all bits are explained.
-        library: the libraries that are known to have this dialect.
+        libraries: the libraries that are known to have this dialect.
         cases: how many cases decided, and ``agree`` how many agree with what is named.
         ulps: the largest distance that is left, in units of the last place of the largest number.
         ulps_of: the type whose units those are, if not the widest that a case ran in.
@@ -71,7 +71,7 @@ class Diagnosis:
     tied: tuple[tuple[str, ...], ...] = ()
     rounding: tuple[str, ...] = ()
     exact: bool = False
-    library: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
     cases: int = 0
     agree: int = 0
     ulps: float = 0.0
@@ -104,7 +104,7 @@ class Diagnosis:
         if self.verdict == SAME_RULE:
             return "same rule, rounded otherwise" + (f": {' + '.join(self.names)}" if self.names else "")
         if self.verdict == ANOTHER_RULE:
-            whose = f", that of {', '.join(self.library)}" if self.library else ""
+            whose = f", that of {', '.join(self.libraries)}" if self.libraries else ""
             return f"another rule{whose}: {' + '.join(self.names)}"
         if not self.cases:
             return "unknown: no case could be compared"

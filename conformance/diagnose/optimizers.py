@@ -219,7 +219,7 @@ class _Patient:
             tied=self._tied(atoms, sets[1:]),
             rounding=names_of(more),
             exact=exact,
-            library=self._libraries(tuple(rule)),
+            libraries=self._libraries(tuple(rule)),
             cases=len(self.deciding),
             agree=agree,
             ulps=max(distance(self.optimizer, atoms, e) / _unit(e) for e in self.deciding),

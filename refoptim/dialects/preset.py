@@ -32,14 +32,14 @@ class Preset(Optimizer):
     """An optimizer as another library has it.
 
     Attributes:
-        library: the library, as its module here is called.
+        owner: the library, as its module here is called.
         axes: what differs from refoptim's.
         flags: the names of that, as ``FLAGS`` explains them.
         defaults_of_its_own: the settings whose defaults are others.
         functional: the pure rule, as ``refoptim.functional`` has those of refoptim.
     """
 
-    library: ClassVar[str]
+    owner: ClassVar[str]
     axes: ClassVar[tuple[Axis, ...]]
     flags: ClassVar[tuple[str, ...]]
     defaults_of_its_own: ClassVar[Mapping[str, Any]]
@@ -49,7 +49,7 @@ class Preset(Optimizer):
     def check(cls, h: Hypers) -> None:
         super().check(h)
         if getattr(h, "fused", None):
-            raise RuntimeError(f"fused=True needs kernels, and {cls.library}.{cls.__name__} has none: leave fused=None")
+            raise RuntimeError(f"fused=True needs kernels, and {cls.owner}.{cls.__name__} has none: leave fused=None")
 
 
 def known() -> dict[str, dict[str, type[Preset]]]:
@@ -90,12 +90,12 @@ def entered(
     module: str, made: type[Preset], optimizer: type[Optimizer], axes: tuple[Axis, ...], defaults: dict[str, Any]
 ) -> type[Preset]:
     """Enter an optimizer as a library's, and let it say what it is."""
-    made.__module__, made.library = module, module.rpartition(".")[2]
+    made.__module__, made.owner = module, module.rpartition(".")[2]
     made.axes, made.flags = axes, tuple(axis.flag for axis in axes)
     made.defaults_of_its_own = defaults
     made.__doc__ = _described(made, optimizer, sys.modules[module].__dict__["WITNESS"]) + (made.__doc__ or "")
     made.functional = staticmethod(pure_preset(made))  # type: ignore[assignment]
-    _made.setdefault(made.library, {})[optimizer.__name__] = made
+    _made.setdefault(made.owner, {})[optimizer.__name__] = made
     return made
 
 
@@ -116,7 +116,7 @@ def _with_defaults(usual: Signature, defaults: dict[str, Any]) -> Signature:
 def _described(made: type[Preset], optimizer: type[Optimizer], witness: str) -> str:
     name, settings = optimizer.__name__, ", ".join(f"{key}={x!r}" for key, x in made.defaults_of_its_own.items())
     return (
-        f"{name} as {made.library} has it: ``refoptim.{name}`` with {', '.join(made.flags) or 'no difference'}"
+        f"{name} as {made.owner} has it: ``refoptim.{name}`` with {', '.join(made.flags) or 'no difference'}"
         + (f", and by default {settings}" if settings else "")
         + ".\n\n    ``refoptim.dialects.FLAGS`` says what the names mean; arguments and state are those of "
         + f"{name}.\n    Held to {witness}.\n"

@@ -67,7 +67,7 @@ def adaptive_clip_grad_(parameters: Any, clip_factor: float = 0.01, eps: float =
         norm = _unit_norm(g)
         return where(norm < longest, g, mul(g, div(longest, maximum(norm, number(LEAST_NORM)))))
 
-    _change(parameters, clipped)
+    _change_all(parameters, clipped)
 
 
 def centralize_grad_(parameters: Any, min_ndim: int = 2) -> None:
@@ -92,7 +92,7 @@ def centralize_grad_(parameters: Any, min_ndim: int = 2) -> None:
         mean = div(tree.sum_along(lambda x: x, rows, axis=1), g.dtype.type(rows.shape[1]))
         return sub(rows, mean).reshape(g.shape)
 
-    _change(parameters, centred)
+    _change_all(parameters, centred)
 
 
 def clip_by_block_rms_(parameters: Any, threshold: float) -> None:
@@ -112,7 +112,7 @@ def clip_by_block_rms_(parameters: Any, threshold: float) -> None:
         rms = sqrt(div(tree.total(tree.square, g), number(g.size)))
         return div(g, maximum(number(1), div(rms, number(bound))))
 
-    _change(parameters, clipped)
+    _change_all(parameters, clipped)
 
 
 @np.errstate(all="ignore")
@@ -141,7 +141,7 @@ def clip_by_global_norm_(parameters: Any, max_norm: float) -> Any:
         number = g.dtype.type
         return where(norm < bound, g, mul(div(g, norm.astype(g.dtype)), number(bound)))
 
-    _change(members, clipped)
+    _change(members, gradients, clipped)
     return norm
 
 
@@ -170,11 +170,16 @@ def _checked(members: Sequence[Any]) -> list[Array]:
     return gradients
 
 
-@np.errstate(all="ignore")
-def _change(parameters: Any, rule: Rule) -> None:
-    """Put in the place of each gradient what a rule makes of it and of its parameter."""
+def _change_all(parameters: Any, rule: Rule) -> None:
+    """Check parameters and gradients, and change these by a rule."""
     members = _members(parameters)
-    gradients, changes = _checked(members), []
+    _change(members, _checked(members), rule)
+
+
+@np.errstate(all="ignore")
+def _change(members: Sequence[Any], gradients: Sequence[Array], rule: Rule) -> None:
+    """Put in the place of each gradient what a rule makes of it and of its parameter."""
+    changes: list[Any] = []
     for p, g in zip(members, gradients, strict=True):
         if g.size:
             with at(place(g)):

@@ -400,7 +400,7 @@ def test_the_command_says_what_it_finds_and_refuses_what_it_cannot_run(tmp_path:
 def test_the_library_that_has_a_dialect_is_said(library: str, optimizer: str) -> None:
     preset = preset_of.known()[library][optimizer]
     found = diagnose(optimizer, plants.evidence(optimizer, plants.planted(optimizer, *preset.axes)))
-    assert library in found.library and f"that of {', '.join(found.library)}" in found.summary
+    assert library in found.libraries and f"that of {', '.join(found.libraries)}" in found.summary
     assert {*found.names} == {*preset.flags} - OF_ROUNDING
 
 
@@ -408,7 +408,7 @@ def test_a_library_that_differs_in_more_is_not_said() -> None:
     one = dialects.AXES["Adam", "EpsUnscaled"][0]
     known = {"same": {"Adam": (one,)}, "more": {"Adam": (one, dialects.AXES["Adam", "AmsgradIgnored"][0])}}
     found = diagnose("Adam", plants.evidence("Adam", plants.planted("Adam", one)), known=known)
-    assert found.library == ("same",)
+    assert found.libraries == ("same",)
 
 
 def test_cases_that_raise_are_said_and_decide_nothing() -> None:
