@@ -10,6 +10,7 @@ import numpy as np
 from refoptim.engines.fused import in_line
 from refoptim.engines.machine import Machine, Recorder
 from refoptim.numerics.arith import Array, DType, arithmetic
+from refoptim.numerics.tree import operands
 
 from .harness.tables import Table
 
@@ -45,11 +46,6 @@ def fold(
         groups.setdefault(tuple(x.dtype for x in vectors), []).append(vectors)
     for dtypes, group in groups.items():
         _launch(machine, expression, dtypes, group, count)
-
-
-def operands(expression: Any) -> list[int]:
-    """Return the numbers of the operands of a sum, in order."""
-    return [expression] if not isinstance(expression, tuple) else [i for x in expression for i in operands(x)]
 
 
 def waiting(expression: Any) -> int:

@@ -62,11 +62,6 @@ def whole(sums: Mapping[Block, Sum]) -> Sum:
     return next(iter(left.values()))
 
 
-def numbers(expression: Sum) -> list[int]:
-    """Return the numbers of the operands of a sum."""
-    return [expression] if not isinstance(expression, tuple) else [i for x in expression for i in numbers(x)]
-
-
 @twinned
 def fold(expression: Sum, columns: Sequence[Sequence[Array]], outs: Sequence[Array], count: int = 1) -> None:
     """Write a sum of each column of vectors, divided by ``count``, into the vector of ``outs`` in its place."""

@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..numerics.arith import Array, arithmetic
+from ..numerics.tree import operands as operands_of
 from .buffers import Buffers
 from .comm import Communicator
 from .exchange import DTypes, Vectors, cut, scatter
 from .layout import Range, Ranges, Segment, segments
-from .order import Block, Sum, blocks, fold, merged, numbers, whole
+from .order import Block, Sum, blocks, fold, merged, whole
 
 Held: TypeAlias = "dict[Block, list[Array | None]]"
 """Sums of blocks: a vector of each parameter, in the arithmetic type but for a piece alone."""
@@ -112,7 +113,7 @@ class Pieces:
         found = [None if x is None else self.buffers.take(x.size, arithmetic(x.dtype), x) for x in operands[0]]
         columns = [column for column in zip(*operands, strict=True) if column[0] is not None]
         fold(term, columns, [x for x in found if x is not None])
-        for i in numbers(term):
+        for i in operands_of(term):
             self._give(operands[i])
         return found
 

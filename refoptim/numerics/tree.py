@@ -226,3 +226,8 @@ def matmul(a: Array, b: Array) -> Array:
         for k in range(a.shape[1]):
             entries += a[rows, k, None] * b[k, columns]
     return out
+
+
+def operands(expression: Any) -> list[int]:
+    """Return the numbers of the operands of a sum that is written as nested pairs, in order."""
+    return [expression] if not isinstance(expression, tuple) else [i for x in expression for i in operands(x)]
