@@ -53,6 +53,9 @@ class PlatformWheel(bdist_wheel):
         return ("py3", "none", super().get_tag()[2])
 
 
+INSIDE = ["kernels", "kernels.*", "conformance", "conformance.*"]
+"""Folders of the checkout whose packages are installed inside refoptim."""
+
 setup(
     name="refoptim",
     version="0.2.0",
@@ -82,10 +85,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["refoptim", "refoptim.*"]),
-        "refoptim.kernels",
-        "refoptim.kernels.harness",
-        "refoptim.conformance",
-        "refoptim.conformance.adapters",
+        *(f"refoptim.{name}" for name in find_packages(include=INSIDE, exclude=["conformance.plugin"])),
         "refoptim_pytest",
     ],
     package_dir={

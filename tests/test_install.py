@@ -159,6 +159,19 @@ def test_a_wheel_holds_the_library_and_its_sources(plain: Wheel, checkout: Path,
     assert {f"refoptim/kernels/{name}" for name in kernels} <= files.keys()
 
 
+@needs_compiler
+def test_a_wheel_holds_every_module(plain: Wheel, checkout: Path) -> None:
+    """Those of each folder where it is installed: what an editable installation finds, another one must hold."""
+    places = {"refoptim": "refoptim", "kernels": "refoptim/kernels", "conformance": "refoptim/conformance"}
+    modules = {
+        f"{place}/{path.relative_to(checkout / folder).as_posix()}"
+        for folder, place in places.items()
+        for path in (checkout / folder).rglob("*.py")
+    }
+    wanted = {name.replace("refoptim/conformance/plugin/", "refoptim_pytest/") for name in modules}
+    assert len(wanted) > 200 and wanted <= plain.files.keys()
+
+
 def hash_of(folder: Path) -> str:
     return str(runpy.run_path(str(folder / "harness/source_hash.py"))["source_hash"]())
 
