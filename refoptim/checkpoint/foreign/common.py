@@ -50,7 +50,7 @@ class Target(NamedTuple):
     def dialect(self) -> frozenset[str]:
         """The flags of a rule out of ``refoptim.dialects``, and the name of its library."""
         flags = {axis.flag for axis in getattr(self.made, "axes", ())}
-        return frozenset({*flags, *filter(None, [getattr(self.made, "library", None)])})
+        return frozenset({*flags, *filter(None, [getattr(self.made, "owner", None)])})
 
     @property
     def group(self) -> Group:
