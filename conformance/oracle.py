@@ -216,7 +216,7 @@ class Package:
         self._sign: Callable[[Array], Array] = neg
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
-        self._class: Any = package_class(self._witness)
+        self._class: Any = imported(self._witness.cls, self._witness.bare)
         self._state = _names_of_state(optimizer, hyper)
         self._dtypes = [p.dtype for p in parameters]
         self._params = [to_torch(np.array(as_reals(p))) for p in parameters]
@@ -268,10 +268,10 @@ class Package:
         return {"step": self._steps[i], **found} if "step" in self._state else found
 
 
-def package_class(witness: Witness) -> Any:
-    """Import the class of a package, or raise ImportError."""
-    module, _, name = witness.cls.partition(":")
-    _stand_in(witness.bare)
+def imported(cls: str, bare: Mapping[str, Sequence[str]]) -> Any:
+    """Import a class, ``module:Class``, or raise ImportError; ``bare`` are modules that empty ones stand in for."""
+    module, _, name = cls.partition(":")
+    _stand_in(bare)
     return getattr(import_module(module), name)
 
 

@@ -70,6 +70,15 @@ BUILT_IN = {
     "tensorflow2": "tensorflow2:TensorFlow2",
     "tinygrad": "tinygrad:Tinygrad",
     "transformers": "transformers:Transformers",
+    "timm": "ports:Timm",
+    "pytorch_optimizer": "ports:PytorchOptimizer",
+    "torch_optimizer": "ports:TorchOptimizer",
+    "lion_pytorch": "ports:LionPytorch",
+    "adabelief_pytorch": "ports:AdabeliefPytorch",
+    "optimi": "ports:Optimi",
+    "schedulefree": "ports:Schedulefree",
+    "prodigyopt": "ports:Prodigyopt",
+    "torchao": "ports:Torchao",
 }
 """Where each adapter is defined in this package."""
 
@@ -194,7 +203,7 @@ def find(name: str) -> Make:
     if name not in BUILT_IN:
         raise NotAvailable(f"no implementation {name!r}: known are {', '.join(BUILT_IN)}, or package.module:Class")
     module, _, what = BUILT_IN[name].partition(":")
-    needed = NEEDS.get(name, module)
+    needed = NEEDS.get(name, name if module == "ports" else module)
     if name not in ENGINES and find_spec(needed) is None:
         raise NotAvailable(f"not installed: {needed}")
     defined = import_module(f"{__name__}.{module}")

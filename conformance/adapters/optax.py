@@ -16,7 +16,7 @@ from refoptim.numerics.arith import COMPLEX, Array
 
 from .. import lr_witnesses
 from ..cases import Case
-from . import Adapter, Unsupported, all_hyper, by_count, installed, turned
+from . import Adapter, Unsupported, all_hyper, by_count, installed, optax_wider, turned
 
 Hyper = Mapping[str, Any]
 
@@ -118,6 +118,7 @@ RULES: dict[str, Callable[[Hyper], Any]] = {
     "Adagrad": _adagrad,
     "RMSprop": _rmsprop,
     "Rprop": _rprop,
+    **optax_wider.RULES,
 }
 
 

@@ -19,7 +19,7 @@ import refoptim
 from ..conformance.cases import matches
 from ..conformance.cases import witness as witness_of
 from ..conformance.gradients import np_dtype
-from ..conformance.oracle import package_class
+from ..conformance.oracle import imported
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
 from ..step.rule import Rule, is_measured
@@ -223,7 +223,7 @@ def torch_class(case: Case) -> Callable[..., Any] | None:
     witness = witness_of(describe.stem(getattr(refoptim, case.optimizer)))
     if witness is None or find_spec(witness.cls.partition(":")[0].partition(".")[0]) is None:
         return None
-    return partial(package_class(witness), **witness.given)
+    return partial(imported(witness.cls, witness.bare), **witness.given)
 
 
 def torch_step(case: Case, parameters: Sequence[Any], grads: Sequence[Any], path: str = "") -> Step:
