@@ -51,6 +51,7 @@ RULES: dict[str, tuple[str, Callable[[Hyper], dict[str, Any]]]] = {
             "centered": h["centered"],
         },
     ),
+    "Lion": ("Lion", lambda h: dict(zip(("beta_1", "beta_2"), h["betas"], strict=True))),
 }
 """Keras' name of an optimizer, and its arguments from torch's."""
 

@@ -122,6 +122,13 @@ def test_goldens_hold_every_case(stem: str, witness: str) -> None:
     assert set(found["provenance"]) == {"witness", "version", "arithmetic", "numpy", "date"} | place
 
 
+@pytest.mark.parametrize("stem", [stem for stem in STEMS if cases.witness(stem)])
+def test_the_extra_has_the_packages_of_the_goldens(stem: str) -> None:
+    provenance = golden("package-ieee", stem)["provenance"]
+    needed = f'"{provenance["package"]}=={provenance["version"]}"'
+    assert needed in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_cases_have_names_and_comments_of_one_kind(stem: str) -> None:
     for case in cases.load(stem):
