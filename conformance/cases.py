@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,23 @@ def stems() -> list[str]:
 
 def load(stem: str) -> list[Case]:
     """Read and check the cases of one optimizer."""
-    return parse(_read(stem), f"{stem}.json")
+    return [*_checked(_text(stem), f"{stem}.json")]
+
+
+@lru_cache(maxsize=64)
+def _checked(text: str, where: str) -> list[Case]:
+    """Check a text once: a run asks for the cases thousands of times."""
+    return parse(json.loads(text), where)
 
 
 def witness(stem: str) -> Witness | None:
     """Return the witness of an optimizer that its file names: where torch is none and a package owns the rule."""
-    named = _read(stem).get("witness")
+    named = json.loads(_text(stem)).get("witness")
     return None if named is None else Witness(**named)
 
 
-def _read(stem: str) -> Any:
-    return json.loads((_folder() / f"{stem}.json").read_text(encoding="utf-8"))
+def _text(stem: str) -> str:
+    return (_folder() / f"{stem}.json").read_text(encoding="utf-8")
 
 
 def matches(patterns: str | Sequence[str], *names: str) -> bool:

@@ -23,6 +23,7 @@ if find_spec("refoptim.conformance") is None:
 
 from helpers.gpu_report import pytest_runtest_logreport as pytest_runtest_logreport
 from helpers.gpu_report import pytest_sessionfinish as pytest_sessionfinish
+from helpers.sampling import pytest_collection_modifyitems as pytest_collection_modifyitems
 from ptx.stand_in import cupy_on_ptx as cupy_on_ptx
 from refoptim.engines import cuda, host, nvrtc
 from refoptim.optimizers import base

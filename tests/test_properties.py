@@ -37,11 +37,12 @@ Frame = list[dict[str, Any]]
 
 
 def cases(names: Sequence[str]) -> Any:
-    """Run a test for optimizers of the given names in every dtype they take."""
+    """Run a test for optimizers of the given names in every dtype they take; always a third of these."""
     pairs = [(name, dtype) for name in names for dtype in REALS]
     pairs += [(name, "complex64") for name in names if name in DENSE]
     marked = [pytest.param(*pair, marks=NEEDS_ML_DTYPES) if pair[1] == "bfloat16" else pair for pair in pairs]
-    return pytest.mark.parametrize(("name", "dtype"), marked)
+    every = pytest.mark.parametrize(("name", "dtype"), marked)
+    return lambda test: pytest.mark.sweep(3)(every(test))
 
 
 def drawn(examples: int = 3, **strategies: Any) -> Callable[[Any], Any]:

@@ -12,6 +12,7 @@ import pytest
 from refoptim.conformance import cases, run
 
 from helpers.implementations import CASES, Late, Plain, named, results
+from helpers.installed import table, written
 from refoptim.engines import cuda, host
 
 
@@ -29,6 +30,8 @@ def test_all_promises_hold(command: Callable[..., Any], tmp_path: Path) -> None:
     assert {"CosineAnnealingLR", "ReduceLROnPlateau"} <= {r["optimizer"] for r in document["results"]}
     assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "0"
     assert "All is well: all promises hold." in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert len(written()) >= 14
+    assert written() == table(document["results"]), "\n".join(table(document["results"]))
 
 
 def test_the_command_fails_where_a_promise_is_broken(command: Callable[..., Any]) -> None:

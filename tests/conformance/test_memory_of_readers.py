@@ -114,6 +114,7 @@ CASES: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc")
 @pytest.mark.parametrize(("name", "write", "says"), CASES, ids=[f"{x[1].__name__}-{x[0]}" for x in CASES])
 def test_reading_takes_little_memory(tmp_path: Path, name: str, write: Callable[[Path], None], says: str) -> None:

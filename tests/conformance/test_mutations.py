@@ -103,6 +103,7 @@ def mutated(optimizer: str, flag: str, case: cases.Case, dtype: str, patch: pyte
             yield trajectory(case, dtype)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("optimizer", "flag"), CLAIMS)
 def test_the_mistake_is_caught(optimizer: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = False

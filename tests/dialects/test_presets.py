@@ -102,6 +102,7 @@ def distance(library: str, implementation: Any, optimizer: str) -> float:
     return total
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("library", preset.LIBRARIES)
 def test_presets_are_the_libraries_as_recorded_or_written(library: str) -> None:
     known, kept = preset.known()[library], kept_of(library)
@@ -122,6 +123,7 @@ def test_the_libraries_are_as_recorded(library: str) -> None:
             assert agree(trajectory(make(), case, dtype), kept[case.id], dtype, library), case.id
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("library", preset.LIBRARIES)
 def test_every_flag_of_a_preset_is_needed(library: str) -> None:
     """Without any one of its differences a preset is not the library, or, where that only rounds, farther from it."""

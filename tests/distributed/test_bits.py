@@ -21,6 +21,7 @@ from refoptim.engines import host
 SIZES = (1, 2, 3, 4)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_has_the_bits_of_one_process(name: str, dtype: str) -> None:
@@ -99,6 +100,7 @@ VECTORS = [
 ]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize(("name", "settings"), VECTORS, ids=str)
 @pytest.mark.parametrize("size", SIZES)

@@ -107,6 +107,7 @@ def test_lint_finds_flags(flag: str, complaint: str) -> None:
     assert complaints(flags=(*nvrtc.FLAGS, flag)) == {complaint}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [

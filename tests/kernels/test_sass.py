@@ -44,6 +44,7 @@ def loop(entry: str, source: str = "") -> list[str]:
     return compiled(source or nvrtc.expand(entry.partition("_")[0]), entry).loops("LDG.E.128")[0]
 
 
+@pytest.mark.kernels
 def test_adam_in_bfloat16_has_room_for_its_memory() -> None:
     """Per number: 4.3 TB/s leave some 95 instructions on 132 multiprocessors at 1.755 GHz."""
     assert len(loop("adam_bfloat16")) / 8 <= 72
@@ -51,6 +52,7 @@ def test_adam_in_bfloat16_has_room_for_its_memory() -> None:
     assert len(loop("adam_float32")) / 4 <= 70
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("entry", ["adam_bfloat16", "adam_float16", "nadam_bfloat16", "radam_float16"])
 def test_no_load_waits_for_another(entry: str) -> None:
     assert ONE_STAGE.fullmatch(stages(loop(entry)))
@@ -81,6 +83,7 @@ def gradient(entry: str) -> str:
     return {"float64": "double", "float32": "float"}.get(storage[1], storage[1])
 
 
+@pytest.mark.kernels
 def test_products_are_mostly_products() -> None:
     """Of 8 x 8 entries a thread: little beside a product and a sum each, and 4 loads of 16 bytes for 64 of them."""
     way = compiled(nvrtc.expand("muon"), "muon_product_float32").loops("LDS.128")[-1]
@@ -106,6 +109,7 @@ def test_rounding_by_integers_is_seen() -> None:
     assert len(loop("adam_bfloat16", source)) / 8 > 85
 
 
+@pytest.mark.kernels
 def test_scalar_loads_of_a_product_are_seen() -> None:
     source = changed(
         "muon",

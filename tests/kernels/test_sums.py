@@ -192,6 +192,7 @@ def assert_equal_numbers(x: Any, y: Any) -> None:
     assert_equal_bits(x, y)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("settings", SETTINGS, ids=range(len(SETTINGS)))
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "float16_master", "bfloat16_master"])
 def test_adafactor_has_the_bits_of_its_room(machine: Host, dtype: str, settings: dict[str, Any]) -> None:

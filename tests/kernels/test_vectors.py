@@ -197,6 +197,7 @@ def off(x: Any) -> Any:
     return [off(y) for y in x] if isinstance(x, list) else x.get() if hasattr(x, "get") else x
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("fused", [None, False], ids=["kernels", "words"])
 @pytest.mark.parametrize("cls, more", SETTINGS[:4], ids=str)
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -140,6 +140,7 @@ def check_what_follows(scheduler: Any) -> None:
         assert any(text in str(error) for text in ("Tried to step", "overflows")), error
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow) if x in lrs.WIDER else x for x in MAKE])
 def test_any_entry_may_be_anything(name: str) -> None:
     saved, scheduler = json.loads(json.dumps(moved(name).state_dict())), built(name)

@@ -84,6 +84,7 @@ def test_steps(name: str) -> None:
         assert check_every(partial(moved, name, 0.5, steps), step, state, first) > 5
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", MAKE)
 def test_loading(name: str) -> None:
     saved = moved(name, 0.75, 3).state_dict()

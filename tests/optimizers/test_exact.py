@@ -62,6 +62,7 @@ DRAWS = [*range(3), *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 
 """Which configurations are drawn: a few always, all in the slow tests."""
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("i", DRAWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", DENSE)
@@ -69,6 +70,7 @@ def test_drawn_configuration(name: str, dtype: str, i: int) -> None:
     check(name, dtype, i, draw(name, dtype, i))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("i", DRAWS)
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize("name", DENSE)
@@ -84,6 +86,7 @@ def test_complex_parameters_are_pairs_of_reals(name: str, dtype: str) -> None:
         check(name, dtype, i, draw(name, dtype, i), looks=(1, 2, 30), pairs=True)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("i", DRAWS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", DENSE)
@@ -151,6 +154,7 @@ SPARSE = [
 ]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("name", "dtype", "i"), SPARSE)
 def test_sparse_gradients(name: str, dtype: str, i: int) -> None:
     """torch's SGD adds the entries of an index one by one, refoptim their sum, so torch's gets sums too."""
