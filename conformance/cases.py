@@ -84,6 +84,7 @@ class Witness:
         given: more settings, that make it this rule.
         lacks: the hyperparameters of ours that it does not have, and storage types in which it computes otherwise.
         bare: packages and modules, parts of it, that are not run when it is imported, with names that they must have.
+        in_default: whether it keeps state in torch's default dtype, which is that of the parameters then.
     """
 
     package: str
@@ -92,6 +93,7 @@ class Witness:
     given: dict[str, Any] = field(default_factory=dict)
     lacks: list[str] = field(default_factory=list)
     bare: dict[str, list[str]] = field(default_factory=dict)
+    in_default: bool = False
 
     def has(self, case: Case, dtype: str) -> bool:
         """Tell whether it has what a case needs."""
@@ -271,5 +273,6 @@ def _check_hyper(case: Case, where: str) -> None:
 def _is_neutral(value: Any, default: Any) -> bool:
     """Tell whether a value, or one of several, is neutral or the default."""
     if isinstance(value, tuple):
-        return any(_is_neutral(x, y) for x, y in zip(value, default, strict=True))
+        defaults = default if isinstance(default, tuple) else (default,) * len(value)
+        return any(_is_neutral(x, y) for x, y in zip(value, defaults, strict=True))
     return value == default or value in NEUTRAL

@@ -209,6 +209,7 @@ class Package:
 
     Each parameter has an optimizer of its own, since some packages count the steps of a group and not those of a
     parameter; complex ones are given as pairs of reals, and gradients are turned to climb. ``step`` is counted here.
+    What is None stays as the package has resolved it.
     """
 
     def __init__(self, witness: Witness) -> None:
@@ -217,10 +218,11 @@ class Package:
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         self._class: Any = imported(self._witness.cls, self._witness.bare)
-        self._state = _names_of_state(optimizer, hyper)
+        self._state = [_names_of_state(optimizer, hyper, p.shape) for p in parameters]
         self._dtypes = [p.dtype for p in parameters]
         self._params = [to_torch(np.array(as_reals(p))) for p in parameters]
         self._steps = [0 for _ in parameters]
+        self._default = self._params[0].dtype if self._witness.in_default else torch().get_default_dtype()
         self._begin = dict(hyper)
         self._optimizers = [self._built(p) for p in self._params]
         self.set(hyper)
@@ -238,11 +240,11 @@ class Package:
         self._sign = neg if hyper["maximize"] else (lambda g: g)
         with ieee():
             for group in (x.param_groups[0] for x in self._optimizers):
-                given = {key: x for key, x in self._theirs(hyper).items() if key in group}
+                given = {key: x for key, x in self._theirs(hyper).items() if key in group and x is not None}
                 group.update({key: real(x) for key, x in {**group, **given}.items() if key != "params"})
 
     def step(self, grads: Sequence[Any]) -> None:
-        with ieee():
+        with ieee(), default_dtype(self._default):
             for i, grad in enumerate(grads):
                 if grad is not None:
                     self._steps[i] += 1
@@ -252,8 +254,9 @@ class Package:
     def resume(self) -> None:
         saved = [deepcopy(x.state_dict()) for x in self._optimizers]
         self._optimizers = [self._built(p) for p in self._params]
-        for one, state in zip(self._optimizers, saved, strict=True):
-            one.load_state_dict(state)
+        with default_dtype(self._default):
+            for one, state in zip(self._optimizers, saved, strict=True):
+                one.load_state_dict(state)
 
     def parameters(self) -> list[Array]:
         return [from_reals(to_numpy(p), dtype) for p, dtype in zip(self._params, self._dtypes, strict=True)]
@@ -263,9 +266,20 @@ class Package:
 
     def _state_of(self, i: int) -> State:
         kept = self._optimizers[i].state[self._params[i]]
-        theirs = {name: kept[self._witness.names.get(name, name)] for name in self._state if name != "step"}
+        theirs = {name: kept[self._witness.names.get(name, name)] for name in self._state[i] if name != "step"}
         found: State = {name: from_reals(to_numpy(x), self._dtypes[i]) for name, x in theirs.items()}
-        return {"step": self._steps[i], **found} if "step" in self._state else found
+        return {"step": self._steps[i], **found} if "step" in self._state[i] else found
+
+
+@contextmanager
+def default_dtype(dtype: Any) -> Iterator[None]:
+    """Let torch make tensors in a dtype inside the block, where none is asked for."""
+    before = torch().get_default_dtype()
+    torch().set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch().set_default_dtype(before)
 
 
 def imported(cls: str, bare: Mapping[str, Sequence[str]]) -> Any:
@@ -286,8 +300,8 @@ def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:
             vars(found).update(dict.fromkeys(members))
 
 
-def _names_of_state(optimizer: str, hyper: Mapping[str, Any]) -> list[str]:
-    """Return what refoptim's optimizer of a name keeps of a parameter."""
+def _names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:
+    """Return what refoptim's optimizer of a name keeps of a parameter of a shape."""
     rule = getattr(refoptim, optimizer)
     h = resolve(rule, rule([np.zeros(1)], **hyper).param_groups[0])
-    return [*(["step"] if rule.counts_steps else []), *rule.arrays(h, (1,))]
+    return [*(["step"] if rule.counts_steps else []), *rule.arrays(h, shape)]

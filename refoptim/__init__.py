@@ -20,15 +20,20 @@ from .optimizers.adopt import ADOPT
 from .optimizers.asgd import ASGD
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import ConjugateGradient
+from .optimizers.lamb import LAMB
+from .optimizers.lars import LARS
 from .optimizers.lbfgs import LBFGS
 from .optimizers.lion import Lion
+from .optimizers.mars import MARS
 from .optimizers.muon import Muon
 from .optimizers.nadam import NAdam
+from .optimizers.novograd import NovoGrad
 from .optimizers.radam import RAdam
 from .optimizers.rmsprop import RMSprop
 from .optimizers.rprop import Rprop
 from .optimizers.sgd import SGD
 from .optimizers.sparse_adam import SparseAdam
+from .optimizers.stable_adamw import StableAdamW
 from .optimizers.swap import swap_in_optimizer_params_and_state
 from .optimizers.yogi import Yogi
 from .step.hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -42,7 +47,10 @@ __version__ = "0.2.0"
 __all__ = [
     "ADOPT",
     "ASGD",
+    "LAMB",
+    "LARS",
     "LBFGS",
+    "MARS",
     "SGD",
     "AdaBelief",
     "Adadelta",
@@ -56,6 +64,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "NovoGrad",
     "Optimizer",
     "Parameter",
     "RAdam",
@@ -63,6 +72,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "SparseGrad",
+    "StableAdamW",
     "Yogi",
     "amp",
     "clip_grad",

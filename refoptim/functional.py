@@ -69,14 +69,19 @@ from .optimizers import adamw as _adamw
 from .optimizers import adan as _adan
 from .optimizers import adopt as _adopt
 from .optimizers import asgd as _asgd
+from .optimizers import lamb as _lamb
+from .optimizers import lars as _lars
 from .optimizers import lion as _lion
+from .optimizers import mars as _mars
 from .optimizers import muon as _muon
 from .optimizers import nadam as _nadam
+from .optimizers import novograd as _novograd
 from .optimizers import radam as _radam
 from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
 from .optimizers import sgd as _sgd
 from .optimizers import sparse_adam as _sparse_adam
+from .optimizers import stable_adamw as _stable_adamw
 from .optimizers import yogi as _yogi
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
@@ -319,14 +324,19 @@ adamw = pure_step(_adamw.AdamW)
 adan = pure_step(_adan.Adan)
 adopt = pure_step(_adopt.ADOPT)
 asgd = pure_step(_asgd.ASGD)
+lamb = pure_step(_lamb.LAMB)
+lars = pure_step(_lars.LARS)
 lion = pure_step(_lion.Lion)
+mars = pure_step(_mars.MARS)
 muon = pure_step(_muon.Muon)
 nadam = pure_step(_nadam.NAdam)
+novograd = pure_step(_novograd.NovoGrad)
 radam = pure_step(_radam.RAdam)
 rmsprop = pure_step(_rmsprop.RMSprop)
 rprop = pure_step(_rprop.Rprop)
 sgd = pure_step(_sgd.SGD)
 sparse_adam = pure_step(_sparse_adam.SparseAdam)
+stable_adamw = pure_step(_stable_adamw.StableAdamW)
 yogi = pure_step(_yogi.Yogi)
 
 __all__ = [
@@ -341,15 +351,20 @@ __all__ = [
     "adopt",
     "asgd",
     "conjugate_gradient",
+    "lamb",
+    "lars",
     "lbfgs",
     "lion",
+    "mars",
     "muon",
     "nadam",
+    "novograd",
     "pure_step",
     "radam",
     "rmsprop",
     "rprop",
     "sgd",
     "sparse_adam",
+    "stable_adamw",
     "yogi",
 ]

@@ -456,6 +456,55 @@ FLAGS = {
         "their average.",
         "squares the gradient: subtract its new average first",
     ),
+    "TrustIgnored": Flag(
+        "The step is not scaled to the size of the parameter. It is, by the norm of the parameter over that of "
+        "the direction.",
+        "scales the step: by the norm of the parameter over that of its direction",
+    ),
+    "TrustClipIgnored": Flag(
+        "The trust_clip option is accepted and does nothing.",
+        "computes the ratio of norms: bound it by 1, if trust_clip is set",
+    ),
+    "NormOfDecayedGradient": Flag(
+        "The decay is added before the norm of the gradient is taken (optax). The norms of the gradient and of "
+        "its decay are added.",
+        "takes the norm of the gradient: before the decay is added",
+    ),
+    "DecayOutsideRatio": Flag(
+        "The norm is that of the direction without its decay (Keras, whose decay is outside). It is that of the "
+        "direction with it.",
+        "takes the norm of the direction: after the decay is added",
+    ),
+    "GradAveragingIgnored": Flag(
+        "The grad_averaging option is accepted and does nothing.",
+        "lets the gradient into its average: times 1 - beta1, if grad_averaging is set",
+    ),
+    "FirstNormAveraged": Flag(
+        "The average of squared norms begins at zero. It begins at the first of them that is not zero.",
+        "averages squared norms: take the norm itself where there is no average yet",
+    ),
+    "LrNotLowered": Flag(
+        "The learning rate is not lowered. It is, where the gradient is larger than the averages of its squares say.",
+        "computes the step size: divide lr by the root mean square of the gradient over its averages, where that "
+        "is above 1",
+    ),
+    "RmsOfOldSquares": Flag(
+        "The squares of the gradient are divided by their average before this step. They are divided by the one "
+        "that they have entered.",
+        "takes the root mean square: after the average of squares is renewed",
+    ),
+    "DecayByFullLr": Flag(
+        "The parameter shrinks by lr * weight_decay. It shrinks by the lowered learning rate times weight_decay.",
+        "applies the decay: with the learning rate that was lowered",
+    ),
+    "GradientUnbounded": Flag(
+        "The norm of the gradient with reduced variance is not bounded. It is, by 1.",
+        "reduces the variance: divide the result by its norm, where that is above 1",
+    ),
+    "VarianceUnreduced": Flag(
+        "The gradient is taken as it is (AdamW). A part of its difference to the gradient before is added.",
+        "takes the gradient: add gamma * beta1 / (1 - beta1) times its difference to the one before",
+    ),
 }
 
 OF_SETTINGS = frozenset(

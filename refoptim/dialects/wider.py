@@ -16,7 +16,7 @@ from ..optimizers.closure import ClosureOptimizer
 from ..optimizers.lion import Lion
 from ..optimizers.yogi import Yogi
 from ..step.hyper import Flag, declared
-from ..step.rule import Hypers, Record, Registers, resolve
+from ..step.rule import Hypers, Record, Registers, is_measured, resolve
 from .change import Change, Words, by_scalars, by_update, by_words, changed, declare, with_settings
 from .correction import CORRECTION, MAXIMUM, counted, uncorrected
 from .decay import ShrunkAfter
@@ -45,6 +45,9 @@ def _wider() -> tuple[Any, ...]:
 WIDER = _wider()
 """The rules that torch does not have."""
 
+ELEMENTWISE = [rule for rule in WIDER if not is_measured(rule)]
+"""Those that need no sums over elements: the others round when they store, and look at the gradient twice."""
+
 
 def taking(*names: str) -> list[Any]:
     """Return those that have some hyperparameters."""
@@ -58,6 +61,7 @@ SHRINKING = [rule for rule in WIDER if "shrink" in rule.varying]
 def state_of(rule: Any) -> tuple[str, ...]:
     """Return the names of all the state that a rule may keep."""
     flags: dict[str, Any] = {name: True for name, x in declared(rule).items() if isinstance(x, Flag) and not x.optional}
+    flags |= {"momentum": 0.9} if "momentum" in declared(rule) else {}
     kept = rule.arrays(resolve(rule, {**rule([{"params": []}]).defaults, **flags}), (2, 2))
     return (*(["step"] if rule.counts_steps else []), *kept)
 
@@ -75,11 +79,11 @@ declare("ChangeIgnored", WIDER, CHANGING)(ChangingNever)
 by_update("SubnormalsFlushed", WIDER, RANGE, wrap=flushing)
 by_update("SignOfZeroLost", WIDER, "signs of zero", wrap=unsigned_zeros)
 by_words("FusedMultiplyAdd", WIDER, ROUNDING, words=contracted)
-by_update("RoundedWhenStored", WIDER, ROUNDING, wrap=stored)
+by_update("RoundedWhenStored", ELEMENTWISE, ROUNDING, wrap=stored)
 by_update("MomentsInFloat32", WIDER, "dtype of moments", wrap=moments_in(to_single))
 by_update("MomentsInBfloat16", WIDER, "dtype of moments", wrap=moments_in(to_brain))
 declare("ScalarsInFloat32", WIDER, "dtype of scalars")(SingleScalars)
-by_update("MaximizeIgnored", WIDER, "sign", wrap=descending)
+by_update("MaximizeIgnored", ELEMENTWISE, "sign", wrap=descending)
 declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
     with_settings(lambda h: {"weight_decay": 0.0})
 )
@@ -88,7 +92,7 @@ by_scalars("DecayWithoutLr", SHRINKING, "decay size", change=lambda h, k, s: {"s
 declare("DecayAfterUpdate", SHRINKING, "decay place")(ShrunkAfter)
 
 
-@declare("CoupledDecay", SHRINKING, "decay place")
+@declare("CoupledDecay", [rule for rule in SHRINKING if rule in ELEMENTWISE], "decay place")
 class Coupled(Change):
     """The gradient has a decay, and the parameter does not shrink."""
 

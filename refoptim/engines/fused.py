@@ -33,7 +33,7 @@ class Work(NamedTuple):
 
 def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspace) -> Work:
     """Return what updates the arrays of a bucket; those that are no piece of memory are copied now."""
-    recorder, program = Recorder(machine), program_of(kernel.stem)
+    recorder, program = Recorder(machine), program_of(kernel)
     repeatable = None if bucket.sparse else getattr(program, "Launches", None) if program else Launch
     with at(bucket.place):
         pairs = [_for_kernel(_tensor(kernel, task)) for task in bucket.tasks]
@@ -127,11 +127,11 @@ def _writing_back(old: Tensor, new: Tensor) -> Iterator[Change]:
 
 
 @cache
-def program_of(stem: str) -> Any:
-    """Return the module beside a kernel file that has more than one kernel, None for one.
+def program_of(kernel: Kernel) -> Any:
+    """Return the module that says how the kernels of a file are launched, None for one kernel.
 
-    Its ``update`` is the sequence of launches that updates tensors; its ``Launches``, if it has them, can be repeated
-    as a ``Launch`` can.
+    It stands beside the file, or is that of all rules with sums. Its ``update`` is the sequence of launches that
+    updates tensors; its ``Launches``, if it has them, can be repeated as a ``Launch`` can.
     """
-    name = f"refoptim.kernels.{stem}"
+    name = f"refoptim.kernels.{'harness.summed' if kernel.sums else kernel.stem}"
     return import_module(name) if find_spec(name) else None

@@ -21,6 +21,8 @@ class Kernel:
         record: the names of the scalars of a step, in the order of the struct.
         hypers: the names of the hyperparameters, in the order of the struct, with the number of values of each.
         state: the names of the state arrays, in the order in which the kernel takes them.
+        sums: how many sums over elements a step needs, if the file is of those that ``harness/summed.cuh`` serves.
+        numbers: how many of the state arrays, the last, are one number each.
     """
 
     stem: str
@@ -28,6 +30,8 @@ class Kernel:
     record: tuple[str, ...]
     hypers: tuple[tuple[str, int], ...]
     state: tuple[str, ...]
+    sums: int = 0
+    numbers: int = 0
 
 
 def kernel_of(rule: type[Rule]) -> Kernel | None:
@@ -35,7 +39,7 @@ def kernel_of(rule: type[Rule]) -> Kernel | None:
     update = rule.update.__func__  # type: ignore[attr-defined]
     owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
     package, _, stem = owner.__module__.rpartition(".")
-    if not (_is_ours(package) and _is_ours(rule.measure.__module__)):
+    if not all(map(_is_ours, (package, *(f.__module__ for f in (rule.measure, rule.sums, rule.measured))))):
         return None
     return _read(stem, owner.__qualname__.partition(".")[0])
 
@@ -58,15 +62,19 @@ def _read(stem: str, name: str) -> Kernel | None:
     record, hypers = _body(text, "Record"), _body(text, "Hypers")
     update = re.search(r"void\s+update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
     state = tuple(re.findall(r"X& (\w+)", update[1] if update else ""))
-    entries = re.search(rf"^ENTRIES\(\w+, {name}, (\d+)\)", text, re.MULTILINE)
+    entries = re.search(rf"^(?:ENTRIES|SUMMED)\(\w+, {name}, (\d+)(?:, (\d+), (\d+))?\)", text, re.MULTILINE)
     if entries and int(entries[1]) != len(state):
         raise RuntimeError(f"{source.name}: {name} has {entries[1]} state arrays, but its update takes {len(state)}")
+    measured = re.search(r"void\s+measured\((.*?)\) {", text, re.DOTALL)
+    numbers = re.findall(r"double& (\w+)", measured[1] if measured else "")
     return Kernel(
         stem=stem,
         name=name.lower(),
         record=tuple(re.findall(r"(\w+)[,;]", record)),
         hypers=tuple((x, int(n or 1)) for x, n in re.findall(r"(\w+)(?:\[(\d+)\])?[,;]", hypers)),
-        state=state,
+        state=(*state, *numbers),
+        sums=int((entries and entries[2]) or 0),
+        numbers=len(numbers),
     )
 
 

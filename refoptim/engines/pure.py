@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,17 @@ def _flat(rule: type[Rule], s: Record, operands: list[Array], names: list[str], 
 def _measured(rule: type[Rule], s: Record, operands: list[Array], names: list[str], rounding: str) -> list[Array]:
     """Rules that measure round at the store, whatever ``rounding`` says."""
     shape = operands[0].shape
-    p, g, *state = (x.reshape(shape or (1,)) if x.shape == shape else x for x in operands)
+    p, g, *state = with_axes(rule, dict(zip(("p", "g", *names), operands, strict=True)))
     measured = rule.measure(s, p, unscaled(s, widen(g)), *state)
     walked = {name: x for name, x in zip(names, state, strict=True) if name not in measured}
     s = extended(s, measured, p.dtype)
-    new_p, *rest = apply(rule, s, *(widen(x) for x in (p, g, *walked.values())))
+    new_p, *rest = apply(rule, s, *(x if x is None else widen(x) for x in (p, g, *walked.values())))
     updated = dict(zip(walked, rest, strict=True))
     results = [new_p, *(updated[name] if name in updated else measured[name] for name in names)]
     return results if shape else [x.reshape(()) for x in results]
+
+
+def with_axes(rule: type[Rule], arrays: Mapping[str, Array]) -> list[Array]:
+    """Give arrays that have no axis one, but for the state that is a number by itself."""
+    kept = (x if x is None or x.ndim or name in rule.numbers else x.reshape(1) for name, x in arrays.items())
+    return list(kept)

@@ -20,7 +20,7 @@ from ..numerics import tree
 from ..numerics.arith import Array, widen
 from ..step.changes import Change
 from ..step.rule import Record, Rule, apply, extended, unscaled
-from . import blocks
+from . import blocks, pure
 from .program import trace
 from .pure import is_measured
 from .threads import shared_out, shares
@@ -73,7 +73,7 @@ def prepare(
 ) -> list[Change]:
     """Return what updates the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
-        return [change for job in jobs for change in _measured(rule, s, job, workspace)]
+        return [change for job in jobs for change in _measured(rule, s, job, workspace, unmade)]
     flats = blocks.Flats([blocks.flat((job.p, job.g, *job.state.values())) for job in jobs])
     walk = Walk(flats, rule, s, unmade=unmade, wide=jobs[0].p.dtype != jobs[0].g.dtype)
     written = sum(x.nbytes for job in jobs for x in (job.p, *job.state.values()))
@@ -133,15 +133,16 @@ def results(rule: Callable[..., tuple[Array, ...]], operands: Sequence[Array], *
     return [x.copy() if id(x) in own else x for x in rule(p, g, *([None] * len(state) if unmade else state))]
 
 
-def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> list[Change]:
+def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmade: bool) -> list[Change]:
     """Measure the whole arrays; return what updates them block by block, then writes the state that was measured.
 
     16-bit arrays are rounded at the store.
     """
-    p, g, *state = (np.atleast_1d(np.asarray(x)) for x in (job.p, job.g, *job.state.values()))
+    p, g, *state = map(np.asarray, pure.with_axes(rule, {"p": job.p, "g": job.g, **job.state}))
     g = unscaled(s, widen(g))
     s = SimpleNamespace(**{**vars(s), "grad_scale": None})
-    measured = rule.measure(s, p, g, *state)
+    read = [None if unmade and name not in rule.numbers else x for name, x in zip(job.state, state, strict=True)]
+    measured = rule.measure(s, p, g, *read)
     s = extended(s, measured, p.dtype)
     arrays = [p, g, *(x for name, x in zip(job.state, state, strict=True) if name not in measured)]
 
@@ -149,7 +150,7 @@ def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> li
         here = SimpleNamespace(**vars(s))
         vars(here).update((name, tree.take(getattr(s, name), cut)) for name in measured)
         p, g, *walked = (tree.take(x, cut) for x in arrays)
-        results = apply(rule, here, *(widen(x) for x in (p, g, *walked)))
+        results = apply(rule, here, *(widen(x) for x in (p, g)), *(None if unmade else widen(x) for x in walked))
         values = [x.astype(p.dtype, copy=False) for x in results]
         return [partial(setitem, x, ..., value) for x, value in zip((p, *walked), values, strict=True)]
 

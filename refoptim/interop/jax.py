@@ -41,13 +41,18 @@ from ..optimizers import adamw as _adamw
 from ..optimizers import adan as _adan
 from ..optimizers import adopt as _adopt
 from ..optimizers import asgd as _asgd
+from ..optimizers import lamb as _lamb
+from ..optimizers import lars as _lars
 from ..optimizers import lion as _lion
+from ..optimizers import mars as _mars
 from ..optimizers import muon as _muon
 from ..optimizers import nadam as _nadam
+from ..optimizers import novograd as _novograd
 from ..optimizers import radam as _radam
 from ..optimizers import rmsprop as _rmsprop
 from ..optimizers import rprop as _rprop
 from ..optimizers import sgd as _sgd
+from ..optimizers import stable_adamw as _stable_adamw
 from ..optimizers import yogi as _yogi
 from ..optimizers.base import Optimizer as Rule
 from ..optimizers.closure import ClosureOptimizer
@@ -474,11 +479,16 @@ AdamW = optimizer_class(_adamw.AdamW)
 Adan = optimizer_class(_adan.Adan)
 ADOPT = optimizer_class(_adopt.ADOPT)
 ASGD = optimizer_class(_asgd.ASGD)
+LAMB = optimizer_class(_lamb.LAMB)
+LARS = optimizer_class(_lars.LARS)
 Lion = optimizer_class(_lion.Lion)
+MARS = optimizer_class(_mars.MARS)
 Muon = optimizer_class(_muon.Muon)
 NAdam = optimizer_class(_nadam.NAdam)
+NovoGrad = optimizer_class(_novograd.NovoGrad)
 RAdam = optimizer_class(_radam.RAdam)
 RMSprop = optimizer_class(_rmsprop.RMSprop)
 Rprop = optimizer_class(_rprop.Rprop)
 SGD = optimizer_class(_sgd.SGD)
+StableAdamW = optimizer_class(_stable_adamw.StableAdamW)
 Yogi = optimizer_class(_yogi.Yogi)

@@ -40,7 +40,10 @@ from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, 
 __all__ = [
     "ADOPT",
     "ASGD",
+    "LAMB",
+    "LARS",
     "LBFGS",
+    "MARS",
     "SGD",
     "AdaBelief",
     "Adadelta",
@@ -55,10 +58,12 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "NovoGrad",
     "RAdam",
     "RMSprop",
     "Rprop",
     "SparseAdam",
+    "StableAdamW",
     "Yogi",
     "optimizer_class",
     "state_dict",
@@ -344,7 +349,10 @@ def _blank(rule: type[refoptim.Optimizer]) -> Front:
 
 ADOPT = optimizer_class(refoptim.ADOPT)
 ASGD = optimizer_class(refoptim.ASGD)
+LAMB = optimizer_class(refoptim.LAMB)
+LARS = optimizer_class(refoptim.LARS)
 LBFGS = optimizer_class(refoptim.LBFGS)
+MARS = optimizer_class(refoptim.MARS)
 SGD = optimizer_class(refoptim.SGD)
 AdaBelief = optimizer_class(refoptim.AdaBelief)
 Adadelta = optimizer_class(refoptim.Adadelta)
@@ -358,8 +366,10 @@ ConjugateGradient = optimizer_class(refoptim.ConjugateGradient)
 Lion = optimizer_class(refoptim.Lion)
 Muon = optimizer_class(refoptim.Muon)
 NAdam = optimizer_class(refoptim.NAdam)
+NovoGrad = optimizer_class(refoptim.NovoGrad)
 RAdam = optimizer_class(refoptim.RAdam)
 RMSprop = optimizer_class(refoptim.RMSprop)
 Rprop = optimizer_class(refoptim.Rprop)
 SparseAdam = optimizer_class(refoptim.SparseAdam)
+StableAdamW = optimizer_class(refoptim.StableAdamW)
 Yogi = optimizer_class(refoptim.Yogi)

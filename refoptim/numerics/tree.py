@@ -113,17 +113,40 @@ def total(f: Callable[..., Array], *arrays: Array) -> Any:
 
 def run_sums(f: Callable[..., Array], *arrays: Array) -> Array:
     """Return the sum of each run of WIDTH elements of ``f(*arrays)``, in C order: what ``total`` sums further."""
-    shape, dtype = _shape(arrays) or (1,), arithmetic(arrays[0].dtype)
-    rest = np.zeros_like(arrays[0], shape=0, dtype=dtype)
-    sums = [rest]
-    for block in blocks(shape):
+    runs = _Runs(arrays[0])
+    for block in blocks(_shape(arrays) or (1,)):
+        runs.add(f(*(widen(take(x, block)) for x in arrays)))
+    return runs.all()
+
+
+def totals(f: Callable[..., Sequence[Array]], *arrays: Array) -> list[Any]:
+    """Sum each of the arrays that ``f(*arrays)`` returns as ``total`` does, in one go over the operands."""
+    shape, every = _shape(arrays) or (1,), list[_Runs]()
+    for block in list(blocks(shape)) or [(slice(None),) * len(shape)]:
         values = f(*(widen(take(x, block)) for x in arrays))
-        rest = np.concatenate([rest, values.reshape(-1)])
+        every = every or [_Runs(arrays[0]) for _ in values]
+        for runs, x in zip(every, values, strict=True):
+            runs.add(x)
+    return [finished(runs.all()) for runs in every]
+
+
+class _Runs:
+    """The sums of the runs of an array that comes block by block, which is laid out like ``like``."""
+
+    def __init__(self, like: Array) -> None:
+        self.rest = np.zeros_like(like, shape=0, dtype=arithmetic(like.dtype))
+        self.sums = [self.rest]
+
+    def add(self, values: Array) -> None:
+        """Take the next elements, in C order."""
+        rest = np.concatenate([self.rest, values.reshape(-1)])
         whole = len(rest) // WIDTH * WIDTH
-        sums.append(_fold(rest[:whole], 0) if whole else rest[:0])
-        rest = rest[whole:]
-    sums.append(_fold(rest, 0) if len(rest) else rest)
-    return np.concatenate(sums)
+        self.sums.append(_fold(rest[:whole], 0) if whole else rest[:0])
+        self.rest = rest[whole:]
+
+    def all(self) -> Array:
+        """Return the sums of all runs."""
+        return np.concatenate([*self.sums, _fold(self.rest, 0) if len(self.rest) else self.rest])
 
 
 def finished(sums: Array) -> Any:

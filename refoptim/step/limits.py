@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import DType, Undecided, storage
-from .rule import Hypers, Record, Rule, is_measured, overflow, record, renewed
+from .rule import Hypers, Record, Rule, extended, has_sums, is_measured, overflow, record, renewed
 
 LARGEST = {
     "float16": 65504.0,
@@ -41,7 +41,7 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
     """
     s, largest = record(scalars, dtype), _largest(dtype)
     large = _large(scalars, largest)
-    if large not in ([], ["grad_scale"]) and not is_measured(rule):
+    if large not in ([], ["grad_scale"]) and (has_sums(rule) or not is_measured(rule)):
         own = rule.scalars.__module__.partition(".")[0] == __package__.partition(".")[0]
         meant = [] if own else [name for name in large if abs(scalars[name]) == math.inf]  # a rule of others may use it
         _try(rule, h, s, storage(dtype), {*large}.difference(meant))
@@ -147,8 +147,12 @@ def _noted(x: Any) -> Any:
 def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) -> None:
     """Run the array half of a rule on one element, and raise RuntimeError if one of some numbers overflows in it."""
     numbers = {name: _watched(x) for name, x in vars(s).items() if name in names and isinstance(x, np.floating)}
-    arrays = (np.ones(1, dtype) for _ in rule.arrays(h, (1,)))
-    rule.update(type(s)(**{**vars(s), **numbers}), np.ones(1, dtype), np.ones(1, dtype), *arrays)
+    shapes = rule.shapes((1,))
+    p, g, *state = (np.ones(shapes.get(name, (1,)), dtype) for name in ("p", "g", *rule.arrays(h, (1,))))
+    watched = type(s)(**{**vars(s), **numbers})
+    measured = rule.measure(watched, p, g, *state)
+    walked = state[: len(state) - len(measured.keys() & {*rule.numbers})]
+    rule.update(type(s)(**{**vars(extended(s, measured, dtype)), **numbers}), p, g, *walked)
     for name, x in numbers.items():
         for used in x.used:
             check_number(name, getattr(s.exact, name), used, h)

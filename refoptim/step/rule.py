@@ -1,6 +1,6 @@
 """What an update rule is.
 
-A rule is a class with four pure functions; an engine runs it and a ``functional`` name calls it, neither knowing which
+A rule is a class of a few pure functions; an engine runs it and a ``functional`` name calls it, neither knowing which
 rule it is. Array names, hyperparameters and formulas stand in the rule's own file under ``optimizers/``.
 
 ``arrays(h, shape)``
@@ -10,8 +10,12 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     quotient of hyperparameters. It becomes the record ``s``, each number rounded once to the arithmetic type.
 ``update(s, p, g, *state)``
     the array half, in the words of ``arith``: the new parameter and the new state arrays, in the order of ``arrays``.
+``sums(s, p, g, *state)``
+    only where the update needs sums over elements: the arrays, in the words too, that are summed over a parameter.
+``measured(s, shape, *totals)``
+    what those sums say of the step, in double precision: numbers that are added to the record before ``update``.
 ``measure(s, p, g, *state)``
-    only where the update needs sums over elements: numbers and arrays that are added to the record before ``update``.
+    the two of them, in the order of ``tree``. A rule may have its own, that adds arrays to the record as well.
     ``s.exact`` holds the unrounded scalars for that. What it returns under the name of a state array is that array's
     new value, and ``update`` does not see that array.
 
@@ -30,6 +34,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..numerics import tree
 from ..numerics.arith import Array, DType, Undecided, arithmetic, div, neg
 from ..numerics.array_types import on_gpu
 from .hyper import declared
@@ -75,6 +80,9 @@ class Rule:
     eager: ClassVar[bool] = False
     """Whether state is made with the optimizer, not in the first step."""
 
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """State arrays that are one number each, the last of ``arrays``: ``measured`` is given them, and renews them."""
+
     @classmethod
     def check(cls, h: Hypers) -> None:
         """Raise ValueError if hyperparameters do not fit together."""
@@ -82,6 +90,8 @@ class Rule:
     @classmethod
     def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
         """Raise if the rule cannot update a parameter of ``shape`` and ``dtype``, named by ``where`` in the message."""
+        if dtype.kind == "c" and has_sums(cls):
+            raise RuntimeError(f"{cls.__name__} does not support complex parameters: {where} has dtype {dtype}")
 
     @classmethod
     def accept(cls, h: Hypers, grad: Any) -> Any:
@@ -98,7 +108,7 @@ class Rule:
     @classmethod
     def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of those state arrays that are not shaped like the parameter."""
-        return {}
+        return dict.fromkeys(cls.numbers, ())
 
     @classmethod
     def registers(cls, h: Hypers) -> dict[str, float]:
@@ -116,9 +126,38 @@ class Rule:
         raise NotImplementedError
 
     @classmethod
-    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
-        """Compute what needs sums over elements."""
+    def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        """Return the arrays, shaped like the parameter, whose sums over all elements the step needs."""
+        return ()
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        """Compute what is added to the record of a parameter.
+
+        Args:
+            s: the scalars of the step, unrounded.
+            shape: that of the parameter, (1,) where it is a number.
+            totals: the sums, in the order of ``sums``; then the state arrays that are ``numbers``, whose new values are
+                among what is returned.
+        """
         return {}
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        """Compute what needs sums over elements; ``p`` has an axis, so that no state but ``numbers`` has none."""
+        if not has_sums(cls):
+            return {}
+        walked = [x for x in state if x is None or x.ndim]
+        numbers = dict(zip(cls.numbers, state[len(walked) :], strict=False))
+        made = [x for x in walked if x is not None]
+
+        def values(p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+            return cls.sums(s, p, ascent(s, g), *(state if len(made) == len(walked) else walked))
+
+        totals = (*tree.totals(values, p, g, *made), *(x[()] for x in numbers.values()))
+        found = cls.measured(s.exact, p.shape, *map(float, totals))
+        renewed = {name: np.full_like(x, found[name], dtype=arithmetic(x.dtype)) for name, x in numbers.items()}
+        return {**found, **renewed}
 
     @classmethod
     def constants(cls, s: Record, shape: tuple[int, ...], dtype: DType) -> dict[str, Any]:
@@ -133,7 +172,12 @@ class Rule:
 
 def is_measured(rule: type[Rule]) -> bool:
     """Tell whether a rule needs sums over elements, so that its arrays keep their shapes."""
-    return rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
+    return has_sums(rule) or rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
+
+
+def has_sums(rule: type[Rule]) -> bool:
+    """Tell whether a rule says by ``sums`` what it sums up."""
+    return rule.sums.__func__ is not Rule.sums.__func__  # type: ignore[attr-defined]
 
 
 def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:

@@ -33,6 +33,9 @@ FLAGS = frozenset(
 )
 """Settings that a state dict written by an older or another library may lack; the optimizer's own then stay."""
 
+OF_SCHEDULES = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
+"""What schedules write into groups: no sign of another optimizer, if one has a setting of that name."""
+
 Owners = dict[str, tuple[Group, Parameter]]
 """The group and the parameter of each id."""
 
@@ -148,7 +151,7 @@ def _check_settings(
     if missing:
         raise ValueError(f"{stem} lacks {', '.join(map(repr, missing))}")
     check_spelling(new, own, {*foreign, *group}, f"param_groups[{i}] of a state dict")
-    strange = [key for key in new if key in foreign and key not in group and key not in FLAGS]
+    strange = [key for key in new if key in foreign and key not in {*group, *FLAGS, *OF_SCHEDULES}]
     if strange:
         raise ValueError(f"{stem} has {', '.join(map(repr, strange))}")
 

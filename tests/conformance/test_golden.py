@@ -27,7 +27,11 @@ from helpers import ROOT
 
 DOCS = ROOT / "docs" / "contract" / "goldens.md"
 STEMS = cases.stems()
-CLOSE = {"adafactor": {"float32": 1e-6, "float64": 1e-14}}
+OF_SUMS = {"float32": 4e-6, "float64": 1e-14}
+CLOSE = {
+    "adafactor": {"float32": 1e-6, "float64": 1e-14},
+    **dict.fromkeys(["lamb", "lars", "mars", "novograd", "stable_adamw"], OF_SUMS),
+}
 """Rules whose sums torch adds in another order: the largest error, relative to the largest magnitude in an array."""
 
 
@@ -75,7 +79,10 @@ def test_trajectories_are_those_recorded_from_refoptim(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", CLOSE)
 def test_trajectories_with_sums_are_close_to_torchs(stem: str) -> None:
-    for mine, theirs in zip(ours(stem), recorded("torch-ieee", stem), strict=True):
+    witness = goldens.witnesses(stem)[0]
+    asked = {(case.id, dtype) for case, dtype in goldens.runs(witness, stem)}
+    mine_of = [x for x in ours(stem) if (x["case"], x["dtype"]) in asked]
+    for mine, theirs in zip(mine_of, recorded(witness, stem), strict=True):
         assert list(mine["steps"]) == list(theirs["steps"])
         for step in mine["steps"]:
             pairs = list(zip(leaves(mine["steps"][step]), leaves(theirs["steps"][step]), strict=True))

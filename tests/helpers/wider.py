@@ -9,7 +9,7 @@ from refoptim.conformance.cases import Case
 
 import refoptim
 from refoptim.commands import describe
-from refoptim.step.rule import is_measured
+from refoptim.step.rule import has_sums, is_measured
 
 OWN_CASES: dict[str, list[Case]] = {
     found[0].optimizer: found
@@ -30,6 +30,9 @@ WIDER = {name: _settings(found) for name, found in OWN_CASES.items()}
 
 ELEMENTWISE = [name for name in WIDER if not is_measured(getattr(refoptim, name))]
 """Those that need no sums over elements."""
+
+SUMMED = [name for name in WIDER if has_sums(getattr(refoptim, name))]
+"""Those that need some, with kernels that `harness/summed.cuh` serves."""
 
 STEMS = {name: describe.stem(getattr(refoptim, name)) for name in WIDER}
 """The names of their files, and of their pure rules."""

@@ -20,6 +20,7 @@ from helpers.rooms import SETTINGS, make
 from helpers.scalars import SETTINGS as OF_SCALARS
 from helpers.scalars import Steps
 from helpers.sums import FUNCTIONS, run
+from helpers.wider import SUMMED
 from refoptim import Optimizer, Parameter, SparseAdam, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_
 from refoptim.distributed import order
@@ -248,6 +249,7 @@ def of_storage(dtype: str) -> Iterator[Piece]:
     """List the work for one storage."""
     yield from (piece(dense, name, dtype) for name in RULES)
     yield from (piece(unaligned, name, dtype) for name in RULES)
+    yield from (piece(kind, name, dtype) for name in SUMMED for kind in (dense, unaligned))
     yield piece(sparse, "SparseAdam", dtype, **SETTINGS["SparseAdam"])
     yield piece(sparse, "Adagrad", dtype, lr=0.1, initial_accumulator_value=0.3)
     yield piece(sparse, "SGD", dtype, lr=0.1)

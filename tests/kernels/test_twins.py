@@ -7,11 +7,12 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from refoptim.engines.kernel import kernel_of
 from refoptim.engines.pure import is_measured
 from refoptim.numerics import arith
 from refoptim.step.hyper import Flag, declared
-from refoptim.step.rule import Rule, resolve
+from refoptim.step.rule import Rule, has_sums, resolve
 
 KERNELS = Path(str(files("refoptim.kernels")))
 
@@ -65,6 +66,8 @@ ELEMENTWISE = {rule.__name__: rule for rules in rooms().values() for rule in rul
 
 OPTIMIZERS = [name for name, rule in ELEMENTWISE.items() if issubclass(rule, refoptim.Optimizer)]
 
+SUMMED = {rule.__name__: rule for rules in rooms().values() for rule in rules if has_sums(rule)}
+
 
 def kernel_file(stem: str) -> str:
     return re.sub(r"//.*", "", (KERNELS / stem).read_text(encoding="utf-8"))
@@ -89,7 +92,7 @@ class Kernel:
     def function(self, name: str) -> tuple[str, str]:
         """Return the parameters and the body of a function in it."""
         found = re.search(
-            rf"\b{name}\(\s*((?:const|double)[^)]*)\) {{(.*?)(?:\n    }}|; }}$)", self.text, re.DOTALL | re.M
+            rf"\b{name}\(\s*((?:const|double|Record<)[^)]*)\) {{(.*?)(?:\n    }}|; }}$)", self.text, re.DOTALL | re.M
         )
         assert found, f"there is no function {name}"
         return found[1], found[2]
@@ -123,13 +126,13 @@ WORDS = words()
 class Tokens(ast.NodeVisitor):
     """The words of an update in the order of the text, with their operands; a choice begins with its condition."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Collection[str] = ()) -> None:
         self.found: list[str] = []
-        self.depth = 0
+        self.depth, self.words = 0, {*WORDS, *more}
 
     def visit_Call(self, node: ast.Call) -> None:
         name = ast.unparse(node.func)
-        if name not in WORDS:
+        if name not in self.words:
             for operand in node.args[:1] if name in STORAGE else node.args:
                 self.visit(operand)
             return
@@ -165,8 +168,9 @@ def room_tokens(rule: type[Rule]) -> list[str]:
     return tokens.found
 
 
-def kernel_tokens(body: str) -> list[str]:
+def kernel_tokens(body: str, more: Collection[str] = ()) -> list[str]:
     """Return the words of the text of an update, and what stands between their parentheses."""
+    words = {*WORDS, *more}
     found, depth, inside = [], 0, []
     for token in re.findall(r"s\.\w+|\w+|[<>=!]=|[()<>]", body):
         if token == ")":
@@ -175,7 +179,7 @@ def kernel_tokens(body: str) -> list[str]:
         elif token == "(":
             depth += 1
         else:
-            if token in WORDS:
+            if token in words:
                 inside.append(depth)
             found += [token] if inside else []
     return found
@@ -368,6 +372,119 @@ def test_formulas_of_words() -> None:
     assert {*same} == {"add", "sub", "mul", "div", "neg", "reciprocal", "rsqrt", "axpy", "addcmul", "addcdiv"}
     for name, text in same.items():
         assert formula(done[name]) == formula(text), name
+
+
+HELPERS = {"square"}
+"""A word of the tree, that rules with sums use besides those of `arith`."""
+
+
+def helpers_of(rule: type[Rule]) -> list[str]:
+    """Return the functions beside a rule that its array halves call."""
+    own = [name for name, x in vars(inspect.getmodule(rule)).items() if inspect.isfunction(x)]
+    asked = [x for x in own if getattr(inspect.getmodule(rule), x).__module__ == rule.__module__]
+    text = inspect.getsource(rule.update) + inspect.getsource(rule.sums)
+    return [name for name in asked if re.search(rf"\b{name}\(", text)]
+
+
+def check_words(kernel: Kernel) -> None:
+    """The array halves, and the functions beside them, word for word."""
+    helpers = helpers_of(kernel.rule)
+    more = {*HELPERS, *helpers}
+    module = inspect.getmodule(kernel.rule)
+    for name in ("update", "sums", *helpers):
+        _, body = kernel.function(name)
+        tokens = Tokens(more)
+        tokens.visit(source(getattr(module, name, None) or getattr(kernel.rule, name)))
+        room, there = tokens.found, kernel_tokens(body, more)
+        named = {*WORDS, *more, "p", "g"}
+        assert [x for x in room if x in named] == [x for x in there if x in named], name
+        fields = [[x.removeprefix("s.") for x in found if x.startswith("s.")] for found in (room, there)]
+        assert fields[0] == fields[1], name
+        assert {*re.findall(r"(\w+)\(", re.sub(r"\bif \(", "", body))} <= {*WORDS, *more}, name
+        assert {*re.findall(r"s\.(\w+)", body)} <= {*kernel.fields("Record")}, name
+
+
+def check_record(kernel: Kernel) -> None:
+    """The scalars, then what is given, then what is measured; and how many arrays, sums and numbers there are."""
+    rule, h = kernel.rule, everything_on(kernel.rule)
+    scalars = [*rule.scalars(h, 1, {})]
+    assert kernel.fields("Record")[: len(scalars)] == scalars
+    found = kernel_of(rule)
+    assert found
+    assert list(found.record) == kernel.fields("Record")
+    assert found.state == (*kernel.state(), *rule.numbers)
+    assert [*rule.arrays(h, (2,))] == list(found.state)
+    entries = re.search(rf"^SUMMED\((\w+), {rule.__name__}, (\d), (\d), (\d)\)$", kernel.file, re.M)
+    assert entries
+    assert entries.groups() == (found.name, str(len(kernel.state())), str(found.sums), str(len(rule.numbers)))
+    arrays = [np.ones(2) for _ in kernel.state()]
+    s = SimpleNamespace(**rule.scalars(h, 1, {}))
+    assert len(rule.sums(s, np.ones(2), np.ones(2), *arrays)) == found.sums
+
+
+def statements(function: Any) -> dict[str, str]:
+    """Return what a room's ``measured`` assigns and returns, by name."""
+    found = {}
+    for node in source(function).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.unparse(node.value)
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Call):
+            found |= {f"s.{x.arg}": ast.unparse(x.value) for x in node.value.keywords}
+    return found
+
+
+def in_python(text: str) -> str:
+    """Write an expression of a kernel in Python; choices have no brackets within them but those of their own."""
+    text = text.replace("&&", "and").replace("||", "or").replace("!(", "not (")
+    text = text.replace("shape.axes", "len(shape)").replace("shape.size", "prod(shape)")
+    text = re.sub(r"\(([^()?]*) \? ([^()?]*) : ([^()?]*)\)", r"(\2 if \1 else \3)", text)
+    return from_kernel(text)
+
+
+def check_measured(kernel: Kernel) -> None:
+    """Each number is computed by the same formula, in the same order."""
+    _, body = kernel.function("measured")
+    lines = re.findall(r"^ +(?:double |bool )?([\w.]+) = (.*);$", body, re.M)
+    room = statements(kernel.rule.measured)
+    expected = {name if name[2:] not in kernel.rule.numbers else name[2:]: x for name, x in room.items()}
+    assert {name for name, _ in lines} == {*expected}
+    assert [name for name, _ in lines if "." not in name and name not in kernel.rule.numbers] == [
+        name for name in expected if "." not in name and name not in kernel.rule.numbers
+    ]
+    for name, text in lines:
+        assert formula(in_python(text)) == formula(expected[name]), f"{name}: {text}"
+
+
+CHECKS_OF_SUMS: list[Callable[[Kernel], None]] = [check_words, check_record, check_measured]
+
+
+@pytest.mark.parametrize(("name", "check"), [(x, check) for x in SUMMED for check in CHECKS_OF_SUMS])
+def test_room_and_kernel_sum_the_same(name: str, check: Callable[[Kernel], None]) -> None:
+    check(Kernel(SUMMED[name]))
+
+
+MUTANTS_OF_SUMS = [
+    ("LARS", "square(g)", "square(p)", check_words),
+    ("LARS", "mul(axpy(g, p, s.weight_decay), s.ratio)", "axpy(mul(g, s.ratio), p, s.weight_decay)", check_words),
+    ("LARS", "trust_clip, adapted", "adapted, trust_clip", check_record),
+    ("LARS", "SUMMED(lars, LARS, 1, 2, 0)", "SUMMED(lars, LARS, 1, 1, 0)", check_record),
+    ("LARS", "n + w * s.weight_decay + s.eps", "n + w * s.weight_decay", check_measured),
+    ("LARS", "w > 0 && n > 0", "w > 0 || n > 0", check_measured),
+    ("LAMB", "add(mul(exp_avg, s.beta1), g)", "add(mul(exp_avg, s.beta2), g)", check_words),
+    ("LAMB", "ratio > 1 ? 1 : ratio", "ratio > 1 ? ratio : 1", check_measured),
+    ("NovoGrad", "exp_avg_sq = average;", "exp_avg_sq = largest;", check_measured),
+    ("NovoGrad", "SUMMED(novograd, NovoGrad, 1, 1, 2)", "SUMMED(novograd, NovoGrad, 1, 1, 1)", check_record),
+    ("StableAdamW", "maximum(exp_avg_sq, s.floor)", "add(exp_avg_sq, s.floor)", check_words),
+    ("MARS", "shape.axes > 1", "shape.axes > 2", check_measured),
+    ("MARS", "sub(g, last_grad), s.gain", "sub(g, last_grad), s.beta1", check_words),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "check"), MUTANTS_OF_SUMS)
+def test_differences_of_sums_are_found(name: str, old: str, new: str, check: Callable[[Kernel], None]) -> None:
+    assert old in Kernel(SUMMED[name]).file
+    with pytest.raises(AssertionError):
+        check(Kernel(SUMMED[name], lambda text: text.replace(old, new)))
 
 
 MUTANTS = [

@@ -412,10 +412,10 @@ def test_what_an_older_state_lacks_stays(name: str) -> None:
         for key in flags:
             group.pop(key, None)
     optimizer = make(name, groups(), foreach=False, maximize=True)
-    optimizer.param_groups[0] |= {"initial_lr": 0.5, "max_lr": 0.75}
+    optimizer.param_groups[0] |= {"initial_lr": 0.5, "max_momentum": 0.75}
     optimizer.load_state_dict(saved)
     group = optimizer.param_groups[0]
-    assert (group["foreach"], group["maximize"], group["initial_lr"], group["max_lr"]) == (False, True, 0.5, 0.75)
+    assert (group["foreach"], group["maximize"], group["initial_lr"], group["max_momentum"]) == (False, True, 0.5, 0.75)
 
 
 def test_settings_are_checked_in_the_next_step_too() -> None:

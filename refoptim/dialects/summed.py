@@ -1,0 +1,169 @@
+"""How implementations of the rules with sums over a parameter differ, beyond what ``wider`` says of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arith import Array, axpy, div, neg
+from ..numerics.tree import square
+from ..optimizers import lamb
+from ..optimizers.base import Optimizer
+from ..optimizers.lamb import LAMB
+from ..optimizers.lars import LARS
+from ..optimizers.mars import MARS
+from ..optimizers.novograd import NovoGrad
+from ..optimizers.stable_adamw import StableAdamW
+from ..step.rule import Hypers, Record, Registers
+from .change import MeasuredChange, by_scalars, changed, declare
+from .correction import CORRECTION, MAXIMUM
+from .decay import Coupled
+from .momentum import AHEAD, BUFFER, FIRST, LR
+from .wider import AVERAGE, ELEMENTWISE, SHRINKING, WIDER
+
+MEASURED = [rule for rule in WIDER if rule not in ELEMENTWISE]
+
+TRUST, CLIP = "size of the step", "clipping"
+
+
+@declare("MaximizeIgnored", MEASURED, "sign")
+class Descending(MeasuredChange):
+    """Takes the step that minimizes."""
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        return super().measure(changed(s, maximize=False), p, g, *state)
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return super().update(s, p, neg(g) if s.maximize else g, *state)
+
+
+declare("CoupledDecay", [rule for rule in SHRINKING if rule not in ELEMENTWISE], "decay place")(Coupled)
+
+
+def by_measured(flag: str, rules: list[type[Optimizer]], *touches: str, change: Callable[..., dict[str, Any]]) -> None:
+    """Enter a change of what sums say: ``change(s, totals, measured)`` returns the numbers that are others."""
+
+    @declare(flag, rules, *touches)
+    class Measured(MeasuredChange):
+        @classmethod
+        def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+            right = super().measured(s, shape, *totals)
+            return {**right, **change(s, totals, right)}
+
+
+by_measured("TrustIgnored", [LARS, LAMB], TRUST, change=lambda s, totals, found: {"ratio": 1.0})
+by_scalars("TrustClipIgnored", [LARS, LAMB], CLIP, change=lambda h, k, s: {"trust_clip": False})
+by_scalars("DampeningIgnored", [LARS], BUFFER, change=lambda h, k, s: {"undamped": 1.0})
+by_scalars("NesterovIgnored", [LARS], AHEAD, change=lambda h, k, s: {"nesterov": not h.nesterov})
+
+
+@declare("FirstStepDampened", [LARS], FIRST)
+class FirstDampened(MeasuredChange):
+    """The buffer begins with zeros."""
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return super().update(s, p, g, *(np.zeros_like(g) if buf is None else buf for buf in state))
+
+
+@declare("LrInsideMomentum", [LARS], LR)
+class LrInside(MeasuredChange):
+    """The buffer holds steps."""
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        return super().scalars(h, k, registers) | {"adapted": True, "step_size": -1.0, "free": not _is_adapted(h)}
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        ratio = 1.0 if s.free else super().measured(s, shape, *totals)["ratio"]
+        return {"ratio": ratio * s.lr}
+
+
+def _is_adapted(h: Hypers) -> bool:
+    return bool(h.weight_decay != 0 or h.always_adapt)
+
+
+@declare("NormOfDecayedGradient", [LARS], TRUST)
+class OfDecayed(MeasuredChange):
+    """The gradient has its decay before its norm is taken."""
+
+    @classmethod
+    def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return square(p), square(axpy(g, p, s.weight_decay))
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        return super().measured(changed(s, weight_decay=0.0), shape, *totals)
+
+
+@declare("DecayOutsideRatio", [LAMB], TRUST)
+class Outside(MeasuredChange):
+    """The norm is that of the direction without its decay."""
+
+    @classmethod
+    def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return square(p), square(lamb.direction(changed(s, weight_decay=0), p, *lamb.averages(s, g, *state)))
+
+
+by_scalars("NoBiasCorrection", [LAMB], CORRECTION, change=lambda h, k, s: {"correction1": 1.0, "root_correction2": 1.0})
+by_scalars("GradAveragingIgnored", [LAMB], AVERAGE, change=lambda h, k, s: {"averaged": not h.grad_averaging})
+by_scalars("GradAveragingIgnored", [NovoGrad], AVERAGE, change=lambda h, k, s: {"averaged": not h.grad_averaging})
+by_measured(
+    "AmsgradIgnored",
+    [NovoGrad],
+    MAXIMUM,
+    change=lambda s, totals, found: {"denom": math.sqrt(found["exp_avg_sq"]) + s.eps},
+)
+
+
+@declare("FirstNormAveraged", [NovoGrad], FIRST)
+class FromZero(MeasuredChange):
+    """The average of squared norms begins at zero."""
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        squares, average, *largest = totals
+        if average != 0:
+            return super().measured(s, shape, *totals)
+        return super().measured(s, shape, s.one_minus_beta2 * squares, 0.0, *largest)
+
+
+by_measured("LrNotLowered", [StableAdamW], CLIP, change=lambda s, totals, found: _full(s))
+
+
+def _full(s: Record) -> dict[str, Any]:
+    share = s.lr / s.max_lr if s.decouple_lr else s.lr
+    return {"shrink": 1 - share * s.weight_decay, "step_size": -s.lr}
+
+
+@declare("RmsOfOldSquares", [StableAdamW], AVERAGE)
+class OfOld(MeasuredChange):
+    """The squares are divided by their average before this step."""
+
+    @classmethod
+    def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return (div(square(g), np.maximum(state[1], s.floor)),)
+
+
+by_scalars(
+    "NoBiasCorrection",
+    [StableAdamW],
+    CORRECTION,
+    change=lambda h, k, s: {"one_minus_b1": 1 - h.betas[0], "b2": h.betas[1], "one_minus_b2": 1 - h.betas[1]},
+)
+by_measured(
+    "DecayByFullLr",
+    [StableAdamW],
+    "decay size",
+    change=lambda s, totals, found: {"shrink": _full(s)["shrink"]},
+)
+by_measured("GradientUnbounded", [MARS], CLIP, change=lambda s, totals, found: {"bound": 1.0})
+by_scalars("VarianceUnreduced", [MARS], "difference", change=lambda h, k, s: {"gain": 0.0})
+by_scalars("DifferenceInFirstStep", [MARS], FIRST, change=lambda h, k, s: {"first": False})
+by_measured("NoBiasCorrection", [MARS], CORRECTION, change=lambda s, totals, found: {"c1": 1.0, "root_c2": 1.0})
