@@ -26,7 +26,8 @@ struct StableAdamW {
         double size = shape.size;
         double rms = sqrt(squares / (size > 1 ? size : 1));
         double lr = s.lr / (rms > 1 ? rms : 1);
-        double share = s.decouple_lr ? lr / s.max_lr : lr;
+        double largest = s.max_lr > 0 ? s.max_lr : s.lr;
+        double share = s.decouple_lr && largest > 0 ? lr / largest : lr;
         s.shrink = 1 - share * s.weight_decay;
         s.step_size = -lr;
     }

@@ -25,6 +25,7 @@ import refoptim
 from refoptim.commands import describe
 from refoptim.lr_scheduler import WIDER
 from refoptim.step.hyper import declared
+from refoptim.step.rule import has_sums
 
 NEEDED = ("sphinx", "myst_parser", "pydata_sphinx_theme", "latex2mathml", "matplotlib")
 MISSING = [name for name in NEEDED if find_spec(name) is None]
@@ -157,7 +158,10 @@ def test_twins_stand_side_by_side(name: str) -> None:
     if "update" in vars(twins.rule(OPTIMIZERS[name])):
         assert pairs["update"].room.startswith("def update(cls, s: Record")
         assert re.search(r"static void\s+update\(\s*const Record<T>& s", pairs["update"].twin)
-    if name not in PROGRAMS:
+    if has_sums(OPTIMIZERS[name]):
+        assert "static void measured(Record<double>& s" in " ".join(pairs["measured"].twin.split())
+        assert re.search(r"static Several<X, \d>\s+sums\(", pairs["sums"].twin)
+    elif name not in PROGRAMS:
         assert pairs["scalars"].room.startswith("def scalars(cls, h: Hypers")
         assert "static Record<double> scalars(const Hypers& h" in pairs["scalars"].twin
         assert all(pair.twin and pair.twin.rstrip().endswith("}") for pair in pairs.values())
@@ -185,6 +189,7 @@ def test_promises_are_told_as_they_are() -> None:
         "LBFGS": "TREE",
         "ConjugateGradient": "TREE",
         "Muon": "CLOSE",
+        **dict.fromkeys(["LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW"], "TREE"),
     }
 
 

@@ -90,8 +90,8 @@ class Timm(Ports):
         "AdaBelief": Port("timm.optim.adabelief:AdaBelief", {"weight_decouple": "decoupled_decay"}),
         "Adan": Port("timm.optim.adan:Adan", given=LOOP),
         "ADOPT": Port("timm.optim.adopt:Adopt", given=LOOP),
-        "LAMB": Port("timm.optim.lamb:Lamb"),
-        "LARS": Port("timm.optim.lars:Lars"),
+        "LAMB": Port("timm.optim.lamb:Lamb", given={"max_grad_norm": None, **LOOP}),
+        "LARS": Port("timm.optim.lars:Lars", given=LOOP),
         "Lion": Port("timm.optim.lion:Lion", given=LOOP),
         "MARS": Port("timm.optim.mars:Mars"),
         "NovoGrad": Port("timm.optim.nvnovograd:NvNovoGrad"),
@@ -174,7 +174,7 @@ class Optimi(Ports):
     ports: ClassVar[Mapping[str, Port]] = {
         "Adan": Port("optimi:Adan", {"no_prox": "adam_wd"}, LOOP),
         "Lion": Port("optimi:Lion", given=LOOP),
-        "StableAdamW": Port("optimi:StableAdamW", given=LOOP),
+        "StableAdamW": Port("optimi:StableAdamW", given={"kahan_sum": False, **LOOP}),
     }
 
 

@@ -16,6 +16,7 @@ from refoptim import Optimizer
 from refoptim.commands.describe import SHARED, arguments, optimizers, stem, text
 from refoptim.dialects.preset import known
 from refoptim.optimizers.closure import ClosureOptimizer
+from refoptim.step.rule import has_sums
 
 FOLDER = "optimizers"
 
@@ -31,7 +32,7 @@ w = np.array([[1.0, -2.0], [0.5, 4.0]])
 optimizer = optim.NAME([w])
 
 for _ in range(100):
-    optimizer.step(grads=[2 * w])  # the gradient of the sum of squares; w is changed in place""",
+    optimizer.step(grads=[w.copy()])  # the gradient of half the sum of squares; w is changed in place""",
     "sparse": """import numpy as np
 import refoptim as optim
 
@@ -174,6 +175,10 @@ def promised(cls: type[Optimizer]) -> tuple[str, str]:
     own_order = "the same bits wherever refoptim runs, since sums have an order of their own that no machine changes"
     if witness:
         whose = f"{witness.package}'s `{witness.cls.partition(':')[2]}`"
+        if has_sums(cls):
+            asked = [x for x in storages if x not in witness.lacks]
+            met = " and ".join(f"{promises.promised('numpy', 'package-ieee', name, x)} in {x}" for x in asked)
+            return "TREE", f"{own_order}. The results of {whose}, x, are met {met}."
         return "EXACT", f"parameters and state have the bits of {whose}, where torch computes by the IEEE rules."
     if not found:
         return "TREE", own_order + ". Torch's results are met up to rounding; there are no golden cases."

@@ -19,7 +19,7 @@ from refoptim.commands.describe import stem
 Functions = dict[str, str]
 """Source by name."""
 
-ALWAYS = ("scalars", "measure", "update")
+ALWAYS = ("scalars", "sums", "measured", "measure", "update")
 """The functions of a rule that are shown, with a twin or without."""
 
 
@@ -99,5 +99,5 @@ def struct_functions(source: str, within: str) -> Functions:
     """Return the static functions of a struct; a blank line stands between any two of its members."""
     struct = re.search(rf"^struct {within}\b.*?^}};", source, re.MULTILINE | re.DOTALL)
     members = re.split(r"\n\n(?=    \S)", (struct[0] if struct else "").removesuffix("};").rstrip())
-    named = [(re.search(r"\bstatic [\w<>]+\s+(\w+)\(", member), member) for member in members]
+    named = [(re.search(r"\bstatic [\w<>, ]+\s+(\w+)\(", member), member) for member in members]
     return {name[1]: textwrap.dedent(member.strip("\n")) for name, member in named if name}

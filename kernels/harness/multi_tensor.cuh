@@ -177,23 +177,27 @@ __device__ inline void update_elements(
 namespace refoptim {
 #endif
 
+template <class Rule, class T, class P, class G, int N>
+__device__ inline void
+update_chunk(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& chunk) {
+    constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
+    i64 vectors = chunk.aligned() ? chunk.size / V : 0;
+#ifdef HOST
+    if (!update_decided<Rule>(s, prepare, chunk))
+#endif
+        update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
+    update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
+}
+
 template <class Rule, class P, class G, int N, class T = Arithmetic<P>>
 __device__ inline void run(const typename Rule::template Record<T>& by_value, const Bucket& b) {
     using Record = typename Rule::template Record<T>;
     if (b.found_inf && *b.found_inf)
         return;
-    constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
     const Record s = b.record ? *(const Record*)b.record : by_value;
     const Preparation<T> prepare(b);
-    for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
-        const Chunk<P, G, N> chunk(b, Part(b, c));
-        i64 vectors = chunk.aligned() ? chunk.size / V : 0;
-#ifdef HOST
-        if (!update_decided<Rule>(s, prepare, chunk))
-#endif
-            update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
-        update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
-    }
+    for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x)
+        update_chunk<Rule>(s, prepare, Chunk<P, G, N>(b, Part(b, c)));
 }
 
 // Blocks that a multiprocessor must hold at once; doubles need more registers.

@@ -110,18 +110,6 @@ __device__ inline void measure(
     }
 }
 
-template <class Rule, class T, class P, class G, int N>
-__device__ inline void
-update_chunk(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& chunk) {
-    constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
-    i64 vectors = chunk.aligned() ? chunk.size / V : 0;
-#ifdef HOST
-    if (!update_decided<Rule>(s, prepare, chunk))
-#endif
-        update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
-    update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
-}
-
 template <class Rule, class P, class G, int N, class T = Arithmetic<P>>
 __device__ inline void update_summed(const Bucket& b, const typename Rule::template Record<T>* records) {
     if (b.found_inf && *b.found_inf)

@@ -138,7 +138,9 @@ by_measured("LrNotLowered", [StableAdamW], CLIP, change=lambda s, totals, found:
 
 
 def _full(s: Record) -> dict[str, Any]:
-    share = s.lr / s.max_lr if s.decouple_lr else s.lr
+    """Return what the full learning rate makes of the step."""
+    largest = s.max_lr if s.max_lr > 0 else s.lr
+    share = s.lr / largest if s.decouple_lr and largest > 0 else s.lr
     return {"shrink": 1 - share * s.weight_decay, "step_size": -s.lr}
 
 

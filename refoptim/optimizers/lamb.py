@@ -19,7 +19,8 @@ class LAMB(Optimizer):
 
     .. code-block:: text
 
-        exp_avg    = lerp(exp_avg, g, 1 - beta1)                   beta1 * exp_avg + g unless grad_averaging
+        exp_avg    = lerp(exp_avg, g, 1 - beta1)                   if grad_averaging
+        exp_avg    = beta1 * exp_avg + g                           otherwise
         exp_avg_sq = beta2 * exp_avg_sq + ((1 - beta2) * g) * g
         m     = exp_avg / (1 - beta1**k)                           / 1 unless bias_correction, here and below
         denom = sqrt(exp_avg_sq) / (1 - beta2**k)**0.5 + eps

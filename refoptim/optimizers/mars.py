@@ -42,7 +42,7 @@ class MARS(Optimizer):
     of_torch = False
     varying = frozenset(
         {
-            *("first", "correction1", "root_correction2", "step_size"),
+            *("correction1", "root_correction2", "step_size"),
             *("correction1_1d", "root_correction2_1d", "step_size_1d"),
         }
     )

@@ -25,7 +25,8 @@ class StableAdamW(Optimizer):
         exp_avg_sq = b2 * exp_avg_sq + ((1 - b2) * g) * g
         rms        = sqrt(mean((g * g) / max(exp_avg_sq, eps * eps)))
         lr         = lr / max(1, rms)
-        p          = p * (1 - lr * weight_decay)                   lr / max_lr for lr if decouple_lr
+        p          = p * (1 - lr * weight_decay)                   unless decouple_lr
+        p          = p * (1 - lr / max_lr * weight_decay)          if decouple_lr
         p          = p - lr * exp_avg / (sqrt(exp_avg_sq) + eps)
 
     The averages need no correction, since their betas have it. The mean is over a whole parameter, in the order of
@@ -38,7 +39,7 @@ class StableAdamW(Optimizer):
     """
 
     of_torch = False
-    varying = frozenset({"one_minus_b1", "b2", "one_minus_b2", "lr", "max_lr"})
+    varying = frozenset({"one_minus_b1", "b2", "one_minus_b2", "lr"})
 
     def __init__(
         self,
@@ -74,7 +75,6 @@ class StableAdamW(Optimizer):
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         b1, b2 = (debiased(beta, k) for beta in h.betas)
-        largest = h.lr if h.max_lr is None else h.max_lr
         return dict(
             weight_decay=h.weight_decay,
             one_minus_b1=1 - b1,
@@ -84,7 +84,7 @@ class StableAdamW(Optimizer):
             floor=h.eps * h.eps,
             lr=h.lr,
             decouple_lr=h.decouple_lr,
-            max_lr=largest if largest > 0 else 1.0,
+            max_lr=0.0 if h.max_lr is None else h.max_lr,
         )
 
     @classmethod
@@ -98,7 +98,8 @@ class StableAdamW(Optimizer):
         size = prod(shape)
         rms = math.sqrt(squares / (size if size > 1 else 1))
         lr = s.lr / (rms if rms > 1 else 1)
-        share = lr / s.max_lr if s.decouple_lr else lr
+        largest = s.max_lr if s.max_lr > 0 else s.lr
+        share = lr / largest if s.decouple_lr and largest > 0 else lr
         return dict(shrink=1 - share * s.weight_decay, step_size=-lr)
 
     @classmethod

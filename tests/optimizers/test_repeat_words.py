@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import refoptim
-from helpers.rooms import DENSE, assert_equal_runs, make, members, normal
+from helpers.rooms import DENSE, MEASURED, assert_equal_runs, make, members, normal
 from refoptim import Optimizer, Parameter, SparseGrad
 from refoptim.numerics.arith import axpy, mul
 from refoptim.step import hyper as hp
 
-ELEMENTWISE = [name for name in DENSE if name not in ("Adafactor", "Muon")]
+ELEMENTWISE = [name for name in DENSE if name not in MEASURED]
 SHAPES = [(5, 3), (40,), ()]
 
 

@@ -12,11 +12,22 @@ import pytest
 
 import refoptim
 from helpers.pictures import picture
-from helpers.rooms import DENSE, NAMES, SETTINGS, assert_equal_bits, assert_equal_runs, gradient, make, members, normal
+from helpers.rooms import (
+    DENSE,
+    MEASURED,
+    NAMES,
+    SETTINGS,
+    assert_equal_bits,
+    assert_equal_runs,
+    gradient,
+    make,
+    members,
+    normal,
+)
 from refoptim import SparseGrad
 from refoptim.step import plan
 
-DIFFERENTIABLE = [name for name in DENSE if name not in ("Adafactor", "Muon")]
+DIFFERENTIABLE = [name for name in DENSE if name not in MEASURED]
 SHAPES = [(4, 3), (2, 5), (6, 2), (3, 3)]
 
 
