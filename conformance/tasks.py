@@ -165,7 +165,9 @@ def check(entry: Any) -> Case:
 
 def _optimizer(name: Any) -> type[refoptim.Optimizer]:
     cls = getattr(refoptim, name, None) if isinstance(name, str) and name in refoptim.__all__ else None
-    found = inspect.isclass(cls) and issubclass(cls, refoptim.Optimizer) and cls is not refoptim.Optimizer
+    found = (
+        inspect.isclass(cls) and issubclass(cls, refoptim.Optimizer) and cls.is_rule and cls is not refoptim.Optimizer
+    )
     require(found, f"the case names no optimizer: {shown(name)}")
     return cast("type[refoptim.Optimizer]", cls)
 

@@ -41,6 +41,7 @@ from .step.parameter import Parameter
 from .step.rule import get_default_dtype, set_default_dtype
 from .step.sparse import SparseGrad
 from .step.trees import named_arrays
+from .transforms import SAM, Lookahead
 
 __version__ = "0.2.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "LARS",
     "LBFGS",
     "MARS",
+    "SAM",
     "SGD",
     "AdaBelief",
     "Adadelta",
@@ -62,6 +64,7 @@ __all__ = [
     "Adan",
     "ConjugateGradient",
     "Lion",
+    "Lookahead",
     "Muon",
     "NAdam",
     "NovoGrad",

@@ -64,6 +64,8 @@ class _Record(NamedTuple):
     optimizer: Optimizer
     stage: OptState = OptState.READY
     found: Mapping[Place, Any] = {}
+    earlier: tuple[Any, ...] = ()
+    """What was found in calls whose gradients wait for others before a step is taken."""
 
 
 class GradScaler:
@@ -172,7 +174,8 @@ class GradScaler:
     def _unscale(self, optimizer: Optimizer, pairs: Sequence[tuple[Parameter, Any]], scale: Any) -> None:
         workspace, inverse, machines = Workspace(), _inverse(scale), _machines(optimizer, pairs)
         with on_their_streams(borrowed(optimizer.param_groups)):
-            record = _Record(optimizer, OptState.UNSCALED, optimizer._everywhere(_found(pairs, machines)))
+            found = optimizer._everywhere(_found(pairs, machines))
+            record = self._record(optimizer)._replace(stage=OptState.UNSCALED, found=found)
             changes = [x for p, g in pairs if not _is_shared(p, g) for x in _replacing(p, g, inverse)]
             own = [(p.grad, as_reals(plain(_values(g)))) for p, g in pairs if _is_shared(p, g)]
             changes += telling(grad for grad, _ in own)
@@ -188,7 +191,8 @@ class GradScaler:
 
         Gradients are those the parameters hold, or those given as ``grads``. If ``unscale_`` has not been called, it
         is; but the rule divides by the scale itself, and no gradient is written to, where kernels run, or a gradient
-        has 16 bits, is given as ``grads``, is read-only or shares memory.
+        has 16 bits, is given as ``grads``, is read-only or shares memory. A MultiSteps is called for each batch; the
+        scale stays until it steps, whether ``update`` is called in between or not.
 
         Args:
             optimizer: the optimizer.
@@ -220,10 +224,13 @@ class GradScaler:
         # Noted before, so that no interrupt makes it step twice.
         self._records[id(optimizer)] = record._replace(stage=OptState.STEPPED)
         try:
-            return optimizer.step(*args, **kwargs) if on_gpu(found) or not found else optimizer._leave_out()
+            out = optimizer.step(*args, **kwargs) if on_gpu(found) or not found else optimizer._leave_out()
         except (TypeError, ValueError, RuntimeError):  # something is wrong, and nothing has changed
             self._records[id(optimizer)] = record
             raise
+        if optimizer._is_gathering():
+            self._records[id(optimizer)] = _Record(optimizer, earlier=(*record.earlier, *record.found.values()))
+        return out
 
     def _ready(self, optimizer: Optimizer, record: _Record, scale: Any, kwargs: Any) -> tuple[_Record, dict[str, Any]]:
         """Look for inf and NaN, and unscale gradients or leave it to the rule; return what the step is to be given."""
@@ -260,6 +267,8 @@ class GradScaler:
         if not self._enabled:
             return
         scale, tracker = self._known("update"), self._growth_tracker
+        if new_scale is None and any(record.optimizer._is_gathering() for record in self._records.values()):
+            return
         if new_scale is None:
             scale, tracker = self._next(scale, tracker)
         elif on_gpu(new_scale) and new_scale.size == 1 and new_scale.dtype.kind == "f":
@@ -270,7 +279,7 @@ class GradScaler:
 
     def _next(self, scale: Any, tracker: Any) -> tuple[Any, Any]:
         """Return the scale and the growth tracker after the steps since the last ``update``, where they lie."""
-        found = [x for record in self._records.values() for x in record.found.values()]
+        found = [x for record in self._records.values() for x in (*record.found.values(), *record.earlier)]
         if not found:
             raise AssertionError("No inf checks were recorded prior to update.")
         where = place(scale)
@@ -475,10 +484,11 @@ def _check_arguments(optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[
     """Raise RuntimeError for a closure, TypeError for an optimizer that needs one and for what the scaler passes on."""
     if args or "closure" in kwargs:
         raise RuntimeError("Closure use is not currently supported if GradScaler is enabled.")
-    if isinstance(optimizer, ClosureOptimizer):
+    rule = type(optimizer._innermost())
+    if issubclass(rule, ClosureOptimizer):
         raise TypeError(
-            f"{type(optimizer).__name__}.step() missing 1 required positional argument: 'closure', which no GradScaler "
-            "can call: it would evaluate the loss more than once"
+            f"{rule.__name__}.step() missing 1 required positional argument: 'closure', which no GradScaler can call: "
+            "it would evaluate the loss more than once"
         )
     for name in ("grad_scale", "found_inf"):
         if name in kwargs:

@@ -42,7 +42,15 @@ PLACES = {
     "refoptim.clip_grad": ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"),
     "refoptim.amp": ("GradScaler",),
     "refoptim.transforms": (
-        *("MultiSteps", "adaptive_clip_grad_", "centralize_grad_", "clip_by_block_rms_", "clip_by_global_norm_"),
+        *(
+            "Lookahead",
+            "MultiSteps",
+            "SAM",
+            "adaptive_clip_grad_",
+            "centralize_grad_",
+            "clip_by_block_rms_",
+            "clip_by_global_norm_",
+        ),
         *("clip_grad_norm_", "clip_grad_value_", "param_groups"),
     ),
     "refoptim.numerics.power": ("power", "cos", "exp", "log"),

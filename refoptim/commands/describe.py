@@ -33,7 +33,7 @@ class Argument(NamedTuple):
 def optimizers() -> list[type[refoptim.Optimizer]]:
     """Return the public optimizers by name."""
     found = [getattr(refoptim, name) for name in refoptim.__all__]
-    classes = [x for x in found if inspect.isclass(x) and issubclass(x, refoptim.Optimizer)]
+    classes = [x for x in found if inspect.isclass(x) and issubclass(x, refoptim.Optimizer) and x.is_rule]
     return sorted((x for x in classes if x is not refoptim.Optimizer), key=lambda x: x.__name__.lower())
 
 

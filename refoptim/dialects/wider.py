@@ -38,7 +38,7 @@ from .running import CHANGING, GAPS, ChangingLate, ChangingNever, Moving, Shared
 
 def _wider() -> tuple[Any, ...]:
     named = (getattr(refoptim, name) for name in refoptim.__all__)
-    rules = (x for x in named if inspect.isclass(x) and issubclass(x, Optimizer) and not x.of_torch)
+    rules = (x for x in named if inspect.isclass(x) and issubclass(x, Optimizer) and x.is_rule and not x.of_torch)
     return tuple(rule for rule in rules if not issubclass(rule, ClosureOptimizer))
 
 

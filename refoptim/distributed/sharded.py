@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,6 +74,9 @@ class Sharded(Optimizer):
         TypeError, ValueError, RuntimeError: an argument is wrong.
         RankError: an argument is wrong on another rank, or ranks differ in one.
     """
+
+    is_rule: ClassVar[bool] = False
+    makes_along: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -61,6 +61,12 @@ def shared_out(workers: Sequence[Callable[[Any], None]], items: Sequence[Any], w
     return [*(partial(queue.put, job) for job in jobs), *waiting, partial(_closed.extend, gates)]
 
 
+def give_back(changes: Sequence[Change]) -> None:
+    """Let others have what ``shared_out`` set aside for changes, the last of a list, that were not made."""
+    if changes and changes[-1].func == _closed.extend:
+        changes[-1]()
+
+
 def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) -> None:
     """Call a function on every item, on several threads where there are enough; floating-point flags raise nothing.
 

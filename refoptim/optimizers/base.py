@@ -12,7 +12,7 @@ from operator import setitem
 from reprlib import repr as short
 from threading import get_ident
 from types import FrameType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -96,6 +96,12 @@ class Optimizer(Rule):
     Raises:
         TypeError, ValueError: an argument has the wrong type, or a value outside its range.
     """
+
+    is_rule: ClassVar[bool] = True
+    """Whether the class is a rule, and nothing that works around an optimizer of another class."""
+
+    makes_along: ClassVar[bool] = True
+    """Whether a step makes the changes that ``also`` is given."""
 
     _repeat: Repeat | None
     _counters: MutableMapping[Parameter, Counter]
@@ -217,7 +223,8 @@ class Optimizer(Rule):
             with np.errstate(all="ignore"):
                 changes = repeat.changes(scaling, workspace)
                 self._decide()
-                workspace.make_quietly([*changes, *self._also], self)
+                along = self._also if changes else ()  # a step that is skipped makes none
+                workspace.make_quietly([*changes, *along], self)
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
@@ -239,7 +246,7 @@ class Optimizer(Rule):
 
     @contextmanager
     def also(self, changes: Sequence[Change]) -> Iterator[None]:
-        """Let changes of somebody else be made with those of the step inside the block: all at once, or none."""
+        """Let changes of somebody else be made with those of a step, or of loading, inside the block: all, or none."""
         self._also = changes
         try:
             yield
@@ -253,12 +260,21 @@ class Optimizer(Rule):
         """Return the optimizer whose parameters hold the gradients of the next step: itself, if it has them all."""
         return self
 
+    def _innermost(self) -> Optimizer:
+        """Return the optimizer that takes the steps: itself, or the one that it works around."""
+        return self
+
+    def _is_gathering(self) -> bool:
+        """Tell whether the gradients of calls of ``step`` wait for others before a step is taken."""
+        return False
+
     def _everywhere(self, found: Mapping[Any, Any]) -> Mapping[Any, Any]:
         """Return numbers by place, other than 0 if they are so anywhere that the next step is taken."""
         return found
 
-    def _leave_out(self) -> None:
-        """Forget what was prepared for a step that is left out."""
+    def _leave_out(self) -> Any:
+        """Forget what was prepared for a step that is left out, and return what the step would return."""
+        return None
 
     def _keeping(self, plan: list[Bucket]) -> Iterator[Change]:
         """Yield what keeps the state of the parameters that were updated."""
@@ -339,7 +355,7 @@ class Optimizer(Rule):
         replaced = [partial(group.clear) for group in self.param_groups]
         filled = [partial(old.update, new) for old, new in zip(self.param_groups, groups, strict=True)]
         own_state = [partial(self.state.clear), partial(self.state.update, state)]
-        make([*written, *replaced, *filled, *own_state, partial(vars(self).update, self._fresh())])
+        make([*written, *replaced, *filled, *own_state, partial(vars(self).update, self._fresh()), *self._also])
         for hook in (*self._load_state_dict_post_hooks.values(),):
             hook(self)
 

@@ -325,7 +325,7 @@ class ClosureOptimizer(Optimizer):
             with at(where), kernels_on(machine), np.errstate(all="ignore"):
                 self._minimize(h, s, f)
             s.func_evals += f.evals
-            make([*told(params), partial(setitem, self.state, params[0], s.kept()), whole])
+            make([*told(params), partial(setitem, self.state, params[0], s.kept()), *self._also, whole])
         except BaseException:
             if self._torn:
                 make([*f.restoring(), whole])

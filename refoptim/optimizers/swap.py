@@ -35,6 +35,7 @@ def swap_in_optimizer_params_and_state(
         RuntimeError: the optimizer has no state, or parameters or groups do not correspond.
     """
     _check_types(optimizer, swapin_parameters)
+    optimizer = optimizer._innermost()
     parameters = [as_parameter(x) for x in swapin_parameters.values()]
     groups = _matched(optimizer, parameters, swapin_optim_state)
     state = _states(groups, swapin_optim_state)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..numerics.arith import Array, add, arithmetic, div, round_to, sub, widen
+from ..numerics.arith import Array, DType, add, arithmetic, div, round_to, sub, widen
 from ..numerics.array_types import at, place, plain
-from ..optimizers.base import Optimizer
+from ..optimizers.base import Closure, Optimizer
 from ..step import hyper as hp
 from ..step.changes import make
-from ..step.given import in_order
+from ..step.given import in_order, loss_and_gradients
 from ..step.parameter import Parameter, as_gradient
 from ..step.scaling import Scaling
 from ..step.sparse import SparseGrad
+from ..step.state_dict import StateDict
+from .wrapper import Wrapper, copied_list
 
 STEPS = hp.Count("how many gradients make one step", interval=hp.Interval("[1, inf)"))
 
 
-class MultiSteps:
+class MultiSteps(Wrapper):
     """Adds up the gradients of several calls of ``step``, and lets an optimizer step with them in the last.
 
     .. code-block:: text
@@ -35,7 +37,7 @@ class MultiSteps:
     call adds 0, and has none in the step if it never had one.
 
     Args:
-        optimizer: any whose step takes gradients; schedulers are made of it.
+        optimizer: any whose step takes gradients; schedulers are made of it, or of this.
         steps: how many calls make a step.
         mean: whether the mean is taken, or the sum.
 
@@ -47,29 +49,52 @@ class MultiSteps:
         TypeError, ValueError: an argument is wrong.
     """
 
+    own: ClassVar[tuple[str, ...]] = ("steps", "mean", "count", "_found", "_scale", "_sums")
+
     def __init__(self, optimizer: Optimizer, steps: int, mean: bool = True) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.steps: int = STEPS.resolve("steps", steps)
         self.mean = hp.Flag("").resolve("mean", mean)
-        self.count, self._found, self._scale = 0, False, None
+        self.count: int = 0
+        self._found: bool = False
+        self._scale: float | None = None
         self._sums: dict[Parameter, Array] = {}
 
-    def step(self, *, grads: Iterable[Any] | None = None, grad_scale: Any = None, found_inf: Any = None) -> bool:
-        """Take gradients in, and step with all of them if these are the last; tell whether that was so.
+    def step(
+        self,
+        closure: Closure | None = None,
+        *,
+        grads: Iterable[Any] | None = None,
+        grad_scale: Any = None,
+        found_inf: Any = None,
+    ) -> Any:
+        """Take gradients in, and step with all of them if these are the last.
 
         Args:
+            closure: called first; it computes the loss and sets the gradients of the parameters, or returns both.
             grads: as for the step of an optimizer; None for those that the parameters hold.
             grad_scale: the factor by which the loss was scaled, the same in all calls that make a step.
             found_inf: if it is not 0 in one of the calls, the step that they make is skipped.
 
+        Returns:
+            The loss that ``closure`` returned; without one, whether this call was the last of those that make a step.
+
         Raises:
             TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
         """
+        if closure is None:
+            return self._gather(grads, grad_scale, found_inf)
+        if grads is not None or not callable(closure):
+            raise TypeError("step takes a closure, a function that returns the loss, or grads, and not both")
+        loss, grads = loss_and_gradients(closure())
+        self._gather(grads, grad_scale, found_inf)
+        return loss
+
+    def _gather(self, grads: Any, grad_scale: Any, found_inf: Any) -> bool:
+        """Take gradients in, and step with all of them if these are the last; tell whether that was so."""
         scaling = Scaling(grad_scale, found_inf)
         scale, found = scaling.scale(), self._found or scaling.skips()
-        if self.count and scale != self._scale:
+        if self._sums and scale != self._scale:
             raise ValueError(f"grad_scale must be that of the first of {self.steps} calls, {self._scale}, got {scale}")
         sums = self._added(grads)
         after: dict[str, Any] = {"count": self.count + 1, "_found": found, "_scale": scale, "_sums": sums}
@@ -84,9 +109,19 @@ class MultiSteps:
         optimizer, fresh = self.optimizer, partial(vars(self).update, _fresh())
         members = [p for group in optimizer.param_groups for p in group["params"]]
         grads = [round_to(sums[p], p.data) if p in sums else None for p in members]
-        with optimizer.also([fresh]):
+        with optimizer.also([fresh, *self._also]):
             optimizer.step(grads=grads, grad_scale=scale, found_inf=found or None)
         make([fresh])  # where the step was skipped
+
+    def _is_gathering(self) -> bool:
+        return self.count > 0
+
+    def _leave_out(self) -> bool:
+        """Count a call whose gradients are not finite: the step that it makes with others is skipped."""
+        last = self.count + 1 >= self.steps
+        after = _fresh() if last else {"count": self.count + 1, "_found": True}
+        make([partial(vars(self).update, after)])
+        return last
 
     def _added(self, given: Any) -> dict[Parameter, Array]:
         """Return the sums with some gradients added."""
@@ -104,18 +139,15 @@ class MultiSteps:
         return sums
 
     def _sum(self, a: Array | None, g: Array | None, p: Parameter) -> Array:
-        zero = np.zeros_like(plain(p.data), dtype=arithmetic(p.dtype) if p.dtype.kind != "c" else p.dtype)
+        zero = np.zeros_like(plain(p.data), dtype=_dtype(p))
         a, g = zero if a is None else a, zero if g is None else widen(g)
         if not self.mean:
             return add(a, g)
         return add(a, div(sub(g, a), np.float64(self.count + 1).astype(a.dtype)))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's state dict, the count, and copies of the sums in the order of the parameters."""
-        members = [p for group in self.optimizer.param_groups for p in group["params"]]
-        sums = [self._sums[p].copy() if p in self._sums else None for p in members]
-        own = {"count": self.count, "found": self._found, "scale": self._scale, "sums": sums}
-        return {"optimizer": self.optimizer.state_dict(), **own}
+    def _saved(self, inner: StateDict, copy: Callable[[Any], Any]) -> StateDict:
+        own = {"count": self.count, "found": self._found, "scale": self._scale}
+        return {"optimizer": inner, **own, "sums": copied_list(self._members(), self._sums, copy)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a copy of a saved state.
@@ -129,22 +161,19 @@ class MultiSteps:
         count = hp.Count("", interval=hp.Interval(f"[0, {self.steps})")).resolve("count", state_dict["count"])
         found = hp.Flag("").resolve("found", state_dict["found"])
         scale = Scaling(state_dict["scale"]).scale()
-        sums = self._read(state_dict["sums"])
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        make([partial(vars(self).update, {"count": count, "_found": found, "_scale": scale, "_sums": sums})])
+        inner = state_dict["optimizer"]
+        sums = self._read(inner, state_dict["sums"])
+        self._take_over(inner, {"count": count, "_found": found, "_scale": scale, "_sums": sums})
 
-    def _read(self, saved: Any) -> dict[Parameter, Array]:
-        members = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if not isinstance(saved, (list, tuple)) or len(saved) != len(members):
-            raise ValueError(f"sums of a state dict must be a list of {len(members)} arrays")
-        sums = {}
-        for i, (p, x) in enumerate(zip(members, saved, strict=True)):
-            if x is not None:
-                dtype = p.dtype if p.dtype.kind == "c" else arithmetic(p.dtype)
-                if getattr(x, "shape", None) != p.shape or x.dtype != dtype:
-                    raise ValueError(f"sum {i} of a state dict must be an array of shape {p.shape} and {dtype}")
-                sums[p] = x.copy()
-        return sums
+    def _read(self, inner: Any, saved: Any) -> dict[Parameter, Array]:
+        if isinstance(inner, Mapping) and {"state", "param_groups"} <= set(inner):
+            return self._arrays(dict(inner), "sums", saved, _dtype)
+        raise ValueError("loaded state dict is not one of MultiSteps")
+
+
+def _dtype(p: Parameter) -> DType:
+    """Return the dtype of a sum."""
+    return p.dtype if p.dtype.kind == "c" else arithmetic(p.dtype)
 
 
 def _fresh() -> dict[str, Any]:

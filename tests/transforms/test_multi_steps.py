@@ -196,6 +196,58 @@ def test_a_saved_run_continues() -> None:
     assert resumed.count == 0
 
 
+def test_a_closure_gives_the_gradients_and_its_loss_comes_back() -> None:
+    rows, ours, other, by_hand = draws(4), made(), made(), made()
+    steps, pairs = MultiSteps(ours, 2), MultiSteps(by_hand, 2)
+    members = ours.param_groups[0]["params"]
+    for i, row in enumerate(rows):
+
+        def set_them(row: list[Any] = row, i: int = i) -> float:
+            for p, g in zip(members, row, strict=True):
+                p.grad = g
+            return float(i)
+
+        assert steps.step(set_them) == i
+        assert pairs.step(lambda row=row, i=i: (float(i), row)) == i
+    other.step(grads=running_mean(rows[:2]))
+    other.step(grads=running_mean(rows[2:]))
+    assert same(data(ours), data(other)) and same(data(by_hand), data(other))
+    before = data(ours)
+    with pytest.raises(ZeroDivisionError):
+        steps.step(lambda: 1 / 0)
+    with pytest.raises(TypeError, match="not both"):
+        steps.step(lambda: 0.0, grads=rows[0])
+    assert same(data(ours), before) and steps.count == 0
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["update at the end", "update after each"])
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_scaler_takes_it(fused: bool | None, between: bool) -> None:
+    """The scale stays while gradients gather, and an overflow in one call skips the step and halves the scale."""
+    from refoptim.amp import GradScaler
+    from refoptim.engines import host
+
+    if fused and host.missing():
+        pytest.skip(f"no kernels for this computer: {host.missing()}")
+    rows, ours, other = draws(9, np.float32), made(dtype=np.float32, fused=fused), made(dtype=np.float32)
+    steps, scaler, plain = MultiSteps(ours, 3), GradScaler(init_scale=8.0, growth_interval=1), MultiSteps(other, 3)
+    scales, stepped = [], []
+    for i, row in enumerate(rows):
+        scaler.scale(1.0)
+        scales.append(scaler.get_scale())
+        for p, g in zip(ours.param_groups[0]["params"], row, strict=True):
+            p.grad = np.full_like(g, np.inf) if i == 4 else g * np.float32(scaler.get_scale())
+        stepped.append(scaler.step(steps))
+        if between or stepped[-1]:
+            scaler.update()
+        if i not in (3, 4, 5):
+            plain.step(grads=row)
+    assert scales == [8.0] * 3 + [16.0] * 3 + [8.0] * 3 and scaler.get_scale() == 16.0
+    assert stepped == [False, False, True] * 3 and same(data(ours), data(other))
+    with pytest.raises(RuntimeError, match="Closure use"):
+        scaler.step(steps, lambda: 0.0)
+
+
 def test_arguments() -> None:
     with pytest.raises(TypeError, match="is not an Optimizer"):
         MultiSteps(Parameter(np.zeros(1)), 2)  # type: ignore[arg-type]
