@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -41,24 +42,35 @@ def slope(x: Any) -> Any:
     return x * x * x + 2 * x
 
 
+def lookahead_of_timm() -> Any:
+    """Return the class; bare modules stand in for what its package imports and Lookahead does not need."""
+    before = dict(sys.modules)
+    root = ModuleType("timm")
+    root.__path__ = [str(Path(x) / "timm") for x in sys.path if (Path(x) / "timm").is_dir()]
+    models: Any = ModuleType("timm.models")
+    models.group_parameters = None
+    sys.modules.update({"timm": root, "timm.models": models})
+    try:
+        return import_module("timm.optim.lookahead").Lookahead
+    finally:
+        for name in [x for x in sys.modules if x.partition(".")[0] == "timm"]:
+            del sys.modules[name]
+        sys.modules.update({name: x for name, x in before.items() if name.partition(".")[0] == "timm"})
+
+
 def lookahead_of_packages(package: str, dtype: str, pullback: str) -> list[Any]:
     """Return the parameters after all steps of SGD in pytorch_optimizer's or timm's Lookahead."""
     import torch
 
     tensors = [torch.nn.Parameter(torch.from_numpy(x)) for x in first(dtype)]
     sgd = torch.optim.SGD(tensors, lr=LR, momentum=MOMENTUM, foreach=False)
+    settings: dict[str, Any] = {"alpha": ALPHA, "k": K}
     if package == "timm":
-        for name in ("timm", "timm.models"):
-            sys.modules.setdefault(name, ModuleType(name))
-        sys.modules["timm"].__path__ = [str(Path(p) / "timm") for p in sys.path if (Path(p) / "timm").is_dir()]
-        sys.modules["timm.models"].group_parameters = None  # type: ignore[attr-defined]
-        from timm.optim.lookahead import Lookahead
-
-        wrapped = Lookahead(sgd, alpha=ALPHA, k=K)
+        wrapped = lookahead_of_timm()(sgd, **settings)
     else:
-        from pytorch_optimizer import Lookahead as Other
+        from pytorch_optimizer import Lookahead
 
-        wrapped = Other(sgd, k=K, alpha=ALPHA, pullback_momentum=pullback)
+        wrapped = Lookahead(sgd, pullback_momentum=pullback, **settings)
     for row in gradients(dtype):
         for tensor, g in zip(tensors, row, strict=True):
             tensor.grad = torch.from_numpy(g)

@@ -11,6 +11,7 @@ import pytest
 
 import refoptim
 from helpers import wrapped
+from helpers.faults import Interrupt, Lines, raised, traced
 from refoptim import SAM, Parameter, SparseGrad
 from refoptim.amp import GradScaler
 
@@ -98,6 +99,22 @@ def test_a_closure_that_raises_leaves_all_as_it_was(when: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         ours.step(call)
     assert same(data(ours), before) and repr(ours.state_dict()) == state
+
+
+def test_an_exception_anywhere_leaves_a_whole_step_or_none() -> None:
+    """Before every third line that both steps run: all as before or, at their end, as after."""
+    whole = made()
+    before, state = data(whole), repr(whole.state_dict())
+    count = Lines()
+    with traced(count):
+        whole.step(closure(whole))
+    after, ended = data(whole), repr(whole.state_dict())
+    for at in range(1, count.count + 1, 3):
+        ours = made()
+        with pytest.raises(Interrupt), traced(Lines(raised, at)):
+            ours.step(closure(ours))
+        now = data(ours), repr(ours.state_dict())
+        assert (same(now[0], before) and now[1] == state) or (same(now[0], after) and now[1] == ended)
 
 
 def test_a_wrong_gradient_changes_nothing_uphill_or_not() -> None:
