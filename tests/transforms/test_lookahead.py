@@ -186,7 +186,7 @@ def test_memory_that_runs_out_once_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "on threads"])
 def test_an_exception_anywhere_comes_before_the_step_or_after_it(large: bool) -> None:
-    """Before every fifth line of the package that a synchronising step runs; on threads, arrays are large."""
+    """Before every 17th line of the package that a synchronising step runs; on threads, arrays are large."""
 
     def fresh() -> Lookahead:
         shape = (1_000_000,) if large else (3, 4)
@@ -201,7 +201,7 @@ def test_an_exception_anywhere_comes_before_the_step_or_after_it(large: bool) ->
         whole.step(grads=row)
     after = data(whole), repr(whole.state_dict())
     seen = set()
-    for at in range(1, count.count + 1, 97 if large else 5):
+    for at in range(1, count.count + 1, 211 if large else 17):
         ours = fresh()
         with pytest.raises(Interrupt), traced(Lines(raised, at)):
             ours.step(grads=row)
