@@ -16,7 +16,7 @@ import pytest
 import refoptim
 from helpers.kernels import NEEDS_KERNELS, assert_same_runs, dtype_of
 from helpers.pictures import picture
-from helpers.rooms import NAMES, assert_equal_bits, make, members, normal
+from helpers.rooms import MEASURED, NAMES, assert_equal_bits, make, members, normal
 from refoptim import Parameter, SparseGrad
 from refoptim.amp import GradScaler
 from refoptim.engines.workspace import Workspace
@@ -848,7 +848,7 @@ def test_copies_go_on(through: str, enabled: bool) -> None:
 # --------------------------------------------------------------------------------------------------------- on a GPU
 
 
-COUNTED = [name for name in NAMES if name not in ("SparseAdam", "Adafactor", "Muon")]
+COUNTED = [name for name in NAMES if name not in ("SparseAdam", *MEASURED)]
 """Rules whose kernels take found_inf and the scale from the GPU's memory, and count the steps there."""
 
 

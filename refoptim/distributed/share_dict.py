@@ -153,7 +153,8 @@ def gathered(opt: Sharded, rank: int) -> StateDict | None:
 
     def found(x: Array, i: int, name: str) -> Any:
         all_places, comm = places(opt, i, name), opt.comm
-        mine = moved(x, None).reshape(-1)
+        _, begin, end = all_places[comm.rank]
+        mine = moved(x, None).reshape(-1)[: end - begin]  # a number stands where its parameter does not, too
         nothing = np.empty(0, np.uint8)
         whole = np.empty(prod(all_places[0].shape) if comm.rank == rank else 0, mine.dtype)
         sends = [flat_bytes(mine) if r == rank else nothing for r in range(comm.size)]
@@ -254,8 +255,10 @@ def _part(opt: Sharded, i: int, name: str, x: Any, where: str) -> Any:
     source: Source = x if hasattr(x, "read") else _Whole(x, np.dtype(np.float32) if p.master else p.dtype, where)
     if tuple(source.shape) != shape:
         raise ValueError(f"{where} must have shape {shape}, got {tuple(source.shape)}")
-    part = source.read(begin, end)
-    return part if opt.kind.name != "owners" else part.reshape(_shape(opt, i, name))
+    if opt.kind.name != "owners":
+        return source.read(begin, end)
+    here = _shape(opt, i, name)
+    return (source.read(begin, end) if prod(here) == end - begin else source.read(0, prod(here))).reshape(here)
 
 
 def _shape(opt: Sharded, i: int, name: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import pytest
 
 import refoptim
 from helpers.on_gpu import assert_equal_runs, off, on
-from helpers.rooms import DENSE, NAMES, assert_equal_bits, gradient, make, members, normal
+from helpers.rooms import DENSE, MEASURED, NAMES, assert_equal_bits, gradient, make, members, normal
 from refoptim import SparseGrad
 from refoptim.engines import cuda
 from refoptim.engines.launches import Parts
@@ -19,7 +19,7 @@ from refoptim.engines.machine import key_of
 from ..kernels import test_gpu
 
 STEPS = 4
-ELEMENTWISE = [name for name in NAMES if name not in ("Adafactor", "Muon")]
+ELEMENTWISE = [name for name in NAMES if name not in MEASURED]
 
 
 def counters(gpu: Any) -> Any:
@@ -429,7 +429,7 @@ def test_products_of_a_library(gpu: Any, dtype: str) -> None:
         np.testing.assert_allclose(off(p.data).astype(float), q.data.astype(float), 2e-2, 2e-3)
 
 
-@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+@pytest.mark.parametrize("name", MEASURED)
 def test_programs_read_what_skips_a_step(gpu: Any, name: str) -> None:
     """They have no scalars on a GPU, which therefore cannot count their steps."""
     cupy, start = gpu, normal(0, 6, 5)
