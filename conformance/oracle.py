@@ -229,7 +229,10 @@ class Package:
 
     def _built(self, p: Tensor) -> Any:
         with redirect_stdout(StringIO()):
-            return self._class([p], **self._theirs(self._begin))
+            made = self._class([p], **self._theirs(self._begin))
+        if hasattr(made, "train"):  # some begin in the other mode
+            made.train()
+        return made
 
     def _theirs(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings by the names of the package."""
@@ -265,9 +268,13 @@ class Package:
         return [self._state_of(i) if self._steps[i] else {} for i in range(len(self._params))]
 
     def _state_of(self, i: int) -> State:
-        kept = self._optimizers[i].state[self._params[i]]
+        optimizer = self._optimizers[i]
+        kept = {**optimizer.param_groups[0], **optimizer.state[self._params[i]]}  # numbers stand in either
         theirs = {name: kept[self._witness.names.get(name, name)] for name in self._state[i] if name != "step"}
-        found: State = {name: from_reals(to_numpy(x), self._dtypes[i]) for name, x in theirs.items()}
+        found: State = {
+            name: np.asarray(float(x)) if isinstance(x, float) else from_reals(to_numpy(x), self._dtypes[i])
+            for name, x in theirs.items()
+        }
         return {"step": self._steps[i], **found} if "step" in self._state[i] else found
 
 
@@ -304,4 +311,4 @@ def _names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, 
     """Return what refoptim's optimizer of a name keeps of a parameter of a shape."""
     rule = getattr(refoptim, optimizer)
     h = resolve(rule, rule([np.zeros(1)], **hyper).param_groups[0])
-    return [*(["step"] if rule.counts_steps else []), *rule.arrays(h, shape)]
+    return [*(["step"] if rule.counts_steps else []), *rule.registers(h), *rule.arrays(h, shape)]

@@ -36,7 +36,7 @@ MAX_COUNT = 1000
 COPIES = 6
 """Arrays per parameter and step that a trajectory holds at most: gradient, parameter, and state."""
 
-CHOICES = frozenset({"foreach", "capturable", "differentiable", "fused"})
+CHOICES = frozenset({"foreach", "capturable", "differentiable", "fused", "train_mode"})
 """Arguments that say how a step is run, not what it computes; they are not written down unless they are given."""
 
 KEYS = frozenset({"optimizer", "hyper", "dtype", "shapes", "steps", "gradient"})

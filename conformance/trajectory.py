@@ -49,7 +49,7 @@ class Implementation(Protocol):
         """Return the state of each parameter by name: integers and arrays."""
 
 
-CHOICES = frozenset({"foreach", "capturable", "differentiable", "fused"})
+CHOICES = frozenset({"foreach", "capturable", "differentiable", "fused", "train_mode"})
 """Arguments that say how a step is run, not what it computes."""
 
 

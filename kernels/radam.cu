@@ -1,5 +1,6 @@
 // RAdam: the twin of refoptim/optimizers/radam.py.
 #include "harness/multi_tensor.cuh"
+#include "harness/rectification.cuh"
 #include "harness/scalars.cuh"
 
 namespace refoptim {
@@ -15,12 +16,6 @@ struct RAdam : NoRegisters {
     };
 
     FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG(rectified));
-
-    // The factor that keeps the variance of the step what it would be at rho_inf.
-    __device__ static double rectification(double rho, double rho_inf) {
-        double ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho);
-        return power(ratio, 0.5);
-    }
 
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];

@@ -31,6 +31,9 @@ from .optimizers.novograd import NovoGrad
 from .optimizers.radam import RAdam
 from .optimizers.rmsprop import RMSprop
 from .optimizers.rprop import Rprop
+from .optimizers.schedule_free_adamw import ScheduleFreeAdamW
+from .optimizers.schedule_free_radam import ScheduleFreeRAdam
+from .optimizers.schedule_free_sgd import ScheduleFreeSGD
 from .optimizers.sgd import SGD
 from .optimizers.sparse_adam import SparseAdam
 from .optimizers.stable_adamw import StableAdamW
@@ -73,6 +76,9 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "SparseAdam",
     "SparseGrad",
     "StableAdamW",

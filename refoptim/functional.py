@@ -35,8 +35,11 @@ Each function has two halves::
 
 ``scalars`` computes on the host what a step needs besides arrays, and takes the settings and ``rounding``; ``static``
 is hashable and the same for all steps, ``varying`` is a dict of numbers that change with the step and the learning
-rate. For NAdam and ASGD, ``scalars(t, before, lr=…)`` also takes the ``varying`` of the step before, or the state of a
-parameter. ``apply`` can be compiled: ``jax.jit(adam.apply, static_argnums=0)``.
+rate. For NAdam, ASGD and the schedule-free rules, ``scalars(t, before, lr=…)`` also takes the ``varying`` of the step
+before, or the state of a parameter. ``apply`` can be compiled: ``jax.jit(adam.apply, static_argnums=0)``.
+
+``eval_params`` and ``train_params`` are the modes of the schedule-free rules: where parameters are evaluated, and where
+gradients are taken.
 
 ``lbfgs`` and ``conjugate_gradient``, whose optimizers call a closure, are the pure rules of their search directions.
 """
@@ -55,8 +58,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from .engines import single
-from .engines.single import followed, followed_register, handed_back, home_of, library
-from .numerics.arith import Array
+from .engines.single import check_fit, followed, followed_register, handed_back, home_of, library, operand
+from .numerics.arith import Array, storage
 from .numerics.followed import Followed
 from .numerics.namespaces import Namespace
 from .optimizers import adabelief as _adabelief
@@ -79,6 +82,9 @@ from .optimizers import novograd as _novograd
 from .optimizers import radam as _radam
 from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
+from .optimizers import schedule_free_adamw as _schedule_free_adamw
+from .optimizers import schedule_free_radam as _schedule_free_radam
+from .optimizers import schedule_free_sgd as _schedule_free_sgd
 from .optimizers import sgd as _sgd
 from .optimizers import sparse_adam as _sparse_adam
 from .optimizers import stable_adamw as _stable_adamw
@@ -86,7 +92,8 @@ from .optimizers import yogi as _yogi
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import conjugate_direction as conjugate_gradient
 from .optimizers.lbfgs import lbfgs_direction as lbfgs
-from .step.hyper import is_number, number
+from .optimizers.modes import between, weight
+from .step.hyper import INSIDE, Real, is_number, number
 from .step.plan import first_registers
 from .step.rule import Hypers, Registers, Rule, next_registers, resolve, step_scalars
 
@@ -181,6 +188,44 @@ def pure_step(rule: type[Optimizer]) -> Step:
     return cast(Step, step)
 
 
+def eval_params(params: Sequence[Array], state: Sequence[State], momentum: Any) -> list[Array]:
+    """Return where parameters of a schedule-free rule are evaluated: the averages of their iterates, as new arrays.
+
+    Args:
+        params: the parameters where gradients are taken.
+        state: what is kept of them; without ``z``, before the first step, a parameter is in both places.
+        momentum: the setting ``momentum``, or ``betas[0]``.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+    """
+    return _turned(params, state, momentum, False)
+
+
+def train_params(params: Sequence[Array], state: Sequence[State], momentum: Any) -> list[Array]:
+    """Return where gradients are taken: what ``eval_params`` undoes, but for rounding; see there."""
+    return _turned(params, state, momentum, True)
+
+
+def _turned(params: Sequence[Array], state: Sequence[State], momentum: Any, training: bool) -> list[Array]:
+    _check(params, params, state)
+    home = home_of(params, chain(_others((), state), (momentum,)))
+    b = Real("", interval=INSIDE).resolve("momentum", followed("momentum", momentum, home))
+    pairs = zip(params, (kept.get("z") for kept in state), strict=True)
+    return [_moved(i, *pair, weight(b, training), home) for i, pair in enumerate(pairs)]
+
+
+@np.errstate(all="ignore")
+def _moved(i: int, p: Any, z: Any, share: float, home: Namespace | None) -> Any:
+    """Return a parameter on its way to its iterate, if there is one."""
+    if z is None:
+        return p
+    start, end = operand(f"params[{i}]", p, home), operand(f"state[{i}]['z']", z, home)
+    storage(start.dtype)
+    check_fit(f"state[{i}]['z']", end, start.shape, start.dtype)
+    return handed_back(between(start, end, share))
+
+
 def _check_number(t: Any, rounding: str) -> None:
     if not is_number(t, Integral) or t < 1:
         hint = " (where it is traced, use scalars and apply)" if hasattr(t, "shape") else ""
@@ -238,7 +283,7 @@ def _counted(
     """Return the scalars of step ``t``, and the registers after it."""
     first = rule.registers(h)
     kept = {name: followed_register(name, state[name], home) for name in first if name in state}
-    registers = first_registers(first, kept)
+    registers = first_registers(rule, first, kept)
     return step_scalars(rule, h, int(t), registers), next_registers(rule, h, int(t), registers)
 
 
@@ -287,7 +332,7 @@ def _joined(static: Static, varying: Mapping[str, Any], home: Namespace | None) 
     given = {name: followed(name, x, home) for name, x in varying.items() if name != REGISTERS}
     numbers = {name: number(name, x) for name, x in given.items()}
     kept = {name: followed_register(name, x, home) for name, x in varying.get(REGISTERS, {}).items()}
-    after = first_registers(dict.fromkeys(kept, 0.0), kept)
+    after = first_registers(static.rule, dict.fromkeys(kept, 0.0), kept)
     h = SimpleNamespace(**dict(static.settings), lr=numbers["lr"])
     scalars = {**dict(static.scalars), **{name: numbers[name] for name in static.rule.varying}}
     return single.Step(static.rule, h, lambda state: (scalars, after), static.rounding, home)
@@ -334,6 +379,9 @@ novograd = pure_step(_novograd.NovoGrad)
 radam = pure_step(_radam.RAdam)
 rmsprop = pure_step(_rmsprop.RMSprop)
 rprop = pure_step(_rprop.Rprop)
+schedule_free_adamw = pure_step(_schedule_free_adamw.ScheduleFreeAdamW)
+schedule_free_radam = pure_step(_schedule_free_radam.ScheduleFreeRAdam)
+schedule_free_sgd = pure_step(_schedule_free_sgd.ScheduleFreeSGD)
 sgd = pure_step(_sgd.SGD)
 sparse_adam = pure_step(_sparse_adam.SparseAdam)
 stable_adamw = pure_step(_stable_adamw.StableAdamW)
@@ -351,6 +399,7 @@ __all__ = [
     "adopt",
     "asgd",
     "conjugate_gradient",
+    "eval_params",
     "lamb",
     "lars",
     "lbfgs",
@@ -363,8 +412,12 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
     "sgd",
     "sparse_adam",
     "stable_adamw",
+    "train_params",
     "yogi",
 ]

@@ -236,7 +236,7 @@ class _Part:
         """Take a step with the dialect's scalars and words."""
         g = rule.accept(h, g)
         self.k = self.k + 1 if rule.counts_steps else min(2, self.k + 1)
-        registers = first_registers(rule.registers(h), self.registers)
+        registers = first_registers(rule, rule.registers(h), self.registers)
         s = record({**step_scalars(rule, h, self.k, registers), "sparse": isinstance(g, SparseGrad)}, self.p.dtype)
         kept = {name: self._kept(name, *x) for name, x in layout(rule, h, self.p.shape).items()}
         self.registers = next_registers(rule, h, self.k, registers)

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..numerics.arith import Array, div, maximum, mul
 from ..numerics.power import power
-from ..optimizers import radam
 from ..optimizers.adafactor import Adafactor
 from ..optimizers.adagrad import Adagrad
 from ..optimizers.adam import Adam
@@ -17,6 +16,7 @@ from ..optimizers.adamw import AdamW
 from ..optimizers.asgd import ASGD
 from ..optimizers.nadam import NAdam
 from ..optimizers.radam import RAdam
+from ..optimizers.rectification import rectification
 from ..optimizers.sparse_adam import SparseAdam
 from ..step.rule import Hypers, Record, Registers
 from .change import Change, Words, by_scalars, by_words, declare
@@ -50,7 +50,7 @@ def rectified_by_count(h: Any, k: int, s: dict[str, Any]) -> dict[str, Any]:
     beta2 = h.betas[1]
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * k * power(beta2, k) / (1 - power(beta2, k))
-    return {"rectified": True, "rect": radam.rectification(rho, rho_inf)}
+    return {"rectified": True, "rect": rectification(rho, rho_inf)}
 
 
 by_scalars("NoBiasCorrection", CORRECTED, CORRECTION, change=uncorrected)

@@ -505,6 +505,37 @@ FLAGS = {
         "The gradient is taken as it is (AdamW). A part of its difference to the gradient before is added.",
         "takes the gradient: add gamma * beta1 / (1 - beta1) times its difference to the one before",
     ),
+    "WeightsEqual": Flag(
+        "All iterates weigh the same in the average (Keras). They weigh k**r times a power of the largest "
+        "learning rate so far.",
+        "weighs the iterates: by k**r * lr_max**weight_lr_power, over the sum of the weights",
+    ),
+    "WarmupIgnored": Flag(
+        "The learning rate does not rise at the start. It rises over warmup_steps steps, from lr / warmup_steps on.",
+        "computes the learning rate: times k / warmup_steps in the first steps",
+    ),
+    "SilentPhaseIgnored": Flag(
+        "The first steps descend by plain gradients. They stand still until the variance can be rectified.",
+        "computes the factor of the learning rate: 0 while rho <= 4, if silent_sgd_phase is set",
+    ),
+    "SumsInFloat32": Flag(
+        "The sum of the weights and the largest learning rate are kept in float32 (pytorch-optimizer). They are "
+        "kept in double.",
+        "keeps the sum of the weights: in double",
+    ),
+    "LargestRateForgotten": Flag(
+        "An iterate weighs what its own learning rate says. It weighs what the largest so far says, so that late "
+        "ones with a small rate count.",
+        "weighs the iterates: by the largest learning rate so far",
+    ),
+    "NewIterateAveraged": Flag(
+        "The average takes the iterate after its step. It takes the one before.",
+        "averages: before the iterate takes its step",
+    ),
+    "DecayAtIterate": Flag(
+        "The decay is that of the iterate z. It is that of the parameter, where the gradient is taken.",
+        "adds the decay: weight_decay times the parameter",
+    ),
 }
 
 OF_SETTINGS = frozenset(

@@ -14,6 +14,9 @@ from ..optimizers.adopt import ADOPT, bound
 from ..optimizers.base import Optimizer
 from ..optimizers.closure import ClosureOptimizer
 from ..optimizers.lion import Lion
+from ..optimizers.modes import ModalOptimizer
+from ..optimizers.schedule_free_adamw import ScheduleFreeAdamW
+from ..optimizers.schedule_free_radam import ScheduleFreeRAdam
 from ..optimizers.yogi import Yogi
 from ..step.hyper import Flag, declared
 from ..step.rule import Hypers, Record, Registers, is_measured, resolve
@@ -62,8 +65,8 @@ def state_of(rule: Any) -> tuple[str, ...]:
     """Return the names of all the state that a rule may keep."""
     flags: dict[str, Any] = {name: True for name, x in declared(rule).items() if isinstance(x, Flag) and not x.optional}
     flags |= {"momentum": 0.9} if "momentum" in declared(rule) else {}
-    kept = rule.arrays(resolve(rule, {**rule([{"params": []}]).defaults, **flags}), (2, 2))
-    return (*(["step"] if rule.counts_steps else []), *kept)
+    h = resolve(rule, {**rule([{"params": []}]).defaults, **flags})
+    return (*(["step"] if rule.counts_steps else []), *rule.registers(h), *rule.arrays(h, (2, 2)))
 
 
 for _rule in WIDER:
@@ -207,4 +210,63 @@ by_scalars(
     [ADOPT],
     "clipping",
     change=lambda h, k, s: {"low": -bound(h.clip_exp, k + 1), "high": bound(h.clip_exp, k + 1)},
+)
+
+
+MODAL: list[Any] = [rule for rule in WIDER if issubclass(rule, ModalOptimizer)]
+"""Those that average their iterates, and have modes."""
+
+
+@declare("WeightsEqual", MODAL, "weights")
+class Mean(Change):
+    """The average is the mean of all iterates."""
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        right, rule = super().scalars(h, k, registers), next(x for x in MODAL if issubclass(cls, x))
+        step = right["iterate_step"] * (1 - rule.momentum_of(h) * (1 - 1 / k))
+        return {**right, "share": 1 / k, "gradient_step": step}
+
+
+declare("WarmupIgnored", taking("warmup_steps"), "warmup")(with_settings(lambda h: {"warmup_steps": 0}))
+declare("SilentPhaseIgnored", [ScheduleFreeRAdam], "rectification")(
+    with_settings(lambda h: {"silent_sgd_phase": False})
+)
+by_scalars(
+    "NoBiasCorrection",
+    [ScheduleFreeAdamW, ScheduleFreeRAdam],
+    CORRECTION,
+    change=lambda h, k, s: {"correction2": 1.0},
+)
+
+
+@declare("SumsInFloat32", MODAL, "dtype of registers")
+class SingleSums(Change):
+    """The numbers that are kept are float32."""
+
+    double_registers = False
+
+
+@declare("LargestRateForgotten", MODAL, "weights")
+class Forgetful(Change):
+    """An iterate weighs what its own learning rate says."""
+
+    @classmethod
+    def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
+        return super().advance(h, k, {**registers, "lr_max": -1 + 0 * registers["lr_max"]})
+
+
+def _with_new_iterate(update: Any, s: Record, p: Array, g: Array, z: Array | None, *rest: Array) -> Any:
+    _, after, *others = update(s, p, g, z, *rest)
+    return update(s, p, g, after, *rest)[0], after, *others
+
+
+by_update("NewIterateAveraged", MODAL, AVERAGE, wrap=_with_new_iterate)
+by_words(
+    "DecayAtIterate",
+    MODAL,
+    "decay place",
+    words=lambda s, p, g, z, *rest: {
+        "axpy": lambda x, y, c: axpy(x, y if z is None or c is not s.weight_decay else z, c)
+    },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import setitem
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..numerics.arith import Array, storage
 from ..numerics.array_types import HOST, at, filled, place
 from ..optimizers.base import Closure, Optimizer, hooked
 from ..optimizers.closure import ClosureOptimizer, real_loss
+from ..optimizers.modes import ModalOptimizer
 from ..step.changes import Change, make
 from ..step.given import explained, in_order, loss_and_gradients
 from ..step.groups import Group, Params, as_groups, check_members, make_group
@@ -529,6 +531,46 @@ class Sharded(Optimizer):
         if params and self.comm.size > 1:
             share(self.comm, self._pieces.buffers, pieces, vectors, [x.dtype for x in vectors], self.bucket, vectors[0])
             make(told(params))
+
+    # modes
+
+    def train(self) -> None:
+        """Move the parameters to where gradients are taken, all ranks together, as the rule's ``train`` does.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: the rule has no modes, or something is wrong. Nothing has changed then.
+            RankError: something is wrong on another rank, or ranks differ.
+        """
+        self._turn(True)
+
+    def eval(self) -> None:
+        """Move the parameters to where they are evaluated, all ranks together, as the rule's ``eval`` does.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: the rule has no modes, or something is wrong. Nothing has changed then.
+            RankError: something is wrong on another rank, or ranks differ.
+        """
+        self._turn(False)
+
+    def _turn(self, training: bool) -> None:
+        with self._alone():
+            self._aside(partial(self._turn_all, training))
+
+    def _turn_all(self, training: bool) -> None:
+        changes, error = list[Change](), None
+        try:
+            if not isinstance(self.inner, ModalOptimizer):
+                raise RuntimeError(f"{self.rule.__name__} has no modes")
+            self._check_no_pieces("train" if training else "eval")
+            self._look_again()
+            self._pass_on()
+            changes = self.inner.turning(training)
+        except BaseException as raised:
+            error = raised
+        facts.agree(self.comm, error, {} if error else self._facts() | {"train_mode": training})
+        mode = [partial(setitem, group, "train_mode", training) for group in self.param_groups]
+        make([*changes, *mode])
+        self._show(everything=True)
 
     # LBFGS and ConjugateGradient
 

@@ -125,7 +125,7 @@ def _check_replaceable(p: Parameter) -> None:
 def _replacement(bucket: Bucket, task: Task) -> Change:
     """Compute new arrays for a parameter and its state; return what gives the parameter its array."""
     _check_replaceable(task.parameter)
-    old: dict[str, Any] = {name: None if bucket.unmade else plain(x) for name, x in task.arrays.items()}
+    old: dict[str, Any] = {name: None if name in bucket.unmade else plain(x) for name, x in task.arrays.items()}
     data = plain(task.parameter.data)
     with at(bucket.place):
         new, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())

@@ -61,7 +61,7 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
 def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> Step:
     if bucket.counted:
         return steps.counted(machine, kernel, bucket, bucket.scaling, storage)
-    return steps.given(machine, bucket.s, bucket.unmade)
+    return steps.given(machine, bucket.s, bool(bucket.unmade))
 
 
 def _tensor(kernel: Kernel, task: Task) -> Tensor:

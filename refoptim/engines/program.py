@@ -9,7 +9,7 @@ are those of the rule.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -159,12 +159,19 @@ class Program:
         return run
 
 
-def trace(rule: Callable[..., Sequence[Any]], dtypes: Sequence[DType], targets: Sequence[int], unmade: bool) -> Program:
+def known(operands: Sequence[Any], unmade: Set[int]) -> list[Any]:
+    """Return the operands of a rule, None in the places of those that are yet to be made."""
+    return [None if i in unmade else x for i, x in enumerate(operands)]
+
+
+def trace(
+    rule: Callable[..., Sequence[Any]], dtypes: Sequence[DType], targets: Sequence[int], unmade: Set[int]
+) -> Program:
     """Record ``rule`` on operands of ``dtypes``; its results become the new values of the operands ``targets``.
 
-    The rule is given None for state (the operands from number 2) that is yet to be made.
+    The rule is given None for the operands that are yet to be made.
     """
     tape = Tape()
     operands = [tape.new(dtype) for dtype in dtypes]
-    results = rule(*operands[:2], *([None] * len(operands[2:]) if unmade else operands[2:]))
+    results = rule(*known(operands, unmade))
     return Program(tape, dtypes, dict(zip(targets, (x.slot for x in results), strict=True)))

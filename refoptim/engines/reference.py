@@ -6,7 +6,7 @@ No temporary is larger than a few blocks, and no result depends on the size of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -21,7 +21,7 @@ from ..numerics.arith import Array, widen
 from ..step.changes import Change
 from ..step.rule import Record, Rule, apply, extended, unscaled
 from . import blocks, pure
-from .program import trace
+from .program import known, trace
 from .pure import is_measured
 from .threads import shared_out, shares
 from .workspace import Workspace
@@ -69,13 +69,14 @@ class Job(NamedTuple):
 
 
 def prepare(
-    rule: type[Rule], s: Record, jobs: Sequence[Job], workspace: Workspace, *, unmade: bool, pack: bool
+    rule: type[Rule], s: Record, jobs: Sequence[Job], workspace: Workspace, *, unmade: Set[str], pack: bool
 ) -> list[Change]:
     """Return what updates the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
         return [change for job in jobs for change in _measured(rule, s, job, workspace, unmade)]
     flats = blocks.Flats([blocks.flat((job.p, job.g, *job.state.values())) for job in jobs])
-    walk = Walk(flats, rule, s, unmade=unmade, wide=jobs[0].p.dtype != jobs[0].g.dtype)
+    numbers = frozenset(i for i, name in enumerate(jobs[0].state, 2) if name in unmade)
+    walk = Walk(flats, rule, s, unmade=numbers, wide=jobs[0].p.dtype != jobs[0].g.dtype)
     written = sum(x.nbytes for job in jobs for x in (job.p, *job.state.values()))
     return walk.changes(list(flats.blocks(pack)), written, workspace)
 
@@ -87,11 +88,11 @@ class Walk:
         flats: the operands.
         rule: the rule.
         s: the scalars of the step.
-        unmade: the state is written without having been read.
+        unmade: the numbers of the operands that are written without having been read.
         wide: results are rounded once, since operands have several types.
     """
 
-    def __init__(self, flats: blocks.Flats, rule: type[Rule], s: Record, *, unmade: bool, wide: bool) -> None:
+    def __init__(self, flats: blocks.Flats, rule: type[Rule], s: Record, *, unmade: Set[int], wide: bool) -> None:
         self.flats, self.rule, self.unmade = flats, partial(apply, rule, s), unmade
         self.wide = wide or get_rounding() == "store"
         self.targets = [0, *range(2, len(flats.jobs[0]))]
@@ -126,14 +127,13 @@ class Walk:
             workspace.insist(write)
 
 
-def results(rule: Callable[..., tuple[Array, ...]], operands: Sequence[Array], *, unmade: bool) -> list[Array]:
+def results(rule: Callable[..., tuple[Array, ...]], operands: Sequence[Array], *, unmade: Set[int]) -> list[Array]:
     """Run the rule itself; return the new values of all operands but the gradient, none of them an operand."""
-    p, g, *state = operands
     own = set(map(id, operands))
-    return [x.copy() if id(x) in own else x for x in rule(p, g, *([None] * len(state) if unmade else state))]
+    return [x.copy() if id(x) in own else x for x in rule(*known(operands, unmade))]
 
 
-def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmade: bool) -> list[Change]:
+def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmade: Set[str]) -> list[Change]:
     """Measure the whole arrays; return what updates them block by block, then writes the state that was measured.
 
     16-bit arrays are rounded at the store.
@@ -141,16 +141,18 @@ def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmad
     p, g, *state = map(np.asarray, pure.with_axes(rule, {"p": job.p, "g": job.g, **job.state}))
     g = unscaled(s, widen(g))
     s = SimpleNamespace(**{**vars(s), "grad_scale": None})
-    read = [None if unmade and name not in rule.numbers else x for name, x in zip(job.state, state, strict=True)]
+    read = [None if name in unmade else x for name, x in zip(job.state, state, strict=True)]
     measured = rule.measure(s, p, g, *read)
     s = extended(s, measured, p.dtype)
-    arrays = [p, g, *(x for name, x in zip(job.state, state, strict=True) if name not in measured)]
+    walking = [(name in unmade, x) for name, x in zip(job.state, state, strict=True) if name not in measured]
+    new_ones, arrays = [is_new for is_new, _ in walking], [p, g, *(x for _, x in walking)]
 
     def updated(cut: tree.Block) -> list[Change]:
         here = SimpleNamespace(**vars(s))
         vars(here).update((name, tree.take(getattr(s, name), cut)) for name in measured)
         p, g, *walked = (tree.take(x, cut) for x in arrays)
-        results = apply(rule, here, *(widen(x) for x in (p, g)), *(None if unmade else widen(x) for x in walked))
+        operands = [None if is_new else widen(x) for is_new, x in zip(new_ones, walked, strict=True)]
+        results = apply(rule, here, *(widen(x) for x in (p, g)), *operands)
         values = [x.astype(p.dtype, copy=False) for x in results]
         return [partial(setitem, x, ..., value) for x, value in zip((p, *walked), values, strict=True)]
 

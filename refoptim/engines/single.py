@@ -34,11 +34,12 @@ class Step(NamedTuple):
 
     def take(self, p: Any, grad: Any, state: Mapping[str, Any]) -> tuple[Any, State]:
         """Return a parameter and its state after the step; raise if something does not fit."""
-        p, sparse = self._array("a parameter", p), as_sparse(grad)
+        self.rule.check_step(self.h)
+        p, sparse = operand("a parameter", p, self.home), as_sparse(grad)
         if self.home is not None:
             self._check_foreign(sparse is not None)
-        g = self.rule.accept(self.h, self._array("the gradient", grad) if sparse is None else sparse)
-        _check_fit("the gradient", g, p.shape, p.dtype)
+        g = self.rule.accept(self.h, operand("the gradient", grad, self.home) if sparse is None else sparse)
+        check_fit("the gradient", g, p.shape, p.dtype)
         storage(p.dtype)
         self.rule.check_parameter("the parameter", p.shape, p.dtype)
         scalars, after = self.counted(state)
@@ -59,22 +60,6 @@ class Step(NamedTuple):
         if is_measured(self.rule):
             raise TypeError(f"{self.rule.__name__} sums over elements, in an order that is defined for {whose}")
 
-    def _array(self, name: str, x: Any) -> Array:
-        """Return an array that rules can take; raise TypeError otherwise."""
-        if type(x) is np.ndarray and self.home is None:
-            return x
-        x = array_again(x)
-        if not _is_dense(x) or (self.home is None and library(x) is not None):
-            raise TypeError(
-                f"{name} must be an array that understands NumPy's functions, or one of torch, JAX, autograd or the "
-                f"array API, got {type(x).__name__}"
-            )
-        if self.home is None:
-            return np.asarray(x) if isinstance(x, np.ndarray) else x
-        if not self.home.has(x):
-            raise TypeError(f"{name} must belong to {self.home.name}, as other arrays do, got {type(x).__name__}")
-        return Foreign(self.home.asarray(x), self.home)
-
     def _arrays(self, arrays: Layout, p: Array, state: Mapping[str, Any], others: set[str]) -> State:
         """Return the state arrays, those that are missing at their first values, or None if the rule makes them."""
         for name in state:
@@ -86,8 +71,8 @@ class Step(NamedTuple):
                 check_number(f"the first {name}", fill or 0.0, storage(p.dtype))
                 kept[name] = fill if fill is None else _filled(p, shape, fill)
             else:
-                kept[name] = self._array(f"the state {name}", state[name])
-                _check_fit(f"the state {name}", kept[name], shape, p.dtype)
+                kept[name] = operand(f"the state {name}", state[name], self.home)
+                check_fit(f"the state {name}", kept[name], shape, p.dtype)
         return kept
 
     def _record(self, scalars: Scalars, dtype: DType) -> Record:
@@ -101,7 +86,25 @@ class Step(NamedTuple):
         return s
 
 
-def _check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None:
+def operand(name: str, x: Any, home: Namespace | None) -> Array:
+    """Return an array of a library that rules can take; raise TypeError otherwise."""
+    if type(x) is np.ndarray and home is None:
+        return x
+    x = array_again(x)
+    if not _is_dense(x) or (home is None and library(x) is not None):
+        raise TypeError(
+            f"{name} must be an array that understands NumPy's functions, or one of torch, JAX, autograd or the "
+            f"array API, got {type(x).__name__}"
+        )
+    if home is None:
+        return np.asarray(x) if isinstance(x, np.ndarray) else x
+    if not home.has(x):
+        raise TypeError(f"{name} must belong to {home.name}, as other arrays do, got {type(x).__name__}")
+    return Foreign(home.asarray(x), home)
+
+
+def check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None:
+    """Raise TypeError or ValueError unless an array has a shape and a dtype."""
     if x.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {x.shape}")
     if x.dtype != dtype:

@@ -138,12 +138,12 @@ class Words:
             return [*self._results(bucket, *grads), *self.after]
         lines = map(as_reals, grads) if self.complex else grads
         jobs = [(p, g.reshape(-1), *state) for (p, state), g in zip(self.lines, lines, strict=True)]
-        walk = reference.Walk(blocks.Flats(jobs), bucket.rule, bucket.s, unmade=False, wide=self.wide)
+        walk = reference.Walk(blocks.Flats(jobs), bucket.rule, bucket.s, unmade=frozenset(), wide=self.wide)
         pack = bucket.group.get("foreach") is not False
         return [*walk.changes(self.work[pack], self.written, workspace), *self.after]
 
     def _results(self, bucket: Bucket, g: Array) -> list[Change]:
         """Run the rule itself on one small array, and return what writes its results."""
         p, state = self.lines[0]
-        new = reference.results(partial(apply, bucket.rule, bucket.s), (p, g.reshape(-1), *state), unmade=False)
+        new = reference.results(partial(apply, bucket.rule, bucket.s), (p, g.reshape(-1), *state), unmade=frozenset())
         return [partial(setitem, x, ..., y) for x, y in zip((p, *state), new, strict=True)]

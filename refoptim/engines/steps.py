@@ -12,7 +12,7 @@ from ..numerics.array_types import at, moved, on_gpu
 from ..numerics.array_types import place as place_of
 from ..step.counter import Counter
 from ..step.plan import Bucket
-from ..step.rule import Record, get_default_dtype, record
+from ..step.rule import Record, record, register_dtype
 from ..step.scaling import Scaling
 from .kernel import Kernel
 from .launches import Step, scalar
@@ -40,7 +40,7 @@ def counted(machine: Machine, kernel: Kernel, bucket: Bucket, scaling: Scaling, 
         if counter.record is None:
             counter.record = machine.empty((len(kernel.record),), dtype)
         found_inf, lr = _number(machine, bucket, scaling.found_inf, scaling.skips), bucket.group.get("lr")
-        entry = f"{kernel.name}_scalars_{dtype.name}_{get_default_dtype().name}"
+        entry = f"{kernel.name}_scalars_{dtype.name}_{register_dtype(bucket.rule).name}"
         arguments = (hypers(kernel, bucket), lr if on_gpu(lr) else None, counter.values, counter.record, found_inf)
         machine.launch(kernel.stem, entry, 1, *arguments)
         s = record({"maximize": bucket.h.maximize}, dtype)
@@ -68,6 +68,6 @@ def _number(machine: Machine, bucket: Bucket, x: Any, read: Callable[[], Any]) -
 def ready(bucket: Bucket) -> None:
     """Give a bucket that a GPU counts a counter of its own: a new one, or one for just its parameters."""
     if bucket.counter is None:
-        bucket.counter = Counter.start(bucket.k, bucket.registers, bucket.place)
+        bucket.counter = Counter.start(bucket.rule, bucket.k, bucket.registers, bucket.place)
     elif bucket.counter.sharers != len(bucket.tasks):
         bucket.counter = bucket.counter.split()

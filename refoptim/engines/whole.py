@@ -28,7 +28,7 @@ def _changes(bucket: Bucket, task: Task) -> list[Change]:
         rows, g = task.grad.coalesce()
     where = ... if rows is None else np.unravel_index(rows, task.grad.shape[: len(task.grad.indices)])
     p, arrays = plain(task.updated), {name: plain(x) for name, x in task.arrays.items()}
-    old: dict[str, Any] = {name: None if bucket.unmade else x[where] for name, x in arrays.items()}
+    old: dict[str, Any] = {name: None if name in bucket.unmade else x[where] for name, x in arrays.items()}
     rounding = reference.get_rounding() if task.master is None else "store"
     new, state = pure.run(bucket.rule, bucket.s, p[where], g, old, rounding)
     pairs = [(p, new), *((arrays[name], x) for name, x in state.items())]

@@ -51,6 +51,9 @@ from ..optimizers import novograd as _novograd
 from ..optimizers import radam as _radam
 from ..optimizers import rmsprop as _rmsprop
 from ..optimizers import rprop as _rprop
+from ..optimizers import schedule_free_adamw as _schedule_free_adamw
+from ..optimizers import schedule_free_radam as _schedule_free_radam
+from ..optimizers import schedule_free_sgd as _schedule_free_sgd
 from ..optimizers import sgd as _sgd
 from ..optimizers import stable_adamw as _stable_adamw
 from ..optimizers import yogi as _yogi
@@ -489,6 +492,9 @@ NovoGrad = optimizer_class(_novograd.NovoGrad)
 RAdam = optimizer_class(_radam.RAdam)
 RMSprop = optimizer_class(_rmsprop.RMSprop)
 Rprop = optimizer_class(_rprop.Rprop)
+ScheduleFreeAdamW = optimizer_class(_schedule_free_adamw.ScheduleFreeAdamW)
+ScheduleFreeRAdam = optimizer_class(_schedule_free_radam.ScheduleFreeRAdam)
+ScheduleFreeSGD = optimizer_class(_schedule_free_sgd.ScheduleFreeSGD)
 SGD = optimizer_class(_sgd.SGD)
 StableAdamW = optimizer_class(_stable_adamw.StableAdamW)
 Yogi = optimizer_class(_yogi.Yogi)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import cache, partial
 from inspect import signature
+from operator import setitem
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +32,7 @@ import refoptim
 from ..numerics.array_types import is_array
 from ..numerics.libraries import viewed
 from ..optimizers.closure import ClosureOptimizer
+from ..optimizers.modes import ModalOptimizer
 from ..step.changes import make
 from ..step.parameter import Parameter
 from ..step.rule import is_measured
@@ -62,6 +64,9 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "SparseAdam",
     "StableAdamW",
     "Yogi",
@@ -232,6 +237,33 @@ class Front(torch.optim.Optimizer):
         return (*made, self.__getstate__())
 
 
+class ModalFront(Front):
+    """The base of those classes whose rule has modes."""
+
+    def train(self) -> None:
+        """Move the tensors to where gradients are taken. Groups that are in train mode stay as they are.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a setting or the state is wrong. Nothing has changed then.
+        """
+        self._turn(True)
+
+    def eval(self) -> None:
+        """Move the tensors to where they are evaluated and saved. Groups that are in eval mode stay as they are.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a setting or the state is wrong. Nothing has changed then.
+        """
+        self._turn(False)
+
+    def _turn(self, training: bool) -> None:
+        inner: Any = self._ready()
+        with inner.also([partial(setitem, group, "train_mode", training) for group in self.param_groups]):
+            inner.turn(training)
+        if self._board.sharded:
+            torch.autograd.graph.increment_version(self._board.tensors)
+
+
 def optimizer_class(rule: type[refoptim.Optimizer]) -> type[Front]:
     """Return the class of optimizers of torch, always the same, whose steps are those of a class of refoptim's.
 
@@ -250,7 +282,7 @@ def optimizer_class(rule: type[refoptim.Optimizer]) -> type[Front]:
 def _class(rule: Any) -> type[Front]:
     text = f"``refoptim.{rule.__name__}`` as an optimizer of torch: the same settings, the same steps to the bit."
     body = {"rule": rule, "__doc__": text, "__module__": __name__, "__signature__": signature(rule)}
-    return type(rule.__name__, (Front,), body)
+    return type(rule.__name__, (ModalFront if issubclass(rule, ModalOptimizer) else Front,), body)
 
 
 def state_dict(optimizer: refoptim.Optimizer | Front) -> dict[str, Any]:
@@ -370,6 +402,9 @@ NovoGrad = optimizer_class(refoptim.NovoGrad)
 RAdam = optimizer_class(refoptim.RAdam)
 RMSprop = optimizer_class(refoptim.RMSprop)
 Rprop = optimizer_class(refoptim.Rprop)
+ScheduleFreeAdamW = optimizer_class(refoptim.ScheduleFreeAdamW)
+ScheduleFreeRAdam = optimizer_class(refoptim.ScheduleFreeRAdam)
+ScheduleFreeSGD = optimizer_class(refoptim.ScheduleFreeSGD)
 SparseAdam = optimizer_class(refoptim.SparseAdam)
 StableAdamW = optimizer_class(refoptim.StableAdamW)
 Yogi = optimizer_class(refoptim.Yogi)

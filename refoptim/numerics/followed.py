@@ -133,3 +133,20 @@ def lifted(name: str, x: Any, namespace: Namespace) -> Any:
     if math.prod(x.shape) != 1 or not namespace.follows(x):
         return x
     return Followed(namespace.value(x), namespace.scalar(x), namespace, frozenset({name}))
+
+
+def larger(x: Any, y: Any) -> Any:
+    """Return the larger of two numbers."""
+    home = _namespace(x, y)
+    return max(x, y) if home is None else follow(larger, lambda a, b: home.where(a > b, a, b), x, y)
+
+
+def divisor(x: Any) -> Any:
+    """Return a number, 1 in place of 0."""
+    home = _namespace(x)
+    return (x or 1.0) if home is None else follow(divisor, lambda a: home.where(a != 0, a, 1.0), x)
+
+
+def _namespace(*numbers: Any) -> Namespace | None:
+    """Return the library that follows one of some numbers, None if none does."""
+    return next((x.namespace for x in numbers if isinstance(x, Followed)), None)

@@ -374,7 +374,7 @@ class Optimizer(Rule):
             if name == "step" and self.counts_steps:
                 read[name] = states.step_count(value, here)
             elif name in registers:
-                read[name] = states.register(value, here)
+                read[name] = states.register(type(self), value, here)
             elif name in arrays and not unmade:
                 read[name] = states.array_like(value, arrays[name][0], dtype, here, p.data)
             elif not unmade:

@@ -10,6 +10,7 @@ from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
+from .rectification import rectification
 
 
 class RAdam(Optimizer):
@@ -93,9 +94,3 @@ class RAdam(Optimizer):
             u = mul(u, reciprocal(add(sqrt(exp_avg_sq), s.eps), s.root_correction2))
             u = mul(u, s.rect)
         return sub(p, u), exp_avg, exp_avg_sq
-
-
-def rectification(rho: float, rho_inf: float) -> float:
-    """Return the factor that keeps the variance of the step what it would be at ``rho_inf`` (equation 5)."""
-    ratio: float = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-    return power(ratio, 0.5)

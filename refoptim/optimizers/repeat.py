@@ -262,6 +262,7 @@ class _Part:
         """Resolve the settings, and tell whether they ask for a step of the same kind."""
         bucket = self.bucket
         bucket.h = resolve(bucket.rule, unread(bucket.group) if bucket.counted else bucket.group)
+        bucket.rule.check_step(bucket.h)
         self.steady, self.scale = None, math.nan
         same = all(list(bucket.rule.arrays(bucket.h, shape)) == names for shape, names in self.layouts.items())
         return same and self.settings.renew(bucket.group)

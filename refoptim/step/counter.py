@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..numerics.arith import DType
 from ..numerics.array_types import Place, copied, moved
 from .changes import Change
-from .rule import Registers, get_default_dtype
+from .rule import Registers, Rule, register_dtype
 
 
 class Counter:
@@ -21,6 +22,7 @@ class Counter:
     Args:
         values: a float64 array on the GPU: the number of the step, then the registers.
         names: the names of the registers.
+        dtype: what these have on the host.
 
     Attributes:
         views: what the state of each of the parameters holds: ``step`` and the registers, as arrays on the GPU.
@@ -28,26 +30,26 @@ class Counter:
         sharers: how many parameters count by this.
     """
 
-    def __init__(self, values: Any, names: tuple[str, ...]) -> None:
-        self.values, self.names = values, names
+    def __init__(self, values: Any, names: tuple[str, ...], dtype: DType) -> None:
+        self.values, self.names, self.dtype = values, names, dtype
         self.views = {name: values[i] for i, name in enumerate(("step", *names))}
         self.record: Any = None
         self.sharers = 0
 
     @classmethod
-    def start(cls, k: int, registers: Registers, where: Place) -> Counter:
-        """Return a counter at a place that stands at step ``k``."""
-        return cls(moved(np.array([k, *registers.values()], np.float64), where), tuple(registers))
+    def start(cls, rule: type[Rule], k: int, registers: Registers, where: Place) -> Counter:
+        """Return a counter of a rule at a place that stands at step ``k``."""
+        values = moved(np.array([k, *registers.values()], np.float64), where)
+        return cls(values, tuple(registers), register_dtype(rule))
 
     def split(self) -> Counter:
         """Return a counter that stands where this one does, for some of its parameters."""
-        return Counter(copied(self.values), self.names)
+        return Counter(copied(self.values), self.names, self.dtype)
 
     def read(self) -> dict[str, Any]:
         """Return the step count and the registers as a state has them on the host; this waits for the GPU."""
         k, *registers = moved(self.values, None).tolist()
-        number = get_default_dtype().type
-        return {"step": int(k), **{name: number(x) for name, x in zip(self.names, registers, strict=True)}}
+        return {"step": int(k), **{name: self.dtype.type(x) for name, x in zip(self.names, registers, strict=True)}}
 
     def stands_in(self, state: Mapping[str, Any], counts_steps: bool) -> bool:
         """Tell whether a state holds what this counter counts; a rule that counts no steps has state all the same."""

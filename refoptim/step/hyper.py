@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from inspect import isfunction
 from numbers import Integral
@@ -211,6 +211,9 @@ BETAS = (_beta(0), _beta(1))
 THREE_BETAS = (*BETAS, _beta(2))
 """The intervals of two and of three decay rates."""
 
+INSIDE = Interval("(0, 1)")
+"""What is a momentum, and may be divided by."""
+
 REALS = Interval("(-inf, inf)")
 """All real numbers."""
 
@@ -218,6 +221,13 @@ LearningRate = Annotated[Scalar, Real("the learning rate", stem="Invalid learnin
 Betas = Annotated[
     tuple[Scalar, Scalar],
     Several("decay rates of the running averages of the gradient and of its square", items=BETAS),
+]
+InnerBetas = Annotated[
+    tuple[Scalar, Scalar],
+    Several(
+        "the share of the average where gradients are taken, and the decay rate of the running average of squares",
+        items=(replace(_beta(0), interval=INSIDE), _beta(1)),
+    ),
 ]
 Epsilon = Annotated[
     Scalar, Real("is added to the denominator so that it is not zero", stem="Invalid epsilon value: {value}")
@@ -236,3 +246,8 @@ Differentiable = Annotated[
     bool, Flag("replace arrays by new ones instead of writing into them, so that a step can be differentiated")
 ]
 Fused = Annotated[bool | None, Flag("run the compiled kernel; None chooses by the array's type", optional=True)]
+TrainMode = Annotated[
+    bool,
+    Flag("the parameters are where gradients are taken, which a step needs; train() and eval() move them and set this"),
+]
+WarmupSteps = Annotated[Scalar, Real("the steps over which the learning rate rises to lr, linearly")]

@@ -25,7 +25,7 @@ from .counter import Counter
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
 from .parameter import Parameter, array_again, as_gradient, check_no_overlap, check_writable
-from .rule import Hypers, Record, Rule, get_default_dtype, is_measured, next_registers, resolve, step_scalars, unread
+from .rule import Hypers, Record, Rule, is_measured, next_registers, register_dtype, resolve, step_scalars, unread
 from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import register, step_count
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
 @dataclass
 class Bucket:
-    """Tasks at one place that share the scalars ``s`` of step ``k``; ``unmade``: their state is yet to be made.
+    """Tasks at one place that share the scalars ``s`` of step ``k``; ``unmade`` names the state that is yet to be made.
 
     If a GPU counts the steps (``counted``), it does so by ``counter`` (None: by one yet to be made, which begins after
     step ``k``), and computes the scalars too: ``s`` is None.
@@ -64,7 +64,7 @@ class Bucket:
     s: Record | None
     k: int
     registers: dict[str, Any]
-    unmade: bool
+    unmade: frozenset[str]
     sparse: bool
     place: Place
     scaling: Scaling
@@ -207,11 +207,16 @@ class Memory:
 
 
 def settled(rule: type[Rule], group: Group, terms: Terms) -> Hypers:
-    """Return the resolved hyperparameters of a group, or raise; a learning rate that only a GPU needs is not read."""
+    """Return the resolved hyperparameters of a step of a group, or raise.
+
+    A learning rate that only a GPU needs is not read.
+    """
     unneeded = types.on_gpu(group.get("lr")) and all(
         p in terms.counters and terms.on_gpu(group, place(p.data) or HOST) for p in group["params"]
     )
-    return resolve(rule, unread(group) if unneeded else group)
+    h = resolve(rule, unread(group) if unneeded else group)
+    rule.check_step(h)
+    return h
 
 
 class _GroupPlan:
@@ -266,14 +271,18 @@ class _GroupPlan:
             self.layouts[key] = layout(self.rule, self.h, data.shape)
         return self.layouts[key]
 
-    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: bool, grad: Any) -> Bucket:
+    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: frozenset[str], grad: Any) -> Bucket:
         """Return the bucket of a parameter, made if it is the first one there."""
         where, sparse = place(p.data) or HOST, isinstance(grad, SparseGrad)
+        by_gpu, k = self.terms.on_gpu(self.group, where), 0
+        if not by_gpu:
+            k = step_count(state.get("step", 0), "the state step") + 1
+            if k == 1 and self.rule.counts_steps:  # a GPU may have skipped every step so far
+                unmade = without_values(self._layout(p.data))
         kind = (where, p.data.dtype, p.master, unmade, sparse, p.master and grad.dtype)
-        if self.terms.on_gpu(self.group, where):
-            return self._counted(p, state, unmade, kind)
-        k = step_count(state.get("step", 0), "the state step") + 1
-        registers = first_registers(self.first, state)
+        if by_gpu:
+            return self._counted(p, state, bool(unmade), kind)
+        registers = first_registers(self.rule, self.first, state)
         key = (*kind, k, *registers.values())
         if key not in self.buckets:
             more = {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
@@ -301,7 +310,7 @@ class _GroupPlan:
 
     def _so_far(self, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the number of steps taken so far, and the registers; a rule that counts none has taken one or none."""
-        registers = first_registers(self.first, state)
+        registers = first_registers(self.rule, self.first, state)
         if self.rule.counts_steps:
             return step_count(state.get("step", 0), "the state step"), registers
         return int(bool(state)), registers
@@ -342,21 +351,29 @@ def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
     return {name: (shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
 
 
-def first_registers(values: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers kept per parameter, those that do not exist yet at their first ``values``."""
-    return {name: _register(name, x, state) for name, x in values.items()} if values else {}
+def first_registers(rule: type[Rule], values: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers that a rule keeps per parameter, those that do not exist yet at their first ``values``."""
+    return {name: _register(rule, name, x, state) for name, x in values.items()} if values else {}
 
 
-def _register(name: str, first: float, state: Mapping[str, Any]) -> Any:
+def _register(rule: type[Rule], name: str, first: float, state: Mapping[str, Any]) -> Any:
     if name in state:
         x = state[name]
-        return x if isinstance(x, Followed) else register(x, f"the state {name}")
-    check_number(f"the first {name}", first, get_default_dtype())
-    return rounded(first, get_default_dtype())
+        return x if isinstance(x, Followed) else register(rule, x, f"the state {name}")
+    check_number(f"the first {name}", first, register_dtype(rule))
+    return rounded(first, register_dtype(rule))
 
 
-def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], bool]:
-    """Return the state arrays of a parameter, missing ones newly made, and whether one of those has no first value."""
+def without_values(arrays: Layout) -> frozenset[str]:
+    """Return the names of the state arrays that the first update makes."""
+    return frozenset(name for name, (_, fill) in arrays.items() if fill is None)
+
+
+def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], frozenset[str]]:
+    """Return the state arrays of a parameter, missing ones newly made, and the names of those that an update must make.
+
+    If one that has no first value is missing, the update makes all such.
+    """
     kept, unmade = {}, False
     for name, (shape, fill) in arrays.items():
         x = array_again(state.get(name))
@@ -367,7 +384,7 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
         elif not _is_simple(x, data) or x.shape != shape or x.dtype != data.dtype:
             check_state(name, x, shape, data)
         kept[name] = x
-    return kept, unmade
+    return kept, without_values(arrays) if unmade else frozenset()
 
 
 def _is_simple(x: Any, data: Array) -> bool:

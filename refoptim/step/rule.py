@@ -20,7 +20,8 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     new value, and ``update`` does not see that array.
 
 ``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
-in the default dtype (float32 unless ``set_default_dtype`` changes it); ``advance`` gives their values after a step.
+in the default dtype (float32 unless ``set_default_dtype`` changes it), or in double where the rule says so; ``advance``
+gives their values after a step.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ _default_dtype: list[DType] = [np.dtype("float32")]
 
 
 def get_default_dtype() -> DType:
-    """Return the dtype of the registers that rules keep per parameter (NAdam's mu_product, ASGD's eta and mu)."""
+    """Return the dtype of the registers that rules keep per parameter (NAdam's mu_product, ASGD's eta and mu).
+
+    Rules that keep doubles, as ScheduleFreeSGD, do not ask for it.
+    """
     return _default_dtype[0]
 
 
@@ -77,6 +81,9 @@ class Rule:
     counts_steps: ClassVar[bool] = True
     """Whether the state of a parameter holds its step count."""
 
+    double_registers: ClassVar[bool] = False
+    """Whether the numbers kept per parameter are doubles, whatever the default dtype."""
+
     eager: ClassVar[bool] = False
     """Whether state is made with the optimizer, not in the first step."""
 
@@ -86,6 +93,10 @@ class Rule:
     @classmethod
     def check(cls, h: Hypers) -> None:
         """Raise ValueError if hyperparameters do not fit together."""
+
+    @classmethod
+    def check_step(cls, h: Hypers) -> None:
+        """Raise RuntimeError if no step can be taken with hyperparameters that a group may have."""
 
     @classmethod
     def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
@@ -168,6 +179,11 @@ class Rule:
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         """Return the new parameter and the new state arrays."""
         raise NotImplementedError
+
+
+def register_dtype(rule: type[Rule]) -> DType:
+    """Return the dtype of the numbers that a rule keeps per parameter."""
+    return np.dtype(np.float64) if rule.double_registers else get_default_dtype()
 
 
 def is_measured(rule: type[Rule]) -> bool:

@@ -24,7 +24,7 @@ from ..numerics.array_types import bounds, is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
 from .parameter import Parameter, array_again, as_array
-from .rule import get_default_dtype
+from .rule import Rule, register_dtype
 
 StateDict = dict[str, Any]
 
@@ -259,13 +259,14 @@ def step_count(value: Any, where: str) -> int:
     raise ValueError(f"{where} must be an integer in [0, inf), got {value!r}")
 
 
-def register(value: Any, where: str) -> Any:
-    """Return a number kept per parameter as a NumPy scalar of its own dtype, or of the default one.
+def register(rule: type[Rule], value: Any, where: str) -> Any:
+    """Return a number that a rule keeps per parameter as a NumPy scalar of its own dtype, or of that of the rule.
 
-    On a GPU, where numbers of the default dtype lie in float64 arrays, the dtype of an array says nothing.
+    On a GPU, where all such numbers lie in float64 arrays, the dtype of an array says nothing.
     """
     dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
-    dtype = str(get_default_dtype()) if not dtype or on_gpu(value) else dtype
+    own = str(register_dtype(rule))
+    dtype = own if not dtype or on_gpu(value) or (rule.double_registers and dtype == "float32") else dtype
     x = _element(value)
     try:
         x = float(x) if is_number(x, Real) else math.nan

@@ -116,7 +116,9 @@ class Average(Rule):
         """Return what is to be averaged where ``x`` is, in its dtype: nothing yet."""
         where: Any = place(x)
         group, s = {"fused": self.h.fused}, self._scalars(k, x.dtype)
-        return Bucket(type(self), group, self.h, s, k, {}, unmade=False, sparse=False, place=where, scaling=Scaling())
+        return Bucket(
+            type(self), group, self.h, s, k, {}, unmade=frozenset(), sparse=False, place=where, scaling=Scaling()
+        )
 
     def _average(self, averaged: Array, current: Array, k: int) -> Array:
         s = self._scalars(k, averaged.dtype)

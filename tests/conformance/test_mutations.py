@@ -37,6 +37,7 @@ OF_BITS = {
     "NanDropped",
     "SignOfZeroLost",
     "SubnormalsFlushed",
+    "SumsInFloat32",
 }
 """Mistakes of rounding, and of numbers at the ends of the range."""
 

@@ -335,7 +335,7 @@ def test_a_replayed_rule_is_the_rule(dtype: str) -> None:
     rng = np.random.default_rng(1)
     for seed in range(150):
         rule = drawn_rule(seed, arith.arithmetic(kind).type)
-        program = trace(rule, [kind] * 4, [0, 2, 3], unmade=False)
+        program = trace(rule, [kind] * 4, [0, 2, 3], unmade=frozenset())
         update = program.runner([np.empty(40, x) for x in program.buffers], lambda f, *x: f(*x))
         for n in (40, 40, 23):
             operands = [gradient(rng, (n,), dtype) for _ in range(4)]

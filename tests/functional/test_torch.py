@@ -72,6 +72,7 @@ def first_state(rule: str) -> dict[str, Any]:
 def test_derivatives_by_state(rule: str) -> None:
     p, g, *_, weights = path()
     state = first_state(rule)
+    state |= {name: 1.5 * x for name, x in state.items() if name == "lr_max"}  # away from the kink of a maximum
 
     def after(state: dict[str, Any], p: Any, g: Any, weights: Any) -> Any:
         (new,), _ = getattr(functional, rule)([p], [g], [state], 4, **SMOOTH[rule])

@@ -25,7 +25,7 @@ from refoptim.engines import cuda, launches
 from refoptim.engines.kernel import kernel_of
 from refoptim.engines.pure import is_measured
 from refoptim.numerics import arith
-from refoptim.step.hyper import Flag, declared
+from refoptim.step.hyper import REALS, Flag, declared
 from refoptim.step.rule import Rule, has_sums, resolve
 
 KERNELS = Path(str(files("refoptim.kernels")))
@@ -250,7 +250,8 @@ def check_flags(kernel: Kernel) -> None:
     if not re.search(rf"^ENTRIES\(\w+, {rule.__name__}, \d\)$", kernel.file, re.M):
         return
     assert {name for name, _ in flags} <= questions(kernel.function("update")[1])
-    for amsgrad, centered, momentum in product([False, True], [False, True], [0.0, 0.9]):
+    allowed = getattr(declared(rule).get("momentum"), "interval", REALS)
+    for amsgrad, centered, momentum in product([False, True], [False, True], [x for x in (0.0, 0.9) if x in allowed]):
         h = hypers_with(rule, {"amsgrad": amsgrad, "centered": centered, "momentum": momentum})
         scalars = rule.scalars(h, 1, {name: np.float32(x) for name, x in rule.registers(h).items()})
         kept = [all(scalars[x] for x, state in flags if state == str(j)) for j in range(len(kernel.state()))]
