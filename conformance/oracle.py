@@ -229,10 +229,7 @@ class Package:
 
     def _built(self, p: Tensor) -> Any:
         with redirect_stdout(StringIO()):
-            made = self._class([p], **self._theirs(self._begin))
-        if hasattr(made, "train"):  # some begin in the other mode
-            made.train()
-        return made
+            return in_training(self._class([p], **self._theirs(self._begin)))
 
     def _theirs(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings by the names of the package."""
@@ -287,6 +284,13 @@ def default_dtype(dtype: Any) -> Iterator[None]:
         yield
     finally:
         torch().set_default_dtype(before)
+
+
+def in_training(optimizer: Any) -> Any:
+    """Return an optimizer in train mode if it has modes: some begin in the other one."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return optimizer
 
 
 def imported(cls: str, bare: Mapping[str, Sequence[str]]) -> Any:

@@ -19,7 +19,7 @@ import refoptim
 from ..conformance.cases import matches
 from ..conformance.cases import witness as witness_of
 from ..conformance.gradients import np_dtype
-from ..conformance.oracle import imported
+from ..conformance.oracle import imported, in_training
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
 from ..step.rule import Rule, is_measured
@@ -234,6 +234,5 @@ def torch_step(case: Case, parameters: Sequence[Any], grads: Sequence[Any], path
     made = torch_class(case)
     if made is None:
         raise RuntimeError(f"there is nothing to measure {case.optimizer} beside")
-    optimizer = made(parameters, **case.settings, **chosen)
-    step: Step = optimizer.step
+    step: Step = in_training(made(parameters, **case.settings, **chosen)).step
     return step

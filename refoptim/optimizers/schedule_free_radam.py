@@ -21,9 +21,9 @@ class ScheduleFreeRAdam(ModalOptimizer):
 
         rho_inf = 2 / (1 - beta2) - 1
         rho     = rho_inf - 2 * k * beta2**k / (1 - beta2**k)
-        rect    = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) if rho > 4, else
-                  0 if silent_sgd_phase, else 1
-        lr = lr * rect
+        rect    = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        lr = lr * rect                                 if rho > 4, else
+        lr = 0                                         if silent_sgd_phase
         lr_max = max(lr, lr_max)
         w = k**r * lr_max**weight_lr_power
         weight_sum = weight_sum + w

@@ -42,6 +42,7 @@ class Steps:
         found = kernel_of(self.rule)
         assert found
         self.kernel: Kernel = found
+        default = "float64" if self.rule.double_registers else default
         self.entry = f"{self.kernel.name}_scalars_{number}_{default}"
         self.number, self.default = np.dtype(number), np.dtype(default)
         self.first = {key: self.default.type(x) for key, x in self.rule.registers(self.h).items()}

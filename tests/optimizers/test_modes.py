@@ -303,3 +303,44 @@ def test_modes_are_those_of_the_package(foreign: str) -> None:
         for each in (opt, theirs):
             getattr(each, mode)()
         np.testing.assert_allclose(p.data, tensor.numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_modes_of_arrays_of_cupy(gpu: Any, name: str, capturable: bool) -> None:
+    opt, p = trained(name, np.float32)
+    rng = np.random.default_rng(3)
+    q = Parameter(gpu.asarray(draw(rng, np.float32)))
+    other = getattr(refoptim, name)([q], capturable=capturable, **WIDER[name])
+    for _ in range(STEPS):
+        other.step(grads=[gpu.asarray(draw(rng, np.float32))])
+    for mode in ("eval", "eval", "train", "eval"):
+        for each in (opt, other):
+            getattr(each, mode)()
+        assert np.array_equal(q.data.get(), p.data)
+    with pytest.raises(RuntimeError, match="not in train mode"):
+        other.step(grads=[gpu.asarray(np.ones((3, 2), np.float32))])
+    kept = other.state_dict()["state"][0]
+    assert type(kept["weight_sum"]) is np.float64 and kept["weight_sum"] == opt.state[p]["weight_sum"]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_that_a_gpu_skipped_have_made_no_iterate(gpu: Any, name: str, saved: bool) -> None:
+    """Only one step is taken, the second: it is that of an optimizer which has begun with it."""
+    start, g = (draw(np.random.default_rng(i), np.float32) for i in (3, 4))
+    expected = getattr(refoptim, name)([first := Parameter(start.copy())], **WIDER[name])
+    expected.step(grads=[g])
+    p = Parameter(gpu.asarray(start))
+    opt = getattr(refoptim, name)([p], **WIDER[name])
+    opt.step(grads=[gpu.asarray(g)], found_inf=gpu.asarray(np.float32(1)))
+    opt.eval()
+    opt.train()
+    assert np.array_equal(p.data.get(), start)
+    if saved:
+        opt.load_state_dict(opt.state_dict())
+    opt.step(grads=[gpu.asarray(g)])
+    assert np.array_equal(p.data.get(), first.data)
+    for each in (opt, expected):
+        each.eval()
+    assert np.array_equal(p.data.get(), first.data)
