@@ -52,8 +52,7 @@ class SharedCount(Change):
         farthest = max(states, key=lambda state: int(state.get("step", 0)), default={})
         for state in states:
             state["step"] = int(farthest.get("step", 0))
-            if "mu_product" in farthest:
-                state["mu_product"] = farthest["mu_product"]
+            state.update((name, farthest[name]) for name in ("mu_product", "weight_sum", "lr_max") if name in farthest)
 
 
 @declare("MovedWithoutGradient", [rule for rule in EVERY if rule is not SparseAdam], GAPS)

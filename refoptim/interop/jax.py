@@ -62,7 +62,7 @@ from ..optimizers.closure import ClosureOptimizer
 from ..optimizers.sparse_adam import SparseAdam as _SparseAdam
 from ..step.limits import check_number
 from ..step.plan import layout
-from ..step.rule import Hypers, get_default_dtype, resolve
+from ..step.rule import Hypers, register_dtype, resolve
 from ..step.state_dict import step_count
 
 Tree = Any
@@ -186,8 +186,8 @@ class Optimizer:
                 check_number(f"the first {key}", fill or 0.0, storage(p.dtype))
                 kept[key] = _full(shape, fill or 0.0, p.dtype, p)
             for key, x in self.rule.registers(h).items():
-                check_number(f"the first {key}", x, get_default_dtype())
-                kept[key] = _full((), x, _allowed(get_default_dtype()), p)
+                check_number(f"the first {key}", x, register_dtype(self.rule))
+                kept[key] = _full((), x, _allowed(register_dtype(self.rule), f", as {key} is,"), p)
         return kept
 
     def _kept(self, h: Hypers, leaf: tuple[str, Array], given: Any) -> dict[str, Array]:
@@ -195,7 +195,7 @@ class Optimizer:
         name, p = leaf
         where = name.replace("params", "state.leaves", 1)
         fitting = {key: (shape, p.dtype) for key, (shape, _) in layout(self.rule, h, p.shape).items()}
-        fitting |= {key: ((), get_default_dtype()) for key in self.rule.registers(h)}
+        fitting |= {key: ((), register_dtype(self.rule)) for key in self.rule.registers(h)}
         if not isinstance(given, Mapping) or set(given) != set(fitting):
             held = sorted(given) if isinstance(given, Mapping) else type(given).__name__
             raise ValueError(f"{where} must hold {sorted(fitting)} for {type(self).__name__}, got {held}")
@@ -362,12 +362,11 @@ def _check_fit(name: str, x: Any, shape: tuple[int, ...], dtype: DType) -> None:
         raise TypeError(f"{name} must have dtype {dtype}, got {x.dtype}")
 
 
-def _allowed(dtype: DType) -> DType:
+def _allowed(dtype: DType, whose: str = "") -> DType:
     """Return a dtype that JAX keeps; raise TypeError for one that it would silently make smaller."""
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise TypeError(
-            f"JAX keeps {dtype} only with jax.config.update('jax_enable_x64', True): else use single precision"
-        )
+        hint = "" if whose else ": else use single precision"
+        raise TypeError(f"JAX keeps {dtype}{whose} only with jax.config.update('jax_enable_x64', True){hint}")
     return dtype
 
 

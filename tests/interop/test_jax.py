@@ -36,9 +36,10 @@ def single_precision() -> Iterator[None]:
 
 
 @contextmanager
-def doubles(dtype: Any) -> Iterator[None]:
-    """Let JAX keep double precision where a dtype needs it."""
-    jax.config.update("jax_enable_x64", dtype in ("float64", "complex128"))
+def doubles(dtype: Any, name: str = "Adam") -> Iterator[None]:
+    """Let JAX keep double precision where a dtype, or an optimizer, needs it."""
+    needed = dtype in ("float64", "complex128") or getattr(refoptim, name).double_registers
+    jax.config.update("jax_enable_x64", needed)
     yield
     jax.config.update("jax_enable_x64", False)
 
@@ -77,7 +78,7 @@ def drawn(seed: int, xs: Any) -> list[Any]:
 def assert_same_run(name: str, dtype: str, way: str, steps: int = 5, **more: Any) -> None:
     """Train with the front and with the optimizer itself, and compare parameters and state, bit for bit."""
     mine = arrays(dtype)
-    with doubles(dtype):
+    with doubles(dtype, name):
         opt = front(name, **more)
         params = tree(mine)
         state, update = opt.init(params), WAYS[way](opt.update)
@@ -112,6 +113,11 @@ def test_the_bits_are_those_of_the_optimizer(name: str, dtype: str, way: str) ->
 
 
 @both
+def test_an_optimizer_that_keeps_doubles_says_what_it_needs() -> None:
+    with pytest.raises(TypeError, match=r"params\[0\]: JAX keeps float64, as weight_sum is, only with .*jax_enable_x64"):
+        optim.ScheduleFreeSGD().init([jnp.ones(2)])
+
+
 @pytest.mark.parametrize("name", DENSE)
 def test_kernels_give_the_same_bits(name: str, way: str) -> None:
     if host.missing():
