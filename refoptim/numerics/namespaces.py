@@ -142,7 +142,7 @@ class Jax(Namespace):
         return self.xp.asarray(x)
 
     def astype(self, x: Array, dtype: DType) -> Array:
-        return x.astype(dtype)
+        return x.astype(sys.modules["jax"].dtypes.canonicalize_dtype(dtype))  # without 64 bits the widest there is
 
     def copy(self, x: Array) -> Array:
         return x  # nothing can change it

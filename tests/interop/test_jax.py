@@ -113,11 +113,6 @@ def test_the_bits_are_those_of_the_optimizer(name: str, dtype: str, way: str) ->
 
 
 @both
-def test_an_optimizer_that_keeps_doubles_says_what_it_needs() -> None:
-    with pytest.raises(TypeError, match=r"params\[0\]: JAX keeps float64, as weight_sum is, only with .*jax_enable_x64"):
-        optim.ScheduleFreeSGD().init([jnp.ones(2)])
-
-
 @pytest.mark.parametrize("name", DENSE)
 def test_kernels_give_the_same_bits(name: str, way: str) -> None:
     if host.missing():
@@ -609,3 +604,10 @@ def test_optax_settings_are_checked_at_once() -> None:
     pytest.importorskip("optax", reason="optax is not installed")
     with pytest.raises(ValueError, match="Invalid learning rate"):
         optim.as_optax(refoptim.SGD, lr=-1)
+
+
+def test_an_optimizer_that_keeps_doubles_says_what_it_needs() -> None:
+    with pytest.raises(
+        TypeError, match=r"params\[0\]: JAX keeps float64, as weight_sum is, only with .*jax_enable_x64"
+    ):
+        optim.ScheduleFreeSGD().init([jnp.ones(2)])
