@@ -46,8 +46,9 @@ class Case:
     ``set`` maps steps to hyperparameters that change before them, ``skip`` lists ``[step, parameter]`` pairs without a
     gradient, ``resume`` is a step before which the run is saved and taken up again, ``record`` lists the steps that
     goldens hold in full, ``flags`` name the mistakes that the case catches, and ``neutral`` says why a hyperparameter
-    stays where its misuse would not show. A ``plain`` case has nothing but defaults: an optimizer that has no option
-    runs it, and it need not catch a mistake.
+    stays where its misuse would not show. ``estimate`` describes a stream of arrays beside the gradients, of which the
+    entries of ``estimated`` are given: a step, for all parameters, or a pair ``[step, parameter]``. A ``plain`` case
+    has nothing but defaults: an optimizer that has no option runs it, and it need not catch a mistake.
     """
 
     id: str
@@ -65,6 +66,8 @@ class Case:
     resume: int | None = None
     neutral: dict[str, str] = field(default_factory=dict)
     plain: bool = False
+    estimate: dict[str, Any] | None = None
+    estimated: list[Any] = field(default_factory=list)
 
     @property
     def at_the_edges(self) -> bool:
@@ -79,10 +82,12 @@ class Witness:
 
     Attributes:
         package: what is installed to have it.
-        cls: ``module:Class``, an optimizer of torch's kind.
+        cls: ``module:Class``, an optimizer of torch's kind, or ``keras.optimizers:Class``.
         names: its names of hyperparameters and state arrays by ours, where they differ.
         given: more settings, that make it this rule.
-        lacks: the hyperparameters of ours that it does not have, and storage types in which it computes otherwise.
+        estimates: the argument of its ``step`` that takes a list of estimates.
+        lacks: the hyperparameters of ours that it does not have, and storage types in which it computes otherwise; as
+            ``name:dtype`` a hyperparameter that it rounds otherwise in a storage type.
         bare: packages and modules, parts of it, that are not run when it is imported, with names that they must have.
         in_default: whether it keeps state in torch's default dtype, which is that of the parameters then.
     """
@@ -94,12 +99,19 @@ class Witness:
     lacks: list[str] = field(default_factory=list)
     bare: dict[str, list[str]] = field(default_factory=dict)
     in_default: bool = False
+    estimates: str = ""
+
+    @property
+    def of_keras(self) -> bool:
+        """Whether it is an optimizer of Keras, and none of torch's kind."""
+        return self.cls.startswith("keras.")
 
     def has(self, case: Case, dtype: str) -> bool:
         """Tell whether it has what a case needs."""
         accepted = inspect.signature(getattr(refoptim, case.optimizer)).parameters
         given = [*case.hyper.items(), *(pair for change in case.set.values() for pair in change.items())]
-        return dtype not in self.lacks and not any(x != accepted[key].default for key, x in given if key in self.lacks)
+        lacking = {*self.lacks, *(name.removesuffix(f":{dtype}") for name in self.lacks)}
+        return dtype not in lacking and not any(x != accepted[key].default for key, x in given if key in lacking)
 
 
 def stems() -> list[str]:
@@ -174,7 +186,7 @@ def _require(holds: bool, where: str, problem: str) -> None:
 def _case(entry: Any, optimizer: str, where: str) -> Case:
     """Make a case of an entry, its keys checked."""
     known = {x.name for x in fields(Case)} - {"optimizer"}
-    required = known - {"set", "skip", "resume", "neutral", "plain"}
+    required = known - {"set", "skip", "resume", "neutral", "plain", "estimate", "estimated"}
     _require(isinstance(entry, dict) and isinstance(entry.get("id"), str), where, "holds an entry without an id")
     here = f"{where}: {entry['id']}"
     _require(set(entry) <= known, here, f"has unknown keys: {sorted(set(entry) - known)}")
@@ -207,6 +219,7 @@ def _check(case: Case, where: str) -> None:
     _require(bool(case.comment), where, "has no comment")
     _check_shapes(case, where)
     _check_gradient(case.gradient, case, where)
+    _check_estimates(case, pairs, where)
     _check_hyper(case, where)
 
 
@@ -238,6 +251,19 @@ def _check_problem(source: type[Source], case: Case, where: str) -> None:
     if issubclass(source, Problem):
         _require(source.fits(case.shapes), where, f"has shapes {case.shapes}, which the problem does not have")
         _require(set(case.dtypes) <= {"float32", "float64"}, where, "rounds a problem to other than float32 or float64")
+
+
+def _check_estimates(case: Case, pairs: Sequence[list[int]], where: str) -> None:
+    """Raise CaseError if there are estimates for a rule that takes none, or none for one that does."""
+    takes = getattr(refoptim, case.optimizer).takes_estimates
+    _require(
+        (case.estimate is not None) == takes == bool(case.estimated), where, "has estimates that do not fit the rule"
+    )
+    if case.estimate is not None:
+        _require(case.estimate.get("source") == "stream", where, "has estimates that are no stream")
+        _check_gradient(case.estimate, case, where)
+    steps = range(1, case.steps + 1)
+    _require(all(x in steps or x in pairs for x in case.estimated), where, f"has estimates at {case.estimated}")
 
 
 def _check_rows(spec: Mapping[str, Any], case: Case, where: str) -> None:

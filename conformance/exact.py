@@ -61,6 +61,8 @@ def replacements(storage: DType) -> dict[str, Any]:
     numbers = arithmetic()
     return {
         "power": numbers.power,
+        "exp": numbers.exp,
+        "log": numbers.log,
         "math": SimpleNamespace(sqrt=numbers.sqrt),
         "float": numbers.mpf,
         "np": SimpleNamespace(dtype=lambda name: OBJECT),
@@ -124,23 +126,25 @@ class Exact:
         self._hyper |= hyper
         self._h = exact_hyper(self._rule, self._hyper)
 
-    def step(self, grads: Sequence[Any]) -> None:
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
         with real_arithmetic(self._rule, self._storage):
             for i, g in enumerate(grads):
                 if g is not None:
-                    self._update(i, g)
+                    self._update(i, g, estimates[i] if estimates else None)
 
-    def _update(self, i: int, g: Any) -> None:
-        """Take a step of one parameter, as an engine does."""
+    def _update(self, i: int, g: Any, h: Any) -> None:
+        """Take a step of one parameter, as an engine does; ``h`` is an estimate."""
         sparse = isinstance(g, SparseGrad)
         g = SparseGrad(g.indices, exact(g.values), g.shape) if sparse else exact(g)
         g = self._rule.accept(self._h, g)
         self._steps[i] += 1
         now = self._rule, self._h, self._steps[i], _numbers(self._registers[i])
-        scalars = rules.step_scalars(*now) | {"sparse": isinstance(g, SparseGrad)}
+        scalars = rules.step_scalars(*now) | {"sparse": isinstance(g, SparseGrad), "estimated": h is not None}
         self._registers[i] = rules.next_registers(*now)
         s = rules.record(scalars, OBJECT)
-        self._arrays[i], self._states[i] = pure.run(self._rule, s, self._arrays[i], g, self._states[i])
+        self._arrays[i], self._states[i] = pure.run(
+            self._rule, s, self._arrays[i], g, self._states[i], estimate=None if h is None else exact(h)
+        )
 
     def resume(self) -> None:
         """Nothing is lost: what would be saved is exact."""

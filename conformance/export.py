@@ -65,6 +65,7 @@ any two:
     hyper lr 0.02             a hyperparameter; of several numbers (betas) there are several; true is 1, false is 0
     set 6 lr 0.01             before step 6 a hyperparameter changes
     skip 3 1                  in step 3, parameter 1 has no gradient: nothing of it changes, no step is counted
+    estimate 4 0              in step 4, parameter 0 has an estimate; without such lines there are none in any step
     resume 9                  before step 9 the state is saved, the optimizer made anew, and the state loaded
     sparse 5                  gradients are sparse, with 5 entries each
     end
@@ -77,11 +78,12 @@ without a value (None) is left out.
 `input.bin` holds numbers and nothing else, little-endian, in C order: first all parameters, one after the
 other; then, for each step, the gradients of all parameters, one after the other. A gradient that is skipped
 is there, as zeros. A sparse gradient of a parameter is its row numbers, 64-bit integers, and then its
-entries, each a row of the parameter. Entries of one row are added up. float16 and bfloat16 take two bytes,
+entries, each a row of the parameter. Entries of one row are added up. Where there are lines `estimate`, each
+gradient is followed by an estimate of the same shape, zeros where none is given. float16 and bfloat16 take two bytes,
 float32 four, float64 eight; a complex number is two reals, the real part first.
 
 `input.csv`, if the suite was exported with `--numbers csv`, has the columns
-`what,step,parameter,element,bits`: `what` is `parameter`, `gradient` or `row`, `element` counts reals in C
+`what,step,parameter,element,bits`: `what` is `parameter`, `gradient`, `estimate` or `row`, `element` counts reals in C
 order, and `bits` are the hexadecimal digits (0 to 9, a to f, all of them) of the number as an unsigned integer.
 Float32 1.0 is `3f800000`.
 
@@ -224,7 +226,14 @@ def described(run: Run) -> dict[str, Any]:
         "resume": case.resume,
         "sparse": case.gradient.get("nnz"),
         "flags": case.flags,
+        **({} if case.estimate is None else {"estimates": estimated(case)}),
     }
+
+
+def estimated(case: Case) -> list[list[int]]:
+    """Return the pairs of a step and a parameter that have an estimate."""
+    pairs = [[step, i] for step in range(1, case.steps + 1) for i in range(len(case.shapes))]
+    return [pair for pair in pairs if pair in case.estimated or pair[0] in case.estimated]
 
 
 def lines(entry: Mapping[str, Any]) -> str:
@@ -239,6 +248,7 @@ def lines(entry: Mapping[str, Any]) -> str:
     changes = [(change["step"], name, x) for change in entry["set"] for name, x in change.items() if name != "step"]
     found += [["set", *change] for change in changes]
     found += [["skip", *pair] for pair in entry["skip"]]
+    found += [["estimate", *pair] for pair in entry.get("estimates", ())]
     found += [[key, entry[key]] for key in ("resume", "sparse") if entry[key] is not None]
     return "\n".join(" ".join(map(_word, line)) for line in [*found, ["end"]]) + "\n"
 
@@ -259,6 +269,8 @@ def _inputs(tensors: Mapping[str, Array]) -> Iterator[tuple[str, int, int, Array
             if f"rows.{i}" in tensors:
                 yield "row", step + 1, i, tensors[f"rows.{i}"][step]
             yield "gradient", step + 1, i, tensors[f"grad.{i}"][step]
+            if f"estimate.{i}" in tensors:
+                yield "estimate", step + 1, i, tensors[f"estimate.{i}"][step]
 
 
 def input_bin(tensors: Mapping[str, Array]) -> bytes:

@@ -3,6 +3,7 @@
 The arrays of a trajectory, with one more axis in front that counts the steps:
 
     grad.i          the gradient of parameter i in step 1, 2, …
+    estimate.i      for a rule that takes estimates: that of step 1, 2, …; zeros where there is none
     rows.i          for a sparse gradient: the rows that its entries, which are grad.i, belong to
     state.i.name    what is kept of parameter i after step 1, 2, …; 0 as long as there is nothing
     param.i         parameter i before step 1, and after step 1, 2, …
@@ -41,9 +42,9 @@ Watch = Callable[[Iterable[Frame]], Iterable[Frame]]
 class Recording(Reference):
     """refoptim as an implementation that remembers the gradients of its last step."""
 
-    def step(self, grads: Sequence[Any]) -> None:
-        self.grads = grads
-        super().step(grads)
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        self.grads, self.estimates = grads, estimates
+        super().step(grads, estimates)
 
 
 def trajectory(case: Case, dtype: str, watch: Watch = iter) -> dict[str, Array]:
@@ -54,10 +55,16 @@ def trajectory(case: Case, dtype: str, watch: Watch = iter) -> dict[str, Array]:
         return _closure_trajectory(case, dtype, watch)
     recording, source = Recording(), make_source(case.gradient, case.shapes, dtype)
     first, grads, frames = [x.copy() for x in source.parameters()], [], []
+    estimates: list[Any] = []
     for frame in watch(run(recording, case, dtype)):
         grads.append([_copied(g) for g in recording.grads])
+        estimates += [] if recording.estimates is None else [list(map(_copied, recording.estimates))]
         frames.append(_kept(frame))
-    return _assemble(first, frames, _stack_grads(grads, case, source))
+    inputs = _stack_grads(grads, case, source)
+    for i, shape in enumerate(case.shapes if estimates else ()):
+        empty = np.zeros(shape, source.dtype)
+        inputs[i][f"estimate.{i}"] = np.stack([empty if row[i] is None else row[i] for row in estimates])
+    return _assemble(first, frames, inputs)
 
 
 def _copied(grad: Any) -> Any:

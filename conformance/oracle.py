@@ -12,9 +12,10 @@ torch is imported when something here is called, not before.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
@@ -218,7 +219,8 @@ class Package:
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         self._class: Any = imported(self._witness.cls, self._witness.bare)
-        self._state = [_names_of_state(optimizer, hyper, p.shape) for p in parameters]
+        self._modules = {sys.modules[x.__module__] for x in self._class.__mro__}
+        self._state = [names_of_state(optimizer, hyper, p.shape) for p in parameters]
         self._dtypes = [p.dtype for p in parameters]
         self._params = [to_torch(np.array(as_reals(p))) for p in parameters]
         self._steps = [0 for _ in parameters]
@@ -236,20 +238,32 @@ class Package:
         kept = {name: x for name, x in hyper.items() if name not in ("maximize", *self._witness.lacks)}
         return {self._witness.names.get(name, name): x for name, x in kept.items()} | self._witness.given
 
+    @contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """Let the package compute under the oracle; what it takes of ``math`` is rounded correctly too."""
+        with ieee(), ExitStack() as stack:
+            for module in (x for x in self._modules if vars(x).get("math") is math):
+                stack.enter_context(mock.patch.object(module, "math", MATH))
+            yield
+
     def set(self, hyper: Mapping[str, Any]) -> None:
         self._sign = neg if hyper["maximize"] else (lambda g: g)
-        with ieee():
+        with self._exactly():
             for group in (x.param_groups[0] for x in self._optimizers):
                 given = {key: x for key, x in self._theirs(hyper).items() if key in group and x is not None}
                 group.update({key: real(x) for key, x in {**group, **given}.items() if key != "params"})
 
-    def step(self, grads: Sequence[Any]) -> None:
-        with ieee(), default_dtype(self._default):
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        with self._exactly(), default_dtype(self._default):
             for i, grad in enumerate(grads):
                 if grad is not None:
                     self._steps[i] += 1
                     self._params[i].grad = to_torch(np.array(self._sign(as_reals(grad))))
-                    self._optimizers[i].step()
+                    self._optimizers[i].step(**self._beside(estimates[i] if estimates else None))
+
+    def _beside(self, estimate: Any) -> dict[str, Any]:
+        """Return an estimate as its step takes it."""
+        return {} if estimate is None else {self._witness.estimates: [to_torch(np.array(as_reals(estimate)))]}
 
     def resume(self) -> None:
         saved = [deepcopy(x.state_dict()) for x in self._optimizers]
@@ -311,7 +325,7 @@ def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:
             vars(found).update(dict.fromkeys(members))
 
 
-def _names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:
+def names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:
     """Return what refoptim's optimizer of a name keeps of a parameter of a shape."""
     rule = getattr(refoptim, optimizer)
     h = resolve(rule, rule([np.zeros(1)], **hyper).param_groups[0])

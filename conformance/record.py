@@ -24,6 +24,7 @@ import refoptim
 from refoptim.numerics.ieee import check_arithmetic
 
 from . import cases, goldens
+from .keras_witness import KerasPackage
 from .oracle import Package, Torch
 from .reference import Reference
 from .trajectory import Implementation, trajectory
@@ -41,7 +42,7 @@ def implementation(witness: str, stem: str = "") -> Implementation:
     """Return a new run of a witness; ``stem`` says whose package it is."""
     named = cases.witness(stem) if witness == "package-ieee" else None
     if named:
-        return Package(named)
+        return KerasPackage(named) if named.of_keras else Package(named)
     return Reference() if witness == "reference" else Torch(as_installed=witness == "torch-installed")
 
 

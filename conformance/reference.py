@@ -29,8 +29,8 @@ class Reference:
     def set(self, hyper: Mapping[str, Any]) -> None:
         self._optimizer.param_groups[0].update(hyper)
 
-    def step(self, grads: Sequence[Any]) -> None:
-        self._optimizer.step(grads=grads)
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        self._optimizer.step(grads=grads, estimates=estimates)
 
     def resume(self) -> None:
         saved = self._optimizer.state_dict()

@@ -37,7 +37,10 @@ class Implementation(Protocol):
         """Change hyperparameters from the next step on."""
 
     def step(self, grads: Sequence[Any]) -> None:
-        """Take a step; a gradient is an array, a SparseGrad, or None where a parameter has none."""
+        """Take a step; a gradient is an array, a SparseGrad, or None where a parameter has none.
+
+        In a case of a rule that takes estimates there is another argument: one for each parameter, an array or None.
+        """
 
     def resume(self) -> None:
         """Save the state, make the optimizer anew, and load the state."""
@@ -79,8 +82,21 @@ def run(implementation: Implementation, case: Case, dtype: str) -> Iterator[Fram
         if step == case.resume:
             implementation.resume()
         grads = source.gradients(step, _listed("parameters", implementation.parameters()))
-        implementation.step([None if [step, i] in case.skip else g for i, g in enumerate(grads)])
+        given = [None if [step, i] in case.skip else g for i, g in enumerate(grads)]
+        implementation.step(given, *estimates(case, dtype, step))
         yield Frame(step, _listed("parameters", implementation.parameters()), _states(implementation.state()))
+
+
+def estimates(case: Case, dtype: str, step: int) -> list[list[Any]]:
+    """Return the arguments of a step beside the gradients: a list of estimates, None for a parameter without one.
+
+    There are none in a case without estimates.
+    """
+    if case.estimate is None:
+        return []
+    drawn = make_source(case.estimate, case.shapes, dtype).gradients(step, [])
+    given = [step in case.estimated or [step, i] in case.estimated for i in range(len(case.shapes))]
+    return [[x if has else None for x, has in zip(drawn, given, strict=True)]]
 
 
 def _listed(name: str, found: Any) -> Any:

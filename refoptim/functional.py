@@ -11,6 +11,8 @@ Args:
     state: per parameter a dict of state arrays and numbers under the names of the optimizer's state, or None for all at
         the first step.
     t: the number of this step, 1 at the first.
+    estimates: for a rule that takes them, as ``sophia`` does, one per parameter or None, of its shape and dtype. They
+        belong to one step.
     rounding: how 16-bit arrays are rounded, after each word ("each") or once when stored ("store").
     settings: the optimizer's hyperparameters, under its names and with its defaults.
 
@@ -113,6 +115,7 @@ class Step(Protocol):
         state: Sequence[State] | None,
         t: int,
         *,
+        estimates: Sequence[Any] | None = None,
         rounding: str = "each",
         **settings: Any,
     ) -> tuple[list[Array], list[State]]:
@@ -130,6 +133,7 @@ class Step(Protocol):
         params: Sequence[Array],
         grads: Sequence[Any],
         state: Sequence[State] | None,
+        estimates: Sequence[Any] | None = None,
     ) -> tuple[list[Array], list[State]]:
         """Take a step with them."""
 
@@ -153,13 +157,14 @@ def pure_step(rule: type[Optimizer]) -> Step:
         state: Sequence[State] | None,
         t: int,
         *,
+        estimates: Sequence[Any] | None = None,
         rounding: str = "each",
         **settings: Any,
     ) -> tuple[list[Array], list[State]]:
         _check_number(t, rounding)
-        _check(params, grads, state)
-        home = home_of(params, chain(_others(grads, state), _members(settings)))
-        return _taken(_whole(rule, t, rounding, settings, home), params, grads, state)
+        _check(params, grads, state, estimates)
+        home = home_of(params, chain(_others(grads, state, estimates), _members(settings)))
+        return _taken(_whole(rule, t, rounding, settings, home), params, grads, state, estimates)
 
     def scalars(
         t: int, before: Mapping[str, Any] | None = None, *, rounding: str = "each", **settings: Any
@@ -173,18 +178,24 @@ def pure_step(rule: type[Optimizer]) -> Step:
         params: Sequence[Array],
         grads: Sequence[Any],
         state: Sequence[State] | None,
+        estimates: Sequence[Any] | None = None,
     ) -> tuple[list[Array], list[State]]:
         if not isinstance(static, Static) or static.rule is not rule:
             raise TypeError(f"static must be what {step.__name__}.scalars returns, got {static!r}")
-        _check(params, grads, state)
-        home = home_of(params, chain(_others(grads, state), varying.values()))
-        return _taken(_joined(static, varying, home), params, grads, state)
+        _check(params, grads, state, estimates)
+        home = home_of(params, chain(_others(grads, state, estimates), varying.values()))
+        return _taken(_joined(static, varying, home), params, grads, state, estimates)
 
+    vars(step).update(scalars=scalars, apply=apply)
+    return _named(cast(Step, step), rule)
+
+
+def _named(step: Any, rule: type[Optimizer]) -> Step:
+    """Give a pure rule a name and a docstring."""
     step.__name__ = step.__qualname__ = rule.__module__.rpartition(".")[2]
     step.__doc__ = (
         f"The pure rule of ``{rule.__name__}``; the module's text says what goes in and out.\n\n{rule.__doc__}"
     )
-    vars(step).update(scalars=scalars, apply=apply)
     return cast(Step, step)
 
 
@@ -234,9 +245,9 @@ def _check_number(t: Any, rounding: str) -> None:
         raise ValueError(f"rounding must be 'each' or 'store', got {rounding!r}")
 
 
-def _check(params: Any, grads: Any, state: Any) -> None:
-    for name, x in {"params": params, "grads": grads, "state": state}.items():
-        if name == "state" and x is None:
+def _check(params: Any, grads: Any, state: Any, estimates: Any) -> None:
+    for name, x in {"params": params, "grads": grads, "state": state, "estimates": estimates}.items():
+        if name in ("state", "estimates") and x is None:
             continue
         if not isinstance(x, (list, tuple)):
             hint = ": give the arrays of a tree as a list" if isinstance(x, Mapping) else ""
@@ -247,8 +258,9 @@ def _check(params: Any, grads: Any, state: Any) -> None:
         raise TypeError(f"state must hold dicts, got {[type(x).__name__ for x in state]}")
 
 
-def _others(grads: Sequence[Any], state: Sequence[State] | None) -> Iterator[Any]:
+def _others(grads: Sequence[Any], state: Sequence[State] | None, estimates: Sequence[Any] | None) -> Iterator[Any]:
     yield from grads
+    yield from estimates or ()
     for kept in state or ():
         yield from kept.values()
 
@@ -339,21 +351,26 @@ def _joined(static: Static, varying: Mapping[str, Any], home: Namespace | None) 
 
 
 def _taken(
-    step: single.Step, params: Sequence[Any], grads: Sequence[Any], state: Sequence[State] | None
+    step: single.Step,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    state: Sequence[State] | None,
+    estimates: Sequence[Any] | None,
 ) -> tuple[list[Array], list[State]]:
     """Take a step with all parameters."""
     states = [{} for _ in params] if state is None else state
-    results = [_labelled(i, step, *x) for i, x in enumerate(zip(params, grads, states, strict=True))]
+    given = [None for _ in params] if estimates is None else estimates
+    results = [_labelled(i, step, *x) for i, x in enumerate(zip(params, grads, states, given, strict=True))]
     return [p for p, _ in results], [s for _, s in results]
 
 
-def _labelled(i: int, step: single.Step, p: Any, grad: Any, state: State) -> tuple[Any, State]:
+def _labelled(i: int, step: single.Step, p: Any, grad: Any, state: State, estimate: Any) -> tuple[Any, State]:
     """Take a parameter a step further, one without a gradient not at all; an error names it."""
     if grad is None:
         return p, state
     try:
         with np.errstate(all="ignore"):
-            return step.take(p, grad, state)
+            return step.take(p, grad, state, estimate)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = next(x for x in (TypeError, ValueError, RuntimeError) if isinstance(error, x))
         raise kind(f"params[{i}]: {error}") from error

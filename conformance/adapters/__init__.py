@@ -4,7 +4,8 @@ An implementation is any class with the methods of ``trajectory.Implementation``
 
     make(optimizer, hyper, parameters)   begin anew: torch's name, all of torch's hyperparameters, NumPy arrays
     set(hyper)                           change hyperparameters from the next step on: all of them, as they are then
-    step(grads)                          one gradient per parameter: an array, a SparseGrad, or None
+    step(grads)                          one gradient per parameter: an array, a SparseGrad, or None; for a rule that
+                                         takes estimates, step(grads, estimates), each an array or None
     resume()                             save, make anew, load
     parameters()                         NumPy arrays
     state()                              per parameter integers and arrays by torch's names

@@ -18,6 +18,7 @@ from .. import oracle
 from ..cases import Case
 from ..trajectory import State
 from . import Adapter, installed
+from .fused import unknown_to_kernels
 
 
 class Pure(Adapter):
@@ -27,6 +28,8 @@ class Pure(Adapter):
 
     def why_not(self, case: Case, dtype: str) -> str | None:
         """Say what the pure rules do not take from other libraries."""
+        if unknown_to_kernels(case):  # FTRL's powers alone are such
+            return "the powers of arrays are those of the library"
         if "nnz" in case.gradient:
             return "sparse gradients go with arrays of NumPy and CuPy"
         measured = is_measured(getattr(refoptim, case.optimizer))
@@ -50,14 +53,17 @@ class Pure(Adapter):
     def set(self, hyper: Mapping[str, Any]) -> None:
         self._hyper.update(hyper)
 
-    def step(self, grads: Sequence[Any]) -> None:
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
         for i, g in enumerate(grads):
             if g is None:
                 continue
             self._counts[i] += 1
+            h = estimates[i] if estimates else None
             one = [self._params[i]], [self._given(g)], [self._states[i]], self._counts[i]
             with self._eager():
-                (self._params[i],), (self._states[i],) = self._step(*one, **self._hyper)
+                (self._params[i],), (self._states[i],) = self._step(
+                    *one, estimates=None if h is None else [self._given(h)], **self._hyper
+                )
 
     def resume(self) -> None:
         """Save the state as NumPy's arrays, and go on with copies; numbers are NumPy's already."""

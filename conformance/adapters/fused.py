@@ -14,12 +14,22 @@ from refoptim import SparseGrad
 from refoptim.engines import cuda, host, nvrtc
 from refoptim.numerics.arith import Array
 
-from ..trajectory import State
+from ..cases import Case
+from ..trajectory import State, all_hyper
 from .numpy import NumPy
+
+
+def unknown_to_kernels(case: Case) -> str | None:
+    """Say which setting of a case the kernels of a rule do not know."""
+    lacking = getattr(refoptim, case.optimizer).without_kernels(all_hyper(case.optimizer, case.hyper))
+    return f"the kernels do not know {lacking}" if lacking else None
 
 
 class Host(NumPy):
     """The kernels built for this computer."""
+
+    def why_not(self, case: Case, dtype: str) -> str | None:
+        return super().why_not(case, dtype) or unknown_to_kernels(case)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of refoptim and NumPy, and what the kernels were built for."""
@@ -31,6 +41,9 @@ class Host(NumPy):
 
 class Cuda(NumPy):
     """The kernels on a GPU; what is compared is copied from there."""
+
+    def why_not(self, case: Case, dtype: str) -> str | None:
+        return super().why_not(case, dtype) or unknown_to_kernels(case)
 
     def __init__(self) -> None:
         self._cupy = import_module("cupy")
@@ -46,8 +59,8 @@ class Cuda(NumPy):
         self._build = partial(getattr(refoptim, optimizer), self._arrays, **{**hyper, "fused": True})
         self._optimizer = self._build()
 
-    def step(self, grads: Sequence[Any]) -> None:
-        super().step([self._there(g) for g in grads])
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        super().step(list(map(self._there, grads)), estimates and list(map(self._there, estimates)))
 
     def _there(self, g: Any) -> Any:
         """Copy a gradient to the GPU."""

@@ -100,6 +100,8 @@ class TorchPeer(Peer):
     """A base for libraries whose optimizers are torch's kind: they step torch's parameters."""
 
     skips = True
+    beside: Mapping[str, Any] = {}
+    """What the next step is given beside the gradients, by the names of its arguments."""
 
     def _begin(self, made: Any) -> None:
         import torch
@@ -115,5 +117,5 @@ class TorchPeer(Peer):
 
         for p, g in zip(self._params, grads, strict=True):
             p.grad = None if g is None else torch.from_numpy(np.array(g))
-        self._optimizer.step()
+        self._optimizer.step(**self.beside)
         self._arrays = [p.detach().numpy().copy() for p in self._params]

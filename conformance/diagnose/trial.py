@@ -22,7 +22,7 @@ from refoptim.step.plan import filled, first_registers, layout
 from refoptim.step.rule import is_measured, next_registers, record, resolve, step_scalars
 from refoptim.step.sparse import SparseGrad
 
-from ..trajectory import Frame, State
+from ..trajectory import Frame, State, estimates
 from .evidence import Evidence
 
 RAISED = (ArithmeticError, ValueError, RuntimeError, TypeError, IndexError)
@@ -117,7 +117,7 @@ def _steps(optimizer: str, atoms: Atoms, evidence: Evidence) -> Iterator[tuple[i
         if step == evidence.case.resume:
             driven.resume()
         with np.errstate(all="ignore"):
-            driven.step(grads)
+            driven.step(grads, *estimates(evidence.case, evidence.dtype, step))
         yield step, driven
 
 
@@ -156,8 +156,8 @@ class _Driven:
         self.optimizer = self._made()
         self.optimizer.load_state_dict(saved)
 
-    def step(self, grads: list[Any]) -> None:
-        self.optimizer.step(grads=grads)
+    def step(self, grads: list[Any], estimates: Sequence[Any] | None = None) -> None:
+        self.optimizer.step(grads=grads, estimates=estimates)
 
     def state(self) -> list[State]:
         return [dict(self.optimizer.state.get(p, {})) for p in self.optimizer.param_groups[0]["params"]]
@@ -175,7 +175,7 @@ class _Light:
         self.h = resolve(self.base, self.settings)
         self.shapes = [p.shape for p in evidence.before]
         sparse = "nnz" in evidence.case.gradient
-        self.whole = not (is_measured(rule) or evidence.case.skip or sparse)
+        self.whole = not (is_measured(rule) or evidence.case.skip or evidence.case.estimate or sparse)
         parts = [_joined(evidence.before)] if self.whole else [p.copy() for p in evidence.before]
         self.parts = [_Part(p) for p in parts]
 
@@ -186,11 +186,12 @@ class _Light:
     def resume(self) -> None:
         """Saving and loading changes nothing here."""
 
-    def step(self, grads: list[Any]) -> None:
+    def step(self, grads: list[Any], estimates: Sequence[Any] | None = None) -> None:
         given = [_joined(grads)] if self.whole else grads
-        for part, g in zip(self.parts, given, strict=True):
+        beside = estimates or [None] * len(given)
+        for part, g, estimate in zip(self.parts, given, beside, strict=True):
             if g is not None:
-                part.step(self.rule, self.h, g)
+                part.step(self.rule, self.h, g, estimate)
 
     @property
     def vectors(self) -> list[Array]:
@@ -232,15 +233,16 @@ class _Part:
     def __init__(self, p: Array) -> None:
         self.p, self.k, self.registers, self.arrays = p, 0, dict[str, Any](), dict[str, Array]()
 
-    def step(self, rule: type[Optimizer], h: Any, g: Any) -> None:
+    def step(self, rule: type[Optimizer], h: Any, g: Any, estimate: Any) -> None:
         """Take a step with the dialect's scalars and words."""
         g = rule.accept(h, g)
         self.k = self.k + 1 if rule.counts_steps else min(2, self.k + 1)
         registers = first_registers(rule, rule.registers(h), self.registers)
-        s = record({**step_scalars(rule, h, self.k, registers), "sparse": isinstance(g, SparseGrad)}, self.p.dtype)
+        given = {"sparse": isinstance(g, SparseGrad), "estimated": estimate is not None}
+        s = record({**step_scalars(rule, h, self.k, registers), **given}, self.p.dtype)
         kept = {name: self._kept(name, *x) for name, x in layout(rule, h, self.p.shape).items()}
         self.registers = next_registers(rule, h, self.k, registers)
-        self.p, self.arrays = pure.run(rule, s, self.p, g, kept)
+        self.p, self.arrays = pure.run(rule, s, self.p, g, kept, estimate=estimate)
 
     def _kept(self, name: str, shape: tuple[int, ...], fill: float | None) -> Array | None:
         made = None if fill is None else filled(self.p, shape, fill)

@@ -10,10 +10,10 @@
 namespace refoptim {
 
 // What a launch works on. `tables` holds the size of each tensor; then for each array of a tensor (the parameter, the
-// gradient, the state arrays, the rounded copy of a master parameter) its address, 0 where there is none. `parts` holds for
-// each chunk, of `chunk` elements but for the last of a tensor, the number of its tensor; then which of its chunks it is.
-// `record` replaces the record that is passed by value, `grad_scale` divides gradients, `found_inf` other than 0 skips the
-// step; each may be null.
+// gradient, the state arrays, what is only read, the rounded copy of a master parameter) its address, 0 where there is none.
+// `parts` holds for each chunk, of `chunk` elements but for the last of a tensor, the number of its tensor; then which of
+// its chunks it is. `record` replaces the record that is passed by value, `grad_scale` divides gradients, `found_inf` other
+// than 0 skips the step; each may be null.
 struct Bucket {
     const i64* tables;
     const int* parts;
@@ -63,6 +63,12 @@ template <class... F> struct Flags {};
 #define FLAG_OF(STATE, NAME) Flag<&Record<T>::NAME, STATE>
 #define FLAGS(...) template <class T> using Asked = Flags<__VA_ARGS__>
 
+// How many arrays a rule reads and does not write. They stand behind its state arrays, in the same storage.
+template <class Rule> constexpr int ONLY_READ = 0;
+template <class Rule>
+    requires requires { Rule::ONLY_READ; }
+constexpr int ONLY_READ<Rule> = Rule::ONLY_READ;
+
 // A chunk: some elements of a tensor.
 struct Part {
     i64 tensor, start, size;
@@ -74,7 +80,8 @@ struct Part {
     }
 };
 
-// The arrays of a chunk: P is the storage of the parameter and of its N state arrays, G that of the gradient.
+// The arrays of a chunk: P is the storage of the parameter and of its N state arrays, those that are only read among them;
+// G that of the gradient.
 template <class P, class G, int N> struct Chunk {
     i64 size;
     P* p;
@@ -158,7 +165,7 @@ __device__ inline void update_vector(
             write(copy, v, parameter);
     }
     store(chunk.p, i, p);
-    (store(chunk.state[J], i, state[J]), ...);
+    (store(J < N - ONLY_READ<Rule> ? chunk.state[J] : nullptr, i, state[J]), ...);
     if constexpr (sizeof(P) != sizeof(G))
         store(chunk.copy, i, copy);
 }
@@ -194,17 +201,21 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     using Record = typename Rule::template Record<T>;
     if (b.found_inf && *b.found_inf)
         return;
-    const Record s = b.record ? *(const Record*)b.record : by_value;
+    Record s = b.record ? *(const Record*)b.record : by_value;
     const Preparation<T> prepare(b);
-    for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x)
-        update_chunk<Rule>(s, prepare, Chunk<P, G, N>(b, Part(b, c)));
+    for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
+        const Chunk<P, G, N> chunk(b, Part(b, c));
+        if constexpr (ONLY_READ<Rule> > 0)
+            s.estimated = chunk.state[N - 1] ? 1 : 0;
+        update_chunk<Rule>(s, prepare, chunk);
+    }
 }
 
 // Blocks that a multiprocessor must hold at once; doubles need more registers.
 template <class P> constexpr int BLOCKS = sizeof(P) == 8 ? 3 : 4;
 
-#define ENTRY(NAME, RULE, N, P, G)                                                                 \
-    KERNEL(NAME, BLOCKS<P>)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N>(s, b); } \
+#define ENTRY(NAME, RULE, N, P, G)                                                                                   \
+    KERNEL(NAME, BLOCKS<P>)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N + ONLY_READ<RULE>>(s, b); } \
     EXPORT(NAME)
 
 #define EACH_STORAGE(ENTRY, NAME, RULE, N)                \

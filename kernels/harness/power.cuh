@@ -1,9 +1,9 @@
-// Powers of doubles, correctly rounded but for the rarest cases, from + - * / alone, so equal on every machine.
+// Powers, exponentials and logarithms of doubles, correctly rounded but for the rarest cases, from + - * / alone, so equal on every machine.
 //
 // A number is held as the sum of two doubles, about 106 bits. x = m * 2**e with m near 1 gives log2(x**y) as an integer
 // plus a remainder, the integer exactly, the remainder from series for the logarithm and the exponential. Before the one
 // rounding the error is below 2**-94 of the result, so a result in the middle between two doubles is recognised. There are
-// none where m is within 2**-28 of 1: they are powers of numbers of 27 bits.
+// none where m is within 2**-28 of 1: they are powers of numbers of 27 bits. Exponentials and logarithms have none at all.
 #pragma once
 
 namespace refoptim {
@@ -121,19 +121,21 @@ struct Parts {
     }
 };
 
-// The logarithm to base 2 of m between 0.71 and 1.42.
-__device__ inline Pair log2_near_one(double m) {
+__device__ constexpr Pair ln2() { return {0x1.62e42fefa39efp-1, 0x1.abc9e3b39803fp-56}; }
+
+__device__ constexpr Pair inverse_ln2() { return {0x1.71547652b82fep+0, 0x1.777d0ffda0d24p-56}; }
+
+// The natural logarithm of m between 0.71 and 1.42.
+__device__ inline Pair log_near_one(double m) {
     constexpr Series<21> artanh = artanh_series();
-    constexpr Pair inverse_ln2 = {0x1.71547652b82fep+0, 0x1.777d0ffda0d24p-56};
     Pair s = quotient(m - 1, sum(m, 1));
-    return s * artanh(s * s) * inverse_ln2;
+    return s * artanh(s * s);
 }
 
 // 2**x - 1 for |x| <= 0.5.
 __device__ inline Pair two_to_minus_one(Pair x) {
     constexpr Series<23> exponential = exponential_series();
-    constexpr Pair ln2 = {0x1.62e42fefa39efp-1, 0x1.abc9e3b39803fp-56};
-    x = x * ln2;
+    x = x * ln2();
     return x * exponential(x);
 }
 
@@ -167,7 +169,7 @@ __device__ inline double power(double x, double y) {
     if (x == 0 || x * 0 != 0)
         return (x == 0) == (y > 0) ? 0 : two_to(1023) * 2;
     Parts parts(x);
-    Pair log2 = log2_near_one(parts.m);
+    Pair log2 = log_near_one(parts.m) * inverse_ln2();
     y = y > 0x1p70 ? 0x1p70 : y < -0x1p70 ? -0x1p70 : y;
     double estimate = y * (parts.e + log2.hi);
     if (estimate > 1100 || estimate < -1100)
@@ -181,6 +183,35 @@ __device__ inline double power(double x, double y) {
     rest = sum(rest.hi - more, rest.lo);
     bool near_one = parts.m - 1 > -0x1p-28 && parts.m - 1 < 0x1p-28;
     return round_scaled(two_to_minus_one(rest), (int)(whole + more), near_one ? 0 : 0x1p-93);
+}
+
+// e**x.
+__device__ inline double exp(double x) {
+    using namespace pairs;
+    if (x != x)
+        return x;
+    if (x > 800 || x < -800)
+        return x > 0 ? two_to(1023) * 2 : 0;
+    if (x > -0x1p-60 && x < 0x1p-60)
+        return 1;
+    Pair rest = inverse_ln2() * Pair{x, 0};
+    double whole = nearest_integer(rest.hi);
+    rest = sum(rest.hi - whole, rest.lo);
+    return round_scaled(two_to_minus_one(rest), (int)whole, 0);
+}
+
+// The natural logarithm: -infinity for 0, NaN below.
+__device__ inline double log(double x) {
+    using namespace pairs;
+    double infinite = two_to(1023) * 2;
+    if (x == 0)
+        return -infinite;
+    if (x < 0 || x != x)
+        return infinite - infinite;
+    if (x == infinite)
+        return x;
+    Parts parts(x);
+    return (Pair{parts.e, 0} * ln2() + log_near_one(parts.m)).hi;
 }
 
 }  // namespace refoptim

@@ -221,7 +221,7 @@ def torch_class(case: Case) -> Callable[..., Any] | None:
         found: Callable[..., Any] = getattr(import_module("torch").optim, case.optimizer)
         return found
     witness = witness_of(describe.stem(getattr(refoptim, case.optimizer)))
-    if witness is None or find_spec(witness.cls.partition(":")[0].partition(".")[0]) is None:
+    if witness is None or witness.of_keras or find_spec(witness.cls.partition(":")[0].partition(".")[0]) is None:
         return None
     return partial(imported(witness.cls, witness.bare), **witness.given)
 
@@ -234,5 +234,9 @@ def torch_step(case: Case, parameters: Sequence[Any], grads: Sequence[Any], path
     made = torch_class(case)
     if made is None:
         raise RuntimeError(f"there is nothing to measure {case.optimizer} beside")
-    step: Step = in_training(made(parameters, **case.settings, **chosen)).step
+    optimizer = in_training(made(parameters, **case.settings, **chosen))
+    if getattr(refoptim, case.optimizer).takes_estimates:  # the witness makes its own unless the first step has some
+        witness = witness_of(describe.stem(getattr(refoptim, case.optimizer)))
+        optimizer.step(**{witness.estimates: list(grads)} if witness else {})
+    step: Step = optimizer.step
     return step

@@ -406,6 +406,7 @@ class Sharded(Optimizer):
         closure: Closure | None = None,
         *,
         grads: Iterable[Any] | None = None,
+        estimates: Iterable[Any] | None = None,
         grad_scale: Any = None,
         found_inf: Any = None,
     ) -> Any:
@@ -415,6 +416,7 @@ class Sharded(Optimizer):
             closure: called first; it computes the loss and sets the gradients of the parameters, or returns both.
                 LBFGS and ConjugateGradient call it several times, and return the mean of the losses of all ranks.
             grads: this rank's last piece of the gradient; else what the parameters hold, if a piece is missing.
+            estimates: must be None: they are not exchanged between ranks.
             grad_scale: as in the step of any optimizer, and the same on all ranks.
             found_inf: likewise.
 
@@ -422,6 +424,8 @@ class Sharded(Optimizer):
             TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed on any rank.
             RankError: something is wrong on another rank, which is named, or ranks differ. Nothing has changed.
         """
+        if estimates is not None:
+            raise TypeError("a sharded optimizer takes no estimates")
         with self._alone():
             if self.kind.name == "flat":
                 return self._minimize(closure, grads, (grad_scale, found_inf))

@@ -72,7 +72,7 @@ def counts_on_gpu(rule: type[Rule], scaling: Scaling, group: Group, where: Place
         return False
     kernel, capturable = kernel_of(rule), bool(group.get("capturable"))
     counting = kernel is not None and kernel.hypers and counts(rule)
-    if group.get("fused") is False or group.get("differentiable") or not counting:
+    if group.get("fused") is False or group.get("differentiable") or not counting or rule.without_kernels(group):
         if capturable:
             raise RuntimeError(
                 "capturable=True on a GPU needs the kernels: leave fused=None and differentiable=False, and override "
@@ -87,9 +87,13 @@ def _fused(rule: type[Rule], settings: Mapping[str, Any], where: Place | None) -
     on_gpu, asked = where is not None and where.device is not None, settings.get("fused")
     if not (asked or (asked is None and on_gpu and not settings.get("differentiable"))):
         return None
-    kernel = kernel_of(rule)
+    kernel, lacking = kernel_of(rule), rule.without_kernels(settings)
     if asked and kernel is None:
         raise RuntimeError(f"fused=True needs kernels, and {rule.__name__} has none: leave fused=None")
+    if asked and lacking:
+        raise RuntimeError(f"fused=True needs kernels, and those of {rule.__name__} do not know {lacking}")
+    if lacking:
+        return None
     return (_machine(where), kernel) if kernel else None
 
 
@@ -107,7 +111,7 @@ def _changes(bucket: Bucket, workspace: Workspace) -> list[Change]:
         return [_replacement(bucket, task) for task in bucket.tasks]
     if bucket.sparse or bucket.place != HOST:
         return whole.prepare(bucket)
-    jobs = [reference.Job(task.updated, task.grad, task.arrays) for task in bucket.tasks]
+    jobs = [reference.Job(task.updated, task.grad, task.arrays, task.estimate) for task in bucket.tasks]
     pack = bucket.group.get("foreach") is not False
     changes = reference.prepare(bucket.rule, bucket.s, jobs, workspace, unmade=bucket.unmade, pack=pack)
     masters = [(plain(task.parameter.data), task.master) for task in bucket.tasks if task.master is not None]
@@ -128,6 +132,7 @@ def _replacement(bucket: Bucket, task: Task) -> Change:
     old: dict[str, Any] = {name: None if name in bucket.unmade else plain(x) for name, x in task.arrays.items()}
     data = plain(task.parameter.data)
     with at(bucket.place):
-        new, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, reference.get_rounding())
+        rounding = reference.get_rounding()
+        new, state = pure.run(bucket.rule, bucket.s, data, task.grad, old, rounding, estimate=task.estimate)
     task.arrays.update(state)
     return task.parameter.holding(new)

@@ -36,7 +36,7 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     recorder, program = Recorder(machine), program_of(kernel)
     repeatable = None if bucket.sparse else getattr(program, "Launches", None) if program else Launch
     with at(bucket.place):
-        pairs = [_for_kernel(_tensor(kernel, task)) for task in bucket.tasks]
+        pairs = [_for_kernel(_tensor(machine, kernel, task)) for task in bucket.tasks]
         given, after = [pair[0] for pair in pairs], [change for pair in pairs for change in pair[1]]
         any_order = not (bucket.sparse or program)
         tensors = [_tensor_in_line(machine, tensor, any_order=any_order) for tensor in given]
@@ -55,7 +55,7 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     if launch:
         launch.after = after
     standing = of_launch(launch, bucket.rule, tensors[0].p.dtype) if launch and not copied else None
-    return Work(there(bucket.place, changes), standing)
+    return Work(there(bucket.place, changes), None if bucket.estimated else standing)
 
 
 def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> Step:
@@ -64,9 +64,11 @@ def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> S
     return steps.given(machine, bucket.s, bool(bucket.unmade))
 
 
-def _tensor(kernel: Kernel, task: Task) -> Tensor:
-    data, master = task.parameter.data, task.master
+def _tensor(machine: Machine, kernel: Kernel, task: Task) -> Tensor:
+    """Return the arrays of a task; what a kernel only reads is put in line here, so that nobody puts it back."""
+    data, master, x = task.parameter.data, task.master, task.estimate
     state = tuple(task.arrays.get(name) for name in kernel.state)
+    state += (x if x is None else in_line(machine, x),) * len(kernel.only_read)
     return Tensor(data, task.grad, state, None) if master is None else Tensor(master, task.grad, state, data)
 
 

@@ -23,6 +23,7 @@ class Kernel:
         state: the names of the state arrays, in the order in which the kernel takes them.
         sums: how many sums over elements a step needs, if the file is of those that ``harness/summed.cuh`` serves.
         numbers: how many of the state arrays, the last, are one number each.
+        only_read: the names of those behind them that it reads and does not write.
     """
 
     stem: str
@@ -32,6 +33,7 @@ class Kernel:
     state: tuple[str, ...]
     sums: int = 0
     numbers: int = 0
+    only_read: tuple[str, ...] = ()
 
 
 def kernel_of(rule: type[Rule]) -> Kernel | None:
@@ -75,6 +77,7 @@ def _read(stem: str, name: str) -> Kernel | None:
         state=(*state, *numbers),
         sums=int((entries and entries[2]) or 0),
         numbers=len(numbers),
+        only_read=tuple(re.findall(r"X (\w+)", update[1] if update else "")),
     )
 
 

@@ -18,13 +18,14 @@ State = dict[str, Any]
 
 
 def run(
-    rule: type[Rule], s: Record, p: Array, g: Any, state: State, rounding: str = "each"
+    rule: type[Rule], s: Record, p: Array, g: Any, state: State, rounding: str = "each", *, estimate: Any = None
 ) -> tuple[Array, dict[str, Array]]:
     """Return the new parameter and the new state of a step; ``state`` maps names to arrays, or to None if unmade."""
     with np.errstate(all="ignore"):
         if isinstance(g, SparseGrad):
             return _rows(rule, s, p, g, state, rounding)
-        operands = [x if x is None else as_reals(x) for x in (p, g, *state.values())]
+        arrays = (p, g, *state.values(), *(() if estimate is None else (estimate,)))
+        operands = [x if x is None else as_reals(x) for x in arrays]
         half = _measured if is_measured(rule) else _flat
         results = half(rule, s, operands, list(state), rounding)
         new_p, *new_state = (from_reals(round_to(x, operands[0]), p.dtype) for x in _apart(results, operands))

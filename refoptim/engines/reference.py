@@ -60,12 +60,17 @@ def get_rounding() -> str:
 class Job(NamedTuple):
     """One parameter of a bucket: the arrays of its step, all of one shape unless the rule measures.
 
-    Where ``p`` is a master copy, it and the state are float32, and ``g`` is widened.
+    Where ``p`` is a master copy, it, the state and an estimate are float32, and ``g`` is widened.
     """
 
     p: Array
     g: Array
     state: dict[str, Array]
+    estimate: Array | None = None
+
+    def operands(self) -> tuple[Array, ...]:
+        """Return the arrays that the rule is given."""
+        return (self.p, self.g, *self.state.values(), *(() if self.estimate is None else (self.estimate,)))
 
 
 def prepare(
@@ -74,7 +79,7 @@ def prepare(
     """Return what updates the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
         return [change for job in jobs for change in _measured(rule, s, job, workspace, unmade)]
-    flats = blocks.Flats([blocks.flat((job.p, job.g, *job.state.values())) for job in jobs])
+    flats = blocks.Flats([blocks.flat(job.operands()) for job in jobs])
     numbers = frozenset(i for i, name in enumerate(jobs[0].state, 2) if name in unmade)
     walk = Walk(flats, rule, s, unmade=numbers, wide=jobs[0].p.dtype != jobs[0].g.dtype)
     written = sum(x.nbytes for job in jobs for x in (job.p, *job.state.values()))
@@ -95,7 +100,7 @@ class Walk:
     def __init__(self, flats: blocks.Flats, rule: type[Rule], s: Record, *, unmade: Set[int], wide: bool) -> None:
         self.flats, self.rule, self.unmade = flats, partial(apply, rule, s), unmade
         self.wide = wide or get_rounding() == "store"
-        self.targets = [0, *range(2, len(flats.jobs[0]))]
+        self.targets = [0, *range(2, len(flats.jobs[0]) - s.estimated)]
 
     def changes(self, work: Sequence[blocks.Block], written: int, workspace: Workspace) -> list[Change]:
         """Return what updates the blocks of all operands, of which so many bytes are written."""

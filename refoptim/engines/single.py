@@ -32,7 +32,7 @@ class Step(NamedTuple):
     rounding: str
     home: Namespace | None
 
-    def take(self, p: Any, grad: Any, state: Mapping[str, Any]) -> tuple[Any, State]:
+    def take(self, p: Any, grad: Any, state: Mapping[str, Any], estimate: Any = None) -> tuple[Any, State]:
         """Return a parameter and its state after the step; raise if something does not fit."""
         self.rule.check_step(self.h)
         p, sparse = operand("a parameter", p, self.home), as_sparse(grad)
@@ -40,17 +40,29 @@ class Step(NamedTuple):
             self._check_foreign(sparse is not None)
         g = self.rule.accept(self.h, operand("the gradient", grad, self.home) if sparse is None else sparse)
         check_fit("the gradient", g, p.shape, p.dtype)
+        estimate = self._estimate(estimate, p)
         storage(p.dtype)
         self.rule.check_parameter("the parameter", p.shape, p.dtype)
         scalars, after = self.counted(state)
         arrays = self._arrays(layout(self.rule, self.h, p.shape), p, state, {"step", *after})
-        s = self._record({**scalars, "sparse": sparse is not None}, p.dtype)
+        given = {"sparse": sparse is not None, "estimated": estimate is not None}
+        s = self._record({**scalars, **given}, p.dtype)
         check_constants(self.rule, self.h, s, p.shape, p.dtype)
-        new_p, new_arrays = pure.run(self.rule, s, p, g, arrays, self.rounding)
+        new_p, new_arrays = pure.run(self.rule, s, p, g, arrays, self.rounding, estimate=estimate)
         new_state = {**after, **new_arrays}
         if self.home is None:
             return new_p, new_state
         return handed_back(new_p), {name: handed_back(x) for name, x in new_state.items()}
+
+    def _estimate(self, x: Any, p: Array) -> Any:
+        """Return an estimate as an array like the parameter, None for none."""
+        if x is None:
+            return None
+        if not self.rule.takes_estimates:
+            raise TypeError(f"{self.rule.__name__} takes no estimates")
+        x = operand("the estimate", x, self.home)
+        check_fit("the estimate", x, p.shape, p.dtype)
+        return x
 
     def _check_foreign(self, sparse: bool) -> None:
         """Raise TypeError for what is defined on arrays of NumPy and CuPy alone."""

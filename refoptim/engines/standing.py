@@ -120,7 +120,13 @@ class Words:
     @staticmethod
     def suit(bucket: Bucket) -> bool:
         """Tell whether a bucket can be updated so."""
-        if bucket.sparse or bucket.place != HOST or bucket.group.get("differentiable") or is_measured(bucket.rule):
+        if (
+            bucket.estimated
+            or bucket.sparse
+            or bucket.place != HOST
+            or bucket.group.get("differentiable")
+            or is_measured(bucket.rule)
+        ):
             return False
         arrays = [x for task in bucket.tasks for x in (task.parameter.data, task.grad, *task.kept.values())]
         return all(type(x) is np.ndarray and x.flags.c_contiguous for x in arrays)

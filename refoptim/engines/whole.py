@@ -30,7 +30,7 @@ def _changes(bucket: Bucket, task: Task) -> list[Change]:
     p, arrays = plain(task.updated), {name: plain(x) for name, x in task.arrays.items()}
     old: dict[str, Any] = {name: None if name in bucket.unmade else x[where] for name, x in arrays.items()}
     rounding = reference.get_rounding() if task.master is None else "store"
-    new, state = pure.run(bucket.rule, bucket.s, p[where], g, old, rounding)
+    new, state = pure.run(bucket.rule, bucket.s, p[where], g, old, rounding, estimate=task.estimate)
     pairs = [(p, new), *((arrays[name], x) for name, x in state.items())]
     if task.master is not None:
         pairs.append((plain(task.parameter.data), new.astype(task.parameter.dtype)))

@@ -5,7 +5,8 @@ that the result is the same wherever Python runs. An approximation gives integer
 exact value between ``low * 2**e`` and ``high * 2**e``; where both round to the same double, that is the result, else
 the approximation is made anew with twice the bits. That ends, because what is exactly in the middle between two doubles
 is a whole number times a power of two: powers that are such numbers are computed exactly, and the other functions have
-no rational values but at 0 and 1 (Lindemann). ``kernels/harness/power.cuh`` is the twin of ``power``.
+no rational values but at 0 and 1 (Lindemann). ``kernels/harness/power.cuh`` is the twin of ``power``, ``exp`` and
+``log``.
 
 Numbers are doubles, integers of any size, and whatever gives one of both by ``__index__`` or ``__float__``. Nothing
 raises an exception for its value: what is too large is infinite, what is not defined is NaN.
@@ -21,7 +22,12 @@ from itertools import count, repeat
 from operator import index
 from typing import Any, TypeAlias, cast
 
+import numpy as np
+
+from .arith import Array, word
+from .array_types import loaded_cupy
 from .followed import Followed, follow
+from .namespaces import FUNCTIONS
 
 Interval: TypeAlias = tuple[int, int, int]
 """``low``, ``high``, ``e``: the exact value is between ``low * 2**e`` and ``high * 2**e``."""
@@ -74,6 +80,8 @@ def cos(x: float) -> float:
 
 def exp(x: float) -> float:
     """Return e**x."""
+    if isinstance(x, Followed):
+        return _follow(exp, "exp", x)
     x = _plain(x)
     if x == 0 or x != x:
         return x + 1.0
@@ -82,10 +90,31 @@ def exp(x: float) -> float:
 
 def log(x: float) -> float:
     """Return the natural logarithm, -inf for 0 and NaN below."""
+    if isinstance(x, Followed):
+        return _follow(log, "log", x)
     x = _plain(x)
     if x <= 0 or x == 1:
         return 0.0 if x == 1 else math.nan if x else -math.inf
     return _log(x) if x < math.inf else x + 0.0
+
+
+_POWERS = np.frompyfunc(power, 2, 1)
+FUNCTIONS[_POWERS] = operator.pow
+
+
+@word
+def powers(x: Array, c: Array) -> Array:
+    """Return the powers of the elements of an array: each is ``power`` of it, rounded once to the type of ``x``."""
+    cupy = loaded_cupy()
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        return cupy.asarray(powers(x.get(), c))
+    found = _POWERS(x, c, dtype=object, casting="unsafe")
+    return found.astype(x.dtype) if hasattr(found, "astype") else x.dtype.type(found)
+
+
+def _follow(function: Callable[[float], float], name: str, x: Followed) -> float:
+    """Compute a function of a number that a library follows, which calls it so."""
+    return cast(float, follow(function, getattr(x.namespace.xp, name), x))
 
 
 def _plain(x: Any) -> Any:

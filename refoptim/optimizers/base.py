@@ -26,6 +26,7 @@ from ..step import masters
 from ..step import state_dict as states
 from ..step.changes import Change, for_all, make, there
 from ..step.counter import Counter, recounted
+from ..step.estimates import about_estimates
 from ..step.given import explained, in_order, loss_and_gradients
 from ..step.groups import Group, Params, as_groups, check_members, check_spelling, make_group
 from ..step.hooks import (
@@ -169,6 +170,7 @@ class Optimizer(Rule):
         closure: Closure | None = None,
         *,
         grads: Iterable[Any] | None = None,
+        estimates: Iterable[Any] | None = None,
         grad_scale: Any = None,
         found_inf: Any = None,
     ) -> Any:
@@ -180,6 +182,9 @@ class Optimizer(Rule):
             grads: the gradients of this step in place of those the parameters hold: one per parameter, in the order of
                 the groups; or a dict of them by the names of the parameters, or a tree whose paths are those names, as
                 ``named_arrays`` gives them. None skips a parameter.
+            estimates: for a rule that takes them, as Sophia does: an array per parameter beside its gradient, given as
+                ``grads`` are. None, for all or for one parameter, is a step without an estimate. They are those of the
+                loss that is not scaled, whatever ``grad_scale`` is.
             grad_scale: the factor by which the loss was scaled, rounded to float32; gradients are divided by it.
             found_inf: the step is skipped, step counts included, if this number is not 0.
 
@@ -194,29 +199,39 @@ class Optimizer(Rule):
                 "(gradients go by name: step(grads=...))"
             )
         told_nothing = grad_scale is None and found_inf is None
-        return self._advance(closure, grads, UNSCALED if told_nothing else Scaling(grad_scale, found_inf))
+        if estimates is not None and not self.takes_estimates:
+            raise TypeError(f"{type(self).__name__} takes no estimates")
+        return self._advance(closure, grads, UNSCALED if told_nothing else Scaling(grad_scale, found_inf), estimates)
 
-    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
+    def _advance(
+        self,
+        closure: Closure | None,
+        grads: Iterable[Any] | None,
+        scaling: Scaling,
+        estimates: Iterable[Any] | None = None,
+    ) -> Any:
         """Call the closure, then take a step."""
         loss = None
         if closure is not None:
             loss, grads = loss_and_gradients(closure())
         with Alone(self, sys._getframe()):
             if loaded_cupy() is None:
-                self._take(grads, scaling)
+                self._take(grads, scaling, estimates)
             else:
                 with on_their_streams(borrowed(self.param_groups)):
-                    self._take(grads, scaling)
+                    self._take(grads, scaling, estimates)
         return loss
 
     def _alone(self) -> Alone:
         """Return what lets no other thread step meanwhile."""
         return Alone(self, sys._getframe(1))
 
-    def _take(self, given: Iterable[Any] | None, scaling: Scaling) -> None:
+    def _take(self, given: Iterable[Any] | None, scaling: Scaling, estimates: Iterable[Any] | None = None) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
         grads = None if given is None else in_order(self.param_groups, given)
-        terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling))
+        with about_estimates():
+            estimates = in_order(self.param_groups, estimates)
+        terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling), estimates)
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
             workspace = Workspace()

@@ -306,7 +306,13 @@ class ClosureOptimizer(Optimizer):
             raise TypeError(f"all parameters of {name} must have one real dtype, got {', '.join(sorted(dtypes))}")
         return list(params)
 
-    def _advance(self, closure: Closure | None, grads: Iterable[Any] | None, scaling: Scaling) -> Any:
+    def _advance(
+        self,
+        closure: Closure | None,
+        grads: Iterable[Any] | None,
+        scaling: Scaling,
+        estimates: Iterable[Any] | None = None,
+    ) -> Any:
         closure = self._checked(closure, grads, scaling)
         with self._alone(), on_their_streams(borrowed(self.param_groups)):
             return self._iterate(closure)

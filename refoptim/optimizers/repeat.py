@@ -88,7 +88,11 @@ class Repeat:
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
         try:
-            return self._same(groups, state, terms) and (self.lent.take(grads) if self.lent else self._take(grads))
+            return (
+                terms.estimates is None
+                and self._same(groups, state, terms)
+                and (self.lent.take(grads) if self.lent else self._take(grads))
+            )
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
             return False  # the plan says what is wrong
 
@@ -265,6 +269,7 @@ class _Part:
         bucket.rule.check_step(bucket.h)
         self.steady, self.scale = None, math.nan
         same = all(list(bucket.rule.arrays(bucket.h, shape)) == names for shape, names in self.layouts.items())
+        same = same and not bucket.rule.without_kernels(vars(bucket.h))
         return same and self.settings.renew(bucket.group)
 
     def _same_counts(self) -> bool:

@@ -151,7 +151,8 @@ def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) 
     p, g, *state = (np.ones(shapes.get(name, (1,)), dtype) for name in ("p", "g", *rule.arrays(h, (1,))))
     watched = type(s)(**{**vars(s), **numbers})
     measured = rule.measure(watched, p, g, *state)
-    walked = state[: len(state) - len(measured.keys() & {*rule.numbers})]
+    walked: list[Any] = state[: len(state) - len(measured.keys() & {*rule.numbers})]
+    walked += [g if s.estimated else None] if rule.takes_estimates else []
     rule.update(type(s)(**{**vars(extended(s, measured, dtype)), **numbers}), p, g, *walked)
     for name, x in numbers.items():
         for used in x.used:

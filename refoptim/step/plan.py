@@ -22,6 +22,7 @@ from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import HOST, Place, copied, place
 from ..numerics.followed import Followed, rounded
 from .counter import Counter
+from .estimates import about_estimates
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
 from .parameter import Parameter, array_again, as_gradient, check_no_overlap, check_writable
@@ -32,12 +33,16 @@ from .state_dict import register, step_count
 
 
 class Task(NamedTuple):
-    """One parameter of a step: its gradient, its state arrays as they will be kept, its master copy if it has one."""
+    """One parameter of a step: its gradient, its state arrays as they will be kept, its master copy if it has one.
+
+    ``estimate`` is an array like ``updated``, which is only read; None where the step has none.
+    """
 
     parameter: Parameter
     grad: Any
     arrays: dict[str, Array]
     master: Array | None = None
+    estimate: Array | None = None
 
     @property
     def updated(self) -> Array:
@@ -68,6 +73,7 @@ class Bucket:
     sparse: bool
     place: Place
     scaling: Scaling
+    estimated: bool = False
     counted: bool = False
     counter: Counter | None = None
     tasks: list[Task] = field(default_factory=list)
@@ -77,12 +83,13 @@ class Terms(NamedTuple):
     """What a step is taken under, besides settings, state and gradients.
 
     ``counters`` are those of the parameters whose steps a GPU counts; ``on_gpu`` tells whether one is to count those of
-    a group at a place.
+    a group at a place. ``estimates`` are given beside the gradients, None without any.
     """
 
     scaling: Scaling
     counters: Mapping[Parameter, Counter]
     on_gpu: Callable[[Group, Place], bool]
+    estimates: Sequence[Any] | None = None
 
 
 def make_plan(
@@ -130,13 +137,22 @@ def _buckets(
     terms: Terms,
 ) -> list[Bucket]:
     buckets: list[Bucket] = []
+    estimates = _estimates(groups, terms)
     for i, (group, group_grads) in enumerate(zip(groups, grads, strict=True)):
         plan = _GroupPlan(rule, i, group, memory, terms)
-        for j, (p, grad) in enumerate(zip(group["params"], group_grads, strict=True)):
+        for j, (p, grad, estimate) in enumerate(zip(group["params"], group_grads, estimates[i], strict=True)):
             if grad is not None:
-                plan.add(j, p, grad, state.get(p, {}))
+                plan.add(j, p, grad, state.get(p, {}), estimate)
         buckets += plan.buckets.values()
     return buckets
+
+
+def _estimates(groups: Sequence[Group], terms: Terms) -> list[list[Any]]:
+    """Return the estimates of all groups, None where there are none."""
+    if terms.estimates is None:
+        return [[None] * len(group["params"]) for group in groups]
+    with about_estimates():
+        return gradients(groups, terms.estimates)
 
 
 def _check_apart(params: Sequence[Parameter], plan: Sequence[Bucket]) -> None:
@@ -235,10 +251,11 @@ class _GroupPlan:
         h = resolve(self.rule, self.group) if types.on_gpu(self.group.get("lr")) else self.h
         return self.rule.registers(h)
 
-    def add(self, index: int, p: Parameter, grad: Any, state: Any) -> None:
+    def add(self, index: int, p: Parameter, grad: Any, state: Any, estimate: Any) -> None:
         """Check one parameter and put it into the bucket it belongs to."""
         try:
             grad = self.rule.accept(self.h, checked_gradient(p, grad, self.memory))
+            estimate = None if estimate is None else checked_estimate(p, estimate, self.memory)
             if not isinstance(state, dict):
                 raise TypeError(f"the state must be a dict, got {type(state).__name__}")
             if p.master and self.group.get("differentiable"):
@@ -247,10 +264,10 @@ class _GroupPlan:
             updated = p.data if master is None else master
             state = {} if self.counting and self._is_skipped(p, state) else state
             arrays, unmade = state_arrays(self._layout(updated), updated, state)
-            bucket = self._bucket(p, state, unmade, grad)
+            bucket = self._bucket(p, state, unmade, grad, estimate is not None)
             if self.measured and bucket.s is not None:
                 check_constants(self.rule, self.h, bucket.s, p.shape, updated.dtype)
-            bucket.tasks.append(Task(p, grad, arrays, master))
+            bucket.tasks.append(Task(p, grad, arrays, master, estimate))
         except (TypeError, ValueError, RuntimeError) as error:
             where = label(self.number, index, p, self.group.get("param_names", ()))
             raise type(error)(f"{where}: {error}") from None
@@ -271,7 +288,9 @@ class _GroupPlan:
             self.layouts[key] = layout(self.rule, self.h, data.shape)
         return self.layouts[key]
 
-    def _bucket(self, p: Parameter, state: dict[str, Any], unmade: frozenset[str], grad: Any) -> Bucket:
+    def _bucket(
+        self, p: Parameter, state: dict[str, Any], unmade: frozenset[str], grad: Any, estimated: bool
+    ) -> Bucket:
         """Return the bucket of a parameter, made if it is the first one there."""
         where, sparse = place(p.data) or HOST, isinstance(grad, SparseGrad)
         by_gpu, k = self.terms.on_gpu(self.group, where), 0
@@ -279,13 +298,13 @@ class _GroupPlan:
             k = step_count(state.get("step", 0), "the state step") + 1
             if k == 1 and self.rule.counts_steps:  # a GPU may have skipped every step so far
                 unmade = without_values(self._layout(p.data))
-        kind = (where, p.data.dtype, p.master, unmade, sparse, p.master and grad.dtype)
+        kind = (where, p.data.dtype, p.master, unmade, sparse, p.master and grad.dtype, estimated)
         if by_gpu:
             return self._counted(p, state, bool(unmade), kind)
         registers = first_registers(self.rule, self.first, state)
         key = (*kind, k, *registers.values())
         if key not in self.buckets:
-            more = {"sparse": sparse, "grad_scale": self.terms.scaling.scale()}
+            more = {"sparse": sparse, "grad_scale": self.terms.scaling.scale(), "estimated": estimated}
             scalars = step_scalars(self.rule, self.h, k, registers, **more)
             after = next_registers(self.rule, self.h, k, registers)
             dtype = np.dtype(np.float32) if p.master else p.data.dtype
@@ -293,8 +312,9 @@ class _GroupPlan:
         return self.buckets[key]
 
     def _new(self, s: Record | None, k: int, registers: dict[str, Any], kind: tuple[Any, ...]) -> Bucket:
-        where, _, _, unmade, sparse, _ = kind
-        return Bucket(self.rule, self.group, self.h, s, k, registers, unmade, sparse, where, self.terms.scaling)
+        where, _, _, unmade, sparse, _, estimated = kind
+        shared = self.rule, self.group, self.h, s, k, registers
+        return Bucket(*shared, unmade, sparse, where, self.terms.scaling, estimated)
 
     def _counted(self, p: Parameter, state: dict[str, Any], unmade: bool, kind: tuple[Any, ...]) -> Bucket:
         """Return the bucket of a parameter whose steps the GPU counts: from now on, or by the counter it has."""
@@ -326,6 +346,15 @@ def checked_gradient(p: Parameter, grad: Any, memory: Container[Any]) -> Any:
         check_no_overlap("the data", data)
     grad = as_gradient(grad, data, p.master)
     return deepcopy(grad) if memory and grad in memory else grad
+
+
+def checked_estimate(p: Parameter, x: Any, memory: Container[Any]) -> Array:
+    """Return an estimate as a dense array like the one that the rule updates, checked as a gradient is, or raise."""
+    with about_estimates():
+        x = checked_gradient(p, x, memory)
+    if isinstance(x, SparseGrad):
+        raise TypeError("the estimate must be dense")
+    return copied(x, np.dtype(np.float32)) if p.master and x.dtype != np.float32 else x
 
 
 def master_copy(p: Parameter, state: Mapping[str, Any]) -> Array | None:

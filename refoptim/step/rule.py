@@ -19,6 +19,10 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     ``s.exact`` holds the unrounded scalars for that. What it returns under the name of a state array is that array's
     new value, and ``update`` does not see that array.
 
+A rule that ``takes_estimates`` is given one more array by a step that has an estimate for the parameter: ``update``
+gets it after the state, None where ``s.estimated`` is False. Such a rule measures nothing, and its state has first
+values.
+
 ``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
 in the default dtype (float32 unless ``set_default_dtype`` changes it), or in double where the rule says so; ``advance``
 gives their values after a step.
@@ -90,6 +94,9 @@ class Rule:
     numbers: ClassVar[tuple[str, ...]] = ()
     """State arrays that are one number each, the last of ``arrays``: ``measured`` is given them, and renews them."""
 
+    takes_estimates: ClassVar[bool] = False
+    """Whether a step may give an array per parameter beside the gradients."""
+
     @classmethod
     def check(cls, h: Hypers) -> None:
         """Raise ValueError if hyperparameters do not fit together."""
@@ -97,6 +104,11 @@ class Rule:
     @classmethod
     def check_step(cls, h: Hypers) -> None:
         """Raise RuntimeError if no step can be taken with hyperparameters that a group may have."""
+
+    @classmethod
+    def without_kernels(cls, settings: Mapping[str, Any]) -> str:
+        """Say which setting the kernels of the rule do not know, and which they do; nothing if they know all."""
+        return ""
 
     @classmethod
     def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
@@ -219,8 +231,8 @@ def _check_values(rule: Any, h: Hypers) -> None:
 
 
 def unread(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Put 0 for a learning rate that lies on a GPU: reading it would wait for all that the GPU has to do."""
-    return {**settings, "lr": 0.0} if on_gpu(settings.get("lr")) else settings
+    """Put 1 for a learning rate that lies on a GPU: reading it would wait for all that the GPU has to do."""
+    return {**settings, "lr": 1.0} if on_gpu(settings.get("lr")) else settings
 
 
 def _check_flags(h: Hypers) -> None:
@@ -264,7 +276,7 @@ def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
 def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers, **more: Any) -> dict[str, Any]:
     """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
     scalars = _defined(rule.scalars, h, k, registers)
-    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None, **more}
+    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None, "estimated": False, **more}
 
 
 class _Unseen:
@@ -322,6 +334,8 @@ def apply(rule: type[Rule], s: Record, p: Array, g: Array, *state: Array) -> tup
     """Run the array half of a rule on a gradient as it was given."""
     if s.maximize or s.grad_scale is not None:
         g = ascent(s, unscaled(s, g))
+    if rule.takes_estimates and not s.estimated:
+        state = (*state, None)
     return rule.update(s, p, g, *state)
 
 

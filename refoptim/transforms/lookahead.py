@@ -114,6 +114,7 @@ class Lookahead(Wrapper):
         closure: Closure | None = None,
         *,
         grads: Iterable[Any] | None = None,
+        estimates: Iterable[Any] | None = None,
         grad_scale: Any = None,
         found_inf: Any = None,
     ) -> Any:
@@ -122,6 +123,7 @@ class Lookahead(Wrapper):
         Args:
             closure: as for the step of the optimizer.
             grads: likewise.
+            estimates: likewise.
             grad_scale: likewise.
             found_inf: likewise; read from a GPU, since a step that is skipped does not count.
 
@@ -131,7 +133,7 @@ class Lookahead(Wrapper):
         self._check_in_place()
         with Alone(self, sys._getframe()):
             skips = Scaling(None, found_inf).skips()
-            given = {"grads": grads, "grad_scale": grad_scale, "found_inf": skips or None}
+            given = {"grads": grads, "estimates": estimates, "grad_scale": grad_scale, "found_inf": skips or None}
             arguments = {name: x for name, x in given.items() if x is not None}
             last = self.count + 1 >= self.k
             count = partial(setattr, self, "count", 0 if last else self.count + 1)

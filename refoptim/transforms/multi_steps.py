@@ -65,6 +65,7 @@ class MultiSteps(Wrapper):
         closure: Closure | None = None,
         *,
         grads: Iterable[Any] | None = None,
+        estimates: Iterable[Any] | None = None,
         grad_scale: Any = None,
         found_inf: Any = None,
     ) -> Any:
@@ -73,6 +74,7 @@ class MultiSteps(Wrapper):
         Args:
             closure: called first; it computes the loss and sets the gradients of the parameters, or returns both.
             grads: as for the step of an optimizer; None for those that the parameters hold.
+            estimates: must be None: several batches have no estimate in common.
             grad_scale: the factor by which the loss was scaled, the same in all calls that make a step.
             found_inf: if it is not 0 in one of the calls, the step that they make is skipped.
 
@@ -82,6 +84,8 @@ class MultiSteps(Wrapper):
         Raises:
             TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
         """
+        if estimates is not None:
+            raise TypeError("MultiSteps takes no estimates")
         if closure is None:
             return self._gather(grads, grad_scale, found_inf)
         if grads is not None or not callable(closure):

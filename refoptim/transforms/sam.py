@@ -125,6 +125,7 @@ class SAM(Wrapper):
         closure: Closure | None = None,
         *,
         grads: Iterable[Any] | None = None,
+        estimates: Iterable[Any] | None = None,
         grad_scale: Any = None,
         found_inf: Any = None,
     ) -> Any:
@@ -134,12 +135,15 @@ class SAM(Wrapper):
             closure: called twice, where the parameters are and uphill; it computes the loss and sets the gradients, or
                 returns both. The first loss is returned. If it raises, everything is as before the step.
             grads: the gradients of the second step, as for the step of an optimizer, without a closure.
+            estimates: must be None: SAM takes none.
             grad_scale: as for the step of an optimizer.
             found_inf: likewise; the parameters are moved back where the step is skipped.
 
         Raises:
             TypeError, ValueError, RuntimeError: a gradient or a setting is wrong. Nothing has changed then.
         """
+        if estimates is not None:
+            raise TypeError("SAM takes no estimates")
         with Alone(self, sys._getframe()):
             scaling = Scaling(grad_scale, found_inf)
             if closure is None:

@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: wider.WIDER[name] for name in wider.ELEMENTWISE},
 }
 
-OF_THE_BUCKET = {"sparse": 0, "unmade": 0}
+OF_THE_BUCKET = {"sparse": 0, "unmade": 0, "estimated": 0}
 """Fields of a record that no room computes."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from refoptim.conformance import cases
 from refoptim.conformance.cases import Case
+from refoptim.conformance.trajectory import all_hyper
 
 import refoptim
 from refoptim.commands import describe
@@ -19,9 +20,15 @@ OWN_CASES: dict[str, list[Case]] = {
 """Their cases by name."""
 
 
+def has_kernels(case: Case) -> bool:
+    """Tell whether the kernels of a rule know the settings of a case."""
+    return not getattr(refoptim, case.optimizer).without_kernels(all_hyper(case.optimizer, case.hyper))
+
+
 def _settings(found: list[Case]) -> dict[str, Any]:
-    """Return the settings of the case that has most of them and no neutral one."""
-    case = max((x for x in found if not x.neutral), key=lambda x: len(x.hyper.keys() - {"maximize"}))
+    """Return the settings of the case that has fewest neutral ones, then most of all, and kernels."""
+    known = [x for x in found if not x.plain and has_kernels(x)]
+    case = max(known, key=lambda x: (-len(x.neutral), len(x.hyper.keys() - {"maximize", *x.neutral})))
     return {name: x for name, x in case.hyper.items() if name != "maximize"}
 
 
@@ -40,5 +47,6 @@ STEMS = {name: describe.stem(getattr(refoptim, name)) for name in WIDER}
 
 def values(name: str, hyper: str) -> list[Any]:
     """Return all values that a hyperparameter has in the cases of a rule, or while they run."""
-    every = [settings for case in OWN_CASES[name] for settings in (case.hyper, *case.set.values())]
+    known = filter(has_kernels, OWN_CASES[name])
+    every = [settings for case in known for settings in (case.hyper, *case.set.values())]
     return list(dict.fromkeys(settings[hyper] for settings in every if hyper in settings))

@@ -1,4 +1,4 @@
-"""The kernels' powers against decimal arithmetic with 60 digits and exact rational arithmetic."""
+"""The kernels' powers, exponentials and logarithms against decimal arithmetic with 60 digits and exact fractions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ extern "C" void powers(long long n, const double* x, const double* y, double* z)
     for (long long i = 0; i < n; i++)
         z[i] = refoptim::power(x[i], y[i]);
 }
+extern "C" void exponentials(long long n, const double* x, double* z) {
+    for (long long i = 0; i < n; i++)
+        z[i] = refoptim::exp(x[i]);
+}
+extern "C" void logarithms(long long n, const double* x, double* z) {
+    for (long long i = 0; i < n; i++)
+        z[i] = refoptim::log(x[i]);
+}
 """
 
 EXACTLY = Context(prec=60, Emin=-99999, Emax=99999)
@@ -38,8 +46,8 @@ Powers = Callable[[Any, Any], Any]
 
 
 @pytest.fixture(scope="module")
-def powers(tmp_path_factory: pytest.TempPathFactory) -> Powers:
-    """Build a library of the one function."""
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Build a library of the functions."""
     build = runpy.run_path(str(KERNELS / "host/build.py"))
     folder = tmp_path_factory.mktemp("power")
     source, target = folder / "power.cpp", folder / "power.so"
@@ -48,12 +56,15 @@ def powers(tmp_path_factory: pytest.TempPathFactory) -> Powers:
         build["Compiler"]().run(*build["FLAGS"], f"-I{KERNELS}", "-shared", source, "-o", target)
     except build["BuildError"] as error:
         pytest.skip(f"no C++ compiler: {error}")
-    function = ctypes.CDLL(str(target)).powers
+    return ctypes.CDLL(str(target))
 
+
+@pytest.fixture(scope="module")
+def powers(library: ctypes.CDLL) -> Powers:
     def run(x: Any, y: Any) -> Any:
         x, y = (np.ascontiguousarray(a, np.float64) for a in np.broadcast_arrays(x, y))
         z = np.empty_like(x)
-        function(ctypes.c_longlong(x.size), *(ctypes.c_void_p(a.ctypes.data) for a in (x, y, z)))
+        library.powers(ctypes.c_longlong(x.size), *(ctypes.c_void_p(a.ctypes.data) for a in (x, y, z)))
         return z
 
     return run
@@ -171,3 +182,32 @@ def test_the_twin_gives_the_same_bits(powers: Powers, draws: int) -> None:
     y = np.where(rng.random(draws) < 0.7, steps, rng.uniform(-3, 3, draws))
     expected = [power(*pair) for pair in zip(x.tolist(), y.tolist(), strict=True)]
     np.testing.assert_array_equal(powers(x, y), expected)
+
+
+def elementwise(function: Any, x: Any) -> Any:
+    """Apply one of the functions of one number to an array."""
+    x = np.ascontiguousarray(x, np.float64)
+    z = np.empty_like(x)
+    function(ctypes.c_longlong(x.size), *(ctypes.c_void_p(a.ctypes.data) for a in (x, z)))
+    return z
+
+
+def test_exponentials(library: ctypes.CDLL) -> None:
+    """Decimal arithmetic rounds its exponentials and logarithms correctly."""
+    rng = np.random.default_rng(5)
+    x = np.concatenate([rng.uniform(-746, 710, 300), rng.uniform(-1, 1, 300), -(10 ** rng.uniform(-20, 0, 300))])
+    expected = [float(EXACTLY.exp(Decimal(y))) for y in x.tolist()]
+    np.testing.assert_array_equal(elementwise(library.exponentials, x), expected)
+    special = [0.0, -0.0, TINY, INF, -INF, math.nan, 709.9, -745.2, 1e300, -1e300]
+    expected = [1, 1, 1, INF, 0, math.nan, INF, 0, INF, 0]
+    np.testing.assert_array_equal(elementwise(library.exponentials, special), expected)
+
+
+def test_logarithms(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(6)
+    near = 1 + rng.integers(-999, 999, 300) * 2.0**-53 * 2.0 ** rng.integers(0, 40, 300)
+    x = np.concatenate([2.0 ** rng.uniform(-1074, 1023.9, 300), rng.uniform(0, 1, 300), near[near != 1], [TINY, HUGE]])
+    expected = [float(EXACTLY.ln(Decimal(y))) for y in x.tolist()]
+    np.testing.assert_array_equal(elementwise(library.logarithms, x), expected)
+    special = [1.0, 0.0, -0.0, INF, -1.0, -INF, math.nan]
+    np.testing.assert_array_equal(elementwise(library.logarithms, special), [0, -INF, -INF, INF, *[math.nan] * 3])

@@ -33,7 +33,7 @@ KERNELS = Path(str(files("refoptim.kernels")))
 NO_ROOM = {"clip_grad", "order", "vector"}
 """Kernel files without a room: norms of gradients, sums of their pieces, and long vectors that several rules share."""
 
-GIVEN = {"sparse", "unmade", "complex"}
+GIVEN = {"sparse", "unmade", "complex", "estimated"}
 """What a record holds beside the scalars that its room computes."""
 
 STORAGE = {"round_to", "widen"}
@@ -249,7 +249,7 @@ def check_flags(kernel: Kernel) -> None:
     flags, rule = kernel.flags(), kernel.rule
     if not re.search(rf"^ENTRIES\(\w+, {rule.__name__}, \d\)$", kernel.file, re.M):
         return
-    assert {name for name, _ in flags} <= questions(kernel.function("update")[1])
+    assert {name for name, _ in flags} <= questions(kernel.function("update")[1]) | {"estimated"}
     allowed = getattr(declared(rule).get("momentum"), "interval", REALS)
     for amsgrad, centered, momentum in product([False, True], [False, True], [x for x in (0.0, 0.9) if x in allowed]):
         h = hypers_with(rule, {"amsgrad": amsgrad, "centered": centered, "momentum": momentum})

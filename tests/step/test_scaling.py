@@ -20,6 +20,7 @@ NARROW = ["float16", "bfloat16"]
 
 BEGINNINGS: dict[str, dict[str, Any]] = {
     "Adagrad": {"initial_accumulator_value": 0.25},
+    "FTRL": {"initial_accumulator_value": 0.25},
     "Rprop": {"lr": 0.125},
     "Yogi": {"initial_accumulator": 0.125, "initial_exp_avg": -0.0625},
 }
