@@ -16,6 +16,7 @@ from .optimizers.adam import Adam
 from .optimizers.adamax import Adamax
 from .optimizers.adamw import AdamW
 from .optimizers.adan import Adan
+from .optimizers.ademamix import AdEMAMix
 from .optimizers.adopt import ADOPT
 from .optimizers.asgd import ASGD
 from .optimizers.base import Optimizer
@@ -57,6 +58,7 @@ __all__ = [
     "MARS",
     "SAM",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adafactor",

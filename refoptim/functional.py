@@ -72,6 +72,7 @@ from .optimizers import adam as _adam
 from .optimizers import adamax as _adamax
 from .optimizers import adamw as _adamw
 from .optimizers import adan as _adan
+from .optimizers import ademamix as _ademamix
 from .optimizers import adopt as _adopt
 from .optimizers import asgd as _asgd
 from .optimizers import lamb as _lamb
@@ -219,8 +220,8 @@ def train_params(params: Sequence[Array], state: Sequence[State], momentum: Any)
 
 
 def _turned(params: Sequence[Array], state: Sequence[State], momentum: Any, training: bool) -> list[Array]:
-    _check(params, params, state)
-    home = home_of(params, chain(_others((), state), (momentum,)))
+    _check(params, params, state, None)
+    home = home_of(params, chain(_others((), state, None), (momentum,)))
     b = Real("", interval=INSIDE).resolve("momentum", followed("momentum", momentum, home))
     pairs = zip(params, (kept.get("z") for kept in state), strict=True)
     return [_moved(i, *pair, weight(b, training), home) for i, pair in enumerate(pairs)]
@@ -384,6 +385,7 @@ adam = pure_step(_adam.Adam)
 adamax = pure_step(_adamax.Adamax)
 adamw = pure_step(_adamw.AdamW)
 adan = pure_step(_adan.Adan)
+ademamix = pure_step(_ademamix.AdEMAMix)
 adopt = pure_step(_adopt.ADOPT)
 asgd = pure_step(_asgd.ASGD)
 lamb = pure_step(_lamb.LAMB)
@@ -413,6 +415,7 @@ __all__ = [
     "adamax",
     "adamw",
     "adan",
+    "ademamix",
     "adopt",
     "asgd",
     "conjugate_gradient",

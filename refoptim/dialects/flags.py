@@ -536,6 +536,22 @@ FLAGS = {
         "The decay is that of the iterate z. It is that of the parameter, where the gradient is taken.",
         "adds the decay: weight_decay times the parameter",
     ),
+    "SlowAverageIgnored": Flag(
+        "The slow average is kept and does nothing (Adam). alpha times it is added to the fast one.",
+        "mixes the averages: add alpha times the slow one to the corrected fast one",
+    ),
+    "SlowAverageCorrected": Flag(
+        "The slow average is corrected for its beginning at zero, as the fast one is. It is not.",
+        "corrects the averages: leave the slow one as it is",
+    ),
+    "GrowthIgnored": Flag(
+        "alpha and the last beta have their values from the first step on. They grow for t_alpha_beta3 steps.",
+        "computes alpha and the last beta: let them grow for t_alpha_beta3 steps",
+    ),
+    "BetaGrowsLinearly": Flag(
+        "The last beta grows in a straight line from the first one. Its half-life does.",
+        "computes the last beta: by the logarithms of both",
+    ),
 }
 
 OF_SETTINGS = frozenset(

@@ -8,8 +8,10 @@ from typing import Any
 import refoptim
 
 from ..numerics.arith import Array, addcmul, axpy, mul, sub
+from ..numerics.power import power
 from ..optimizers.adabelief import AdaBelief
 from ..optimizers.adan import Adan
+from ..optimizers.ademamix import AdEMAMix
 from ..optimizers.adopt import ADOPT, bound
 from ..optimizers.base import Optimizer
 from ..optimizers.closure import ClosureOptimizer
@@ -122,7 +124,7 @@ by_scalars(
 
 
 by_scalars("EpsUnscaled", [Yogi], "eps", change=lambda h, k, s: {"eps": h.eps / s["root_correction2"]}, varying={"eps"})
-by_scalars("NoBiasCorrection", [Yogi], CORRECTION, change=uncorrected)
+by_scalars("NoBiasCorrection", [Yogi, AdEMAMix], CORRECTION, change=uncorrected)
 by_scalars(
     "NoBiasCorrection", [AdaBelief], CORRECTION, change=lambda h, k, s: {} if h.rectify else uncorrected(h, k, s)
 )
@@ -133,6 +135,7 @@ by_scalars(
     change=lambda h, k, s: {"step_size": -h.lr, "step_size_diff": -h.lr * h.betas[1], "root_correction3": 1.0},
 )
 by_scalars("DecoupledDecay", [Yogi, AdaBelief], "decay place", change=lambda h, k, s: {"decoupled": True})
+declare("DecoupledDecay", [AdEMAMix], "decay place")(with_settings(lambda h: {"weight_decouple": True}))
 by_scalars("AmsgradIgnored", [AdaBelief], MAXIMUM, change=lambda h, k, s: {"amsgrad": False})
 
 by_words(
@@ -187,6 +190,23 @@ class Complemented(Change):
 
 by_scalars("DifferenceInFirstStep", [Adan], "first step", change=lambda h, k, s: {"first": False})
 
+by_scalars("SlowAverageIgnored", [AdEMAMix], "slow average", change=lambda h, k, s: {"alpha": 0.0})
+by_scalars(
+    "SlowAverageCorrected",
+    [AdEMAMix],
+    "slow average",
+    change=lambda h, k, s: {"alpha": s["alpha"] / (1 - power(h.betas[2], k))},
+)
+declare("GrowthIgnored", [AdEMAMix], "growth")(with_settings(lambda h: {"t_alpha_beta3": None}))
+
+
+def _straight(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
+    beta1, _, beta3 = h.betas
+    part = 1.0 if h.t_alpha_beta3 is None else min(k / h.t_alpha_beta3, 1.0)
+    return {"one_minus_beta3": 1 - (beta1 + part * (beta3 - beta1)) if part < 1 else 1 - beta3}
+
+
+by_scalars("BetaGrowsLinearly", [AdEMAMix], "growth", change=_straight)
 
 def _by_new_squares(update: Any, s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) -> Any:
     if s.first:

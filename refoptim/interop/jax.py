@@ -39,6 +39,7 @@ from ..optimizers import adam as _adam
 from ..optimizers import adamax as _adamax
 from ..optimizers import adamw as _adamw
 from ..optimizers import adan as _adan
+from ..optimizers import ademamix as _ademamix
 from ..optimizers import adopt as _adopt
 from ..optimizers import asgd as _asgd
 from ..optimizers import lamb as _lamb
@@ -479,6 +480,7 @@ Adam = optimizer_class(_adam.Adam)
 Adamax = optimizer_class(_adamax.Adamax)
 AdamW = optimizer_class(_adamw.AdamW)
 Adan = optimizer_class(_adan.Adan)
+AdEMAMix = optimizer_class(_ademamix.AdEMAMix)
 ADOPT = optimizer_class(_adopt.ADOPT)
 ASGD = optimizer_class(_asgd.ASGD)
 LAMB = optimizer_class(_lamb.LAMB)

@@ -47,6 +47,7 @@ __all__ = [
     "LBFGS",
     "MARS",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adafactor",
@@ -143,8 +144,10 @@ class Front(torch.optim.Optimizer):
         self._show()
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, estimates: Iterable[Any] | None = None) -> Any:
         """Take one step and return what ``closure``, which is called with gradients enabled, returned.
+
+        ``estimates`` are tensors beside the gradients, for a rule that takes them.
 
         Raises:
             TypeError, ValueError, RuntimeError: a gradient, a setting or the state is wrong. Nothing has changed then.
@@ -152,8 +155,10 @@ class Front(torch.optim.Optimizer):
         inner = self._ready()
         if callable(closure):
             closure = torch.enable_grad()(closure)
+        if self._board.sharded and estimates is not None:
+            raise TypeError("parameters that are sharded take no estimates")
         self._behind = True
-        loss = self._step_shards(inner, closure) if self._board.sharded else inner.step(closure)
+        loss = self._step_shards(inner, closure) if self._board.sharded else inner.step(closure, estimates=estimates)
         self._show()
         return loss
 
@@ -386,6 +391,7 @@ LARS = optimizer_class(refoptim.LARS)
 LBFGS = optimizer_class(refoptim.LBFGS)
 MARS = optimizer_class(refoptim.MARS)
 SGD = optimizer_class(refoptim.SGD)
+AdEMAMix = optimizer_class(refoptim.AdEMAMix)
 AdaBelief = optimizer_class(refoptim.AdaBelief)
 Adadelta = optimizer_class(refoptim.Adadelta)
 Adafactor = optimizer_class(refoptim.Adafactor)
