@@ -21,6 +21,7 @@ from .optimizers.adopt import ADOPT
 from .optimizers.asgd import ASGD
 from .optimizers.base import Optimizer
 from .optimizers.conjugate_gradient import ConjugateGradient
+from .optimizers.ftrl import FTRL
 from .optimizers.lamb import LAMB
 from .optimizers.lars import LARS
 from .optimizers.lbfgs import LBFGS
@@ -52,6 +53,7 @@ __version__ = "0.2.0"
 __all__ = [
     "ADOPT",
     "ASGD",
+    "FTRL",
     "LAMB",
     "LARS",
     "LBFGS",

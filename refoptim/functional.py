@@ -75,6 +75,7 @@ from .optimizers import adan as _adan
 from .optimizers import ademamix as _ademamix
 from .optimizers import adopt as _adopt
 from .optimizers import asgd as _asgd
+from .optimizers import ftrl as _ftrl
 from .optimizers import lamb as _lamb
 from .optimizers import lars as _lars
 from .optimizers import lion as _lion
@@ -388,6 +389,7 @@ adan = pure_step(_adan.Adan)
 ademamix = pure_step(_ademamix.AdEMAMix)
 adopt = pure_step(_adopt.ADOPT)
 asgd = pure_step(_asgd.ASGD)
+ftrl = pure_step(_ftrl.FTRL)
 lamb = pure_step(_lamb.LAMB)
 lars = pure_step(_lars.LARS)
 lion = pure_step(_lion.Lion)
@@ -420,6 +422,7 @@ __all__ = [
     "asgd",
     "conjugate_gradient",
     "eval_params",
+    "ftrl",
     "lamb",
     "lars",
     "lbfgs",

@@ -51,6 +51,17 @@ RULES: dict[str, tuple[str, Callable[[Hyper], dict[str, Any]]]] = {
             "centered": h["centered"],
         },
     ),
+    "FTRL": (
+        "Ftrl",
+        lambda h: {
+            "learning_rate_power": h["learning_rate_power"],
+            "initial_accumulator_value": h["initial_accumulator_value"],
+            "l1_regularization_strength": h["l1"],
+            "l2_regularization_strength": h["l2"],
+            "l2_shrinkage_regularization_strength": h["l2_shrinkage"],
+            "beta": h["beta"],
+        },
+    ),
     "Lion": ("Lion", lambda h: dict(zip(("beta_1", "beta_2"), h["betas"], strict=True))),
 }
 """Keras' name of an optimizer, and its arguments from torch's."""
@@ -140,7 +151,7 @@ class Keras(Adapter):
         import keras
 
         name, arguments = RULES[self._name]
-        decay = self._hyper["weight_decay"] or None
+        decay = self._hyper.get("weight_decay") or None
         made = getattr(keras.optimizers, name)(self._rate(), weight_decay=decay, **arguments(self._hyper))
         made.build(self._params)
         return made

@@ -552,6 +552,26 @@ FLAGS = {
         "The last beta grows in a straight line from the first one. Its half-life does.",
         "computes the last beta: by the logarithms of both",
     ),
+    "L2Single": Flag(
+        "l2 is added to the denominator once (the paper, FBGEMM). It is added twice, as in Keras and TensorFlow.",
+        "computes the denominator: add 2 * l2",
+    ),
+    "L1Ignored": Flag(
+        "l1 is accepted and does nothing.",
+        "computes the parameter: nothing of it is left while the sum is between -l1 and l1",
+    ),
+    "ShrinkageIgnored": Flag(
+        "l2_shrinkage is accepted and does nothing.",
+        "adds the gradient to the sum: add 2 * l2_shrinkage * p to it first",
+    ),
+    "ShrinkageInSquares": Flag(
+        "The square of the gradient with its shrinkage enters the accumulator. That of the gradient alone does.",
+        "squares the gradient: without what l2_shrinkage adds",
+    ),
+    "BetaIgnored": Flag(
+        "beta is accepted and does nothing. beta / (2 * lr) is added to l2.",
+        "computes l2: add beta / (2 * lr)",
+    ),
 }
 
 OF_SETTINGS = frozenset(

@@ -7,7 +7,7 @@ from typing import Any
 
 import refoptim
 
-from ..numerics.arith import Array, addcmul, axpy, mul, sub
+from ..numerics.arith import Array, add, addcmul, axpy, mul, sub
 from ..numerics.power import power
 from ..optimizers.adabelief import AdaBelief
 from ..optimizers.adan import Adan
@@ -15,6 +15,7 @@ from ..optimizers.ademamix import AdEMAMix
 from ..optimizers.adopt import ADOPT, bound
 from ..optimizers.base import Optimizer
 from ..optimizers.closure import ClosureOptimizer
+from ..optimizers.ftrl import FTRL
 from ..optimizers.lion import Lion
 from ..optimizers.modes import ModalOptimizer
 from ..optimizers.schedule_free_adamw import ScheduleFreeAdamW
@@ -82,8 +83,8 @@ for _flag, _count in (("StepAhead", lambda k: k + 1), ("StepStuck", lambda k: 1)
 declare("ChangeLate", WIDER, CHANGING)(ChangingLate)
 declare("ChangeIgnored", WIDER, CHANGING)(ChangingNever)
 by_update("SubnormalsFlushed", WIDER, RANGE, wrap=flushing)
-by_update("SignOfZeroLost", WIDER, "signs of zero", wrap=unsigned_zeros)
-by_words("FusedMultiplyAdd", WIDER, ROUNDING, words=contracted)
+by_update("SignOfZeroLost", [rule for rule in WIDER if rule is not FTRL], "signs of zero", wrap=unsigned_zeros)
+by_words("FusedMultiplyAdd", [rule for rule in WIDER if rule is not FTRL], ROUNDING, words=contracted)
 by_update("RoundedWhenStored", ELEMENTWISE, ROUNDING, wrap=stored)
 by_update("MomentsInFloat32", WIDER, "dtype of moments", wrap=moments_in(to_single))
 by_update("MomentsInBfloat16", WIDER, "dtype of moments", wrap=moments_in(to_brain))
@@ -207,6 +208,19 @@ def _straight(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
 
 
 by_scalars("BetaGrowsLinearly", [AdEMAMix], "growth", change=_straight)
+
+declare("InitialAccumulatorIgnored", [FTRL], "beginning")(with_settings(lambda h: {"initial_accumulator_value": 0.0}))
+by_scalars("L1Ignored", [FTRL], "penalty", change=lambda h, k, s: {"low": -0.0, "high": 0.0})
+by_scalars("L2Single", [FTRL], "penalty in square", change=lambda h, k, s: {"twice_l2": s["twice_l2"] / 2})
+by_scalars("BetaIgnored", [FTRL], "penalty in square", change=lambda h, k, s: {"twice_l2": 2 * h.l2})
+by_scalars("ShrinkageIgnored", [FTRL], "shrinkage", change=lambda h, k, s: {"shrinkage": 0.0})
+
+
+def _shrunk_in_squares(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    return update(changed(s, shrinkage=0 * s.shrinkage), p, add(g, mul(p, s.shrinkage)), *state)
+
+
+by_update("ShrinkageInSquares", [FTRL], "shrinkage", wrap=_shrunk_in_squares)
 
 def _by_new_squares(update: Any, s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) -> Any:
     if s.first:

@@ -42,6 +42,7 @@ from ..optimizers import adan as _adan
 from ..optimizers import ademamix as _ademamix
 from ..optimizers import adopt as _adopt
 from ..optimizers import asgd as _asgd
+from ..optimizers import ftrl as _ftrl
 from ..optimizers import lamb as _lamb
 from ..optimizers import lars as _lars
 from ..optimizers import lion as _lion
@@ -483,6 +484,7 @@ Adan = optimizer_class(_adan.Adan)
 AdEMAMix = optimizer_class(_ademamix.AdEMAMix)
 ADOPT = optimizer_class(_adopt.ADOPT)
 ASGD = optimizer_class(_asgd.ASGD)
+FTRL = optimizer_class(_ftrl.FTRL)
 LAMB = optimizer_class(_lamb.LAMB)
 LARS = optimizer_class(_lars.LARS)
 Lion = optimizer_class(_lion.Lion)

@@ -42,6 +42,7 @@ from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, 
 __all__ = [
     "ADOPT",
     "ASGD",
+    "FTRL",
     "LAMB",
     "LARS",
     "LBFGS",
@@ -386,6 +387,7 @@ def _blank(rule: type[refoptim.Optimizer]) -> Front:
 
 ADOPT = optimizer_class(refoptim.ADOPT)
 ASGD = optimizer_class(refoptim.ASGD)
+FTRL = optimizer_class(refoptim.FTRL)
 LAMB = optimizer_class(refoptim.LAMB)
 LARS = optimizer_class(refoptim.LARS)
 LBFGS = optimizer_class(refoptim.LBFGS)
