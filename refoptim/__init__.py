@@ -37,6 +37,7 @@ from .optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from .optimizers.schedule_free_radam import ScheduleFreeRAdam
 from .optimizers.schedule_free_sgd import ScheduleFreeSGD
 from .optimizers.sgd import SGD
+from .optimizers.sophia import Sophia
 from .optimizers.sparse_adam import SparseAdam
 from .optimizers.stable_adamw import StableAdamW
 from .optimizers.swap import swap_in_optimizer_params_and_state
@@ -83,6 +84,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeRAdam",
     "ScheduleFreeSGD",
+    "Sophia",
     "SparseAdam",
     "SparseGrad",
     "StableAdamW",

@@ -90,6 +90,7 @@ from .optimizers import schedule_free_adamw as _schedule_free_adamw
 from .optimizers import schedule_free_radam as _schedule_free_radam
 from .optimizers import schedule_free_sgd as _schedule_free_sgd
 from .optimizers import sgd as _sgd
+from .optimizers import sophia as _sophia
 from .optimizers import sparse_adam as _sparse_adam
 from .optimizers import stable_adamw as _stable_adamw
 from .optimizers import yogi as _yogi
@@ -404,6 +405,7 @@ schedule_free_adamw = pure_step(_schedule_free_adamw.ScheduleFreeAdamW)
 schedule_free_radam = pure_step(_schedule_free_radam.ScheduleFreeRAdam)
 schedule_free_sgd = pure_step(_schedule_free_sgd.ScheduleFreeSGD)
 sgd = pure_step(_sgd.SGD)
+sophia = pure_step(_sophia.Sophia)
 sparse_adam = pure_step(_sparse_adam.SparseAdam)
 stable_adamw = pure_step(_stable_adamw.StableAdamW)
 yogi = pure_step(_yogi.Yogi)
@@ -439,6 +441,7 @@ __all__ = [
     "schedule_free_radam",
     "schedule_free_sgd",
     "sgd",
+    "sophia",
     "sparse_adam",
     "stable_adamw",
     "train_params",

@@ -11,6 +11,8 @@ from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from .. import oracle
 from ..cases import Case
 from . import all_hyper
@@ -132,9 +134,21 @@ class PytorchOptimizer(Ports):
         "ScheduleFreeRAdam": Port("pytorch_optimizer:ScheduleFreeRAdam", given=LOOP),
         "ScheduleFreeSGD": Port("pytorch_optimizer:ScheduleFreeSGD", given=LOOP),
         "SOAP": Port("pytorch_optimizer:SOAP"),
+        "Sophia": Port("pytorch_optimizer:SophiaH", given={"update_period": 1 << 30, **LOOP}),
         "StableAdamW": Port("pytorch_optimizer:StableAdamW", given={"kahan_sum": False, **LOOP}),
         "Yogi": Port("pytorch_optimizer:Yogi", given=LOOP),
     }
+
+    def why_not(self, case: Case, dtype: str) -> str | None:
+        partly = any(isinstance(x, list) for x in case.estimated) or (case.estimate and 1 not in case.estimated)
+        return super().why_not(case, dtype) or ("it makes estimates that are not given to all" if partly else None)
+
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        import torch
+
+        given = [torch.from_numpy(np.array(x)) for x in estimates or () if x is not None]
+        self.beside = {"hessian": given} if given else {}
+        super().step(grads)
 
 
 class TorchOptimizer(Ports):

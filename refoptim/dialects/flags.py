@@ -572,6 +572,22 @@ FLAGS = {
         "beta is accepted and does nothing. beta / (2 * lr) is added to l2.",
         "computes l2: add beta / (2 * lr)",
     ),
+    "EstimateIgnored": Flag(
+        "The estimates of the Hessian do nothing. Each enters an average, in its step.",
+        "takes estimates: let them enter their average",
+    ),
+    "EstimateOfStepBefore": Flag(
+        "The step divides by the average that the estimate of this step has not entered yet (optax). It has.",
+        "divides the average of gradients: update the average of estimates before that",
+    ),
+    "EstimateInEveryStep": Flag(
+        "A step without an estimate lets a zero enter the average of estimates. It leaves that as it is.",
+        "updates the average of estimates: only in steps that have one",
+    ),
+    "StepUnclipped": Flag(
+        "The quotient of both averages is not clipped. It is, to clip.",
+        "divides the average of gradients: clip the quotient",
+    ),
 }
 
 OF_SETTINGS = frozenset(

@@ -7,7 +7,7 @@ from typing import Any
 
 import refoptim
 
-from ..numerics.arith import Array, add, addcmul, axpy, mul, sub
+from ..numerics.arith import Array, add, addcmul, axpy, maximum, mul, sub
 from ..numerics.power import power
 from ..optimizers.adabelief import AdaBelief
 from ..optimizers.adan import Adan
@@ -20,6 +20,7 @@ from ..optimizers.lion import Lion
 from ..optimizers.modes import ModalOptimizer
 from ..optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from ..optimizers.schedule_free_radam import ScheduleFreeRAdam
+from ..optimizers.sophia import Sophia
 from ..optimizers.yogi import Yogi
 from ..step.hyper import Flag, declared
 from ..step.rule import Hypers, Record, Registers, is_measured, resolve
@@ -221,6 +222,38 @@ def _shrunk_in_squares(update: Any, s: Record, p: Array, g: Array, *state: Array
 
 
 by_update("ShrinkageInSquares", [FTRL], "shrinkage", wrap=_shrunk_in_squares)
+
+ESTIMATES = "estimates"
+
+
+def _unestimated(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    return update(changed(s, estimated=False), p, g, *state[:2], None)
+
+
+def _estimated_late(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    *_, hessian_moment = update(s, p, g, *state)
+    return *_unestimated(update, s, p, g, *state)[:2], hessian_moment
+
+
+def _estimated_always(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    *kept, estimate = state
+    estimate = estimate if s.estimated else mul(g, 0 * s.eps)
+    return update(changed(s, estimated=True), p, g, *kept, estimate)
+
+
+by_update("EstimateIgnored", [Sophia], ESTIMATES, wrap=_unestimated)
+by_update("EstimateOfStepBefore", [Sophia], ESTIMATES, wrap=_estimated_late)
+by_update("EstimateInEveryStep", [Sophia], ESTIMATES, wrap=_estimated_always)
+by_words(
+    "StepUnclipped",
+    [Sophia],
+    "clipping",
+    words=lambda s, p, g, *state: {
+        "minimum": lambda x, c: x,
+        "maximum": lambda x, c: x if c is s.low else maximum(x, c),
+    },
+)
+
 
 def _by_new_squares(update: Any, s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) -> Any:
     if s.first:

@@ -69,6 +69,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeRAdam",
     "ScheduleFreeSGD",
+    "Sophia",
     "SparseAdam",
     "StableAdamW",
     "Yogi",
@@ -413,6 +414,7 @@ Rprop = optimizer_class(refoptim.Rprop)
 ScheduleFreeAdamW = optimizer_class(refoptim.ScheduleFreeAdamW)
 ScheduleFreeRAdam = optimizer_class(refoptim.ScheduleFreeRAdam)
 ScheduleFreeSGD = optimizer_class(refoptim.ScheduleFreeSGD)
+Sophia = optimizer_class(refoptim.Sophia)
 SparseAdam = optimizer_class(refoptim.SparseAdam)
 StableAdamW = optimizer_class(refoptim.StableAdamW)
 Yogi = optimizer_class(refoptim.Yogi)
