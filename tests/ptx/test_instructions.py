@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from helpers.exact import FORMATS
-from ptx.faults import NotKnown
+from ptx.faults import MemoryFault, NotKnown
 from ptx.instructions import DTYPES, TABLE
 from ptx.snippets import computed, kernel, own
 
@@ -367,6 +367,22 @@ def test_constants() -> None:
         "test", 1, 1, found
     )
     assert found.tolist() == [0xBFF0000000000000, (1 << 64) - 1, 0x40400000, 16]
+
+
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_arguments_are_read_where_a_register_points(chosen: int) -> None:
+    found = np.zeros(1, np.uint64)
+    body = f"mov.pred %p1, {chosen % 2}; mov.b64 %d1, test_1; mov.b64 %d2, test_2; selp.b64 %d3, %d1, %d2, %p1;\n"
+    body += "ld.param.u64 %d4, [%d3]; ld.param.u32 %r1, [%d3+4]; cvt.u64.u32 %d5, %r1; add.s64 %d4, %d4, %d5;"
+    values = np.uint64((5 << 32) + 7), np.uint64((11 << 32) + 13)
+    kernel(body + "st.global.u64 [%a0], %d4;", 3).launch("test", 1, 1, found, *values)
+    whole = int(values[chosen - 1])
+    assert found.tolist() == [whole + (whole >> 32)]
+
+
+def test_an_address_beyond_the_arguments_is_refused() -> None:
+    with pytest.raises(MemoryFault, match="outside of the arguments"):
+        kernel("mov.b64 %d1, test_0; ld.param.u64 %d2, [%d1+8];").launch("test", 1, 1, np.zeros(1, np.uint64))
 
 
 def test_constant_predicates() -> None:

@@ -35,15 +35,23 @@ class Operand:
 
 @dataclass
 class Layout:
-    """Where the variables of the functions of a kernel lie, and how much of each space they take."""
+    """Where the variables of the functions of a kernel lie, and how much of each space they take.
+
+    ``arguments`` are the places of a kernel's parameters, whose values come from the launch, behind one another.
+    """
 
     places: dict[tuple[str, str], int] = field(default_factory=dict)
+    arguments: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=lambda: {"shared": 0, "local": 0, "param": 0})
 
     def add(self, function: Function) -> None:
-        """Give the variables of a function their places; those of a kernel's parameters come from the launch."""
+        """Give the variables of a function their places."""
+        end = 0
         for name, (space, size, align) in function.variables.items():
-            if not (function.entry and name in function.parameters):
+            if function.entry and name in function.parameters:
+                self.arguments[name] = self.places[function.name, name] = place = -(-end // align) * align
+                end = place + size
+            else:
                 self.places[function.name, name] = place = -(-self.sizes[space] // align) * align
                 self.sizes[space] = place + size
 
@@ -204,6 +212,8 @@ class Translator:
             return self._argument(kind, base, int(offset or 0), names, type_)
         address = self._address(base, int(offset or 0))
         text = f"{self.function.name}: {statement.text}"
+        if self.function.entry and space == "param" and base[0] == "%" and kind == "ld":
+            return self._pointed(address, names, type_)
         if kind == "ld":
             return self._load(address, space or "", names, type_, text)
         return self._store(address, space or "", names, type_, text)
@@ -258,6 +268,24 @@ class Translator:
             values = np.frombuffer(threads.arguments[name], dtype, len(names), offset)
             for target, value in zip(targets, values, strict=True):
                 threads.views[target][lanes] = value
+
+        return step
+
+    def _pointed(self, address: Source, names: list[str], type_: str) -> Step:
+        """Read what a launch gives by value, where a register says in which of the arguments it is."""
+        dtype, places = DTYPES[type_], self.layout.arguments
+        size, targets = dtype.itemsize * len(names), [self.operand(each, type_, widened=True) for each in names]
+
+        def step(threads: Threads, lanes: Any) -> None:
+            area = np.zeros(max(place + len(threads.arguments[name]) for name, place in places.items()), np.uint8)
+            for name, place in places.items():
+                area[place : place + len(threads.arguments[name])] = np.frombuffer(threads.arguments[name], np.uint8)
+            first = address(threads, lanes)
+            if np.any(first % size) or np.any(first < 0) or np.any(first + size > area.size):
+                raise MemoryFault("outside of the arguments, or not aligned")
+            rows = area[first[:, None] + np.arange(size)].view(dtype)
+            for target, column in zip(targets, rows.T, strict=True):
+                threads.views[target][lanes] = column
 
         return step
 
