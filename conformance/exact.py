@@ -120,7 +120,7 @@ class Exact:
 
     def _first(self, p: Array) -> State:
         fills = layout(self._rule, self._h, p.shape)
-        return {name: fill if fill is None else exact(np.full(shape, fill)) for name, (shape, fill) in fills.items()}
+        return {name: fill if fill is None else exact(np.full(shape, fill)) for name, (shape, fill, _) in fills.items()}
 
     def set(self, hyper: Mapping[str, Any]) -> None:
         self._hyper |= hyper

@@ -31,6 +31,7 @@ import refoptim
 from refoptim import SparseGrad
 from refoptim.numerics.arith import Array, as_reals, from_reals, neg
 from refoptim.numerics.ieee import check_rounding
+from refoptim.step.plan import layout
 from refoptim.step.rule import resolve
 
 from .cases import Witness
@@ -57,8 +58,9 @@ def ieee() -> Iterator[None]:
     t.set_num_threads(1)
     t.backends.mkldnn.enabled = False
     exact = mock.patch.multiple(t.Tensor, sqrt=_sqrt, sqrt_=_sqrt_, item=_item, numel=_numel)
+    eager = mock.patch.object(t, "compile", _uncompiled)
     try:
-        with exact, installed(), rounded_schedules():
+        with exact, eager, installed(), rounded_schedules():
             yield
     finally:
         t.backends.mkldnn.enabled = onednn
@@ -110,6 +112,11 @@ def _sqrt_(x: Tensor) -> Tensor:
     """Answer torch.Tensor.sqrt_ in the same way."""
     x.detach().copy_(_sqrt(x))
     return x
+
+
+def _uncompiled(function: Any = None, **_: Any) -> Any:
+    """Answer torch.compile with the function as it is: what is compiled may be contracted."""
+    return _uncompiled if function is None else function
 
 
 def _made(cls: Any, *arguments: Any, **settings: Any) -> Any:
@@ -251,7 +258,8 @@ class Package:
         with self._exactly():
             for group in (x.param_groups[0] for x in self._optimizers):
                 given = {key: x for key, x in self._theirs(hyper).items() if key in group and x is not None}
-                group.update({key: real(x) for key, x in {**group, **given}.items() if key != "params"})
+                new = {key: _as(group[key], x) for key, x in {**group, **given}.items() if key != "params"}
+                group.update(new)
 
     def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
         with self._exactly(), default_dtype(self._default):
@@ -281,12 +289,28 @@ class Package:
     def _state_of(self, i: int) -> State:
         optimizer = self._optimizers[i]
         kept = {**optimizer.param_groups[0], **optimizer.state[self._params[i]]}  # numbers stand in either
-        theirs = {name: kept[self._witness.names.get(name, name)] for name in self._state[i] if name != "step"}
-        found: State = {
-            name: np.asarray(float(x)) if isinstance(x, float) else from_reals(to_numpy(x), self._dtypes[i])
-            for name, x in theirs.items()
-        }
+        theirs = {name: _member(kept, self._witness.names.get(name, name)) for name in self._state[i] if name != "step"}
+        found: State = {name: _array(x, self._dtypes[i]) for name, x in theirs.items()}
         return {"step": self._steps[i], **found} if "step" in self._state[i] else found
+
+
+def _as(old: Any, x: Any) -> Any:
+    """Return a setting as a package holds it: as a tensor where it is one, and a float with rounded powers."""
+    return old.new_tensor(x) if hasattr(old, "new_tensor") else real(x)
+
+
+def _member(kept: Mapping[str, Any], path: str) -> Any:
+    """Return a tensor of a state, ``exp_avg``, or part of one, ``exp_avg.scale``; of one of codes its codes."""
+    name, *parts = path.split(".")
+    x = kept[name]
+    for part in parts:
+        x = getattr(x, part)
+    return getattr(x, "codes", x)
+
+
+def _array(x: Any, dtype: Any) -> Array:
+    """Return a number or a tensor of a state as an array; complex numbers are pairs of reals there."""
+    return np.asarray(float(x)) if isinstance(x, float) else from_reals(to_numpy(x), dtype)
 
 
 @contextmanager
@@ -329,4 +353,4 @@ def names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, .
     """Return what refoptim's optimizer of a name keeps of a parameter of a shape."""
     rule = getattr(refoptim, optimizer)
     h = resolve(rule, rule([np.zeros(1)], **hyper).param_groups[0])
-    return [*(["step"] if rule.counts_steps else []), *rule.registers(h), *rule.arrays(h, shape)]
+    return [*(["step"] if rule.counts_steps else []), *rule.registers(h), *layout(rule, h, shape)]

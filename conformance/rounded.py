@@ -26,7 +26,10 @@ class Real(float):
     """A double; it and all that is computed from it have correctly rounded powers."""
 
     def __pow__(self, other: Any, modulo: None = None) -> Any:
-        """Return self**other."""
+        """Return self**other, of a tensor in the type of its elements."""
+        if hasattr(other, "new_tensor"):
+            base = float(other.new_tensor(float(self)))
+            return other.new_tensor(power(base, float(other)))
         return Real(power(float(self), float(other)))
 
     def __rpow__(self, other: Any, modulo: None = None) -> Any:

@@ -231,7 +231,7 @@ def _parameters_alone(result: Result, found: Mapping[str, Array], golden: Run) -
 
 def _flushes(x: Array, y: Array) -> bool:
     """Tell whether subnormal numbers of a golden are zeros in another array, and none of them is subnormal there."""
-    if x.dtype.kind == "i":
+    if x.dtype.kind in "iu":
         return False
     a, b = (np.abs(as_reals(z).astype(np.float64)) for z in (x, y))
     smallest = 2.0 ** FORMATS["subnormal"][storage(x.dtype).name][1]
@@ -304,12 +304,12 @@ def _drift(pairs: list[tuple[Array, Array]], steps: int) -> list[float]:
     largest = np.zeros(steps)
     for x, y in pairs:
         differ = verify.ulps(x, y).reshape(len(x), -1) > 0
-        a, b = (np.asarray(z if z.dtype.kind == "i" else as_reals(z)).reshape(differ.shape) for z in (x, y))
+        a, b = (np.asarray(z if z.dtype.kind in "iu" else as_reals(z)).reshape(differ.shape) for z in (x, y))
         a, b = a.astype(np.float64), b.astype(np.float64)
         with np.errstate(all="ignore"):
             scale = np.maximum.accumulate(np.max(np.where(np.isfinite(a), np.abs(a), 0), axis=1, initial=0))
             far = np.where(differ & (np.abs(a - b) > 0), np.abs(a - b) / scale[:, None], 0.0)
-            apart = differ & (~(np.isfinite(a) & np.isfinite(b)) | (x.dtype.kind == "i"))
+            apart = differ & (~(np.isfinite(a) & np.isfinite(b)) | (x.dtype.kind in "iu"))
         rows = np.max(np.where(apart, np.inf, far), axis=1, initial=0)
         largest[steps - len(x) :] = np.maximum(largest[steps - len(x) :], rows)
     return [float(x) for x in largest]

@@ -27,7 +27,7 @@ GOLDEN = Limits(
     arrays=4096,
     entries=200_000,  # the numbers of a golden stand in long strings
     digits=20,
-    dtypes=(*FLOATS, *COMPLEX, "int64"),
+    dtypes=(*FLOATS, *COMPLEX, "int64", "uint8"),
 )
 
 MAX_BYTES, MAX_TEXT, MAX_HEADER, MAX_TENSORS = GOLDEN.size, GOLDEN.json, GOLDEN.header, GOLDEN.arrays

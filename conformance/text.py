@@ -40,7 +40,7 @@ MIN_ROW = len("p.0,0,0,0000\n")
 
 MAX_ROW = 200
 
-CTYPE = {2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
+CTYPE = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 
 
 def encode_csv(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
@@ -55,7 +55,9 @@ def encode_csv(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes
 def _rows(name: str, x: Array) -> Iterator[str]:
     width, digits = _width(layout_of(x)), 2 * WORD[x.dtype.name]
     values = (
-        (x if x.dtype.kind == "i" else as_reals(x)).reshape(-1).astype(object if x.dtype.kind == "i" else x.real.dtype)
+        (x if x.dtype.kind in "iu" else as_reals(x))
+        .reshape(-1)
+        .astype(object if x.dtype.kind in "iu" else x.real.dtype)
     )
     for i, (word, value) in enumerate(zip(to_words(x).tolist(), values, strict=True)):
         yield f"{name},{i // width},{i % width},{word:0{digits}x},{value!s}"
@@ -132,7 +134,7 @@ class Column:
         """Return the array, or raise GoldenError if a number is missing or is another one for human eyes."""
         require(not self.missing.any(), f"{where} lacks {int(self.missing.sum())} numbers")
         found = from_words(self.words, self.found)
-        reals = (found if found.dtype.kind == "i" else as_reals(found)).reshape(-1)
+        reals = (found if found.dtype.kind in "iu" else as_reals(found)).reshape(-1)
         with np.errstate(all="ignore"):
             same = to_words(self.values.astype(reals.dtype)) == to_words(reals)
         require(bool((same | ~self.given).all()), f"{where} has a number whose bits and value are not the same")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 import refoptim
-from refoptim.numerics.arith import Array, as_reals, from_reals, storage
+from refoptim.numerics.arith import Array, DType, as_reals, from_reals, storage
 
 from .cases import Case
 from .gradients import make_source, np_dtype
@@ -115,8 +115,13 @@ def _states(found: Any) -> Any:
 
 
 def bits(x: Array) -> Array:
-    """Return the bits of an array as unsigned integers, those of a complex number as a pair, NaN as one pattern."""
+    """Return the bits of an array as unsigned integers, those of a complex number as a pair, NaN as one pattern.
+
+    Codes are unsigned integers already.
+    """
     reals = np.ascontiguousarray(as_reals(np.asarray(x)))
+    if reals.dtype.kind == "u":
+        return reals
     pattern = np.dtype(f"u{reals.dtype.itemsize}").type(NANS[storage(reals.dtype).name])
     return np.where(np.isnan(reals), pattern, reals.view(pattern.dtype))
 
@@ -134,7 +139,7 @@ def encode(x: Any) -> Any:
     if isinstance(x, int):
         return x
     array = np.asarray(x)
-    digits = 2 * storage(array.dtype).itemsize
+    digits = 2 * _real(array.dtype).itemsize
     words = " ".join(f"{word:0{digits}x}" for word in bits(array).ravel().tolist())
     return {"dtype": array.dtype.name, "shape": list(array.shape), "bits": words}
 
@@ -144,10 +149,15 @@ def decode(entry: Any) -> Any:
     if isinstance(entry, int):
         return entry
     dtype = np_dtype(entry["dtype"])
-    real = storage(dtype)
+    real = _real(dtype)
     words = np.frombuffer(bytes.fromhex(entry["bits"]), f">u{real.itemsize}").astype(f"u{real.itemsize}")
     shape = (*entry["shape"], 2) if dtype.kind == "c" else tuple(entry["shape"])
     return from_reals(words.view(real).reshape(shape), dtype)
+
+
+def _real(dtype: DType) -> DType:
+    """Return the type of the reals of an array, or of its codes."""
+    return dtype if dtype.kind == "u" else storage(dtype)
 
 
 class Digest:

@@ -141,8 +141,8 @@ def order(x: Array) -> Array:
 
 def ulps(x: Array, y: Array) -> Array:
     """Return the distances of the reals of two arrays, as one vector."""
-    if x.dtype.kind == "i":
-        a, b = (z.reshape(-1).view(np.uint64) ^ np.uint64(1 << 63) for z in (x, y))
+    if x.dtype.kind in "iu":
+        a, b = (z.reshape(-1).astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63) for z in (x, y))
         return np.maximum(a, b) - np.minimum(a, b)
     a, b = order(x), order(y)
     with np.errstate(invalid="ignore"):
@@ -219,8 +219,8 @@ def _excess(x: Array, y: Array, gap: Array, tolerance: Tolerance) -> Array:
 
     Where ULP are allowed, or nothing, this is 0 inside, and else the distance in ULP and one.
     """
-    if x.dtype.kind == "i" or not (tolerance.rtol or tolerance.atol):
-        allowed = 0 if x.dtype.kind == "i" else tolerance.ulp
+    if x.dtype.kind in "iu" or not (tolerance.rtol or tolerance.atol):
+        allowed = 0 if x.dtype.kind in "iu" else tolerance.ulp
         return np.where(gap > allowed, 1 + gap.astype(np.float64), 0.0)
     a, b = (as_reals(z).reshape(gap.shape).astype(np.float64) for z in (x, y))
     with np.errstate(all="ignore"):
@@ -235,7 +235,7 @@ def _excess(x: Array, y: Array, gap: Array, tolerance: Tolerance) -> Array:
 
 def difference(step: int, key: str, x: Array, y: Array, gap: Array, i: int) -> Difference:
     """Describe element ``i``, counted by reals, in which two arrays of a step differ."""
-    a, b = (np.asarray(z) if z.dtype.kind == "i" else as_reals(np.asarray(z)) for z in (x, y))
+    a, b = (np.asarray(z) if z.dtype.kind in "iu" else as_reals(np.asarray(z)) for z in (x, y))
     u, v = (z.reshape(-1)[i : i + 1] for z in (a, b))
     with np.errstate(all="ignore"):
         absolute = np.abs(u.astype(np.float64) - v.astype(np.float64))

@@ -30,6 +30,8 @@ def from_words(words: Array, found: Layout) -> Array:
     """Undo ``to_words``."""
     if found.dtype == "int64":
         return words.astype(np.uint64).view(np.int64).reshape(found.shape)
+    if found.dtype == "uint8":
+        return words.astype(np.uint8).reshape(found.shape)
     dtype = np_dtype(found.dtype)
     pair = (2,) if dtype.kind == "c" else ()
     reals = words.astype(words.dtype.newbyteorder("=")).view(storage(dtype))

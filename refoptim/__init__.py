@@ -13,8 +13,10 @@ from .optimizers.adadelta import Adadelta
 from .optimizers.adafactor import Adafactor
 from .optimizers.adagrad import Adagrad
 from .optimizers.adam import Adam
+from .optimizers.adam8bit import Adam8bit
 from .optimizers.adamax import Adamax
 from .optimizers.adamw import AdamW
+from .optimizers.adamw8bit import AdamW8bit
 from .optimizers.adan import Adan
 from .optimizers.ademamix import AdEMAMix
 from .optimizers.adopt import ADOPT
@@ -67,7 +69,9 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "Adam8bit",
     "AdamW",
+    "AdamW8bit",
     "Adamax",
     "Adan",
     "ConjugateGradient",

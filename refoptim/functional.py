@@ -69,8 +69,10 @@ from .optimizers import adadelta as _adadelta
 from .optimizers import adafactor as _adafactor
 from .optimizers import adagrad as _adagrad
 from .optimizers import adam as _adam
+from .optimizers import adam8bit as _adam8bit
 from .optimizers import adamax as _adamax
 from .optimizers import adamw as _adamw
+from .optimizers import adamw8bit as _adamw8bit
 from .optimizers import adan as _adan
 from .optimizers import ademamix as _ademamix
 from .optimizers import adopt as _adopt
@@ -384,8 +386,10 @@ adadelta = pure_step(_adadelta.Adadelta)
 adafactor = pure_step(_adafactor.Adafactor)
 adagrad = pure_step(_adagrad.Adagrad)
 adam = pure_step(_adam.Adam)
+adam8bit = pure_step(_adam8bit.Adam8bit)
 adamax = pure_step(_adamax.Adamax)
 adamw = pure_step(_adamw.AdamW)
+adamw8bit = pure_step(_adamw8bit.AdamW8bit)
 adan = pure_step(_adan.Adan)
 ademamix = pure_step(_ademamix.AdEMAMix)
 adopt = pure_step(_adopt.ADOPT)
@@ -416,8 +420,10 @@ __all__ = [
     "adafactor",
     "adagrad",
     "adam",
+    "adam8bit",
     "adamax",
     "adamw",
+    "adamw8bit",
     "adan",
     "ademamix",
     "adopt",

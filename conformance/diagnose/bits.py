@@ -87,7 +87,7 @@ def _same(frame: Frame, evidence: Evidence, same: Same) -> bool:
 def same_bits(x: Any, y: Any) -> bool:
     """Tell whether two arrays, or integers, are the same; all NaNs are one number."""
     a, b = np.asarray(x), np.asarray(y)
-    if a.dtype.kind == "i" or b.dtype.kind == "i":
+    if a.dtype.kind in "iu" or b.dtype.kind in "iu":
         return bool(np.array_equal(a, b))
     return a.dtype == b.dtype and a.shape == b.shape and bool((bits(a) == bits(b)).all())
 
@@ -95,7 +95,7 @@ def same_bits(x: Any, y: Any) -> bool:
 def same_kinds(x: Any, y: Any) -> bool:
     """Tell whether two arrays have the same zeros, infinities and NaNs, and subnormal numbers in the same places."""
     a, b = np.asarray(x), np.asarray(y)
-    if a.dtype.kind == "i" or b.dtype.kind == "i" or a.dtype != b.dtype or a.shape != b.shape:
+    if a.dtype.kind in "iu" or b.dtype.kind in "iu" or a.dtype != b.dtype or a.shape != b.shape:
         return True
     return bool((_kinds(a) == _kinds(b)).all())
 

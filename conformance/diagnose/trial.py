@@ -18,8 +18,8 @@ from refoptim.dialects import Axis
 from refoptim.engines import pure
 from refoptim.numerics.arith import Array, as_reals
 from refoptim.optimizers.base import Optimizer
-from refoptim.step.plan import filled, first_registers, layout
-from refoptim.step.rule import is_measured, next_registers, record, resolve, step_scalars
+from refoptim.step.plan import Kept, begun, first_registers, layout
+from refoptim.step.rule import computed, keeps_shapes, next_registers, record, resolve, step_scalars
 from refoptim.step.sparse import SparseGrad
 
 from ..trajectory import Frame, State, estimates
@@ -175,7 +175,7 @@ class _Light:
         self.h = resolve(self.base, self.settings)
         self.shapes = [p.shape for p in evidence.before]
         sparse = "nnz" in evidence.case.gradient
-        self.whole = not (is_measured(rule) or evidence.case.skip or evidence.case.estimate or sparse)
+        self.whole = not (keeps_shapes(rule) or evidence.case.skip or evidence.case.estimate or sparse)
         parts = [_joined(evidence.before)] if self.whole else [p.copy() for p in evidence.before]
         self.parts = [_Part(p) for p in parts]
 
@@ -239,13 +239,13 @@ class _Part:
         self.k = self.k + 1 if rule.counts_steps else min(2, self.k + 1)
         registers = first_registers(rule, rule.registers(h), self.registers)
         given = {"sparse": isinstance(g, SparseGrad), "estimated": estimate is not None}
-        s = record({**step_scalars(rule, h, self.k, registers), **given}, self.p.dtype)
-        kept = {name: self._kept(name, *x) for name, x in layout(rule, h, self.p.shape).items()}
+        s = record({**step_scalars(rule, h, self.k, registers), **given}, computed(rule, self.p.dtype))
+        kept = {name: self._kept(name, x) for name, x in layout(rule, h, self.p.shape).items()}
         self.registers = next_registers(rule, h, self.k, registers)
         self.p, self.arrays = pure.run(rule, s, self.p, g, kept, estimate=estimate)
 
-    def _kept(self, name: str, shape: tuple[int, ...], fill: float | None) -> Array | None:
-        made = None if fill is None else filled(self.p, shape, fill)
+    def _kept(self, name: str, like: Kept) -> Array | None:
+        made = None if like.first is None else begun(name, like, self.p)
         return self.arrays.get(name, made)
 
     def state(self, rule: type[Optimizer]) -> State:
@@ -299,7 +299,7 @@ def state_apart(frame: Frame, evidence: Evidence) -> dict[str, float]:
 def _relative(x: Array, y: Array) -> float:
     if x.shape != y.shape:
         return inf
-    a, b = (z.astype(np.float64) if z.dtype.kind == "i" else as_reals(z).astype(np.float64) for z in (x, y))
+    a, b = (z.astype(np.float64) if z.dtype.kind in "iu" else as_reals(z).astype(np.float64) for z in (x, y))
     finite = np.concatenate([z[np.isfinite(z)].ravel() for z in (a, b)])
     largest = float(np.max(np.abs(finite), initial=0.0)) or 1.0
     return apart(np.atleast_1d(a / largest), np.atleast_1d(b / largest))

@@ -91,8 +91,8 @@ def cpu(
     The NumPy reference and the compiled kernels take turns with torch's default path and with its fastest: fused where
     torch has that, else foreach. Times are medians; a ratio below 1 means that refoptim is faster. "Of copy" is the
     bytes that a step must move per second, over what np.copyto moves with as many threads: near 100 % memory is the
-    limit. "Extra" is the most that a step allocates beyond parameters and state. A ratio above its goal is marked by
-    the goal. Without torch, times stand alone.
+    limit. "Extra" is the most that a step allocates beyond parameters and state, "state" the memory of the state over
+    that of Adam's. A ratio above its goal is marked by the goal. Without torch, times stand alone.
 
     \b
     refoptim bench cpu
@@ -110,7 +110,8 @@ def cpu(
         print_json({"where": where, "copy GB/s": copy / 1e9, "found": found})
         return
     echo(f"np.copyto moves {copy / 1e9:.1f} GB/s, read and written, with {number} thread{'s'[: number > 1]}")
-    columns = ("case", "engine", "ms", "torch ms", "ratio", "torch's best ms", "ratio", "bytes/el.", "of copy", "extra")
+    times = ("ms", "torch ms", "ratio", "torch's best ms", "ratio")
+    columns = ("case", "engine", *times, "bytes/el.", "of copy", "extra", "state")
     print_table(columns, [_cpu_row(result, name, copy) for result in results for name in engines])
 
 
@@ -143,6 +144,8 @@ def _cpu_document(result: Result, engine: str, copy: float) -> dict[str, Any]:
         "bytes": result.bytes,
         "share of copy": result.share(engine, copy),
         "extra bytes": result.extra.get(engine),
+        "state bytes": result.state,
+        "state of Adam's": result.state_of_adam,
         "goal": bench_cpu.goal(case, engine),
     }
 
@@ -162,6 +165,7 @@ def _cpu_row(result: Result, engine: str, copy: float) -> tuple[str, ...]:
         str(moved // (case.tensors * case.size)) if moved else "-",
         _number(result.share(engine, copy) if moved else None, ".0%"),
         "-" if extra is None else f"{extra / 2**20:.2f} MiB",
+        _number(result.state_of_adam if moved else None, ".3f"),
     )
 
 

@@ -31,6 +31,7 @@ from .measure import (
     expected,
     in_turn,
     seconds_of,
+    state_bytes,
     torch_class,
     torch_step,
 )
@@ -148,7 +149,8 @@ def run(case: Case, engines: list[str], repeats: int) -> Result:
         steps[f"torch {case.torch_path}"] = _torch_step(case, data, case.torch_path)
     seconds = in_turn(steps, seconds_of, repeats)
     extra = {name: _extra_memory(optimizer.step) for name, optimizer in ours.items()}
-    return Result(case, seconds, bytes_moved(next(iter(ours.values()))), extra)
+    one = next(iter(ours.values()))
+    return Result(case, seconds, bytes_moved(one), extra, state_bytes(one))
 
 
 def _our_optimizer(case: Case, data: list[tuple[Array, Array]], engine: str) -> refoptim.Optimizer:

@@ -49,8 +49,10 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Rprop": {},
     "ASGD": {"t0": 0.0},
     **{x.__name__: {} for x in describe.optimizers() if not x.of_torch and is_elementwise(x)},
+    **{name: {"block_size": 128} for name in ("Adam8bit", "AdamW8bit")},
 }
-"""The elementwise rules, with settings that make each use all its state: ASGD averages from the start."""
+"""The rules without sums, with settings that make each use all its state: ASGD averages from the start, and the blocks
+of codes divide the sizes that are measured."""
 
 OF_TORCH = tuple(name for name in OPTIMIZERS if getattr(refoptim, name).of_torch)
 """Those that can be measured beside torch's."""
@@ -101,12 +103,20 @@ class Result:
         seconds: the median of each contender.
         bytes: what a step must move: every array that it reads or writes, once for each.
         extra: the bytes that a step of each of ours takes beyond parameters, gradients and state.
+        state: the bytes of the state.
     """
 
     case: Case
     seconds: dict[str, float]
     bytes: int
     extra: dict[str, int]
+    state: int = 0
+
+    @property
+    def state_of_adam(self) -> float:
+        """The bytes of the state over those of Adam's, which has two arrays like the parameter."""
+        elements = self.case.tensors * self.case.size
+        return self.state / (2 * elements * int(np_dtype(self.case.dtype).itemsize))
 
     def ratio(self, ours: str, theirs: str) -> float | None:
         """Return the time of one contender over that of another, None if one was not measured."""
@@ -199,8 +209,13 @@ def in_turn(steps: Mapping[str, Step], clock: Clock, repeats: int, sets: int = 1
 
 def bytes_moved(optimizer: Optimizer) -> int:
     """Return the bytes that a step must move: parameters and state are read and written, gradients read."""
-    parameters = [p.data for p in optimizer.param_groups[0]["params"]]
-    return 2 * size_of(outcome(optimizer)) + size_of(parameters)
+    return 3 * size_of(p.data for p in optimizer.param_groups[0]["params"]) + 2 * state_bytes(optimizer)
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Return the bytes of all arrays of the state."""
+    kept = (x for p in optimizer.param_groups[0]["params"] for x in optimizer.state[p].values())
+    return size_of(x for x in kept if getattr(x, "ndim", 0))
 
 
 def size_of(arrays: Iterable[Any], unit: int = 1) -> int:

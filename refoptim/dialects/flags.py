@@ -70,6 +70,14 @@ FLAGS = {
         "The normalized gradient is not bounded. It is, by a bound that grows with the steps.",
         "should bound the normalized gradient, before it is averaged",
     ),
+    "CodesDown": Flag(
+        "A code is that of the last number of the table below the average. It is that of the nearest one.",
+        "codes the averages: by the nearest number of the table",
+    ),
+    "CodesIgnored": Flag(
+        "No average is kept in 8 bits. Those of 4096 elements and more are, in whole blocks.",
+        "keeps the averages: in 8 bits, where there are 4096 elements or more",
+    ),
     "ComplexModulus": Flag(
         "The moments of a complex parameter are made of |g|. They are made of its real and imaginary parts, each "
         "by itself.",
@@ -345,6 +353,10 @@ FLAGS = {
         "What a step is made of besides arrays is computed in float32 (JAX, ONNX). It is computed in double.",
         "computes powers and quotients of hyperparameters: in double",
     ),
+    "ScaleUnfloored": Flag(
+        "The scale of a block is its largest magnitude, however small. It is at least 1e-12.",
+        "computes the scale of a block: let it be at least 1e-12",
+    ),
     "SecondMomentUncorrected": Flag(
         "The average of squares is not corrected for its beginning at zero; that of gradients is.",
         "takes the square root: divide it by sqrt(1 - beta2**k)",
@@ -373,6 +385,14 @@ FLAGS = {
     "SignOfZeroLost": Flag(
         "-0 becomes +0, or the other way round. They are two results.",
         "adds a zero, or compares with one: -0 must stay",
+    ),
+    "SignedSquares": Flag(
+        "The average of squares is coded by the signed table, half of which it cannot use. It has one of its own.",
+        "codes the average of squares: by the table without signs",
+    ),
+    "SmallCoded": Flag(
+        "Averages of fewer than 4096 elements are kept in 8 bits too. They are kept as they are.",
+        "chooses what is kept in 8 bits: nothing with fewer than 4096 elements",
     ),
     "SquaresOfAdam": Flag(
         "The average of squares is Adam's. It moves by (1 - beta2) * g * g in the direction of g * g, "
@@ -419,6 +439,10 @@ FLAGS = {
     "SubnormalsFlushed": Flag(
         "Subnormal numbers become zero (-ffast-math, -ftz=true). They are kept.",
         "sets the mode of the processor: no flushing to zero",
+    ),
+    "TiesDown": Flag(
+        "Of two numbers of the table as near, a code stands for the smaller one. It stands for the larger one.",
+        "codes the averages: let ties go up",
     ),
     "TransposeMissing": Flag(
         "Tall matrices are not transposed before the iteration.",

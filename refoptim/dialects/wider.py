@@ -65,6 +65,10 @@ SHRINKING = [rule for rule in WIDER if "shrink" in rule.varying]
 """Those that shrink the parameter, or can."""
 
 
+OWN_TYPE = [rule for rule in WIDER if not rule.in_single]
+"""Those that compute in the type of the storage; the others are written without the words that are fused elsewhere."""
+
+
 def state_of(rule: Any) -> tuple[str, ...]:
     """Return the names of all the state that a rule may keep."""
     flags: dict[str, Any] = {name: True for name, x in declared(rule).items() if isinstance(x, Flag) and not x.optional}
@@ -84,12 +88,12 @@ for _flag, _count in (("StepAhead", lambda k: k + 1), ("StepStuck", lambda k: 1)
 declare("ChangeLate", WIDER, CHANGING)(ChangingLate)
 declare("ChangeIgnored", WIDER, CHANGING)(ChangingNever)
 by_update("SubnormalsFlushed", WIDER, RANGE, wrap=flushing)
-by_update("SignOfZeroLost", [rule for rule in WIDER if rule is not FTRL], "signs of zero", wrap=unsigned_zeros)
-by_words("FusedMultiplyAdd", [rule for rule in WIDER if rule is not FTRL], ROUNDING, words=contracted)
-by_update("RoundedWhenStored", ELEMENTWISE, ROUNDING, wrap=stored)
-by_update("MomentsInFloat32", WIDER, "dtype of moments", wrap=moments_in(to_single))
+by_update("SignOfZeroLost", [rule for rule in OWN_TYPE if rule is not FTRL], "signs of zero", wrap=unsigned_zeros)
+by_words("FusedMultiplyAdd", [rule for rule in OWN_TYPE if rule is not FTRL], ROUNDING, words=contracted)
+by_update("RoundedWhenStored", [rule for rule in ELEMENTWISE if rule in OWN_TYPE], ROUNDING, wrap=stored)
+by_update("MomentsInFloat32", OWN_TYPE, "dtype of moments", wrap=moments_in(to_single))
 by_update("MomentsInBfloat16", WIDER, "dtype of moments", wrap=moments_in(to_brain))
-declare("ScalarsInFloat32", WIDER, "dtype of scalars")(SingleScalars)
+declare("ScalarsInFloat32", OWN_TYPE, "dtype of scalars")(SingleScalars)
 by_update("MaximizeIgnored", ELEMENTWISE, "sign", wrap=descending)
 declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
     with_settings(lambda h: {"weight_decay": 0.0})

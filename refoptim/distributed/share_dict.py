@@ -17,7 +17,7 @@ from ..numerics.array_types import is_array, moved
 from ..step import state_dict as states
 from ..step.changes import Change, make
 from ..step.hooks import filter_through
-from ..step.plan import Layout, layout
+from ..step.plan import Kept, Layout, layout
 from ..step.rule import resolve
 from ..step.state_dict import StateDict
 from .comm import flat_bytes, vote
@@ -88,7 +88,7 @@ def places(opt: Sharded, i: int, name: str) -> list[Place]:
     if opt.kind.name == "elements":
         unit = per_element(p.dtype)
         return [Place(p.shape, begin // unit, end // unit) for begin, end in held]
-    shape = _arrays(opt, i, p.shape).get(name, (p.shape, 0.0))[0]
+    shape = _arrays(opt, i, p.shape).get(name, Kept(p.shape, 0.0)).shape
     owner = max(range(len(held)), key=lambda r: held[r][1])
     return [Place(shape, 0, prod(shape) if r == owner else 0) for r in range(len(held))]
 
@@ -97,15 +97,40 @@ def entries(opt: Sharded) -> Iterator[tuple[int, str, Any]]:
     """Yield the number of a parameter, the name and the value of all that this rank keeps in its state."""
     state = opt.inner._dumped(lambda x: x)["state"]
     for i, values in sorted(state.items()):
-        for name, x in values.items():
+        for name, x in _held(opt, i, values).items():
             yield i, name, x
+
+
+def _held(opt: Sharded, i: int, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state of a parameter, with an empty array for each of those that another rank holds.
+
+    What an empty shard keeps is not named, nor typed, like that of the whole parameter where codes are kept.
+    """
+    here = {} if opt.kind.name == "flat" else _arrays(opt, i)
+    whole = {} if opt.kind.name != "owners" else _arrays(opt, i, opt._params()[i].shape)
+    if not {*here} < {*whole}:
+        return values
+    found: dict[str, Any] = {}
+    for name, x in values.items():
+        found |= {key: np.empty(0, _dtype(opt, i, key)) for key in whole} if name in here else {name: x}
+    return found
 
 
 def is_stored(opt: Sharded, i: int, name: str, x: Any) -> bool:
     """Tell whether a value of the state of a parameter is an array that is shared out, or a list of such."""
     if opt.kind.name == "flat":
         return bool(is_array(x) and x.ndim) or (isinstance(x, list) and bool(x) and is_stored(opt, i, name, x[0]))
-    return name == "master" or name in _arrays(opt, i)
+    return _is_array(opt, i, name)
+
+
+def _is_array(opt: Sharded, i: int, name: str) -> bool:
+    """Tell whether a name is that of an array of the state of a parameter, whoever holds it."""
+    return name == "master" or name in _arrays(opt, i, _shape_of_layout(opt, i))
+
+
+def _shape_of_layout(opt: Sharded, i: int) -> tuple[int, ...] | None:
+    """Return the shape that decides what is kept for a parameter; None: that of the shard here."""
+    return opt._params()[i].shape if opt.kind.name == "owners" else None
 
 
 def _arrays(opt: Sharded, i: int, shape: tuple[int, ...] | None = None) -> Layout:
@@ -225,7 +250,10 @@ def sliced(opt: Sharded, given: Any) -> StateDict:
 def _own(opt: Sharded, i: int, key: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what this rank holds of the state of a parameter."""
     found = {}
+    elsewhere = _elsewhere(opt, i)
     for name, x in values.items():
+        if name in elsewhere:
+            continue
         where = f"state {key}, {name},"
         if isinstance(x, (list, tuple)) and x and opt.kind.name == "flat" and is_list_of_vectors(x):
             found[name] = [_part(opt, i, name, y, where) for y in x]
@@ -233,6 +261,11 @@ def _own(opt: Sharded, i: int, key: Any, values: Mapping[str, Any]) -> dict[str,
             array = hasattr(x, "shape") or isinstance(x, list)
             found[name] = _part(opt, i, name, x, where) if array and _is_shared(opt, i, name, x) else x
     return found
+
+
+def _elsewhere(opt: Sharded, i: int) -> set[str]:
+    """Return the names of arrays of a parameter that an empty shard does not have."""
+    return {*_arrays(opt, i, opt._params()[i].shape)} - {*_arrays(opt, i)} if opt.kind.name == "owners" else set()
 
 
 def is_list_of_vectors(x: Sequence[Any]) -> bool:
@@ -243,28 +276,35 @@ def is_list_of_vectors(x: Sequence[Any]) -> bool:
 def _is_shared(opt: Sharded, i: int, name: str, x: Any) -> bool:
     """Tell whether a saved array, or list, is one that is shared out; LBFGS keeps lists of numbers too, as ``ro``."""
     if opt.kind.name != "flat":
-        return name == "master" or name in _arrays(opt, i)
+        return _is_array(opt, i, name)
     if isinstance(x, (list, tuple)):
         return len(x) == sum(map(opt_reals, opt._params()))
     return bool(x.shape)
 
 
 def _part(opt: Sharded, i: int, name: str, x: Any, where: str) -> Any:
-    p = opt._params()[i]
     shape, begin, end = places(opt, i, name)[opt.comm.rank]
-    source: Source = x if hasattr(x, "read") else _Whole(x, np.dtype(np.float32) if p.master else p.dtype, where)
+    source: Source = x if hasattr(x, "read") else _Whole(x, _dtype(opt, i, name), where)
     if tuple(source.shape) != shape:
         raise ValueError(f"{where} must have shape {shape}, got {tuple(source.shape)}")
     if opt.kind.name != "owners":
         return source.read(begin, end)
     here = _shape(opt, i, name)
-    return (source.read(begin, end) if prod(here) == end - begin else source.read(0, prod(here))).reshape(here)
+    part = source.read(begin, end) if prod(here) == end - begin else source.read(0, prod(here))
+    return part.reshape(here) if part.size else part.reshape(here).astype(_dtype(opt, i, name, here=True))
 
 
 def _shape(opt: Sharded, i: int, name: str) -> tuple[int, ...]:
     """Return the shape of an array of the state as the inner optimizer has it, that of an empty shard included."""
-    found: tuple[int, ...] = _arrays(opt, i).get(name, (opt._shards()[i].shape, 0.0))[0]
-    return found
+    return _arrays(opt, i).get(name, Kept(opt._shards()[i].shape, 0.0)).shape
+
+
+def _dtype(opt: Sharded, i: int, name: str, *, here: bool = False) -> DType:
+    """Return the dtype of an array of the state of a parameter, or of what is here of it."""
+    p = opt._params()[i]
+    shape = None if here else p.shape
+    own = None if opt.kind.name == "flat" or name == "master" else _arrays(opt, i, shape)[name].dtype
+    return own or (np.dtype(np.float32) if p.master else p.dtype)
 
 
 def _put_together(shares: Sequence[Any]) -> StateDict:

@@ -38,7 +38,7 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     with at(bucket.place):
         pairs = [_for_kernel(_tensor(machine, kernel, task)) for task in bucket.tasks]
         given, after = [pair[0] for pair in pairs], [change for pair in pairs for change in pair[1]]
-        any_order = not (bucket.sparse or program)
+        any_order = not (bucket.sparse or program or bucket.rule.in_single)  # blocks of codes are in C order
         tensors = [_tensor_in_line(machine, tensor, any_order=any_order) for tensor in given]
         launch = repeatable(machine, kernel, tensors) if repeatable else None
         step = _step(recorder, kernel, bucket, tensors[0].p.dtype)
@@ -67,7 +67,7 @@ def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> S
 def _tensor(machine: Machine, kernel: Kernel, task: Task) -> Tensor:
     """Return the arrays of a task; what a kernel only reads is put in line here, so that nobody puts it back."""
     data, master, x = task.parameter.data, task.master, task.estimate
-    state = tuple(task.arrays.get(name) for name in kernel.state)
+    state = tuple(task.arrays.get(name) for name in kernel.arrays)
     state += (x if x is None else in_line(machine, x),) * len(kernel.only_read)
     return Tensor(data, task.grad, state, None) if master is None else Tensor(master, task.grad, state, data)
 

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from ..numerics.codes import parts_of
 from ..step.rule import Rule
 
 
@@ -24,6 +25,7 @@ class Kernel:
         sums: how many sums over elements a step needs, if the file is of those that ``harness/summed.cuh`` serves.
         numbers: how many of the state arrays, the last, are one number each.
         only_read: the names of those behind them that it reads and does not write.
+        coded: whether state may be kept in 8 bits.
     """
 
     stem: str
@@ -34,6 +36,13 @@ class Kernel:
     sums: int = 0
     numbers: int = 0
     only_read: tuple[str, ...] = ()
+    coded: bool = False
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of the state arrays in a kernel's table: after codes the scales and the table of each."""
+        parts = (part for name in self.state for part in parts_of(name)) if self.coded else ()
+        return (*self.state, *parts)
 
 
 def kernel_of(rule: type[Rule]) -> Kernel | None:
@@ -41,7 +50,8 @@ def kernel_of(rule: type[Rule]) -> Kernel | None:
     update = rule.update.__func__  # type: ignore[attr-defined]
     owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
     package, _, stem = owner.__module__.rpartition(".")
-    if not all(map(_is_ours, (package, *(f.__module__ for f in (rule.measure, rule.sums, rule.measured))))):
+    own = (rule.measure, rule.sums, rule.measured, rule.encode, rule.decode)
+    if not all(map(_is_ours, (package, *(f.__module__ for f in own)))):
         return None
     return _read(stem, owner.__qualname__.partition(".")[0])
 
@@ -64,9 +74,11 @@ def _read(stem: str, name: str) -> Kernel | None:
     record, hypers = _body(text, "Record"), _body(text, "Hypers")
     update = re.search(r"void\s+update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
     state = tuple(re.findall(r"X& (\w+)", update[1] if update else ""))
-    entries = re.search(rf"^(?:ENTRIES|SUMMED)\(\w+, {name}, (\d+)(?:, (\d+), (\d+))?\)", text, re.MULTILINE)
-    if entries and int(entries[1]) != len(state):
-        raise RuntimeError(f"{source.name}: {name} has {entries[1]} state arrays, but its update takes {len(state)}")
+    entries = re.search(
+        rf"^(?:ENTRIES|SUMMED|(CODED)_ENTRIES)\(\w+, {name}, (\d+)(?:, (\d+), (\d+))?\)", text, re.MULTILINE
+    )
+    if entries and int(entries[2]) != len(state):
+        raise RuntimeError(f"{source.name}: {name} has {entries[2]} state arrays, but its update takes {len(state)}")
     measured = re.search(r"void\s+measured\((.*?)\) {", text, re.DOTALL)
     numbers = re.findall(r"double& (\w+)", measured[1] if measured else "")
     return Kernel(
@@ -75,9 +87,10 @@ def _read(stem: str, name: str) -> Kernel | None:
         record=tuple(re.findall(r"(\w+)[,;]", record)),
         hypers=tuple((x, int(n or 1)) for x, n in re.findall(r"(\w+)(?:\[(\d+)\])?[,;]", hypers)),
         state=(*state, *numbers),
-        sums=int((entries and entries[2]) or 0),
+        sums=int((entries and entries[3]) or 0),
         numbers=len(numbers),
         only_read=tuple(re.findall(r"X (\w+)", update[1] if update else "")),
+        coded=bool(entries and entries[1]),
     )
 
 

@@ -13,6 +13,7 @@ from ..numerics.namespaces import Foreign
 from ..step.rule import Record, Rule, apply, extended, unscaled
 from ..step.rule import is_measured as is_measured
 from ..step.sparse import SparseGrad
+from . import coded
 
 State = dict[str, Any]
 
@@ -24,6 +25,8 @@ def run(
     with np.errstate(all="ignore"):
         if isinstance(g, SparseGrad):
             return _rows(rule, s, p, g, state, rounding)
+        if rule.in_single:
+            return _coded(rule, s, p, g, state)
         arrays = (p, g, *state.values(), *(() if estimate is None else (estimate,)))
         operands = [x if x is None else as_reals(x) for x in arrays]
         half = _measured if is_measured(rule) else _flat
@@ -46,6 +49,13 @@ def _rows(
         return x
 
     return put(p, new_p), {name: put(x, new_state[name]) for name, x in state.items()}
+
+
+def _coded(rule: type[Rule], s: Record, p: Array, g: Array, state: State) -> tuple[Array, dict[str, Array]]:
+    """Rules that compute in float32 round at the store, whatever ``rounding`` says; tables stay as they are."""
+    new_p, new = coded.run(rule, s, p.reshape(-1), g.reshape(-1), {name: x.reshape(-1) for name, x in state.items()})
+    kept = {name: new[name].reshape(x.shape) if name in new else x.copy() for name, x in state.items()}
+    return new_p.reshape(p.shape), kept
 
 
 def _apart(results: list[Array], operands: list[Array]) -> list[Array]:

@@ -20,7 +20,7 @@ from ..numerics import tree
 from ..numerics.arith import Array, widen
 from ..step.changes import Change
 from ..step.rule import Record, Rule, apply, extended, unscaled
-from . import blocks, pure
+from . import blocks, coded, pure
 from .program import known, trace
 from .pure import is_measured
 from .threads import shared_out, shares
@@ -79,6 +79,8 @@ def prepare(
     """Return what updates the arrays of all jobs in place; ``unmade`` state is written without having been read."""
     if is_measured(rule):
         return [change for job in jobs for change in _measured(rule, s, job, workspace, unmade)]
+    if rule.in_single:
+        return [change for job in jobs for change in _coded(rule, s, job, workspace)]
     flats = blocks.Flats([blocks.flat(job.operands()) for job in jobs])
     numbers = frozenset(i for i, name in enumerate(jobs[0].state, 2) if name in unmade)
     walk = Walk(flats, rule, s, unmade=numbers, wide=jobs[0].p.dtype != jobs[0].g.dtype)
@@ -171,3 +173,30 @@ def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmad
     if len(cuts) <= FEW and workspace.takes(sum(x.nbytes for x in arrays)):
         return [*(change for cut in cuts for change in updated(cut)), *last]
     return [*shared_out([update] * shares(cuts), cuts, workspace), *last]
+
+
+def _coded(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> list[Change]:
+    """Return what updates arrays piece by piece, each piece of whole blocks of codes."""
+    arrays = {name: blocks.line(x) for name, x in (("p", job.p), ("g", job.g), *job.state.items())}
+    size, sizes = job.p.size, {name: x.size for name, x in job.state.items()}
+    block = coded.block(sizes, size)
+    length = max(block, blocks.CHUNK // block * block)
+
+    def updated(begin: int) -> list[Change]:
+        here = coded.slices(sizes, size, begin, min(begin + length, size))
+        of_p = slice(begin, min(begin + length, size))
+        state = {name: arrays[name][cut] for name, cut in here.items()}
+        new_p, new = coded.run(rule, s, arrays["p"][of_p], arrays["g"][of_p], state)
+        return [
+            partial(setitem, arrays["p"], of_p, new_p),
+            *(partial(setitem, arrays[x], here[x], new[x]) for x in new),
+        ]
+
+    def update(begin: int) -> None:
+        for write in workspace.insist(updated, begin):
+            workspace.insist(write)
+
+    begins = range(0, size, length)
+    if len(begins) <= FEW and workspace.takes(sum(x.nbytes for x in (job.p, *job.state.values()))):
+        return [change for begin in begins for change in updated(begin)]
+    return shared_out([update] * shares(begins), begins, workspace)

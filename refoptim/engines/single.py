@@ -12,7 +12,7 @@ from ..numerics.followed import Followed, lifted, rounded
 from ..numerics.namespaces import Foreign, Namespace, dtype_of, namespace_of
 from ..step.limits import check_constants, check_number, fitting
 from ..step.parameter import array_again
-from ..step.plan import Layout, filled, layout
+from ..step.plan import Kept, Layout, begun, layout
 from ..step.rule import Hypers, Record, Registers, Rule, is_measured
 from ..step.sparse import as_sparse
 from . import pure
@@ -71,6 +71,8 @@ class Step(NamedTuple):
             raise TypeError(f"sparse gradients go with {whose}: make the gradient dense")
         if is_measured(self.rule):
             raise TypeError(f"{self.rule.__name__} sums over elements, in an order that is defined for {whose}")
+        if self.rule.in_single:
+            raise TypeError(f"{self.rule.__name__} keeps state in 8 bits, which is defined for {whose}")
 
     def _arrays(self, arrays: Layout, p: Array, state: Mapping[str, Any], others: set[str]) -> State:
         """Return the state arrays, those that are missing at their first values, or None if the rule makes them."""
@@ -78,13 +80,12 @@ class Step(NamedTuple):
             if name not in others.union(arrays):
                 raise ValueError(f"the state has {name!r}, it must be one of {sorted(others.union(arrays))}")
         kept = {}
-        for name, (shape, fill) in arrays.items():
+        for name, like in arrays.items():
             if state.get(name) is None:
-                check_number(f"the first {name}", fill or 0.0, storage(p.dtype))
-                kept[name] = fill if fill is None else _filled(p, shape, fill)
+                kept[name] = None if like.first is None else _begun(name, like, p)
             else:
                 kept[name] = operand(f"the state {name}", state[name], self.home)
-                check_fit(f"the state {name}", kept[name], shape, p.dtype)
+                check_fit(f"the state {name}", kept[name], like.shape, like.dtype or p.dtype)
         return kept
 
     def _record(self, scalars: Scalars, dtype: DType) -> Record:
@@ -123,10 +124,12 @@ def check_fit(name: str, x: Array, shape: tuple[int, ...], dtype: DType) -> None
         raise TypeError(f"{name} must have dtype {dtype}, got {x.dtype}")
 
 
-def _filled(p: Array, shape: tuple[int, ...], fill: Any) -> Array:
-    """Make a state array like a parameter, every real of it ``fill``."""
+def _begun(name: str, like: Kept, p: Array) -> Array:
+    """Make a state array of a parameter."""
     if not isinstance(p, Foreign):
-        return filled(p, shape, fill)
+        return begun(name, like, p)
+    fill = like.first
+    check_number(f"the first {name}", fill, storage(p.dtype))
     zeros = as_reals(p).zeros()
     return from_reals(zeros + rounded(fill, zeros.dtype) if fill else zeros, p.dtype)
 

@@ -14,7 +14,7 @@ from ..numerics.array_types import HOST, plain
 from ..step.changes import Change, there
 from ..step.limits import Records
 from ..step.plan import Bucket
-from ..step.rule import Rule, apply, is_measured
+from ..step.rule import Rule, apply, keeps_shapes
 from ..step.scaling import Scaling
 from . import blocks, reference, steps
 from .host import Host
@@ -125,7 +125,7 @@ class Words:
             or bucket.sparse
             or bucket.place != HOST
             or bucket.group.get("differentiable")
-            or is_measured(bucket.rule)
+            or keeps_shapes(bucket.rule)
         ):
             return False
         arrays = [x for task in bucket.tasks for x in (task.parameter.data, task.grad, *task.kept.values())]

@@ -36,8 +36,10 @@ from ..optimizers import adadelta as _adadelta
 from ..optimizers import adafactor as _adafactor
 from ..optimizers import adagrad as _adagrad
 from ..optimizers import adam as _adam
+from ..optimizers import adam8bit as _adam8bit
 from ..optimizers import adamax as _adamax
 from ..optimizers import adamw as _adamw
+from ..optimizers import adamw8bit as _adamw8bit
 from ..optimizers import adan as _adan
 from ..optimizers import ademamix as _ademamix
 from ..optimizers import adopt as _adopt
@@ -185,9 +187,11 @@ class Optimizer:
         with _naming(name):
             self.rule.check_parameter("the parameter", p.shape, p.dtype)
             kept = {}
-            for key, (shape, fill) in layout(self.rule, h, p.shape).items():
-                check_number(f"the first {key}", fill or 0.0, storage(p.dtype))
-                kept[key] = _full(shape, fill or 0.0, p.dtype, p)
+            for key, like in layout(self.rule, h, p.shape).items():
+                first = 0.0 if like.first is None else like.first
+                if like.dtype is None:
+                    check_number(f"the first {key}", first, storage(p.dtype))
+                kept[key] = _full(like.shape, first, like.dtype or p.dtype, p)
             for key, x in self.rule.registers(h).items():
                 check_number(f"the first {key}", x, register_dtype(self.rule))
                 kept[key] = _full((), x, _allowed(register_dtype(self.rule), f", as {key} is,"), p)
@@ -197,7 +201,7 @@ class Optimizer:
         """Return what is kept for a parameter, or raise if that is not what the optimizer keeps for it."""
         name, p = leaf
         where = name.replace("params", "state.leaves", 1)
-        fitting = {key: (shape, p.dtype) for key, (shape, _) in layout(self.rule, h, p.shape).items()}
+        fitting = {key: (x.shape, x.dtype or p.dtype) for key, x in layout(self.rule, h, p.shape).items()}
         fitting |= {key: ((), register_dtype(self.rule)) for key in self.rule.registers(h)}
         if not isinstance(given, Mapping) or set(given) != set(fitting):
             held = sorted(given) if isinstance(given, Mapping) else type(given).__name__
@@ -373,7 +377,7 @@ def _allowed(dtype: DType, whose: str = "") -> DType:
     return dtype
 
 
-def _full(shape: tuple[int, ...], fill: float, dtype: DType, beside: Any) -> Array:
+def _full(shape: tuple[int, ...], fill: Any, dtype: DType, beside: Any) -> Array:
     """Make an array, every real of it ``fill``, rounded as NumPy rounds it, where another lies."""
     value = complex(fill, fill) if np.dtype(dtype).kind == "c" else fill
     return _as_jax(jnp.full(shape, np.asarray(value).astype(dtype), dtype), beside)
@@ -479,8 +483,10 @@ Adadelta = optimizer_class(_adadelta.Adadelta)
 Adafactor = optimizer_class(_adafactor.Adafactor)
 Adagrad = optimizer_class(_adagrad.Adagrad)
 Adam = optimizer_class(_adam.Adam)
+Adam8bit = optimizer_class(_adam8bit.Adam8bit)
 Adamax = optimizer_class(_adamax.Adamax)
 AdamW = optimizer_class(_adamw.AdamW)
+AdamW8bit = optimizer_class(_adamw8bit.AdamW8bit)
 Adan = optimizer_class(_adan.Adan)
 AdEMAMix = optimizer_class(_ademamix.AdEMAMix)
 ADOPT = optimizer_class(_adopt.ADOPT)

@@ -35,7 +35,7 @@ from ..optimizers.closure import ClosureOptimizer
 from ..optimizers.modes import ModalOptimizer
 from ..step.changes import make
 from ..step.parameter import Parameter
-from ..step.rule import is_measured
+from ..step.rule import keeps_shapes
 from ..step.states import States
 from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, sharded_type, tensor_of
 
@@ -54,7 +54,9 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "Adam8bit",
     "AdamW",
+    "AdamW8bit",
     "Adamax",
     "Adan",
     "ConjugateGradient",
@@ -335,7 +337,7 @@ def _parameter(rule: type[refoptim.Optimizer], x: torch.Tensor) -> Parameter:
         placements: Any = x.placements
         if any(each.is_partial() for each in placements):
             raise TypeError(f"a parameter must be whole or sharded, got a sum that is yet to be taken: {placements}")
-        split = is_measured(rule) and not all(each.is_replicate() for each in placements)
+        split = keeps_shapes(rule) and not all(each.is_replicate() for each in placements)
         if split or issubclass(rule, ClosureOptimizer):
             raise TypeError(f"{rule.__name__} needs whole parameters, got {placements} of shape {tuple(x.shape)}")
     return Parameter(local(x))
@@ -400,7 +402,9 @@ Adadelta = optimizer_class(refoptim.Adadelta)
 Adafactor = optimizer_class(refoptim.Adafactor)
 Adagrad = optimizer_class(refoptim.Adagrad)
 Adam = optimizer_class(refoptim.Adam)
+Adam8bit = optimizer_class(refoptim.Adam8bit)
 AdamW = optimizer_class(refoptim.AdamW)
+AdamW8bit = optimizer_class(refoptim.AdamW8bit)
 Adamax = optimizer_class(refoptim.Adamax)
 Adan = optimizer_class(refoptim.Adan)
 ConjugateGradient = optimizer_class(refoptim.ConjugateGradient)

@@ -43,7 +43,7 @@ from ..step.hooks import (
 )
 from ..step.hyper import declared
 from ..step.parameter import Parameter, as_array, borrowed, told
-from ..step.plan import Bucket, Terms, label, layout, make_plan, master_copy, state_arrays
+from ..step.plan import Bucket, Kept, Terms, label, layout, make_plan, master_copy, state_arrays
 from ..step.rule import Hypers, Rule, resolve
 from ..step.scaling import UNSCALED, Scaling
 from ..step.state_dict import StateDict
@@ -380,18 +380,18 @@ class Optimizer(Rule):
         h = resolve(type(self), group)
         arrays, registers = layout(type(self), h, p.shape), self.registers(h)
         needed = (*(["step"] if self.counts_steps else []), *arrays, *registers)
-        arrays |= {"master": (p.shape, 0.0)} if "master" in values else {}
+        arrays |= {"master": Kept(p.shape, 0.0)} if "master" in values else {}
         dtype = np.dtype(np.float32) if p.master else p.dtype
         read: dict[str, Any] = {}
         for name, value in values.items():
             here = f"{where}, {name},"
-            unmade = value is None and arrays.get(name, ((), None))[1] is None
+            unmade = value is None and (name not in arrays or arrays[name].first is None)
             if name == "step" and self.counts_steps:
                 read[name] = states.step_count(value, here)
             elif name in registers:
                 read[name] = states.register(type(self), value, here)
             elif name in arrays and not unmade:
-                read[name] = states.array_like(value, arrays[name][0], dtype, here, p.data)
+                read[name] = states.array_like(value, arrays[name].shape, arrays[name].dtype or dtype, here, p.data)
             elif not unmade:
                 raise ValueError(f"loaded state dict is not one of {type(self).__name__}: {where} has {name!r}")
         missing = [name for name in needed if name not in read] if {*read} - {"master"} else []

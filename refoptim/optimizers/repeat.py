@@ -27,8 +27,8 @@ from ..step.groups import Group
 from ..step.hyper import declared
 from ..step.limits import check_constants
 from ..step.parameter import Borrowed, told
-from ..step.plan import Bucket, Memory, Terms, checked_gradient, settled
-from ..step.rule import Registers, Rule, is_measured, is_steady, next_registers, resolve, step_scalars, unread
+from ..step.plan import Bucket, Memory, Terms, checked_gradient, layout, settled
+from ..step.rule import Registers, Rule, is_steady, keeps_shapes, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
 
 FLAGS = ("fused", "differentiable", "capturable")
@@ -231,9 +231,9 @@ class _Part:
         self.parameters = [task.parameter for task in bucket.tasks]
         self.grads = [ref(task.grad) for task in bucket.tasks]
         self.states: list[Any] = [state.get(p) for p in self.parameters]
-        self.measured = is_measured(bucket.rule)
-        shapes = {p.shape: list(task.arrays) for p, task in zip(self.parameters, bucket.tasks, strict=True)}
-        self.layouts = shapes if self.measured else {(1,): list(bucket.tasks[0].arrays)}
+        self.whole = keeps_shapes(bucket.rule)
+        shapes = {task.parameter.shape: {name: x.shape for name, x in task.arrays.items()} for task in bucket.tasks}
+        self.layouts = shapes if self.whole else {(1,): dict.fromkeys(bucket.tasks[0].arrays, (1,))}
         self.columns = [_column(name, self.states) for name in self._names(bucket.tasks[0].master is not None)]
         rule: type = bucket.rule
         self.settings = _Settings(rule, bucket.group)
@@ -268,9 +268,14 @@ class _Part:
         bucket.h = resolve(bucket.rule, unread(bucket.group) if bucket.counted else bucket.group)
         bucket.rule.check_step(bucket.h)
         self.steady, self.scale = None, math.nan
-        same = all(list(bucket.rule.arrays(bucket.h, shape)) == names for shape, names in self.layouts.items())
+        same = all(self._keeps(shape, arrays) for shape, arrays in self.layouts.items())
         same = same and not bucket.rule.without_kernels(vars(bucket.h))
         return same and self.settings.renew(bucket.group)
+
+    def _keeps(self, shape: tuple[int, ...], arrays: Mapping[str, tuple[int, ...]]) -> bool:
+        """Tell whether the state arrays of a parameter of some shape still are those, each of its shape."""
+        kept = layout(self.bucket.rule, self.bucket.h, shape)
+        return {name: x.shape for name, x in kept.items()} == arrays
 
     def _same_counts(self) -> bool:
         for name, x in self.counts.items():
@@ -297,7 +302,7 @@ class _Part:
             scalars = step_scalars(bucket.rule, bucket.h, k, self.registers, sparse=False, grad_scale=scale)
             self.standing.take(bucket, scalars)
             self.scale = scale
-            for shape in self.layouts if self.measured else ():
+            for shape in self.layouts if self.whole else ():
                 check_constants(bucket.rule, bucket.h, bucket.s, shape, self.dtype)
         self.after = {"k": k, "registers": registers, "counts": self._counts(k, registers)}
 

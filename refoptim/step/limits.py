@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import DType, Undecided, storage
-from .rule import Hypers, Record, Rule, extended, has_sums, is_measured, overflow, record, renewed
+from .rule import Hypers, Record, Rule, computed, extended, has_sums, is_measured, overflow, record, renewed
 
 LARGEST = {
     "float16": 65504.0,
@@ -39,7 +39,8 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
 
     16-bit storage is taken as the rounding ``each`` takes it, whoever runs the step, so that all give one answer.
     """
-    s, largest = record(scalars, dtype), _largest(dtype)
+    own_type = computed(rule, dtype)
+    s, largest = record(scalars, own_type), _largest(own_type)
     large = _large(scalars, largest)
     if large not in ([], ["grad_scale"]) and (has_sums(rule) or not is_measured(rule)):
         own = rule.scalars.__module__.partition(".")[0] == __package__.partition(".")[0]
@@ -52,7 +53,8 @@ class Records:
     """The records of steps one after another, on arrays of ``dtype``: what stays is rounded and looked at once."""
 
     def __init__(self, rule: type[Rule], dtype: DType) -> None:
-        self.rule, self.dtype, self.largest = rule, dtype, _largest(dtype)
+        self.rule, self.dtype = rule, computed(rule, dtype)
+        self.largest = _largest(self.dtype)
         self.last: Record | None = None
         self.before: dict[str, Any] = {}
         self.names: list[str] = []

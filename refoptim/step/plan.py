@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from math import prod
 from reprlib import repr as short
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +21,7 @@ import numpy as np
 from ..numerics import array_types as types
 from ..numerics.arith import Array, DType, storage
 from ..numerics.array_types import HOST, Place, copied, place
+from ..numerics.codes import CODE, SINGLE, Code, parts_of
 from ..numerics.followed import Followed, rounded
 from .counter import Counter
 from .estimates import about_estimates
@@ -370,14 +372,34 @@ def master_copy(p: Parameter, state: Mapping[str, Any]) -> Array | None:
     return x
 
 
-Layout: TypeAlias = "dict[str, tuple[tuple[int, ...], float | None]]"
-"""The state arrays of a parameter: name, shape and first value."""
+class Kept(NamedTuple):
+    """A state array: its shape, its first value or values (None: it is made in the first update), and its dtype.
+
+    The dtype is that of the parameter if it is None.
+    """
+
+    shape: tuple[int, ...]
+    first: Any
+    dtype: DType | None = None
+
+
+Layout: TypeAlias = "dict[str, Kept]"
+"""The state arrays of a parameter by name."""
 
 
 def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
     """Return the state arrays of a parameter of ``shape``."""
     shapes = rule.shapes(shape)
-    return {name: (shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
+    arrays = {name: Kept(shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
+    for name, code in rule.coded(h, shape).items():
+        arrays |= zip((name, *parts_of(name)), _of_code(shape, code), strict=True)
+    return arrays
+
+
+def _of_code(shape: tuple[int, ...], code: Code) -> tuple[Kept, Kept, Kept]:
+    """Return the codes of an array, the scales of their blocks, and the table."""
+    scales = (prod(shape) // code.block,)
+    return Kept(shape, 0.0, CODE), Kept(scales, 0.0, SINGLE), Kept(code.table.shape, code.table, SINGLE)
 
 
 def first_registers(rule: type[Rule], values: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,7 +417,7 @@ def _register(rule: type[Rule], name: str, first: float, state: Mapping[str, Any
 
 def without_values(arrays: Layout) -> frozenset[str]:
     """Return the names of the state arrays that the first update makes."""
-    return frozenset(name for name, (_, fill) in arrays.items() if fill is None)
+    return frozenset(name for name, like in arrays.items() if like.first is None)
 
 
 def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple[dict[str, Array], frozenset[str]]:
@@ -404,16 +426,26 @@ def state_arrays(arrays: Layout, data: Array, state: Mapping[str, Any]) -> tuple
     If one that has no first value is missing, the update makes all such.
     """
     kept, unmade = {}, False
-    for name, (shape, fill) in arrays.items():
+    for name, like in arrays.items():
         x = array_again(state.get(name))
+        dtype = like.dtype or data.dtype
         if x is None:
-            check_number(f"the first {name}", fill or 0.0, storage(data.dtype))
-            x = filled(data, shape, fill or 0.0)
-            unmade |= fill is None
-        elif not _is_simple(x, data) or x.shape != shape or x.dtype != data.dtype:
-            check_state(name, x, shape, data)
+            x = begun(name, like, data)
+            unmade |= like.first is None
+        elif not _is_simple(x, data) or x.shape != like.shape or x.dtype != dtype:
+            check_state(name, x, like.shape, data, dtype)
         kept[name] = x
     return kept, without_values(arrays) if unmade else frozenset()
+
+
+def begun(name: str, like: Kept, data: Array) -> Array:
+    """Make a state array of a parameter, zeros where the first update is to make it."""
+    if like.dtype is None:
+        check_number(f"the first {name}", like.first or 0.0, storage(data.dtype))
+        return filled(data, like.shape, like.first or 0.0)
+    if isinstance(like.first, np.ndarray):
+        return types.moved(like.first.copy(), place(data))
+    return types.filled(data, like.shape, like.first, like.dtype)
 
 
 def _is_simple(x: Any, data: Array) -> bool:

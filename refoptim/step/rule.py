@@ -22,6 +22,8 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
 A rule that ``takes_estimates`` is given one more array by a step that has an estimate for the parameter: ``update``
 gets it after the state, None where ``s.estimated`` is False. Such a rule measures nothing, and its state has first
 values.
+A rule ``in_single`` computes in float32 whatever the storage, and rounds once, when it stores. Of its state arrays
+those that ``coded`` names are kept in 8 bits; ``update`` sees the numbers that they stand for.
 
 ``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
 in the default dtype (float32 unless ``set_default_dtype`` changes it), or in double where the rule says so; ``advance``
@@ -42,6 +44,7 @@ import numpy as np
 from ..numerics import tree
 from ..numerics.arith import Array, DType, Undecided, arithmetic, div, neg
 from ..numerics.array_types import on_gpu
+from ..numerics.codes import SINGLE, Code, decoded, encoded
 from .hyper import declared
 from .sparse import SparseGrad
 
@@ -97,6 +100,9 @@ class Rule:
     takes_estimates: ClassVar[bool] = False
     """Whether a step may give an array per parameter beside the gradients."""
 
+    in_single: ClassVar[bool] = False
+    """Whether the rule computes in float32 whatever the storage, and may keep state in 8 bits."""
+
     @classmethod
     def check(cls, h: Hypers) -> None:
         """Raise ValueError if hyperparameters do not fit together."""
@@ -132,6 +138,21 @@ class Rule:
     def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of those state arrays that are not shaped like the parameter."""
         return dict.fromkeys(cls.numbers, ())
+
+    @classmethod
+    def coded(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, Code]:
+        """Name the state arrays that are kept in 8 bits."""
+        return {}
+
+    @classmethod
+    def decode(cls, codes: Array, scale: Array, table: Array) -> Array:
+        """Return the numbers of codes of shape (blocks, elements)."""
+        return decoded(codes, scale, table)
+
+    @classmethod
+    def encode(cls, x: Array, table: Array) -> tuple[Array, Array]:
+        """Return the codes and the scales of float32 numbers of shape (blocks, elements)."""
+        return encoded(x, table)
 
     @classmethod
     def registers(cls, h: Hypers) -> dict[str, float]:
@@ -206,6 +227,16 @@ def is_measured(rule: type[Rule]) -> bool:
 def has_sums(rule: type[Rule]) -> bool:
     """Tell whether a rule says by ``sums`` what it sums up."""
     return rule.sums.__func__ is not Rule.sums.__func__  # type: ignore[attr-defined]
+
+
+def keeps_shapes(rule: type[Rule]) -> bool:
+    """Tell whether a rule needs its arrays whole, in their shapes: not any of their elements alone."""
+    return rule.in_single or is_measured(rule)
+
+
+def computed(rule: type[Rule], dtype: DType) -> DType:
+    """Return the storage type as which a rule takes arrays of ``dtype``: it decides what its scalars are rounded to."""
+    return SINGLE if rule.in_single else dtype
 
 
 def resolve(rule: type, settings: Mapping[str, Any]) -> Hypers:

@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adafactor": dict(lr=0.2, beta2_decay=-0.7, eps=(None, 0.02), d=1.3, weight_decay=0.05),
     "muon": dict(lr=0.05, weight_decay=0.3, momentum=0.7, ns_steps=2),
     "sparse_adam": dict(lr=0.05, betas=(0.7, 0.9), eps=1e-3),
+    **{wider.STEMS[name]: x for name, x in wider.WIDER.items()},
 }
 RULES = {cls.__module__.rpartition(".")[2]: cls for cls in vars(refoptim).values() if hasattr(cls, "scalars")}
 RULES = {name: cls for name, cls in RULES.items() if name in functional.__all__ and name not in ("lbfgs", "base")}

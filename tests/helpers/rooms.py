@@ -9,7 +9,7 @@ import numpy as np
 import refoptim
 from helpers.wider import WIDER
 from refoptim import Optimizer, SparseGrad
-from refoptim.step.rule import is_measured
+from refoptim.step.rule import keeps_shapes
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "SGD": dict(lr=0.07, momentum=0.9, dampening=0.3, weight_decay=0.05),
@@ -32,8 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 NAMES = list(SETTINGS)
 OF_TORCH = [name for name in NAMES if getattr(refoptim, name).of_torch]
 DENSE = [name for name in NAMES if name != "SparseAdam"]
-MEASURED = [name for name in NAMES if is_measured(getattr(refoptim, name))]
-"""Those that need sums over elements, and take no complex parameters."""
+MEASURED = [name for name in NAMES if keeps_shapes(getattr(refoptim, name))]
+"""Those that do not go element by element in the type of the storage, and take no complex parameters."""
 
 
 def make(name: str, params: Any, **more: Any) -> Optimizer:

@@ -10,7 +10,7 @@ from refoptim.conformance.trajectory import all_hyper
 
 import refoptim
 from refoptim.commands import describe
-from refoptim.step.rule import has_sums, is_measured
+from refoptim.step.rule import has_sums, keeps_shapes
 
 OWN_CASES: dict[str, list[Case]] = {
     found[0].optimizer: found
@@ -35,8 +35,8 @@ def _settings(found: list[Case]) -> dict[str, Any]:
 WIDER = {name: _settings(found) for name, found in OWN_CASES.items()}
 """Settings none of which is neutral, by name."""
 
-ELEMENTWISE = [name for name in WIDER if not is_measured(getattr(refoptim, name))]
-"""Those that need no sums over elements."""
+ELEMENTWISE = [name for name in WIDER if not keeps_shapes(getattr(refoptim, name))]
+"""Those that go element by element, in the type of the storage."""
 
 SUMMED = [name for name in WIDER if has_sums(getattr(refoptim, name))]
 """Those that need some, with kernels that `harness/summed.cuh` serves."""

@@ -97,6 +97,21 @@ def unaligned(name: str, dtype: str) -> None:
     both(getattr(refoptim, name), arrays, steps, **SETTINGS[name])
 
 
+def coded(dtype: str, block_size: int, master: bool = False) -> None:
+    """State in 8 bits, in blocks shorter and longer than those of threads, and too little for that; strange numbers."""
+    rng = np.random.default_rng(10)
+    arrays = [numbers(rng, (n,), dtype) for n in (4096, 300)]
+    steps = [[numbers(rng, x.shape, dtype) for x in arrays] for _ in range(2)]
+    steps[1] = [strange(rng, g, dtype) for g in steps[1]]
+    settings = {**SETTINGS["Adam8bit"], "block_size": block_size}
+    kept = [[Parameter(x.copy(), master=master) for x in arrays] for _ in range(2)]
+    one, other = (refoptim.Adam8bit(x, fused=fused, **settings) for x, fused in zip(kept, (True, False), strict=True))
+    for grads in steps:
+        one.step(grads=grads)
+        other.step(grads=grads)
+    assert_same_runs(one, other, (dtype, block_size, master))
+
+
 def chunks() -> None:
     """Several chunks a tensor."""
     rng = np.random.default_rng(2)
@@ -250,6 +265,7 @@ def of_storage(dtype: str) -> Iterator[Piece]:
     yield from (piece(dense, name, dtype) for name in RULES)
     yield from (piece(unaligned, name, dtype) for name in RULES)
     yield from (piece(kind, name, dtype) for name in SUMMED for kind in (dense, unaligned))
+    yield from (piece(coded, dtype, block_size) for block_size in (64, 1024))
     yield piece(sparse, "SparseAdam", dtype, **SETTINGS["SparseAdam"])
     yield piece(sparse, "Adagrad", dtype, lr=0.1, initial_accumulator_value=0.3)
     yield piece(sparse, "SGD", dtype, lr=0.1)
@@ -267,6 +283,7 @@ def of_storage(dtype: str) -> Iterator[Piece]:
 def of_master(dtype: str) -> Iterator[Piece]:
     """List the work for master copies of one storage."""
     yield from (piece(master, name, dtype) for name in SETTINGS)
+    yield piece(coded, dtype, 256, True)
     yield piece(master, "Muon", dtype, ns_dtype="float64")
     yield piece(master, "SGD", dtype, True)
     yield piece(master, "Adagrad", dtype, True, weight_decay=0)

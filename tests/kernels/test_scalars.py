@@ -56,10 +56,12 @@ def test_random_settings(name: str) -> None:
 
 
 def _vary(rng: np.random.Generator, x: Any) -> Any:
-    """Multiply a number by another that leaves it in its interval."""
+    """Multiply a real number by another that leaves it in its interval."""
     if isinstance(x, tuple):
         return tuple(_vary(rng, item) for item in x)
-    return x if isinstance(x, bool) else float(x * rng.uniform(0.8, 1)) if x < 1 else float(x * rng.uniform(1, 2))
+    if isinstance(x, bool) or (isinstance(x, int) and x > 1):
+        return x
+    return float(x * rng.uniform(0.8, 1)) if x < 1 else float(x * rng.uniform(1, 2))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

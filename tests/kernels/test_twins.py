@@ -234,7 +234,7 @@ def check_layout(kernel: Kernel) -> None:
     assert kernel.fields("Registers") == [*first]
     state = [*rule.arrays(h, (2,))]
     assert kernel.state() == state
-    entries = re.findall(rf"^(?:ROWS_)?ENTRIES\((\w+), {rule.__name__}, (\d)\)$", kernel.file, re.M)
+    entries = re.findall(rf"^(?:ROWS_|CODED_)?ENTRIES\((\w+), {rule.__name__}, (\d)\)$", kernel.file, re.M)
     assert {*entries} == {(rule.__name__.lower(), str(len(state)))}
 
 
@@ -331,7 +331,7 @@ def test_what_is_elementwise() -> None:
     """A kernel without a program is one of a rule that needs no sums: none of its structs with entries is missing."""
     files = [x.name for x in KERNELS.iterdir() if x.name.endswith(".cu")]
     alone = [x for x in files if not (KERNELS / x).with_suffix(".py").exists()]
-    entries = [re.findall(r"^ENTRIES\(\w+, (\w+), \d\)$", kernel_file(x), re.M) for x in alone]
+    entries = [re.findall(r"^(?:CODED_)?ENTRIES\(\w+, (\w+), \d\)$", kernel_file(x), re.M) for x in alone]
     assert sorted(ELEMENTWISE) == sorted(name for found in entries for name in found)
     assert {"SGD", "Adam", "SparseAdam", "EMA", "SWA", "LerpEMA", "LerpSWA"} <= ELEMENTWISE.keys()
 
