@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import oracle
 from ..cases import Case
-from . import all_hyper
+from . import Unsupported, all_hyper
 from .peer import Hyper, Theirs, TorchPeer
 
 
@@ -101,6 +101,8 @@ class Timm(Ports):
 
 
 def _lambda(h: Hyper) -> Callable[[int], float]:
+    if h["clip_exp"] is None:
+        raise Unsupported("pytorch-optimizer's ADOPT always has a bound")
     return lambda step: step ** h["clip_exp"]
 
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from refoptim.conformance import adapters, run
+from refoptim.conformance.adapters import ports
 from refoptim.conformance.adapters.keras import choose_backend
 
+import refoptim
 from helpers.implementations import Plain, Prints, named
+from refoptim.step.hyper import declared
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,13 @@ def test_every_method_that_a_case_calls_is_asked_for(method: str, monkeypatch: p
     monkeypatch.setattr(Plain, method, None)
     with pytest.raises(adapters.NotAvailable, match=f"Plain is no implementation: it has no method {method}"):
         adapters.find(named(Plain))
+
+
+@pytest.mark.parametrize("library", ports.Ports.__subclasses__(), ids=lambda cls: cls.package)
+def test_ports_speak_of_settings_that_rules_have(library: type[ports.Ports]) -> None:
+    for name, port in library.ports.items():
+        settings = declared(getattr(refoptim, name))
+        assert {*port.names, *port.takes} <= settings.keys(), name
 
 
 def leaves(*arguments: Any) -> Any:
