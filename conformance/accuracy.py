@@ -88,6 +88,10 @@ def jobs(pattern: str, dtypes: Sequence[str], steps: int) -> list[Job]:
     return found
 
 
+OPEN = frozenset({"soap-vectors"})
+"""Cases in which real arithmetic decides nothing: where eigenvalues are equal, their vectors are free."""
+
+
 def is_suitable(case: Case) -> bool:
     """Tell whether gradients are given and of ordinary size, parameters have one in each step and are real.
 
@@ -96,7 +100,7 @@ def is_suitable(case: Case) -> bool:
     if getattr(refoptim, case.optimizer).in_single:
         return False
     kinds = {*case.gradient.get("kinds", ["none"]), case.gradient.get("start", "normal")}
-    return kinds <= KINDS and not case.skip and not set(case.dtypes).isdisjoint(FLOATS)
+    return case.id not in OPEN and kinds <= KINDS and not case.skip and not set(case.dtypes).isdisjoint(FLOATS)
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,11 @@ class Witness:
         names: its names of hyperparameters and state arrays by ours, where they differ.
         given: more settings, that make it this rule.
         estimates: the argument of its ``step`` that takes a list of estimates.
-        lacks: the hyperparameters of ours that it does not have, and storage types in which it computes otherwise; as
-            ``name:dtype`` a hyperparameter that it rounds otherwise in a storage type.
+        lacks: the hyperparameters of ours that it does not have, storage types in which it computes otherwise, as
+            ``name:dtype`` a hyperparameter that it rounds otherwise in a storage type, and state that it does not keep, or
+            otherwise: of arrays that are numbered the name before the number.
+        refuses: the ids of cases that it cannot run, or that leave open what it does.
+        in_storage: its methods that round to float32, and do so only to arrays of float32 here.
         bare: packages and modules, parts of it, that are not run when it is imported, with names that they must have.
         in_default: whether it keeps state in torch's default dtype, which is that of the parameters then.
     """
@@ -100,18 +103,25 @@ class Witness:
     bare: dict[str, list[str]] = field(default_factory=dict)
     in_default: bool = False
     estimates: str = ""
+    refuses: list[str] = field(default_factory=list)
+    in_storage: list[str] = field(default_factory=list)
 
     @property
     def of_keras(self) -> bool:
         """Whether it is an optimizer of Keras, and none of torch's kind."""
         return self.cls.startswith("keras.")
 
+    def keeps(self, name: str) -> bool:
+        """Tell whether it keeps state of a name."""
+        return not {name, name.rpartition("_")[0]} & {*self.lacks}
+
     def has(self, case: Case, dtype: str) -> bool:
         """Tell whether it has what a case needs."""
         accepted = inspect.signature(getattr(refoptim, case.optimizer)).parameters
         given = [*case.hyper.items(), *(pair for change in case.set.values() for pair in change.items())]
         lacking = {*self.lacks, *(name.removesuffix(f":{dtype}") for name in self.lacks)}
-        return dtype not in lacking and not any(x != accepted[key].default for key, x in given if key in lacking)
+        open_to = dtype not in lacking and case.id not in self.refuses
+        return open_to and not any(x != accepted[key].default for key, x in given if key in lacking)
 
 
 def stems() -> list[str]:

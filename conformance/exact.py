@@ -8,6 +8,7 @@ else: there is no second text of a rule. Numbers that are given, literals among 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,10 @@ DIGITS = 50
 OBJECT = np.dtype(object)
 """The type of arrays of numbers; what a word asks of a type fits: it is not complex, and not of 16 bits."""
 
-SHARED = ("refoptim.numerics.tree", "refoptim.numerics.followed", "refoptim.step.rule", "refoptim.step.sparse")
+SHARED = (
+    *("refoptim.numerics.tree", "refoptim.numerics.decompositions", "refoptim.numerics.followed"),
+    *("refoptim.step.rule", "refoptim.step.sparse"),
+)
 """Modules in which names are replaced besides the room of a rule."""
 
 
@@ -63,12 +67,14 @@ def replacements(storage: DType) -> dict[str, Any]:
         "power": numbers.power,
         "exp": numbers.exp,
         "log": numbers.log,
-        "math": SimpleNamespace(sqrt=numbers.sqrt),
+        "math": SimpleNamespace(sqrt=numbers.sqrt, prod=math.prod),
         "float": numbers.mpf,
-        "np": SimpleNamespace(dtype=lambda name: OBJECT),
+        "np": SimpleNamespace(**{**vars(np), "dtype": lambda name: OBJECT}),
         "arithmetic": lambda dtype: OBJECT,
         "storage": lambda dtype: OBJECT,
         "epsilon": lambda dtype: numbers.mpf(arith.epsilon(storage)),
+        "negligible": lambda dtype: numbers.ldexp(1, -3 * DIGITS),
+        "zeros": lambda like, n: exact(np.zeros((n, n))),
         "to_bfloat16": lambda x: x,
     }
 

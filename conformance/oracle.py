@@ -225,9 +225,11 @@ class Package:
         self._sign: Callable[[Array], Array] = neg
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
-        self._class: Any = imported(self._witness.cls, self._witness.bare)
-        self._modules = {sys.modules[x.__module__] for x in self._class.__mro__}
-        self._state = [names_of_state(optimizer, hyper, p.shape) for p in parameters]
+        own = imported(self._witness.cls, self._witness.bare)
+        self._class: Any = in_storage(own, self._witness.in_storage)
+        self._modules = {sys.modules[x.__module__] for x in own.__mro__}
+        names = (names_of_state(optimizer, hyper, p.shape) for p in parameters)
+        self._state = [[x for x in kept if self._witness.keeps(x)] for kept in names]
         self._dtypes = [p.dtype for p in parameters]
         self._params = [to_torch(np.array(as_reals(p))) for p in parameters]
         self._steps = [0 for _ in parameters]
@@ -336,6 +338,20 @@ def imported(cls: str, bare: Mapping[str, Sequence[str]]) -> Any:
     module, _, name = cls.partition(":")
     _stand_in(bare)
     return getattr(import_module(module), name)
+
+
+def in_storage(cls: Any, methods: Sequence[str]) -> Any:
+    """Return an optimizer of one parameter some of whose methods take the dtype of that for torch.float32."""
+
+    def kept(name: str) -> Any:
+        def method(self: Any, *arguments: Any, **settings: Any) -> Any:
+            (p,) = self.param_groups[0]["params"]
+            with mock.patch.object(torch(), "float32", p.dtype):
+                return getattr(cls, name)(self, *arguments, **settings)
+
+        return method
+
+    return type(cls.__name__, (cls,), {name: kept(name) for name in methods}) if methods else cls
 
 
 def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:

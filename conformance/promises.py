@@ -69,6 +69,8 @@ TABLE = (
             ("torch-ieee", ANY, ANY, EXACT),
             *(("package-ieee", rule, "float32", CLOSE(1e-5, 1e-6)) for rule in WITH_SUMS),
             *(("package-ieee", rule, "float64", CLOSE(1e-13, 1e-15)) for rule in WITH_SUMS),
+            ("package-ieee", "SOAP", "float32", CLOSE(2e-5, 2e-5)),
+            ("package-ieee", "SOAP", "float64", CLOSE(2e-14, 2e-14)),
             ("package-ieee", ANY, ANY, EXACT),
             ("reference", ANY, ANY, EXACT),
             (STORED, ANY, ANY, EXACT),

@@ -26,6 +26,7 @@ from refoptim.numerics.ieee import check_arithmetic
 
 from . import adapters, cases, goldens, promises, verify
 from .cases import Case, matches
+from .cases import witness as package_of
 from .gradients import FORMATS, np_dtype
 from .known import Dialect, axes_of, meaning
 from .promises import ANY, STORED, Deviation
@@ -398,9 +399,19 @@ def _performed(job: Job) -> list[Result]:
     for witness in witnesses_of(job):
         promise = promise_of(job, witness, implementation)
         golden = expected(witness, job.stem, job.case, job.dtype)
-        found = compare(replace(blank, golden=witness), theirs, golden, promise, partial)
+        seen = _as_kept(theirs, witness, job.stem)
+        found = compare(replace(blank, golden=witness), seen, golden, promise, partial)
         results.append(_excused(held_to_dialect(found, job, theirs, golden, promise, partial), job))
     return results
+
+
+def _as_kept(run: Run, witness: str, stem: str) -> Run:
+    """Return a run without the state that a witness does not keep, or keeps in another way."""
+    package = package_of(stem) if witness == "package-ieee" else None
+    if package is None:
+        return run
+    kept = {key: x for key, x in run.tensors.items() if package.keeps(key.rpartition(".")[2])}
+    return run._replace(tensors=kept)
 
 
 def told(error: BaseException) -> str:

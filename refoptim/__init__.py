@@ -39,6 +39,7 @@ from .optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from .optimizers.schedule_free_radam import ScheduleFreeRAdam
 from .optimizers.schedule_free_sgd import ScheduleFreeSGD
 from .optimizers.sgd import SGD
+from .optimizers.soap import SOAP
 from .optimizers.sophia import Sophia
 from .optimizers.sparse_adam import SparseAdam
 from .optimizers.stable_adamw import StableAdamW
@@ -63,6 +64,7 @@ __all__ = [
     "MARS",
     "SAM",
     "SGD",
+    "SOAP",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",

@@ -92,6 +92,7 @@ from .optimizers import schedule_free_adamw as _schedule_free_adamw
 from .optimizers import schedule_free_radam as _schedule_free_radam
 from .optimizers import schedule_free_sgd as _schedule_free_sgd
 from .optimizers import sgd as _sgd
+from .optimizers import soap as _soap
 from .optimizers import sophia as _sophia
 from .optimizers import sparse_adam as _sparse_adam
 from .optimizers import stable_adamw as _stable_adamw
@@ -409,6 +410,7 @@ schedule_free_adamw = pure_step(_schedule_free_adamw.ScheduleFreeAdamW)
 schedule_free_radam = pure_step(_schedule_free_radam.ScheduleFreeRAdam)
 schedule_free_sgd = pure_step(_schedule_free_sgd.ScheduleFreeSGD)
 sgd = pure_step(_sgd.SGD)
+soap = pure_step(_soap.SOAP)
 sophia = pure_step(_sophia.Sophia)
 sparse_adam = pure_step(_sparse_adam.SparseAdam)
 stable_adamw = pure_step(_stable_adamw.StableAdamW)
@@ -447,6 +449,7 @@ __all__ = [
     "schedule_free_radam",
     "schedule_free_sgd",
     "sgd",
+    "soap",
     "sophia",
     "sparse_adam",
     "stable_adamw",

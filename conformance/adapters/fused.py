@@ -20,8 +20,11 @@ from .numpy import NumPy
 
 
 def unknown_to_kernels(case: Case) -> str | None:
-    """Say which setting of a case the kernels of a rule do not know."""
-    lacking = getattr(refoptim, case.optimizer).without_kernels(all_hyper(case.optimizer, case.hyper))
+    """Say which setting of a case the kernels of a rule do not know, or that it has none."""
+    rule = getattr(refoptim, case.optimizer)
+    if not rule.has_kernels:
+        return f"{case.optimizer} has no kernels"
+    lacking = rule.without_kernels(all_hyper(case.optimizer, case.hyper))
     return f"the kernels do not know {lacking}" if lacking else None
 
 

@@ -16,7 +16,7 @@ from refoptim import Optimizer
 from refoptim.commands.describe import SHARED, arguments, optimizers, stem, text
 from refoptim.dialects.preset import known
 from refoptim.optimizers.closure import ClosureOptimizer
-from refoptim.step.rule import has_sums
+from refoptim.step.rule import has_sums, is_measured
 
 FOLDER = "optimizers"
 
@@ -115,6 +115,11 @@ def code(cls: type[Optimizer]) -> str:
     base = twins.rule(cls)
     room, kernel = f"refoptim/optimizers/{stem(base)}.py", f"kernels/{stem(base)}.cu"
     intro = f"Left, `{room}` defines the rule; right, its twin in `{kernel}` computes the same bits."
+    if not cls.has_kernels:
+        alone = f"`{room}` defines the rule. It has no twin: the functions of NumPy and of CuPy run it."
+        return md.section(
+            "The twins", alone, *(f"### `{x.name}`\n\n{md.code(x.room, 'python')}" for x in twins.pairs(cls))
+        )
     if base is not cls:
         intro = f"A preset: the rule is that of [{base.__name__}]({stem(base)}.md). {intro}"
     blocks = [block for pair in twins.pairs(cls) for block in (f"### `{pair.name}`", side_by_side(pair))]
@@ -163,7 +168,8 @@ def promise(cls: type[Optimizer]) -> str:
     kernels = "The kernels have the bits of the reference; 16-bit numbers are rounded once, when they are stored. " + (
         "[](../built/gpu_runs.md) says what ran on a GPU." if ran else "Not yet run on a GPU."
     )
-    return md.section("What is promised", f"**{kind}**: {sentence}", kernels)
+    none = "There are no kernels; 16-bit numbers are rounded once, when they are stored."
+    return md.section("What is promised", f"**{kind}**: {sentence}", kernels if cls.has_kernels else none)
 
 
 def promised(cls: type[Optimizer]) -> tuple[str, str]:
@@ -175,10 +181,11 @@ def promised(cls: type[Optimizer]) -> tuple[str, str]:
     own_order = "the same bits wherever refoptim runs, since sums have an order of their own that no machine changes"
     if witness:
         whose = f"{witness.package}'s `{witness.cls.partition(':')[2]}`"
-        if has_sums(cls):
+        if is_measured(cls):
             asked = [x for x in storages if x not in witness.lacks]
             met = " and ".join(f"{promises.promised('numpy', 'package-ieee', name, x)} in {x}" for x in asked)
-            return "TREE", f"{own_order}. The results of {whose}, x, are met {met}."
+            kind = "TREE" if has_sums(cls) else "CLOSE"
+            return kind, f"{own_order}. The results of {whose}, x, are met {met}."
         return "EXACT", f"parameters and state have the bits of {whose}, where torch computes by the IEEE rules."
     if not found:
         return "TREE", own_order + ". Torch's results are met up to rounding; there are no golden cases."

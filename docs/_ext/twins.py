@@ -34,7 +34,8 @@ class Pair(NamedTuple):
 
 def rule(cls: type[Optimizer]) -> type[Optimizer]:
     """Return the class whose room defines the rule: for a preset, the one that it is a preset of."""
-    return next(x for x in cls.__mro__ if issubclass(x, Optimizer) and _kernel(stem(x), "cu").exists())
+    rules = (x for x in cls.__mro__ if issubclass(x, Optimizer))
+    return next(x for x in rules if not x.has_kernels or _kernel(stem(x), "cu").exists())
 
 
 def _kernel(name: str, suffix: str) -> Path:
@@ -42,8 +43,8 @@ def _kernel(name: str, suffix: str) -> Path:
 
 
 def kernel(cls: type[Optimizer]) -> str:
-    """Return the source of the kernels."""
-    return _kernel(stem(rule(cls)), "cu").read_text(encoding="utf-8")
+    """Return the source of the kernels; empty where there are none."""
+    return _kernel(stem(rule(cls)), "cu").read_text(encoding="utf-8") if cls.has_kernels else ""
 
 
 def program(cls: type[Optimizer]) -> str:

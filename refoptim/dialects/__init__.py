@@ -14,7 +14,20 @@ import refoptim
 
 from ..optimizers.base import Optimizer
 from ..step.rule import is_measured
-from . import correction, decay, eight_bits, epsilon, matrices, momentum, rounding, running, squares, summed, wider  # noqa: F401 (they declare)
+from . import (  # noqa: F401 (they declare)
+    correction,
+    decay,
+    eight_bits,
+    epsilon,
+    matrices,
+    momentum,
+    rotated,
+    rounding,
+    running,
+    squares,
+    summed,
+    wider,
+)
 from .change import AXES, Axis, Change, MeasuredChange
 from .flags import FLAGS
 

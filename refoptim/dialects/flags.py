@@ -294,8 +294,9 @@ FLAGS = {
         "fills the buffer: lerp(buf, g, 1 - momentum)",
     ),
     "MovedInFirstStep": Flag(
-        "The first step moves the parameter. It only makes the average of squares.",
-        "takes the first step: let it keep the square of the gradient and do nothing else",
+        "The first step moves the parameter. It only makes the averages that the others need: that of squares, or "
+        "the matrices and their bases.",
+        "takes the first step: let it keep what it makes of the gradient and do nothing else",
     ),
     "MovedWithoutGradient": Flag(
         "A parameter without a gradient is moved by its momentum or its decay, or its state changes. It stays as "
@@ -611,6 +612,28 @@ FLAGS = {
     "StepUnclipped": Flag(
         "The quotient of both averages is not clipped. It is, to clip.",
         "divides the average of gradients: clip the quotient",
+    ),
+    "AverageRotated": Flag(
+        "The average is that of rotated gradients, in bases that change later. It is that of gradients, and is "
+        "rotated in every step.",
+        "averages the gradient: before it is rotated",
+    ),
+    "BasesInEachStep": Flag(
+        "The bases are renewed in every step. They are, in every precondition_frequency-th step.",
+        "renews the bases: after as many steps as precondition_frequency says",
+    ),
+    "DecayBeforeUpdate": Flag(
+        "The parameter shrinks before the step. It shrinks after it, and the step with it.",
+        "applies the decay: it stands after the step",
+    ),
+    "FactorInFloat32": Flag(
+        "The orthogonal factors of float64 parameters are computed in float32 (pytorch-optimizer). They are "
+        "computed in float64.",
+        "computes the orthogonal factor: in the type of the parameter",
+    ),
+    "NormalizeIgnored": Flag(
+        "The normalize_gradient option is accepted and does nothing.",
+        "should divide the update by the root of the mean of its squares, if normalize_gradient is set",
     ),
 }
 

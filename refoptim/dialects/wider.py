@@ -20,10 +20,11 @@ from ..optimizers.lion import Lion
 from ..optimizers.modes import ModalOptimizer
 from ..optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from ..optimizers.schedule_free_radam import ScheduleFreeRAdam
+from ..optimizers.soap import SOAP
 from ..optimizers.sophia import Sophia
 from ..optimizers.yogi import Yogi
 from ..step.hyper import Flag, declared
-from ..step.rule import Hypers, Record, Registers, is_measured, resolve
+from ..step.rule import Hypers, Record, Registers, has_sums, is_measured, resolve
 from .change import Change, Words, by_scalars, by_update, by_words, changed, declare, with_settings
 from .correction import CORRECTION, MAXIMUM, counted, uncorrected
 from .decay import ShrunkAfter
@@ -54,6 +55,9 @@ WIDER = _wider()
 
 ELEMENTWISE = [rule for rule in WIDER if not is_measured(rule)]
 """Those that need no sums over elements: the others round when they store, and look at the gradient twice."""
+
+KEEPING = [rule for rule in WIDER if has_sums(rule) or not is_measured(rule)]
+"""Those whose array half renews the state; of the others ``measure`` does."""
 
 
 def taking(*names: str) -> list[Any]:
@@ -91,8 +95,10 @@ by_update("SubnormalsFlushed", WIDER, RANGE, wrap=flushing)
 by_update("SignOfZeroLost", [rule for rule in OWN_TYPE if rule is not FTRL], "signs of zero", wrap=unsigned_zeros)
 by_words("FusedMultiplyAdd", [rule for rule in OWN_TYPE if rule is not FTRL], ROUNDING, words=contracted)
 by_update("RoundedWhenStored", [rule for rule in ELEMENTWISE if rule in OWN_TYPE], ROUNDING, wrap=stored)
-by_update("MomentsInFloat32", OWN_TYPE, "dtype of moments", wrap=moments_in(to_single))
-by_update("MomentsInBfloat16", WIDER, "dtype of moments", wrap=moments_in(to_brain))
+by_update(
+    "MomentsInFloat32", [rule for rule in KEEPING if rule in OWN_TYPE], "dtype of moments", wrap=moments_in(to_single)
+)
+by_update("MomentsInBfloat16", KEEPING, "dtype of moments", wrap=moments_in(to_brain))
 declare("ScalarsInFloat32", OWN_TYPE, "dtype of scalars")(SingleScalars)
 by_update("MaximizeIgnored", ELEMENTWISE, "sign", wrap=descending)
 declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
@@ -100,7 +106,7 @@ declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
 )
 declare("EpsIgnored", taking("eps"), "eps")(with_settings(lambda h: {"eps": 0.0}))
 by_scalars("DecayWithoutLr", SHRINKING, "decay size", change=lambda h, k, s: {"shrink": 1 - h.weight_decay})
-declare("DecayAfterUpdate", SHRINKING, "decay place")(ShrunkAfter)
+declare("DecayAfterUpdate", [rule for rule in SHRINKING if rule is not SOAP], "decay place")(ShrunkAfter)
 
 
 @declare("CoupledDecay", [rule for rule in SHRINKING if rule in ELEMENTWISE], "decay place")

@@ -47,6 +47,8 @@ class Kernel:
 
 def kernel_of(rule: type[Rule]) -> Kernel | None:
     """Return the kernels of a rule, None if there are none; a preset of another rule has that one's."""
+    if not rule.has_kernels:
+        return None
     update = rule.update.__func__  # type: ignore[attr-defined]
     owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
     package, _, stem = owner.__module__.rpartition(".")

@@ -156,7 +156,7 @@ def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmad
 
     def updated(cut: tree.Block) -> list[Change]:
         here = SimpleNamespace(**vars(s))
-        vars(here).update((name, tree.take(getattr(s, name), cut)) for name in measured)
+        vars(here).update((name, _cut(getattr(s, name), arrays[0].shape, cut)) for name in measured)
         p, g, *walked = (tree.take(x, cut) for x in arrays)
         operands = [None if is_new else widen(x) for is_new, x in zip(new_ones, walked, strict=True)]
         results = apply(rule, here, *(widen(x) for x in (p, g)), *operands)
@@ -200,3 +200,9 @@ def _coded(rule: type[Rule], s: Record, job: Job, workspace: Workspace) -> list[
     if len(begins) <= FEW and workspace.takes(sum(x.nbytes for x in (job.p, *job.state.values()))):
         return [change for begin in begins for change in updated(begin)]
     return shared_out([update] * shares(begins), begins, workspace)
+
+
+def _cut(x: Array, shape: tuple[int, ...], cut: tree.Block) -> Array:
+    """Cut a block out of what broadcasts to a shape; leave anything else whole."""
+    fits = np.ndim(x) == len(shape) and all(n in (1, m) for n, m in zip(x.shape, shape, strict=True))
+    return tree.take(x, cut) if fits else x

@@ -59,6 +59,7 @@ from ..optimizers import schedule_free_adamw as _schedule_free_adamw
 from ..optimizers import schedule_free_radam as _schedule_free_radam
 from ..optimizers import schedule_free_sgd as _schedule_free_sgd
 from ..optimizers import sgd as _sgd
+from ..optimizers import soap as _soap
 from ..optimizers import sophia as _sophia
 from ..optimizers import stable_adamw as _stable_adamw
 from ..optimizers import yogi as _yogi
@@ -506,6 +507,7 @@ ScheduleFreeAdamW = optimizer_class(_schedule_free_adamw.ScheduleFreeAdamW)
 ScheduleFreeRAdam = optimizer_class(_schedule_free_radam.ScheduleFreeRAdam)
 ScheduleFreeSGD = optimizer_class(_schedule_free_sgd.ScheduleFreeSGD)
 SGD = optimizer_class(_sgd.SGD)
+SOAP = optimizer_class(_soap.SOAP)
 Sophia = optimizer_class(_sophia.Sophia)
 StableAdamW = optimizer_class(_stable_adamw.StableAdamW)
 Yogi = optimizer_class(_yogi.Yogi)

@@ -48,6 +48,7 @@ __all__ = [
     "LBFGS",
     "MARS",
     "SGD",
+    "SOAP",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
@@ -396,6 +397,7 @@ LARS = optimizer_class(refoptim.LARS)
 LBFGS = optimizer_class(refoptim.LBFGS)
 MARS = optimizer_class(refoptim.MARS)
 SGD = optimizer_class(refoptim.SGD)
+SOAP = optimizer_class(refoptim.SOAP)
 AdEMAMix = optimizer_class(refoptim.AdEMAMix)
 AdaBelief = optimizer_class(refoptim.AdaBelief)
 Adadelta = optimizer_class(refoptim.Adadelta)

@@ -82,6 +82,9 @@ class Rule:
     of_torch: ClassVar[bool] = True
     """Whether torch.optim has the rule, so that names, defaults and bits are torch's."""
 
+    has_kernels: ClassVar[bool] = True
+    """Whether the room has a twin in ``kernels``; without one the functions of NumPy and CuPy run the rule."""
+
     varying: ClassVar[frozenset[str]] = frozenset()
     """The scalars, flags left out, that change from step to step or with the learning rate."""
 

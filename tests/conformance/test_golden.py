@@ -31,8 +31,13 @@ OF_SUMS = {"float32": 4e-6, "float64": 1e-14}
 CLOSE = {
     "adafactor": {"float32": 1e-6, "float64": 1e-14},
     **dict.fromkeys(["lamb", "lars", "mars", "novograd", "stable_adamw"], OF_SUMS),
+    "soap": {"float32": 2e-5, "float64": 3e-14},
 }
 """Rules whose sums torch adds in another order: the largest error, relative to the largest magnitude in an array."""
+
+
+BY_LAPACK = {"soap"}
+"""Rules whose package calls LAPACK: its bits depend on the machine."""
 
 
 def has(dtype: str) -> bool:
@@ -83,15 +88,23 @@ def test_trajectories_with_sums_are_close_to_torchs(stem: str) -> None:
     asked = {(case.id, dtype) for case, dtype in goldens.runs(witness, stem)}
     mine_of = [x for x in ours(stem) if (x["case"], x["dtype"]) in asked]
     for mine, theirs in zip(mine_of, recorded(witness, stem), strict=True):
-        assert list(mine["steps"]) == list(theirs["steps"])
-        for step in mine["steps"]:
-            pairs = list(zip(leaves(mine["steps"][step]), leaves(theirs["steps"][step]), strict=True))
-            assert max(error(x, y) for x, y in pairs) <= CLOSE[stem][mine["dtype"]], (mine["case"], step)
+        assert farthest(mine, theirs) <= CLOSE[stem][mine["dtype"]], mine["case"]
 
 
-def leaves(frame: dict[str, Any]) -> list[Any]:
-    """Return the parameters and the state of a frame as arrays and integers, in order."""
-    state = [entries[name] for entries in frame["state"] for name in sorted(entries)]
+def farthest(mine: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """Return the largest error of what the second of two trajectories holds, in any of its steps."""
+    assert list(mine["steps"]) == list(theirs["steps"])
+    errors = [0.0]
+    for step in mine["steps"]:
+        kept = [{*entries} for entries in theirs["steps"][step]["state"]]
+        pairs = zip(leaves(mine["steps"][step], kept), leaves(theirs["steps"][step], kept), strict=True)
+        errors += [error(x, y) for x, y in pairs]
+    return max(errors)
+
+
+def leaves(frame: dict[str, Any], kept: list[set[str]]) -> list[Any]:
+    """Return the parameters and some state of a frame as arrays and integers, in order."""
+    state = [entries[name] for entries, names in zip(frame["state"], kept, strict=True) for name in sorted(names)]
     return [decode(entry) for entry in (*frame["parameters"], *state)]
 
 
@@ -332,7 +345,11 @@ def test_recording_from_a_package_gives_the_stored_bytes(stem: str) -> None:
     last = {case.id: (case, dtype) for case, dtype in goldens.runs("package-ieee", stem)}
     for case, dtype in last.values():
         entry = trajectory(record.implementation("package-ieee", stem), case, dtype)
-        assert goldens.pretty(entry, goldens.FRAME_DEPTH - 2, "  ") in text
+        if stem in BY_LAPACK:
+            stored = next(x for x in recorded("package-ieee", stem) if (x["case"], x["dtype"]) == (case.id, dtype))
+            assert farthest(entry, stored) <= CLOSE[stem][dtype]
+        else:
+            assert goldens.pretty(entry, goldens.FRAME_DEPTH - 2, "  ") in text
 
 
 class Spy(Reference):

@@ -18,7 +18,7 @@ from refoptim import dialects
 from refoptim.dialects.flags import OF_SETTINGS
 from refoptim.numerics.arith import as_reals
 
-WITNESS = dict.fromkeys(["Adafactor", "LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW"], "reference")
+WITNESS = dict.fromkeys(["Adafactor", "LAMB", "LARS", "MARS", "NovoGrad", "SOAP", "StableAdamW"], "reference")
 """Optimizers whose sums torch adds in another order, so that they are bit for bit their own recording only."""
 
 IN_STATE_ALONE = {
@@ -31,6 +31,7 @@ IN_STATE_ALONE = {
 
 OF_BITS = {
     "EtaInDouble",
+    "FactorInFloat32",
     "FusedMultiplyAdd",
     "LerpOneSided",
     "MuProductInDouble",

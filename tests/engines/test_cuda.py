@@ -38,7 +38,7 @@ def arrays(seed: int, dtype: str = "float32", shapes: tuple[tuple[int, ...], ...
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_steps_have_the_bits_of_the_reference(gpu: Any, name: str, dtype: str) -> None:
-    """Kernels round where arrays are stored."""
+    """Kernels round where arrays are stored; a rule without kernels runs on CuPy's functions."""
     start = arrays(0, dtype)
     theirs, ours = make(name, [x.copy() for x in start]), make(name, [on(gpu, x, 1) for x in start])
     with refoptim.rounding("store"):
@@ -47,7 +47,7 @@ def test_steps_have_the_bits_of_the_reference(gpu: Any, name: str, dtype: str) -
             theirs.step(grads=grads)
             ours.step(grads=[on(gpu, g, 1) for g in grads])
     assert_equal_runs(ours, theirs)
-    assert counters(gpu).launches
+    assert bool(counters(gpu).launches) is getattr(refoptim, name).has_kernels
 
 
 @pytest.mark.parametrize("name", DENSE)

@@ -17,7 +17,7 @@ from refoptim.step.rule import resolve, step_scalars
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **SMOOTH,
-    **{wider.STEMS[name]: wider.WIDER[name] for name in wider.SUMMED},
+    **{wider.STEMS[name]: wider.WIDER[name] for name in wider.WIDER},
     "adafactor": dict(lr=0.2, beta2_decay=-0.7, eps=(None, 0.02), d=1.3, weight_decay=0.05),
     "muon": dict(lr=0.05, weight_decay=0.3, momentum=0.7, ns_steps=2),
     "sparse_adam": dict(lr=0.05, betas=(0.7, 0.9), eps=1e-3),

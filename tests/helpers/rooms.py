@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import refoptim
 from helpers.wider import WIDER
@@ -36,8 +37,16 @@ MEASURED = [name for name in NAMES if keeps_shapes(getattr(refoptim, name))]
 """Those that do not go element by element in the type of the storage, and take no complex parameters."""
 
 
+def need_kernels(name: str) -> None:
+    """Skip a test of kernels where an optimizer has none; ``test_twins`` says which those are."""
+    if not getattr(refoptim, name).has_kernels:
+        pytest.skip(f"{name} has no kernels")
+
+
 def make(name: str, params: Any, **more: Any) -> Optimizer:
-    """Return the optimizer of this name with settings none of which is neutral."""
+    """Return the optimizer of this name with settings none of which is neutral; skip kernels where it has none."""
+    if more.get("fused"):
+        need_kernels(name)
     optimizer: Optimizer = getattr(refoptim, name)(params, **{**SETTINGS[name], **more})
     return optimizer
 

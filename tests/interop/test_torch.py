@@ -22,7 +22,7 @@ from refoptim.conformance.oracle import ieee
 import refoptim
 from helpers import ROOT
 from helpers.kernels import dtype_of
-from helpers.rooms import NAMES, OF_TORCH, SETTINGS, assert_equal_bits, gradient, normal
+from helpers.rooms import NAMES, OF_TORCH, SETTINGS, assert_equal_bits, gradient, need_kernels, normal
 from refoptim import SparseGrad
 from refoptim.engines import host
 from refoptim.interop import torch as front
@@ -112,6 +112,8 @@ def assert_same(one: Any, other: Any) -> None:
 def test_steps_have_the_bits_of_refoptim_on_numpy(name: str, dtype: str, fused: bool | None) -> None:
     if fused and host.missing():
         pytest.skip(f"no kernels: {host.missing()}")
+    if fused:
+        need_kernels(name)
     arrays, params = starts(name, dtype), leaves(name, dtype)
     ours, theirs = (
         getattr(room, name)(x, **SETTINGS[name], fused=fused) for room, x in ((front, params), (refoptim, arrays))

@@ -345,9 +345,17 @@ def test_the_engine_reads_the_same_of_a_kernel(name: str) -> None:
     assert [x if n == 1 else f"{x}[{n}]" for x, n in found.hypers] == kernel.fields("Hypers")
 
 
-def test_every_room_has_a_kernel_and_every_kernel_a_room() -> None:
+def test_every_room_has_a_kernel_or_says_that_it_has_none_and_every_kernel_a_room() -> None:
     stems = {x.name.removesuffix(".cu") for x in KERNELS.iterdir() if x.name.endswith(".cu")}
-    assert stems - NO_ROOM == rooms().keys()
+    twinned = {name for name, rules in rooms().items() if all(rule.has_kernels for rule in rules)}
+    assert stems - NO_ROOM == twinned
+    assert rooms().keys() - twinned == {"soap"}
+
+
+def test_kernels_that_a_rule_does_not_have_are_refused_at_once() -> None:
+    assert kernel_of(refoptim.SOAP) is None
+    with pytest.raises(RuntimeError, match="SOAP has none: leave fused=None"):
+        refoptim.SOAP([np.ones((2, 2))], fused=True)
 
 
 def test_presets_share_the_kernel_of_their_rule() -> None:

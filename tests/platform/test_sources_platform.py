@@ -88,6 +88,8 @@ ALLOWED = {
     ("conformance/verify.py", "np.fmax"): "of differences, which are no zeros of two signs",
     ("kernels/muon.py", "np.matmul"): "where a library's products are asked for",
     ("refoptim/optimizers/muon.py", "np.matmul"): "where a library's products are asked for",
+    ("refoptim/optimizers/soap.py", "np.matmul"): "where a library's products are asked for",
+    ("refoptim/optimizers/soap.py", "np.linalg"): "where a library's decompositions are asked for",
     ("refoptim/dialects/rounding.py", "np.fmax"): "of squares, which are no zeros of two signs",
     ("refoptim/dialects/rounding.py", "np.sign"): "of reals: exact",
     ("refoptim/dialects/squares.py", "np.sign"): "of reals: exact",

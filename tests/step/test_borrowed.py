@@ -12,7 +12,7 @@ from refoptim.conformance.oracle import ieee
 
 import refoptim
 from helpers.refusals import refused
-from helpers.rooms import SETTINGS, assert_equal_bits, normal
+from helpers.rooms import SETTINGS, assert_equal_bits, need_kernels, normal
 from helpers.tensors import refused_tensors
 from refoptim import Parameter
 from refoptim.numerics.libraries import viewed
@@ -44,6 +44,8 @@ def test_a_module_is_trained_as_a_torch_user_types_it(torch: Any, name: str, dty
     """The bits are those of the same steps on NumPy's arrays."""
     if fused and not refoptim.engines.host.LIBRARY.exists():
         pytest.skip("kernels for this computer were not built")
+    if fused:
+        need_kernels(name)
     net = layers(torch, dtype)
     arrays = [bits(p).copy() for p in net.parameters()]
     theirs, ours = (getattr(refoptim, name)(x, fused=fused) for x in (net.parameters(), arrays))

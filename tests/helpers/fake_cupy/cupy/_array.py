@@ -310,6 +310,11 @@ def zeros_like(a: Any, dtype: Any = None, order: str = "K", subok: None = None, 
     return run("zeros_like", lambda: np.zeros_like(a._x, dtype, order, shape=shape))
 
 
+def ones_like(a: Any, dtype: Any = None, order: str = "K", subok: None = None, shape: Any = None) -> ndarray:
+    _no_subok(subok)
+    return run("ones_like", lambda: np.ones_like(a._x, dtype, order, shape=shape))
+
+
 def full_like(
     a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: None = None, shape: Any = None
 ) -> ndarray:
@@ -390,6 +395,27 @@ def unique(
     begin_copy_to_host()
     found = np.unique(operand(ar), return_index, return_inverse, return_counts)
     return tuple(wrapped(x, world.current, None) for x in found)
+
+
+def take(a: ndarray, indices: ndarray, axis: int | None = None) -> ndarray:
+    return run("take", lambda: np.take(operand(a), operand(indices), axis))
+
+
+def amax(a: ndarray, axis: Any = None) -> ndarray:
+    return run("amax", lambda: np.asarray(np.amax(operand(a), axis)))
+
+
+globals()["max"] = amax
+
+
+def eigh(a: ndarray, UPLO: str = "L") -> tuple[ndarray, ndarray]:
+    values, vectors = np.linalg.eigh(operand(a), UPLO)  # type: ignore[arg-type]
+    return run("eigh", lambda: values), run("eigh", lambda: vectors)
+
+
+def qr(a: ndarray, mode: str = "reduced") -> tuple[ndarray, ndarray]:
+    q, r = np.linalg.qr(operand(a), mode)  # type: ignore[call-overload]
+    return run("qr", lambda: q), run("qr", lambda: r)
 
 
 def argsort(a: ndarray, axis: int = -1, kind: str | None = None) -> ndarray:
