@@ -87,8 +87,8 @@ class Witness:
         given: more settings, that make it this rule.
         estimates: the argument of its ``step`` that takes a list of estimates.
         lacks: the hyperparameters of ours that it does not have, storage types in which it computes otherwise, as
-            ``name:dtype`` a hyperparameter that it rounds otherwise in a storage type, and state that it does not keep, or
-            otherwise: of arrays that are numbered the name before the number.
+            ``name:dtype`` a hyperparameter that it rounds otherwise in a storage type, and state that it does not
+            keep, or otherwise: of arrays that are numbered the name before the number.
         refuses: the ids of cases that it cannot run, or that leave open what it does.
         in_storage: its methods that round to float32, and do so only to arrays of float32 here.
         bare: packages and modules, parts of it, that are not run when it is imported, with names that they must have.
