@@ -78,7 +78,6 @@ BUILT_IN = {
     "adabelief_pytorch": "ports:AdabeliefPytorch",
     "optimi": "ports:Optimi",
     "schedulefree": "ports:Schedulefree",
-    "prodigyopt": "ports:Prodigyopt",
     "torchao": "ports:Torchao",
 }
 """Where each adapter is defined in this package."""

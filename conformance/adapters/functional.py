@@ -32,8 +32,10 @@ class Pure(Adapter):
             return "the powers of arrays are those of the library"
         if "nnz" in case.gradient:
             return "sparse gradients go with arrays of NumPy and CuPy"
-        measured = is_measured(getattr(refoptim, case.optimizer))
-        return "rules that sum over elements take arrays of NumPy and CuPy" if measured else None
+        rule = getattr(refoptim, case.optimizer)
+        if rule.in_single:
+            return "state in 8 bits is defined for arrays of NumPy and CuPy"
+        return "rules that sum over elements take arrays of NumPy and CuPy" if is_measured(rule) else None
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         self._rule = getattr(refoptim, optimizer)

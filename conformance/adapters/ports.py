@@ -129,9 +129,6 @@ class PytorchOptimizer(Ports):
         "Lion": Port("pytorch_optimizer:Lion", given=LOOP),
         "MARS": Port("pytorch_optimizer:MARS", given=LOOP),
         "NovoGrad": Port("pytorch_optimizer:NovoGrad", {"decoupled_decay": "weight_decouple"}, LOOP),
-        "Prodigy": Port(
-            "pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}, LOOP
-        ),
         "ScheduleFreeAdamW": Port("pytorch_optimizer:ScheduleFreeAdamW", given=LOOP),
         "ScheduleFreeRAdam": Port("pytorch_optimizer:ScheduleFreeRAdam", given=LOOP),
         "ScheduleFreeSGD": Port("pytorch_optimizer:ScheduleFreeSGD", given=LOOP),
@@ -207,13 +204,6 @@ class Schedulefree(Ports):
     def _begin(self, made: Any) -> None:
         super()._begin(made)
         self._optimizer.train()
-
-
-class Prodigyopt(Ports):
-    """prodigyopt."""
-
-    package = "prodigyopt"
-    ports: ClassVar[Mapping[str, Port]] = {"Prodigy": Port("prodigyopt:Prodigy")}
 
 
 class Torchao(Ports):

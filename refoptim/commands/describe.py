@@ -54,7 +54,7 @@ def find(name: str) -> type:
     known = {_plain(key): x for x in classes for key in (stem(x), x.__name__)}
     if _plain(name) in known:
         return known[_plain(name)]
-    near = {known[key].__name__: None for key in difflib.get_close_matches(_plain(name), known, cutoff=0.5)}
+    near = {known[key].__name__: None for key in difflib.get_close_matches(_plain(name), known, cutoff=0.65)}
     hint = f"did you mean {' or '.join(near)}?" if near else "'refoptim list' shows them all"
     raise ValueError(f"there is no optimizer or scheduler {name!r}: {hint}")
 

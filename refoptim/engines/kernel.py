@@ -91,7 +91,7 @@ def _read(stem: str, name: str) -> Kernel | None:
         state=(*state, *numbers),
         sums=int((entries and entries[3]) or 0),
         numbers=len(numbers),
-        only_read=tuple(re.findall(r"X (\w+)", update[1] if update else "")),
+        only_read=tuple(re.findall(r"X (\w+)", update[1])) if update and entries else (),
         coded=bool(entries and entries[1]),
     )
 

@@ -417,6 +417,7 @@ def test_settings_are_not_neutral() -> None:
     """
     flags = {"foreach", "maximize", "differentiable", "fused", "capturable", "decoupled_weight_decay", "nesterov"}
     elsewhere = flags | {
+        "learning_rate_power",
         "train_mode",
         "params",
         "ns_coefficients",
