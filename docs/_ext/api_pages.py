@@ -42,11 +42,14 @@ def defined(x: Any, module: ModuleType) -> bool:
     return own and x.__module__ == module.__name__ and not x.__name__.startswith("_") and bool(x.__doc__)
 
 
-def own_page(x: Any) -> str:
-    """Return the page of an optimizer or scheduler, empty for anything else."""
+def own_page(module: ModuleType, x: Any) -> str:
+    """Return the page of an optimizer or scheduler, or of what refoptim names too; empty for anything else."""
     if x in optimizers():
         return f"../optimizers/{stem(x)}.md"
-    return f"../lr_scheduler/{stem(x)}.md" if x in SCHEDULERS.values() else ""
+    if x in SCHEDULERS.values():
+        return f"../lr_scheduler/{stem(x)}.md"
+    is_above = module is not refoptim and any(x is getattr(refoptim, name) for name in names(refoptim))
+    return "refoptim.md" if is_above else ""
 
 
 def pages() -> dict[str, str]:
@@ -77,7 +80,7 @@ def first_line(module: ast.Module) -> str:
 
 def page(module: ModuleType) -> str:
     """Return the page of a module."""
-    elsewhere = {name: own_page(getattr(module, name)) for name in names(module)}
+    elsewhere = {name: own_page(module, getattr(module, name)) for name in names(module)}
     here = [entry(module, name) for name, where in elsewhere.items() if not where]
     links = [f"- [{name}]({where})" for name, where in elsewhere.items() if where]
     about = md.rest(f".. automodule:: {module.__name__}")

@@ -48,7 +48,7 @@ __device__ inline float largest(float x, [[maybe_unused]] float* shared) {
     __syncthreads();
     for (int n = blockDim.x; n > 1;) {
         int half = (n + 1) / 2;
-        if (threadIdx.x + half < n)
+        if (int(threadIdx.x) + half < n)
             shared[threadIdx.x] = maximum(shared[threadIdx.x], shared[threadIdx.x + half]);
         n = half;
         __syncthreads();

@@ -282,7 +282,7 @@ def of_storage(dtype: str) -> Iterator[Piece]:
 
 def of_master(dtype: str) -> Iterator[Piece]:
     """List the work for master copies of one storage."""
-    yield from (piece(master, name, dtype) for name in SETTINGS)
+    yield from (piece(master, name, dtype) for name in SETTINGS if getattr(refoptim, name).has_kernels)
     yield piece(coded, dtype, 256, True)
     yield piece(master, "Muon", dtype, ns_dtype="float64")
     yield piece(master, "SGD", dtype, True)

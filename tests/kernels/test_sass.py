@@ -58,8 +58,8 @@ def test_no_load_waits_for_another(entry: str) -> None:
     assert ONE_STAGE.fullmatch(stages(loop(entry)))
 
 
-MOST = {"adan": 150}
-"""Instructions for an element where they may be more than 120: Adan takes two quotients more than Adam."""
+MOST = {"adan": 150, "ademamix": 140}
+"""Instructions for an element where they may be more than 120: Adan takes two quotients more than Adam, AdEMAMix one."""
 
 
 @pytest.mark.kernels
