@@ -48,8 +48,12 @@ def own_page(module: ModuleType, x: Any) -> str:
         return f"../optimizers/{stem(x)}.md"
     if x in SCHEDULERS.values():
         return f"../lr_scheduler/{stem(x)}.md"
-    is_above = module is not refoptim and any(x is getattr(refoptim, name) for name in names(refoptim))
-    return "refoptim.md" if is_above else ""
+    return "refoptim.md" if module is not refoptim and any(x is y for y in vars(refoptim).values()) else ""
+
+
+def home(module: ModuleType, name: str) -> str:
+    """Return the module under whose name something is described."""
+    return "refoptim" if own_page(module, getattr(module, name)) == "refoptim.md" else module.__name__
 
 
 def pages() -> dict[str, str]:
@@ -63,7 +67,7 @@ def pages() -> dict[str, str]:
 def listed(module: ModuleType) -> list[str]:
     """Return the lines that list the names of a module, each with its first sentence."""
     head = f"\n## [{module.__name__}]({module.__name__}.md)\n"
-    full = {name: (f"{module.__name__}.{name}", getattr(module, name)) for name in names(module)}
+    full = {name: (f"{home(module, name)}.{name}", getattr(module, name)) for name in names(module)}
     return [head, *(f"- {{py:obj}}`{name} <{where}>`: {told(x)}" for name, (where, x) in full.items())]
 
 

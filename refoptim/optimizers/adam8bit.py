@@ -18,6 +18,12 @@ from .base import Optimizer
 LEAST = 4096
 """Elements from which on averages are kept in 8 bits."""
 
+BlockSize = Annotated[
+    int,
+    hp.Count("elements that share a scale", stem="Invalid block size: {value}", interval=hp.Interval("[1, inf)")),
+]
+DoubleScalars = Annotated[bool, hp.Flag("compute lr * weight_decay and the bias corrections in double, not in float32")]
+
 
 class Adam8bit(Optimizer):
     """Adam with averages that are kept in 8 bits: a code for each element, and a scale for each block of elements.
@@ -61,15 +67,8 @@ class Adam8bit(Optimizer):
         eps: hp.Epsilon = 1e-8,
         weight_decay: hp.WeightDecay = 0,
         *,
-        block_size: Annotated[
-            int,
-            hp.Count(
-                "elements that share a scale", stem="Invalid block size: {value}", interval=hp.Interval("[1, inf)")
-            ),
-        ] = 256,
-        double_scalars: Annotated[
-            bool, hp.Flag("compute lr * weight_decay and the bias corrections in double, not in float32")
-        ] = False,
+        block_size: BlockSize = 256,
+        double_scalars: DoubleScalars = False,
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         capturable: hp.Capturable = False,

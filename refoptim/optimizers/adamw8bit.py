@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers
-from .adam8bit import Adam8bit
+from .adam8bit import Adam8bit, BlockSize, DoubleScalars
 
 
 class AdamW8bit(Adam8bit):
@@ -26,15 +24,8 @@ class AdamW8bit(Adam8bit):
         eps: hp.Epsilon = 1e-8,
         weight_decay: hp.WeightDecay = 1e-2,
         *,
-        block_size: Annotated[
-            int,
-            hp.Count(
-                "elements that share a scale", stem="Invalid block size: {value}", interval=hp.Interval("[1, inf)")
-            ),
-        ] = 256,
-        double_scalars: Annotated[
-            bool, hp.Flag("compute lr * weight_decay and the bias corrections in double, not in float32")
-        ] = False,
+        block_size: BlockSize = 256,
+        double_scalars: DoubleScalars = False,
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         capturable: hp.Capturable = False,

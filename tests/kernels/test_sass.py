@@ -59,7 +59,7 @@ def test_no_load_waits_for_another(entry: str) -> None:
 
 
 MOST = {"adan": 150, "ademamix": 140}
-"""Instructions for an element where they may be more than 120: Adan takes two quotients more than Adam, AdEMAMix one."""
+"""Instructions for an element where they may be more than 120: for two quotients more than Adam's, and for one."""
 
 
 @pytest.mark.kernels

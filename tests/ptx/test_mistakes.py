@@ -32,7 +32,7 @@ LOOP = "i < end; i += blockDim.x)\n        update_vector"
 
 HALVES = "__syncthreads();\n    for (int half = places / 2; half; half /= 2)"
 
-WIDTHS = "constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;"
+BY_VALUE = "Record s = b.record ? *(const Record*)b.record : by_value;"
 
 
 class Mistake(NamedTuple):
@@ -90,7 +90,7 @@ MISTAKES = {
     "shared memory that nobody wrote": Mistake(
         HALVES, f"if (threadIdx.x == 0) s.sums[0] = left[places * count];\n{HALVES}", Uninitialized, SUMS
     ),
-    "a table that is written": Mistake(WIDTHS, f"{WIDTHS} *(i64*)b.tables = threadIdx.x;", MemoryFault, SGD),
+    "a table that is written": Mistake(BY_VALUE, f"{BY_VALUE} *(i64*)b.tables = threadIdx.x;", MemoryFault, SGD),
     "an argument of another size": Mistake(
         "const float* found_inf;\n};", "const float* found_inf;\n i64 more;\n};", Fault, SGD
     ),
