@@ -32,7 +32,7 @@ LOOP = "i < end; i += blockDim.x)\n        update_vector"
 
 HALVES = "__syncthreads();\n    for (int half = places / 2; half; half /= 2)"
 
-BY_VALUE = "Record s = b.record ? *(const Record*)b.record : by_value;"
+BY_VALUE = "    Record s = b.record ? *(const Record*)b.record : by_value;"
 
 
 class Mistake(NamedTuple):
