@@ -62,7 +62,7 @@ def places(optimizer: str) -> list[Place]:
     given = inspect.signature(cls).parameters
     found = []
     for name, x in declared(cls).items():
-        if name in given and isinstance(x, Several):
+        if name in given and isinstance(x, Several) and given[name].default is not None:
             found += [Place(name, i) for i in range(len(x.items))]
         elif name in given and isinstance(x, Real) and not isinstance(x, Count):
             found.append(Place(name))
