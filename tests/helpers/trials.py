@@ -16,6 +16,7 @@ from helpers.rooms import DENSE, NAMES, SETTINGS, gradient, make, normal
 from helpers.schedulers import MAKE
 from helpers.schedulers import step as move
 from refoptim import Parameter
+from refoptim.step.hyper import declared
 
 SHAPES = [(4, 3), (2, 5), (6, 2), (3, 3)]
 LONG = [(37, 5), (2, 5), (41, 4), (9, 9)]
@@ -264,16 +265,19 @@ def swapping() -> Trial:
 def steps() -> Iterator[tuple[str, Make]]:
     """Steps of every optimizer on every engine of this computer."""
     for name in NAMES:
+        rule = getattr(refoptim, name)
         for k in (0, 2):
             yield f"{name}, step {k + 1}", partial(step, name, k, SHAPES)
-            yield f"{name}, step {k + 1}, kernels", partial(step, name, k, SHAPES, fused=True)
         yield f"{name}, threads", partial(step, name, 2, LONG)
         yield f"{name}, master", partial(step, name, 2, SHAPES, dtype="float16", master=True)
-        yield f"{name}, master, kernels", partial(step, name, 2, SHAPES, dtype="float16", master=True, fused=True)
+        if rule.has_kernels:
+            for k in (0, 2):
+                yield f"{name}, step {k + 1}, kernels", partial(step, name, k, SHAPES, fused=True)
+            yield f"{name}, master, kernels", partial(step, name, 2, SHAPES, dtype="float16", master=True, fused=True)
         if name in ("Adam", "SparseAdam", "Adafactor"):
             wide = partial(step, name, 2, SHAPES, True, dtype="float16", master=True, fused=True)
             yield f"{name}, master, float32 gradients, kernels", wide
-        if name in DENSE and name not in ("Adafactor", "Muon"):
+        if name in DENSE and "differentiable" in declared(rule):
             yield f"{name}, differentiable", partial(step, name, 2, SHAPES, differentiable=True)
     for name in ("LBFGS", "ConjugateGradient"):
         for fused in (None, True):
