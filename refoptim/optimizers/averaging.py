@@ -6,6 +6,9 @@ from ..numerics.followed import divisor, larger, rounded
 from ..numerics.power import power
 from ..step.rule import Registers
 
+WITHOUT_WEIGHTS = {"weight_sum": 0.0, "lr_max": -1.0}
+"""The registers before the first step."""
+
 
 def warmed_up(k: int, lr: float, warmup_steps: float) -> float:
     """Return the learning rate of step ``k``."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from ..numerics.arith import Array, add, addcmul, axpy, div, lerp, mul, sqrt
 from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
-from .averaging import share, warmed_up, weighed
+from .averaging import WITHOUT_WEIGHTS, share, warmed_up, weighed
 from .modes import ModalOptimizer
 
 
@@ -54,10 +54,8 @@ class ScheduleFreeAdamW(ModalOptimizer):
         eps: hp.Epsilon = 1e-8,
         weight_decay: hp.WeightDecay = 0,
         warmup_steps: hp.WarmupSteps = 0,
-        r: Annotated[hp.Scalar, hp.Real("the k-th iterate weighs k**r in the average")] = 0,
-        weight_lr_power: Annotated[
-            hp.Scalar, hp.Real("it weighs the largest learning rate so far to this power, too")
-        ] = 2,
+        r: hp.WeightPower = 0,
+        weight_lr_power: hp.WeightLrPower = 2,
         *,
         train_mode: hp.TrainMode = True,
         foreach: hp.Foreach = None,
@@ -74,7 +72,7 @@ class ScheduleFreeAdamW(ModalOptimizer):
 
     @classmethod
     def registers(cls, h: Hypers) -> dict[str, float]:
-        return {"weight_sum": 0.0, "lr_max": -1.0}
+        return {**WITHOUT_WEIGHTS}
 
     @classmethod
     def momentum_of(cls, h: Hypers) -> float:

@@ -9,7 +9,7 @@ from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
-from .averaging import share, weighed
+from .averaging import WITHOUT_WEIGHTS, share, weighed
 from .modes import ModalOptimizer
 from .rectification import rectification
 
@@ -60,10 +60,8 @@ class ScheduleFreeRAdam(ModalOptimizer):
         betas: hp.InnerBetas = (0.9, 0.999),
         eps: hp.Epsilon = 1e-8,
         weight_decay: hp.WeightDecay = 0,
-        r: Annotated[hp.Scalar, hp.Real("the k-th iterate weighs k**r in the average")] = 0,
-        weight_lr_power: Annotated[
-            hp.Scalar, hp.Real("it weighs the largest learning rate so far to this power, too")
-        ] = 2,
+        r: hp.WeightPower = 0,
+        weight_lr_power: hp.WeightLrPower = 2,
         silent_sgd_phase: Annotated[
             bool, hp.Flag("stand still until the variance can be rectified, and do not descend by plain gradients")
         ] = True,
@@ -83,7 +81,7 @@ class ScheduleFreeRAdam(ModalOptimizer):
 
     @classmethod
     def registers(cls, h: Hypers) -> dict[str, float]:
-        return {"weight_sum": 0.0, "lr_max": -1.0}
+        return {**WITHOUT_WEIGHTS}
 
     @classmethod
     def momentum_of(cls, h: Hypers) -> float:

@@ -251,3 +251,5 @@ TrainMode = Annotated[
     Flag("the parameters are where gradients are taken, which a step needs; train() and eval() move them and set this"),
 ]
 WarmupSteps = Annotated[Scalar, Real("the steps over which the learning rate rises to lr, linearly")]
+WeightPower = Annotated[Scalar, Real("the k-th iterate weighs k**r in the average")]
+WeightLrPower = Annotated[Scalar, Real("it weighs the largest learning rate so far to this power, too")]
