@@ -57,13 +57,26 @@ class MeasuredChange(Change):
 
 
 def with_words(function: Any, words: Mapping[str, Any]) -> Any:
-    """Return a function, or a class's method, with the same code to which some global names mean something else."""
+    """Return a function, or a class's method, with the same code to which some global names mean something else.
+
+    They mean that to the functions of its module too, which it may call.
+    """
     if not words:
         return function
     f = getattr(function, "__func__", function)
-    copy = FunctionType(f.__code__, {**f.__globals__, **words}, f.__name__, f.__defaults__, f.__closure__)
-    copy.__globals__[f.__name__] = copy
+    names = {**f.__globals__, **words}
+    beside = {name: x for name, x in names.items() if isinstance(x, FunctionType) and x.__module__ == f.__module__}
+    names |= {name: _copy(x, names) for name, x in beside.items() if name not in words}
+    copy = _copy(f, names)
+    names[f.__name__] = copy
     return copy if f is function else copy.__get__(function.__self__)
+
+
+def _copy(f: FunctionType, names: dict[str, Any]) -> FunctionType:
+    """Return a function whose global names are others."""
+    copy = FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)
+    copy.__kwdefaults__ = f.__kwdefaults__
+    return copy
 
 
 def changed(record: Any, **values: Any) -> Any:

@@ -23,7 +23,6 @@ from ..optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from ..optimizers.schedule_free_radam import ScheduleFreeRAdam
 from ..optimizers.soap import SOAP
 from ..optimizers.sophia import Sophia
-from ..optimizers.stable_adamw import StableAdamW
 from ..optimizers.yogi import Yogi
 from ..step.hyper import Flag, declared
 from ..step.rule import Hypers, Record, Registers, has_sums, is_measured, resolve
@@ -75,10 +74,6 @@ OWN_TYPE = [rule for rule in WIDER if not rule.in_single]
 """Those that compute in the type of the storage; the others are written without the words that are fused elsewhere."""
 
 
-WITHOUT_FUSED = (FTRL, StableAdamW)
-"""Those whose update itself holds no words that a compiler contracts."""
-
-
 def state_of(rule: Any) -> tuple[str, ...]:
     """Return the names of all the state that a rule may keep."""
     flags: dict[str, Any] = {name: True for name, x in declared(rule).items() if isinstance(x, Flag) and not x.optional}
@@ -99,7 +94,7 @@ declare("ChangeLate", WIDER, CHANGING)(ChangingLate)
 declare("ChangeIgnored", WIDER, CHANGING)(ChangingNever)
 by_update("SubnormalsFlushed", WIDER, RANGE, wrap=flushing)
 by_update("SignOfZeroLost", [rule for rule in OWN_TYPE if rule is not FTRL], "signs of zero", wrap=unsigned_zeros)
-by_words("FusedMultiplyAdd", [rule for rule in OWN_TYPE if rule not in WITHOUT_FUSED], ROUNDING, words=contracted)
+by_words("FusedMultiplyAdd", [rule for rule in OWN_TYPE if rule is not FTRL], ROUNDING, words=contracted)
 by_update("RoundedWhenStored", [rule for rule in ELEMENTWISE if rule in OWN_TYPE], ROUNDING, wrap=stored)
 by_update(
     "MomentsInFloat32", [rule for rule in KEEPING if rule in OWN_TYPE], "dtype of moments", wrap=moments_in(to_single)
