@@ -58,7 +58,6 @@ template <class T, int V, int W, int U> struct Values {
     template <class S> __device__ void load(const S* from) {
         for (int u = 0; u < U; u++) {
             const Vector<S, V> vector = ((const Vector<S, V>*)from)[u];
-            FETCH_AHEAD(from + u * V);
             for (int v = 0; v < V; v += W)
                 read(x[(u * V + v) / W], vector, v);
         }
@@ -159,18 +158,25 @@ template <class S, class T = Arithmetic<S>> struct Chunk {
     template <int V, int W, int U>
     __device__ void sum_all(i64 begin, i64 end, Divisor<T> divided, bool past_caches = false) const {
         using X = Values<T, V, W, U>;
-        i64 first = begin + threadIdx.x * V * U, stride = blockDim.x * V * U;
         if (program.steps > 1)
-            for (i64 i = first; i + V * U <= end; i += stride)
+            for (i64 i = begin + threadIdx.x * V * U; i + V * U <= end; i += blockDim.x * V * U)
                 store(sum<X>(i), i, divided, past_caches);
+        else if (program.wide_sum)
+            sum_step<X, V * U>(at<T>(0), begin, end, divided, past_caches);
         else
-            with_step(0, 1, [&](const auto& pieces) {
-                for (i64 i = first; i + V * U <= end; i += stride) {
-                    X total;
-                    pieces.add(total, i);
-                    store(total, i, divided, past_caches);
-                }
-            });
+            sum_step<X, V * U>(at<S>(0), begin, end, divided, past_caches);
+    }
+
+    // A sum that is one step: what the loop needs is at hand, in registers.
+    template <class X, int SIZE, class N>
+    __device__ void sum_step(N* to, i64 begin, i64 end, Divisor<T> divided, bool past_caches) const {
+        with_step(0, 1, [=](auto pieces) {
+            for (i64 i = begin + threadIdx.x * SIZE; i + SIZE <= end; i += blockDim.x * SIZE) {
+                X total;
+                pieces.add(total, i);
+                total.store(to + i, divided, past_caches);
+            }
+        });
     }
 
     // The first number of the sum that can be written past the caches, with others that fill a register.

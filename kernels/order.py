@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,10 @@ class Step(NamedTuple):
 def fold(
     machine: Machine, expression: Any, columns: Sequence[Sequence[Array]], outs: Sequence[Array], count: int = 1
 ) -> None:
-    """Write a sum of each column of vectors, divided by ``count``, into the vector of ``outs`` in its place."""
+    """Write a sum of each column of vectors, divided by ``count``, into the vector of ``outs`` in its place.
+
+    That may be one of the first two of its operands.
+    """
     if waiting(expression) > WAITING:
         halves = [_alone(machine, half, columns, outs) for half in expression]
         expression, columns = (0, 1), list(zip(*halves, strict=True))
@@ -72,23 +76,42 @@ def _alone(machine: Machine, expression: Any, columns: Sequence[Sequence[Array]]
     return found
 
 
-def _launch(
-    machine: Machine, expression: Any, dtypes: Sequence[DType], group: Sequence[Sequence[Array]], count: int
-) -> None:
-    """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces in order."""
-    wide, keeper = arithmetic(dtypes[0]), Recorder(machine)
+class Compiled(NamedTuple):
+    """What is launched for pieces of some dtypes: the entry, its program, and whether the sum is wide."""
+
+    entry: str
+    steps: int
+    coded: Array
+    is_wide: bool
+    number: type
+
+
+@cache
+def compiled(expression: Any, dtypes: tuple[DType, ...]) -> Compiled:
+    """Return what sums pieces; the first dtype is that of the sum."""
+    wide = arithmetic(dtypes[0])
     (name,) = {x.name for x in dtypes} - {wide.name} or {wide.name}
     wide_sum, *are_wide = (name != wide.name and x == wide for x in dtypes)
     steps = program(expression, dict(zip(operands(expression), are_wide, strict=True)))
-    coded = keeper.upload(np.array([x.joins << 3 | x.level << 1 | x.is_wide for x in steps], np.int32))
-    share = 1 / wide.type(count) if count & (count - 1) == 0 else wide.type(0)
+    coded = np.array([x.joins << 3 | x.level << 1 | x.is_wide for x in steps], np.int32)
+    return Compiled(f"order_sums_{name}", len(steps), coded, wide_sum, wide.type)
+
+
+def _launch(
+    machine: Machine, expression: Any, dtypes: tuple[DType, ...], group: Sequence[Sequence[Array]], count: int
+) -> None:
+    """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces in order."""
+    entry, steps, coded, is_wide, number = compiled(expression, dtypes)
+    keeper = Recorder(machine)
+    share = 1 / number(count) if count & (count - 1) == 0 else number(0)
     lines = [[in_line(machine, x) for x in vectors] for vectors in group]
-    table = Table(keeper, [(x[0].size, *map(machine.address, x)) for x in lines])
-    past_caches = sum(x[0].nbytes for x in lines) > CACHED
-    flags = map(np.int64, (len(steps), wide_sum, past_caches))
-    table.launch(
-        "order", f"order_sums_{name}", table.bucket((0, 0, 0, 0)), coded, *flags, wide.type(count), share, on=machine
-    )
+    rows = [(x[0].size, *map(machine.address, x)) for x in lines]
+    table = Table(keeper, rows)
+    in_place = any(out in pieces for _, out, *pieces in rows)
+    past_caches = not in_place and sum(x[0].nbytes for x in lines) > CACHED
+    flags = map(np.int64, (steps, is_wide, past_caches))
+    bucket = table.bucket((0, 0, 0, 0))
+    table.launch("order", entry, bucket, keeper.upload(coded), *flags, number(count), share, on=machine)
     for (old, *_), (new, *_) in zip(group, lines, strict=True):
         if new is not old:
             old[...] = new

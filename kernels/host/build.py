@@ -29,7 +29,7 @@ FLAGS = (
 HARD = ("-O3", "--param=max-unswitch-level=1")
 """Takes twice as long as ``-O2``: for files whose loops it makes faster. Unlimited, it takes another twice as long."""
 
-HARD_FILES = ("adafactor", "adam8bit", "muon")
+HARD_FILES = ("adafactor", "adam8bit", "muon", "order")
 
 SECONDS = 1.2
 """What a file takes for a variant on an idle processor, in the mean of all."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -118,7 +118,14 @@ class _Line:
             self.take()
 
 
-Taken: TypeAlias = "Callable[[Sequence[Segment], list[list[Array] | None]], None]"
+class Receiver(Protocol):
+    """What becomes of the messages that come."""
+
+    def room(self, sender: int, part: Sequence[Segment]) -> tuple[Sequence[Segment], Vectors | None]:
+        """Return vectors into which a sender's segments may come, and where in these they are to be; None for none."""
+
+    def take(self, part: Sequence[Segment], came: list[list[Array] | None]) -> None:
+        """Take segments of this rank's piece: what each other sender has of them."""
 
 
 def scatter(
@@ -129,7 +136,7 @@ def scatter(
     dtypes: Sequence[DTypes | None],
     limit: int,
     beside: Array,
-    taken: Taken,
+    receiver: Receiver,
 ) -> None:
     """Give each rank its piece of what every sender has.
 
@@ -141,13 +148,13 @@ def scatter(
         dtypes: those of the vectors that a rank sends; None for a rank that sends nothing.
         limit: about as many bytes are on their way at once.
         beside: an array that lies where messages are to lie.
-        taken: is called with segments of this rank's piece, and what each other sender has of them.
+        receiver: is given what comes.
     """
     widths = [max(map(width, column)) for column in zip(*(x for x in dtypes if x is not None), strict=True)]
     line, nothing, own = _Line(), Message(buffers, [], (), beside), dtypes[comm.rank]
 
     def arrived(part: Sequence[Segment], came: Sequence[Message | None], out: Sequence[Message]) -> None:
-        taken(part, [None if x is None else x.views() for x in came])
+        receiver.take(part, [None if x is None else x.views() for x in came])
         for message in (*came, *out):
             if message is not None:
                 message.close()
@@ -157,7 +164,9 @@ def scatter(
         for r, (theirs, far) in enumerate(zip(dtypes, parts, strict=True)):
             sends = r != comm.rank and own and mine
             out.append(Message(buffers, far, own or (), beside, mine).pack(mine or ()) if sends else nothing)
-            came.append(None if theirs is None or r == comm.rank else Message(buffers, part, theirs, beside))
+            comes = theirs is not None and r != comm.rank
+            segments, room = receiver.room(r, part) if comes else (part, None)
+            came.append(Message(buffers, segments, theirs or (), beside, room) if comes else None)
         pending = start(comm, [x.memory for x in out], [(x or nothing).memory for x in came])
         line.put(pending, partial(arrived, part, came, out))
     line.finish()

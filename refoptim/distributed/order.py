@@ -64,7 +64,10 @@ def whole(sums: Mapping[Block, Sum]) -> Sum:
 
 @twinned
 def fold(expression: Sum, columns: Sequence[Sequence[Array]], outs: Sequence[Array], count: int = 1) -> None:
-    """Write a sum of each column of vectors, divided by ``count``, into the vector of ``outs`` in its place."""
+    """Write a sum of each column of vectors, divided by ``count``, into the vector of ``outs`` in its place.
+
+    That may be one of the first two of its operands, which are read before anything is written over them.
+    """
     for column, out in zip(columns, outs, strict=True):
         evaluate(expression, column, out, count)
 

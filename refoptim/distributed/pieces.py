@@ -131,53 +131,73 @@ class Pieces:
             sums = {(0, 0): whole(sums)}
         self._kept = {} if last else {block: self._room(term, kept, outs) for block, term in sums.items()}
         into = {(0, 0): list(outs)} if last else self._kept
-        fold = _Fold(self.comm.rank, ranges[self.comm.rank], [x for _, x in kept], mine, senders, self.divisor)
         sent = [None if block is None else _sent(dtypes, block) for block in senders]
+        new = {block: term for block, term in sums.items() if last or not _is_kept(term, kept)}
+        held, divisor = ranges[self.comm.rank], self.divisor if last else 1
+        fold = _Fold(self.comm.rank, held, [x for _, x in kept], mine, sent, new, into, divisor)
         present = [i for i, dtype in enumerate(dtypes) if dtype is not None]
         beside = next((x for x in outs if x is not None), np.empty(0))
 
-        def taken(part: Sequence[Segment], came: list[list[Array] | None]) -> None:
-            fold.take(part, came, sums, into, last)
-
         pieces = [segments(x, present) for x in ranges]
-        scatter(self.comm, self.buffers, pieces, mine, sent, self.limit, beside, taken)
+        scatter(self.comm, self.buffers, pieces, mine, sent, self.limit, beside, fold)
         still = {id(x) for x in self._kept.values()}
         for vectors in (mine or [], *(x for _, x in kept if id(x) not in still)):
             self._give(vectors)
 
     def _room(self, term: Sum, kept: Sequence[tuple[Block, Any]], outs: Vectors) -> list[Array | None]:
         """Return what a sum is written into: where it is already, or other vectors."""
-        if isinstance(term, int) and term < len(kept):
+        if _is_kept(term, kept):
             found: list[Array | None] = kept[term][1]
             return found
         return [None if x is None else self.buffers.take(x.size, arithmetic(x.dtype), x) for x in outs]
 
 
+def _is_kept(term: Sum, kept: Sequence[Any]) -> bool:
+    """Tell whether a sum is one of those that are kept already."""
+    return isinstance(term, int) and term < len(kept)
+
+
 @dataclass
 class _Fold:
-    """The sums that one exchange makes of what is kept, of this rank's own, and of what comes."""
+    """The sums that one exchange makes of what is kept, of this rank's own, and of what comes.
+
+    ``sent`` holds the dtypes of what each rank sends, ``into`` the vectors that each sum is written into.
+    """
 
     rank: int
     ranges: Sequence[Range]
     kept: Sequence[list[Array | None]]
     mine: Vectors | None
-    senders: Sequence[Block | None]
+    sent: Sequence[DTypes | None]
+    sums: Mapping[Block, Sum]
+    into: Mapping[Block, Vectors]
     divisor: int
 
-    def take(
-        self,
-        part: Sequence[Segment],
-        came: list[list[Array] | None],
-        sums: Mapping[Block, Sum],
-        into: Mapping[Block, Vectors],
-        last: bool,
-    ) -> None:
+    def room(self, sender: int, part: Sequence[Segment]) -> tuple[Sequence[Segment], Vectors | None]:
+        """Let come what a sum begins with where the sum will be: memory that is read need not be read to be written."""
+        for block, term in self.sums.items():
+            into = self.into[block]
+            if self._first(term) == sender and all(self._fits(x, sender, into) for x in part):
+                return [self._place(x) for x in part], into
+        return part, None
+
+    def _first(self, term: Sum) -> int | None:
+        """Return the first rank whose message is one of the first two operands of a sum."""
+        coming = [rank for rank, dtypes in enumerate(self.sent) if dtypes is not None]
+        numbers = [i - len(self.kept) for i in operands_of(term)[:2]]
+        return next((coming[i] for i in numbers if i >= 0 and coming[i] != self.rank), None)
+
+    def _fits(self, segment: Segment, sender: int, into: Vectors) -> bool:
+        """Tell whether a segment comes in the dtype of the sum."""
+        dtypes, x = self.sent[sender], into[segment.member]
+        return dtypes is not None and x is not None and dtypes[segment.member] == x.dtype
+
+    def take(self, part: Sequence[Segment], came: list[list[Array] | None]) -> None:
         """Sum segments."""
         places = [self._place(segment) for segment in part]
         columns = [self._operands(i, segment, came) for i, segment in enumerate(part)]
-        for block, term in sums.items():
-            if last or not (isinstance(term, int) and term < len(self.kept)):
-                fold(term, columns, [cut(into[block], here) for here in places], self.divisor if last else 1)
+        for block, term in self.sums.items():
+            fold(term, columns, [cut(self.into[block], here) for here in places], self.divisor)
 
     def _place(self, segment: Segment) -> Segment:
         """Return where a segment lies in what this rank has of its parameter."""
@@ -187,8 +207,8 @@ class _Fold:
     def _operands(self, i: int, segment: Segment, came: list[list[Array] | None]) -> list[Array]:
         """Return what there is of a segment, the one of number ``i`` that came."""
         operands = [cut(x, self._place(segment)) for x in self.kept]
-        for rank, block in enumerate(self.senders):
-            if block is not None:
+        for rank, dtypes in enumerate(self.sent):
+            if dtypes is not None:
                 theirs = came[rank]
                 operands.append(cut(self.mine or (), segment) if theirs is None else theirs[i])
         return operands

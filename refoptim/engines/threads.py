@@ -11,7 +11,7 @@ import os
 from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,11 +20,18 @@ import numpy as np
 from ..step.changes import Change, make
 from .workspace import Workspace
 
+LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE")
+"""Variables in which launchers say how many processes they start on a computer: MPICH, Open MPI, torchrun."""
+
 _threads: list[int] = [0]
 
 
 def set_num_threads(n: int) -> None:
-    """Use ``n`` threads for large arrays; 0 stands for the number of processors this process may use."""
+    """Use ``n`` threads for large arrays.
+
+    0 stands for the number of processors that this process may use; where a launcher of ranks (``mpiexec``,
+    ``torchrun``) started several processes on this computer, for an equal share of all.
+    """
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"the number of threads must be an integer in [0, inf), got {n!r}")
     _threads[0] = n
@@ -36,7 +43,16 @@ def get_num_threads() -> int:
 
 
 def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use, its share of them where a launcher started several beside it."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(own, (os.cpu_count() or own) // _processes()))
+
+
+@cache
+def _processes() -> int:
+    """Return how many processes a launcher says that it started on this computer."""
+    told = (os.environ.get(name, "") for name in LOCAL_SIZES)
+    return max([1, *(int(x) for x in told if x.isascii() and x.isdigit())])
 
 
 def shares(items: Sequence[Any]) -> int:

@@ -14,6 +14,7 @@ from refoptim.engines import host
 from refoptim.engines.host import Host
 from refoptim.engines.twins import kernels_on
 from refoptim.numerics.arith import arithmetic
+from refoptim.numerics.tree import operands
 
 pytestmark = NEEDS_KERNELS
 
@@ -135,3 +136,28 @@ def test_sums_by_exact_arithmetic(seed: int) -> None:
         order.fold(((0, 1), 2), [[x.astype(np.float32)[i : i + 1] for i in range(3)]], [out], 3)
     first = np.float32(float(a) + float(b))
     assert out[0] == np.float32(float(np.float32(float(first) + float(c))) / 3)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("first", [0, 1], ids=["first", "second"])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
+def test_a_sum_in_the_place_of_one_of_its_first_two_operands(count: int, first: int, dtype: str) -> None:
+    """In either order of operands, by the definition and by kernels."""
+    for expression in (pairs(count), _leaning(count)):
+        expected = np.empty(17_003, dtype)
+        (column,) = drawn(dtype, [17_003], count)
+        order.fold(expression, [column], [expected], count)
+        place = operands(expression)[:2][first % min(count, 2)]
+        for machine in (None, *machines()):
+            here = [x.copy() for x in column]
+            with kernels_on(machine):
+                order.fold(expression, [here], [here[place]], count)
+            assert_same_bits(here[place], expected, (machine and machine.variant, expression))
+
+
+def _leaning(count: int) -> Any:
+    """Return a sum of so many operands whose second is added to all that follow it."""
+    right: Any = count - 1
+    for i in range(count - 2, -1, -1):
+        right = (i, right)
+    return right
