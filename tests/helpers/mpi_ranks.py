@@ -17,16 +17,16 @@ import numpy as np
 
 import refoptim
 from helpers import ranks
-from helpers.rooms import NAMES
 from refoptim import checkpoint
 from refoptim.distributed import RankError, Sharded
 
 Comm = Any
 
 
-def bits(comm: Comm, *dtypes: str) -> Any:
+def bits(comm: Comm, every: str) -> Any:
     """Train with every optimizer."""
-    found = {f"{name} {dtype}": ranks.shared_run(comm, name, dtype) for name in NAMES for dtype in dtypes}
+    chosen = ranks.kinds(comm.size, int(every))
+    found = {f"{name} {dtype}": ranks.shared_run(comm, name, dtype) for name, dtype in chosen}
     for name in ("LBFGS", "ConjugateGradient"):
         found[name] = ranks.shared_minimum(comm, name, "float64", line_search_fn="strong_wolfe")
     found["masters"] = ranks.shared_run(comm, "AdamW", "float16", master=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import refoptim
-from helpers.rooms import SETTINGS
+from helpers.rooms import NAMES, SETTINGS
 from refoptim import Parameter, SparseGrad
 from refoptim.clip_grad import clip_grad_norm_
 from refoptim.distributed import Sharded, run_ranks
@@ -23,6 +23,12 @@ PIECES = 12
 """Pieces of a step: as many on each of 1, 2, 3 or 4 ranks."""
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def kinds(size: int, every: int) -> list[tuple[str, str]]:
+    """Return optimizers with dtypes in which so many ranks train them: every so-manieth pair, on more ranks others."""
+    pairs = ((i + j, name, dtype) for i, name in enumerate(NAMES) for j, dtype in enumerate(DTYPES))
+    return [(name, dtype) for i, name, dtype in pairs if not (i + size) % every]
 
 
 def outcomes(size: int, function: Callable[..., Any], patience: float = 5) -> list[Any]:
