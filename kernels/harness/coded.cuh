@@ -133,10 +133,21 @@ template <class Rule, class P, class G, int N> struct CodedStep {
             Element(s, prepare, tensor, i, before, All()).store(tensor, i, after);
     }
 
+    // Updates elements that have no codes.
+    __device__ void update_plain(i64 begin, i64 end) const {
+#ifdef HOST
+        for (i64 i = begin; i < end; i += MOST)
+            update_held<Rule>(s, prepare, tensor, i, end - i < MOST ? end - i : MOST, 0, All());
+#else
+        const float none[N] = {};
+        update(begin, end, none, none);
+#endif
+    }
+
     // Updates block number k of `length` elements.
     __device__ void update_block(i64 k, i64 length, float* shared) const {
 #ifdef HOST
-        if (update_held<Rule>(s, prepare, tensor, k, length, All()))
+        if (update_held<Rule>(s, prepare, tensor, k * length, length, k, All()))
             return;
 #endif
         float before[N], after[N];
@@ -169,7 +180,6 @@ __device__ inline void run_coded(const typename Rule::template Record<T>& by_val
     copy_numbers((float*)&s, b.record ? (const T*)b.record : (const T*)&by_value, sizeof(s) / sizeof(float));
     const Preparation<T> prepare(b);
     const i64 length = i64(s.block_size);
-    const float none[N] = {};
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
         const Part part(b, c);
         const CodedStep<Rule, P, G, N> step{s, prepare, CodedTensor<P, G, N>(b, part.tensor)};
@@ -178,7 +188,7 @@ __device__ inline void run_coded(const typename Rule::template Record<T>& by_val
             for (i64 k = (part.start + length - 1) / length; k * length < end; k++)
                 step.update_block(k, length, shared);
         else
-            step.update(part.start, end, none, none);
+            step.update_plain(part.start, end);
     }
 }
 

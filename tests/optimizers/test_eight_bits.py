@@ -236,3 +236,47 @@ def test_complex_parameters_and_numbers_that_are_no_sizes_are_refused() -> None:
         Adam8bit([np.zeros(3)], block_size=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Invalid block size: 0"):
         Adam8bit([np.zeros(3)], block_size=0)
+
+
+def tables() -> dict[str, Any]:
+    """Return tables as they are made, and others in which codes lie closer, stand twice, or are in no order."""
+    rng = np.random.default_rng(8)
+    close = np.sort(np.concatenate([table(True)[::2], np.linspace(0.5, 0.5001, 128, dtype=np.float32)]))
+    twice = np.repeat(table(False)[::2], 2)
+    odd = table(True).copy()
+    odd[17] = np.nan
+    drawn = np.sort(rng.standard_normal(256)).astype(np.float32)
+    made = {"signed": table(True), "unsigned": table(False)}
+    return {**made, "close": close, "twice": twice, "drawn": drawn, "mixed": rng.permutation(table(True)), "odd": odd}
+
+
+def around(numbers: Any) -> Any:
+    """Return numbers of [-1, 1] on both sides of all places where another code begins, and many others."""
+    with np.errstate(invalid="ignore"):
+        ends = np.concatenate([numbers, numbers[:-1] + (numbers[1:] - numbers[:-1]) / np.float32(2)])
+    below, above = (np.nextafter(ends, np.float32(to)) for to in (-9, 9))
+    bits = np.random.default_rng(9).integers(0, 2**32, 12_000, dtype=np.uint32).view(np.float32)
+    small = np.array([0.0, -0.0, 1e-45, -1e-45, 1e-38, 2**-23, -(2**-24), 1, -1], np.float32)
+    x = np.concatenate([below, ends, above, bits, small])
+    return x[np.abs(x) <= 1]
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("kind", tables())
+def test_kernels_find_the_code_of_every_number(kind: str) -> None:
+    """The average is the gradient, and the largest of a block 1, so that what is coded is what is given."""
+    numbers = tables()[kind]
+    x = around(numbers)
+    g = np.ones((len(x) // 255 + 17, 256), np.float32)
+    g[:, 1:] = np.resize(x, g[:, 1:].shape)
+    g[3, 7] = np.nan
+    w = np.zeros(g.size, np.float32)
+    runs = [Adam8bit([w.copy()], betas=(0.0, 0.0), fused=fused) for fused in (None, True)]
+    for run in runs:
+        run.step(grads=[np.zeros_like(w)])
+        run.state[run.param_groups[0]["params"][0]]["exp_avg_qmap"][...] = numbers
+        run.step(grads=[g.reshape(-1)])
+    state = [run.state[run.param_groups[0]["params"][0]]["exp_avg"] for run in runs]
+    assert np.array_equal(*state)
+    coded = np.delete(state[0].reshape(-1, 256), 3, axis=0)
+    assert len(np.unique(coded)) > 5
