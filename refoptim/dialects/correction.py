@@ -16,7 +16,7 @@ from ..optimizers.adamw import AdamW
 from ..optimizers.asgd import ASGD
 from ..optimizers.nadam import NAdam
 from ..optimizers.radam import RAdam
-from ..optimizers.rectification import rectification
+from ..optimizers.rectification import length, longest, rectification
 from ..optimizers.sparse_adam import SparseAdam
 from ..step.rule import Hypers, Record, Registers
 from .change import Change, Words, by_scalars, by_words, declare
@@ -48,9 +48,7 @@ def rectified_by_count(h: Any, k: int, s: dict[str, Any]) -> dict[str, Any]:
     if k + 1 <= 5:
         return {}
     beta2 = h.betas[1]
-    rho_inf = 2 / (1 - beta2) - 1
-    rho = rho_inf - 2 * k * power(beta2, k) / (1 - power(beta2, k))
-    return {"rectified": True, "rect": rectification(rho, rho_inf)}
+    return {"rectified": True, "rect": rectification(length(beta2, k), longest(beta2))}
 
 
 by_scalars("NoBiasCorrection", CORRECTED, CORRECTION, change=uncorrected)

@@ -10,6 +10,7 @@ from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
+from .rectification import length, longest
 
 
 class AdaBelief(Optimizer):
@@ -76,8 +77,7 @@ class AdaBelief(Optimizer):
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         beta1, beta2 = h.betas
         power1, power2 = power(beta1, k), power(beta2, k)
-        n_max = 2 / (1 - beta2) - 1
-        n = n_max - 2 * k * power2 / (1 - power2)
+        n, n_max = length(beta2, k), longest(beta2)
         rate = 1.0 if h.fixed_decay else h.lr
         size = rectification(n, n_max, power2) / (1 - power1) if n >= 5 else 1 / (1 - power1)
         return dict(

@@ -10,7 +10,7 @@ from ..step import hyper as hp
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
-from .rectification import rectification
+from .rectification import length, longest, rectification
 
 
 class RAdam(Optimizer):
@@ -63,8 +63,7 @@ class RAdam(Optimizer):
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         beta1, beta2 = h.betas
         correction2 = 1 - power(beta2, k)
-        rho_inf = 2 / (1 - beta2) - 1
-        rho = rho_inf - 2 * k * power(beta2, k) / correction2
+        rho, rho_inf = length(beta2, k), longest(beta2)
         return dict(
             weight_decay=h.weight_decay,
             decoupled=h.decoupled_weight_decay,

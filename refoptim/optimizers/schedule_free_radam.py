@@ -11,7 +11,7 @@ from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .averaging import WITHOUT_WEIGHTS, share, weighed
 from .modes import ModalOptimizer
-from .rectification import rectification
+from .rectification import length, longest, rectification
 
 
 class ScheduleFreeRAdam(ModalOptimizer):
@@ -124,15 +124,9 @@ class ScheduleFreeRAdam(ModalOptimizer):
         return p, z, exp_avg_sq
 
 
-def length(beta2: float, k: int) -> float:
-    """Return rho, the length of a simple moving average like that of the squares after ``k`` steps."""
-    rho_inf = 2 / (1 - beta2) - 1
-    return rho_inf - 2 * k * power(beta2, k) / (1 - power(beta2, k))
-
-
 def factor(beta2: float, k: int, silent: bool) -> float:
     """Return rect, by which the learning rate of step ``k`` is multiplied."""
     rho = length(beta2, k)
     if rho > 4:
-        return rectification(rho, 2 / (1 - beta2) - 1)
+        return rectification(rho, longest(beta2))
     return 0.0 if silent else 1.0
