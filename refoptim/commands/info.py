@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ..conformance import cases, trajectory
 from ..conformance.cases import Case
@@ -18,6 +17,7 @@ from .output import echo, heading, print_json, print_table, refusing
 
 @click.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@refusing
 def list_command(as_json: bool) -> None:
     """List all optimizers and schedulers.
 
@@ -113,6 +113,7 @@ def _section(title: str, body: str) -> None:
 
 @click.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@refusing
 def doctor_command(as_json: bool) -> None:
     """Look whether this machine computes as refoptim needs it, and what is installed.
 
@@ -130,6 +131,6 @@ def doctor_command(as_json: bool) -> None:
         words: dict[Any, str] = {True: "ok", False: "WRONG", None: ""}
         styles = ["red" if x.ok is False else "" for x in findings]
         print_table(("what", "found", ""), [(x.name, x.value, words[x.ok]) for x in findings], styles)
-        Console().print("all is well" if healthy else "something is wrong", style="green" if healthy else "red")
+        echo("all is well" if healthy else "something is wrong", color="green" if healthy else "red")
     if not healthy:
         raise click.exceptions.Exit(1)

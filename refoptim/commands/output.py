@@ -53,9 +53,21 @@ class Program(click.Group):
 
 
 @contextmanager
-def _visible_errors() -> Iterator[None]:
+def _writing() -> Iterator[None]:
+    """Turn what is wrong with the stream that is written to into one line and exit code 2."""
     try:
         yield
+    except BrokenPipeError:  # click ends quietly at a closed pipe
+        raise
+    except OSError as error:
+        raise Refused(f"the output cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    try:
+        with _writing():  # help, which click prints
+            yield
     except click.ClickException as error:
         vars(error).update(message=visible(error.message, "\n\t"))  # an attribute that click calls final
         raise
@@ -68,7 +80,7 @@ def refusing(command: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly at a closed pipe
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except ModuleNotFoundError as error:
             raise Refused(f"this needs {error.name}: pip install {error.name}") from error
@@ -84,21 +96,25 @@ def one_line(text: str) -> str:
     return line if len(line) <= LINE else f"{line[: LINE // 2]} … {line[-LINE // 4 :]}"
 
 
-def echo(*lines: str, err: bool = False) -> None:
-    """Print lines."""
-    click.echo("\n".join(map(visible, lines)), err=err)
+@_writing()
+def echo(*lines: str, err: bool = False, color: str | None = None) -> None:
+    """Print lines, in a terminal in a color."""
+    click.secho("\n".join(map(visible, lines)), err=err, fg=color)
 
 
+@_writing()
 def heading(text: str) -> None:
     """Print a heading."""
     click.secho(visible(text), bold=True)
 
 
+@_writing()
 def print_json(document: Any) -> None:
     """Print one JSON document, whole or not at all; it is plain ASCII."""
     click.echo(json.dumps(document, indent=2))
 
 
+@_writing()
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Iterable[str] = ()) -> None:
     """Print a table in a terminal, and where it is piped its rows, with tabs between the cells."""
     shown = [[*map(visible, row)] for row in rows]

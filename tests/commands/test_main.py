@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,19 +56,20 @@ def _find(path: tuple[str, ...]) -> click.Command:
     return found
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("explain", "adamw"),
-        ("explain", "adamw", "--json"),
-        ("list",),
-        ("doctor", "--json"),
-        ("conformance", "--engine", "numpy", "--pattern", "sgd-plain", "--dtype", "float64"),
-        ("accuracy", "--pattern", "sgd", "--dtype", "float64", "--impl", "numpy", "--steps", "2"),
-        ("golden", "--help"),
-    ],
-    ids=" ".join,
-)
+PRINTING = [
+    ("explain", "adamw"),
+    ("explain", "adamw", "--json"),
+    ("list",),
+    ("doctor",),
+    ("doctor", "--json"),
+    ("conformance", "--engine", "numpy", "--pattern", "sgd-plain", "--dtype", "float64"),
+    ("accuracy", "--pattern", "sgd", "--dtype", "float64", "--impl", "numpy", "--steps", "2"),
+    ("golden", "--help"),
+    ("--version",),
+]
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_a_closed_pipe_ends_quietly(arguments: tuple[str, ...]) -> None:
     there, here = os.pipe()
     os.close(there)
@@ -75,6 +78,15 @@ def test_a_closed_pipe_ends_quietly(arguments: tuple[str, ...]) -> None:
     finally:
         os.close(here)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_an_output_that_cannot_be_written_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = start("-c", RUN.format(str(ROOT)), *arguments, stdout=full)
+    expected = f"Error: the output cannot be written: {os.strerror(errno.ENOSPC)}\n"
+    assert (done.returncode, done.stderr) == (2, expected)
 
 
 def test_a_checkout_that_is_not_installed_says_so_in_one_line() -> None:
