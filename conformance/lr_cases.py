@@ -194,6 +194,10 @@ WIDER: dict[str, Callable[[Draw], str]] = {
         f"CosineWarmupLR({warmup(d)}, num_cycles={d.one(0.5, d.real(0.2, 3))}, "
         f"{d.one('min_lr', 'min_lr_rate')}={d.one(None, d.real(0, 0.04))})"
     ),
+    "CosineWarmupRateLR": lambda d: (
+        f"CosineWarmupRateLR({warmup(d)}, num_cycles={d.one(0.5, d.real(0.2, 3))}, "
+        f"{d.one('min_lr', 'min_lr_rate')}={d.real(0, 0.04)}, warmup_lr_rate={d.one(None, d.real(0, 1.2))})"
+    ),
     "CosineRestartsWarmupLR": lambda d: (
         f"CosineRestartsWarmupLR({warmup(d)}, num_cycles={d.one(d.whole(1, 6), d.real(0.5, 4))})"
     ),
@@ -268,6 +272,10 @@ PLAIN = {
     "CosineWarmupLR-plain": "CosineWarmupLR(num_warmup_steps=10, num_training_steps=100)",
     "CosineWarmupLR-min": "CosineWarmupLR(num_warmup_steps=10, num_training_steps=100, min_lr_rate=0.1)",
     "CosineWarmupLR-rises": "CosineWarmupLR(num_warmup_steps=5, num_training_steps=60)",
+    "CosineWarmupRateLR-plain": "CosineWarmupRateLR(num_warmup_steps=10, num_training_steps=100, min_lr_rate=0.1)",
+    "CosineWarmupRateLR-rate": (
+        "CosineWarmupRateLR(num_warmup_steps=10, num_training_steps=80, min_lr=0.01, warmup_lr_rate=0.2)"
+    ),
     "CosineRestartsWarmupLR-plain": (
         "CosineRestartsWarmupLR(num_warmup_steps=10, num_training_steps=100, num_cycles=3)"
     ),

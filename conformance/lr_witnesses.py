@@ -66,6 +66,7 @@ HF = {
     "ConstantWarmupLR": "constant_with_warmup",
     "LinearWarmupLR": "linear",
     "CosineWarmupLR": "cosine",
+    "CosineWarmupRateLR": "cosine_warmup_with_min_lr",
     "CosineRestartsWarmupLR": "cosine_with_restarts",
     "PolynomialWarmupLR": "polynomial",
     "InverseSqrtLR": "inverse_sqrt",

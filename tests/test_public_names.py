@@ -23,7 +23,14 @@ SCHEDULERS = (
     *("ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR"),
     *("ReduceLROnPlateau", "SequentialLR", "StepLR"),
     *("ConstantWarmupLR", "LinearWarmupLR", "CosineWarmupLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR"),
-    *("InverseSqrtLR", "WarmupStableDecayLR", "NoamLR", "WarmupCosineDecayLR", "PiecewiseInterpolateLR"),
+    *(
+        "CosineWarmupRateLR",
+        "InverseSqrtLR",
+        "WarmupStableDecayLR",
+        "NoamLR",
+        "WarmupCosineDecayLR",
+        "PiecewiseInterpolateLR",
+    ),
     *("CosineCyclesLR", "CosineDecayRestartsLR", "get_scheduler"),
 )
 AVERAGES = (

@@ -33,7 +33,10 @@ HF = (
     *("ConstantWarmupLR", "LinearWarmupLR", "CosineWarmupLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR"),
     "InverseSqrtLR",
 )
-TRAINED = ("LinearWarmupLR", "CosineWarmupLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR", "WarmupCosineDecayLR")
+TRAINED = (
+    *("LinearWarmupLR", "CosineWarmupLR", "CosineWarmupRateLR", "CosineRestartsWarmupLR", "PolynomialWarmupLR"),
+    "WarmupCosineDecayLR",
+)
 PERIODIC = ("CosineAnnealingWarmRestarts", "StepLR", "CyclicLR", "CosineCyclesLR", "CosineDecayRestartsLR")
 STEPPED = ("StepLR", "MultiStepLR", "SequentialLR")
 
@@ -55,7 +58,7 @@ LENGTHS = {
 
 WARMUP_STEPS = {
     **{name: LENGTHS[name] for name in WARMUPS},
-    **dict.fromkeys((*HF, "WarmupStableDecayLR", "NoamLR"), "num_warmup_steps"),
+    **dict.fromkeys((*HF, "CosineWarmupRateLR", "WarmupStableDecayLR", "NoamLR"), "num_warmup_steps"),
     "WarmupCosineDecayLR": "warmup_steps",
     "CosineCyclesLR": "warmup_t",
 }
@@ -74,6 +77,7 @@ REALS = {
     "OneCycleLR": ("max_lr", "div_factor", "final_div_factor", "pct_start", "base_momentum", "max_momentum"),
     "ReduceLROnPlateau": ("factor",),
     "CosineWarmupLR": ("num_cycles", "min_lr", "min_lr_rate"),
+    "CosineWarmupRateLR": ("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
     "CosineRestartsWarmupLR": ("num_cycles",),
     "PolynomialWarmupLR": ("power", "lr_end"),
     "WarmupStableDecayLR": ("min_lr_ratio", "num_cycles"),
@@ -352,7 +356,9 @@ def _absolute(spec: Spec, model: Model) -> dict[str, Any] | None:
 
 
 def _shapes(spec: Spec, model: Model) -> dict[str, Any] | None:
-    is_cosine = spec.name in (*COSINES, "CosineWarmupLR") or spec.settings.get("anneal_strategy") == "cos"
+    is_cosine = (
+        spec.name in (*COSINES, "CosineWarmupLR", "CosineWarmupRateLR") or spec.settings.get("anneal_strategy") == "cos"
+    )
     return {"_shape": "linear", "_after": "hold"} if is_cosine else None
 
 
@@ -558,7 +564,7 @@ AXES: tuple[Axis, ...] = (
         "CosineClamped",
         "the cosine stays at its minimum after T_max and does not rise again",
         "min(epoch, T_max): torch's schedule has none",
-        option("CosineAnnealingLR", "CosineWarmupLR", _after="hold"),
+        option("CosineAnnealingLR", "CosineWarmupLR", "CosineWarmupRateLR", _after="hold"),
         "optax, Keras",
     ),
     Axis(
@@ -590,7 +596,10 @@ AXES: tuple[Axis, ...] = (
         "LinearForCosine",
         "the curve is a straight line where it should be a cosine",
         "the shape: (1 + cos(pi * x)) / 2, not 1 - x",
-        any_of(computed(_shapes, *COSINES, "OneCycleLR", "CosineWarmupLR"), computed(_rising, "CosineAnnealingLR")),
+        any_of(
+            computed(_shapes, *COSINES, "OneCycleLR", "CosineWarmupLR", "CosineWarmupRateLR"),
+            computed(_rising, "CosineAnnealingLR"),
+        ),
     ),
     Axis(
         "CosineForLinear",

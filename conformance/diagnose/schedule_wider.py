@@ -42,11 +42,21 @@ def _linear(s: Settings, lr: float, n: Array) -> Array:
 
 
 def _cosine(s: Settings, lr: float, n: Array) -> Array:
-    q = _way(s, n)
+    return _warmed(s, lr, n, _fallen(s, lr, _way(s, n)))
+
+
+def _cosine_ahead(s: Settings, lr: float, n: Array) -> Array:
+    w, rate = s["num_warmup_steps"], s["warmup_lr_rate"]
+    rise = (n + 1) / max(1, w) if rate is None else rate + (1 - rate) * n / max(1, w - 1)
+    return np.asarray(lr * np.where(n < w, rise, _fallen(s, lr, _way(s, n + 1))))
+
+
+def _fallen(s: Settings, lr: float, q: Array) -> Array:
+    """Return the factor of a cosine with a minimum, of which the part ``q`` has passed."""
     q = q if s.get("_after") is None else np.minimum(q, 1.0)
     low = s["min_lr_rate"] or 0.0 if s["min_lr"] is None else s["min_lr"] / lr
     height = 1 - q if s.get("_shape") == "linear" else wave(s["num_cycles"] * 2.0 * q)
-    return _warmed(s, lr, n, np.maximum(height * (1 - low) + low, 0))
+    return np.maximum(height * (1 - low) + low, 0)
 
 
 def _restarts(s: Settings, lr: float, n: Array) -> Array:
@@ -140,6 +150,7 @@ WIDER: dict[str, Form] = {
     "ConstantWarmupLR": _constant,
     "LinearWarmupLR": _linear,
     "CosineWarmupLR": _cosine,
+    "CosineWarmupRateLR": _cosine_ahead,
     "CosineRestartsWarmupLR": _restarts,
     "PolynomialWarmupLR": _polynomial,
     "InverseSqrtLR": _inverse_root,

@@ -63,6 +63,10 @@ COMMANDS = {
         "CosineWarmupLR(num_warmup_steps=20, num_training_steps=90)",
         "CosineWarmupLR(num_warmup_steps=20, num_training_steps=90, min_lr=0.02)",
     ],
+    "CosineWarmupRateLR": [
+        "CosineWarmupRateLR(num_warmup_steps=20, num_training_steps=90, min_lr=0.02)",
+        "CosineWarmupRateLR(num_warmup_steps=20, num_training_steps=90, min_lr=0.02, warmup_lr_rate=0.4)",
+    ],
     "CosineRestartsWarmupLR": ["CosineRestartsWarmupLR(num_warmup_steps=10, num_training_steps=100, num_cycles=3)"],
     "PolynomialWarmupLR": [
         "PolynomialWarmupLR(num_warmup_steps=20, num_training_steps=90)",

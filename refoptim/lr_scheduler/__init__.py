@@ -14,6 +14,7 @@ from .cosine_cycles_lr import CosineCyclesLR
 from .cosine_decay_restarts_lr import CosineDecayRestartsLR
 from .cosine_restarts_warmup_lr import CosineRestartsWarmupLR
 from .cosine_warmup_lr import CosineWarmupLR
+from .cosine_warmup_rate_lr import CosineWarmupRateLR
 from .cyclic_lr import CyclicLR
 from .exponential_lr import ExponentialLR
 from .inverse_sqrt_lr import InverseSqrtLR
@@ -41,6 +42,7 @@ WIDER = (
     "CosineDecayRestartsLR",
     "CosineRestartsWarmupLR",
     "CosineWarmupLR",
+    "CosineWarmupRateLR",
     "InverseSqrtLR",
     "LinearWarmupLR",
     "NoamLR",
@@ -61,6 +63,7 @@ __all__ = [
     "CosineDecayRestartsLR",
     "CosineRestartsWarmupLR",
     "CosineWarmupLR",
+    "CosineWarmupRateLR",
     "CyclicLR",
     "ExponentialLR",
     "InverseSqrtLR",

@@ -11,6 +11,7 @@ from .base import LRScheduler
 from .constant_warmup_lr import ConstantWarmupLR
 from .cosine_restarts_warmup_lr import CosineRestartsWarmupLR
 from .cosine_warmup_lr import CosineWarmupLR
+from .cosine_warmup_rate_lr import CosineWarmupRateLR
 from .inverse_sqrt_lr import InverseSqrtLR
 from .linear_warmup_lr import LinearWarmupLR
 from .polynomial_warmup_lr import PolynomialWarmupLR
@@ -27,9 +28,10 @@ NAMES: dict[str, type[LRScheduler]] = {
     "inverse_sqrt": InverseSqrtLR,
     "reduce_lr_on_plateau": ReduceLROnPlateau,
     "cosine_with_min_lr": CosineWarmupLR,
+    "cosine_warmup_with_min_lr": CosineWarmupRateLR,
     "warmup_stable_decay": WarmupStableDecayLR,
 }
-"""What each name builds; greedy and cosine_warmup_with_min_lr are not built."""
+"""What each name builds; greedy is not built."""
 
 
 def get_scheduler(
@@ -44,7 +46,7 @@ def get_scheduler(
 
     Args:
         name: linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt,
-            reduce_lr_on_plateau, cosine_with_min_lr or warmup_stable_decay.
+            reduce_lr_on_plateau, cosine_with_min_lr, cosine_warmup_with_min_lr or warmup_stable_decay.
         optimizer: whose groups' ``lr`` are set.
         num_warmup_steps: the steps of the warm-up, which schedules that have none do not look at.
         num_training_steps: the steps of the whole run, likewise; warmup_stable_decay needs it or ``num_stable_steps``.
@@ -63,7 +65,7 @@ def get_scheduler(
         more = _with_stable_steps(more, num_warmup_steps, num_training_steps)
     if name == "constant":
         given["num_warmup_steps"] = 0
-    if name == "cosine_with_min_lr" and more.get("min_lr") is more.get("min_lr_rate") is None:
+    if name.endswith("_with_min_lr") and more.get("min_lr") is more.get("min_lr_rate") is None:
         raise ValueError("One of min_lr or min_lr_rate should be set")
     return NAMES[name](optimizer, **_taken(name, given), **more)
 

@@ -11,6 +11,9 @@ from ..step.hyper import Real
 from .base import LR, LastEpoch, check
 from .of_step import Cycles, TrainingSteps, TrainingWarmup, WarmupSteps
 
+Lowest = Annotated[float | None, Real("the lowest learning rate", optional=True)]
+LowestRate = Annotated[float | None, Real("the same as a part of base_lr", optional=True)]
+
 
 class CosineWarmupLR(TrainingWarmup):
     """Lets the learning rate rise from 0 to ``base_lr`` on a straight line, and fall on a cosine to 0, or to a minimum.
@@ -45,8 +48,8 @@ class CosineWarmupLR(TrainingWarmup):
         num_warmup_steps: WarmupSteps,
         num_training_steps: TrainingSteps,
         num_cycles: Cycles = 0.5,
-        min_lr: Annotated[float | None, Real("the lowest learning rate", optional=True)] = None,
-        min_lr_rate: Annotated[float | None, Real("the same as a part of base_lr", optional=True)] = None,
+        min_lr: Lowest = None,
+        min_lr_rate: LowestRate = None,
         last_epoch: LastEpoch = -1,
     ) -> None:
         vars(self).update(check(type(self), locals()))

@@ -83,7 +83,7 @@ def test_a_closed_pipe_ends_quietly(arguments: tuple[str, ...]) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_an_output_that_cannot_be_written_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
-    with open("/dev/full", "w", encoding="utf-8") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = start("-c", RUN.format(str(ROOT)), *arguments, stdout=full)
     expected = f"Error: the output cannot be written: {os.strerror(errno.ENOSPC)}\n"
     assert (done.returncode, done.stderr) == (2, expected)

@@ -41,6 +41,7 @@ MAKE: dict[str, Callable[[Any, float], Any]] = {
     "ConstantWarmupLR": lambda o, rate: lrs.ConstantWarmupLR(o, round(8 / rate)),
     "LinearWarmupLR": lambda o, rate: lrs.LinearWarmupLR(o, 2, round(8 / rate)),
     "CosineWarmupLR": lambda o, rate: lrs.CosineWarmupLR(o, 2, 9, min_lr_rate=rate / 10),
+    "CosineWarmupRateLR": lambda o, rate: lrs.CosineWarmupRateLR(o, 3, 9, min_lr_rate=0.1, warmup_lr_rate=rate / 10),
     "CosineRestartsWarmupLR": lambda o, rate: lrs.CosineRestartsWarmupLR(o, 2, 9, rate),
     "PolynomialWarmupLR": lambda o, rate: lrs.PolynomialWarmupLR(o, 2, 9, 1e-7, rate),
     "InverseSqrtLR": lambda o, rate: lrs.InverseSqrtLR(o, 2, round(8 / rate)),

@@ -77,6 +77,7 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "ConstantWarmupLR": lambda o: lrs.ConstantWarmupLR(o, 16),
     "LinearWarmupLR": lambda o: lrs.LinearWarmupLR(o, 2, 16),
     "CosineWarmupLR": lambda o: lrs.CosineWarmupLR(o, 2, 9, min_lr_rate=0.05),
+    "CosineWarmupRateLR": lambda o: lrs.CosineWarmupRateLR(o, 2, 9, min_lr_rate=0.05, warmup_lr_rate=0.1),
     "CosineRestartsWarmupLR": lambda o: lrs.CosineRestartsWarmupLR(o, 2, 9, 0.5),
     "PolynomialWarmupLR": lambda o: lrs.PolynomialWarmupLR(o, 2, 9, 1e-7, 0.5),
     "InverseSqrtLR": lambda o: lrs.InverseSqrtLR(o, 2, 16),

@@ -67,6 +67,15 @@ def test_cosine_rises_again_and_restarts_do_not() -> None:
     assert restarts[2] == restarts[6] == 0.5 and restarts[10:] == [0, 0] and restarts[5] == restarts[9] < 0.1
 
 
+def test_a_warmup_rate_begins_above_zero_and_the_minimum_comes_a_step_early() -> None:
+    found = rates(lrs.CosineWarmupRateLR(sgd(), 2, 6, min_lr_rate=0.25), 10)
+    assert found[:2] == [0.25, 0.5] and found[5::4] == [0.125, 0.5]
+    assert found == rates(lrs.CosineWarmupLR(sgd(), 2, 6, min_lr_rate=0.25), 11)[1:]
+    begun = lrs.CosineWarmupRateLR(sgd(), 3, 7, min_lr=0.125, warmup_lr_rate=0.25)
+    assert rates(begun, 3) == [0.125, 0.3125, 0.5] and begun.lr_at(6) == [0.125]
+    assert rates(lrs.CosineWarmupRateLR(sgd(), 1, 5, warmup_lr_rate=0.25), 1) == [0.125]
+
+
 def test_a_minimum_is_of_each_group() -> None:
     found = lrs.CosineWarmupLR(sgd(0.5, 0.25), 0, 4, min_lr=0.125).lr_at(4)
     assert found == [0.125, 0.125]
@@ -132,6 +141,8 @@ def test_a_cosine_is_entered_after_the_warmup_or_begins_there() -> None:
 
 REFUSED: list[tuple[Any, str]] = [
     (lambda o: lrs.CosineWarmupLR(o, 1, 9, min_lr=0.1, min_lr_rate=0.1), "Only one of min_lr or min_lr_rate"),
+    (lambda o: lrs.CosineWarmupRateLR(o, 1, 9, min_lr=0.1, min_lr_rate=0.1), "Only one of min_lr or min_lr_rate"),
+    (lambda o: lrs.CosineWarmupRateLR(o, 1, 9, warmup_lr_rate=float("nan")), "warmup_lr_rate"),
     (
         lambda o: lrs.PolynomialWarmupLR(o, 1, 9, lr_end=0.25),
         r"lr_end \(0.25\) must be smaller than initial lr \(0.25\)",
@@ -213,6 +224,8 @@ NAMED: list[tuple[str, dict[str, Any], type]] = [
     ("constant_with_warmup", {}, lrs.ConstantWarmupLR),
     ("inverse_sqrt", {"timescale": 7}, lrs.InverseSqrtLR),
     ("cosine_with_min_lr", {"min_lr": 0.01}, lrs.CosineWarmupLR),
+    ("cosine_warmup_with_min_lr", {"min_lr": 0.01}, lrs.CosineWarmupRateLR),
+    ("cosine_warmup_with_min_lr", {"min_lr_rate": 0.2, "warmup_lr_rate": 0.1}, lrs.CosineWarmupRateLR),
     ("warmup_stable_decay", {"num_decay_steps": 20, "decay_type": "1-sqrt"}, lrs.WarmupStableDecayLR),
 ]
 
@@ -246,6 +259,7 @@ def test_names_and_arguments_that_are_missing() -> None:
         ("linear", (), "linear requires `num_warmup_steps`, please provide that argument"),
         ("cosine", (3,), "cosine requires `num_training_steps`, please provide that argument"),
         ("cosine_with_min_lr", (3, 9), "One of min_lr or min_lr_rate should be set"),
+        ("cosine_warmup_with_min_lr", (3, 9), "One of min_lr or min_lr_rate should be set"),
         ("warmup_stable_decay", (3,), "Either num_training_steps or num_stable_steps must be specified"),
         ("warmup_stable_decay", (3, 9), "requires `num_decay_steps`"),
     ):
