@@ -223,7 +223,7 @@ def test_what_optax_has_is_torchs_or_named() -> None:
     asked = (
         "LinearLR-decay",
         "PolynomialLR-power",
-        "WarmRestarts-longer",
+        "CosineAnnealingWarmRestarts-longer",
         "CosineAnnealingLR-rises",
         "OneCycleLR-plain",
     )
