@@ -109,6 +109,10 @@ FLAGS = {
         "The weight decay is accepted and does nothing.",
         "should apply the weight decay",
     ),
+    "DecayInFirstStep": Flag(
+        "The parameter shrinks in the first step too (pytorch-optimizer), which should move nothing.",
+        "applies the decay: leave the parameter as it is in the first step",
+    ),
     "DecayInStep": Flag(
         "The decay is a part of the step, lr * (update + weight_decay * p) (Apex, llm.c, tinygrad, optax): the "
         "same sum, rounded in another order.",
@@ -172,7 +176,8 @@ FLAGS = {
         "takes the square roots: add eps inside of them",
     ),
     "EpsScaled": Flag(
-        "eps is added after bias correction, as dense Adam does. SparseAdam and RAdam add it to the uncorrected root.",
+        "eps is added after bias correction, as dense Adam does. SparseAdam, RAdam and AdaBelief where it is rectified "
+        "add it to the uncorrected root.",
         "adds eps: add it to the root of the average before that is corrected",
     ),
     "EpsSubtracted": Flag(
@@ -342,7 +347,8 @@ FLAGS = {
         "computes the step size: it depends on the shape",
     ),
     "RectifiedTooEarly": Flag(
-        "The rectification begins at another step: a counter one ahead (Thinc), or another bound than rho > 5.",
+        "The rectification begins at another step: a counter one ahead (Thinc), or another bound than rho > 5 (where "
+        "rho > 4 in torch-optimizer's AdaBelief, which does not correct the steps before that).",
         "decides whether to rectify: where rho > 5",
     ),
     "RoundedWhenStored": Flag(

@@ -7,9 +7,9 @@ from typing import Any
 
 import refoptim
 
-from ..numerics.arith import Array, add, addcmul, axpy, maximum, mul, sub
+from ..numerics.arith import Array, add, addcmul, axpy, div, maximum, mul, sqrt, sub
 from ..numerics.power import power
-from ..optimizers.adabelief import AdaBelief
+from ..optimizers.adabelief import AdaBelief, rectification
 from ..optimizers.adan import Adan
 from ..optimizers.ademamix import AdEMAMix
 from ..optimizers.adopt import ADOPT, bound
@@ -19,6 +19,7 @@ from ..optimizers.ftrl import FTRL
 from ..optimizers.lion import Lion
 from ..optimizers.modes import ModalOptimizer
 from ..optimizers.novograd import NovoGrad
+from ..optimizers.rectification import length, longest
 from ..optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from ..optimizers.schedule_free_radam import ScheduleFreeRAdam
 from ..optimizers.soap import SOAP
@@ -88,6 +89,22 @@ for _rule in WIDER:
 
 declare("MovedWithoutGradient", WIDER, GAPS)(Moving)
 declare("StepShared", [rule for rule in WIDER if rule.counts_steps], "whose step count")(SharedCount)
+
+
+@declare("StepShared", [Adan], "whose step count")
+class SharedCountOwnFirst(SharedCount):
+    """One count serves all parameters, but each has a first gradient of its own."""
+
+    @classmethod
+    def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
+        return super().arrays(h, shape) | {"neg_pre_grad": None}
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        *averages, before = state
+        return super().update(changed(s, first=before is None), p, g, *averages, g if before is None else before)
+
+
 for _flag, _count in (("StepAhead", lambda k: k + 1), ("StepStuck", lambda k: 1)):
     counted(_flag, _count, [rule for rule in WIDER if rule.counts_steps and rule is not NovoGrad])  # it looks at none
 declare("ChangeLate", WIDER, CHANGING)(ChangingLate)
@@ -182,7 +199,33 @@ def _rectified_early(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
     return {name: later[name] for name in ("rectified", "step_size")} if h.rectify else {}
 
 
-by_scalars("RectifiedTooEarly", [AdaBelief], "rectification", change=_rectified_early)
+def _rectified_past_four(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
+    """Rectify where rho > 4; the steps before that are not corrected for bias."""
+    beta1, beta2 = h.betas
+    rho = length(beta2, k)
+    if not h.rectify or rho <= 4:
+        return {"rectified": False, "step_size": -h.lr} if h.rectify else {}
+    size = rectification(rho, longest(beta2), power(beta2, k)) / (1 - power(beta1, k))
+    return {"rectified": True, "step_size": -size * h.lr}
+
+
+for _change in (_rectified_early, _rectified_past_four):
+    by_scalars("RectifiedTooEarly", [AdaBelief], "rectification", change=_change)
+
+
+@declare("EpsScaled", [AdaBelief], "eps of the step")
+class EpsOfCorrected(Change):
+    """A rectified step adds eps to the corrected root."""
+
+    @classmethod
+    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        right = super().words(s, p, g, *state)
+        return right | {"sqrt": lambda x: div(sqrt(x), s.root_correction2)} if s.rectify else right
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        size = s.step_size / s.root_correction2 if s.rectify and s.rectified else s.step_size
+        return super().update(changed(s, step_size=size), p, g, *state)
 
 
 @declare("BetaOfDifferenceComplemented", [Adan], "difference")
@@ -280,6 +323,12 @@ def _moving_at_once(update: Any, s: Record, p: Array, g: Array, exp_avg: Array, 
     return update(changed(s, first=False, low=-1 + 0 * s.low, high=1 + 0 * s.high), p, g, exp_avg, mul(g, g))
 
 
+def _decaying_at_once(update: Any, s: Record, p: Array, g: Array, *state: Array) -> Any:
+    shrinks = s.first and s.weight_decay and s.decoupled
+    return update(s, axpy(p, p, s.decay) if shrinks else p, g, *state)
+
+
+by_update("DecayInFirstStep", [ADOPT], "first step", wrap=_decaying_at_once)
 by_update("SquaresOfThisStep", [ADOPT], AVERAGE, wrap=_by_new_squares)
 by_update("MovedInFirstStep", [ADOPT], "first step", wrap=_moving_at_once)
 by_scalars("ClipIgnored", [ADOPT], "clipping", change=lambda h, k, s: {"clipped": False})
