@@ -138,6 +138,10 @@ FLAGS = {
         "Of several entries of one row in a sparse gradient only the last counts. Their sum counts.",
         "writes sparse entries: sum those of one row first",
     ),
+    "EpsAddedToEstimates": Flag(
+        "eps is added to the average of estimates (SophiaG). It bounds the average from below.",
+        "divides by the average of estimates: by the larger one of it and eps",
+    ),
     "EpsAddedToNorm": Flag(
         "The norm is divided by as norm + eps (Keras). eps bounds it from below.",
         "divides by the norm: by the larger of norm and eps",

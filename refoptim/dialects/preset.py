@@ -21,7 +21,18 @@ from .pure import pure_preset
 
 LIBRARIES = (
     *("apex", "bitsandbytes", "bitsandbytes_cuda", "chainer", "deepspeed", "keras", "llm_c", "mlx", "mxnet"),
-    *("older_torch", "onnx", "optax", "paddle", "sklearn", "tensorflow1", "tensorflow2", "tinygrad", "transformers"),
+    *(
+        "older_torch",
+        "onnx",
+        "optax",
+        "paddle",
+        "sklearn",
+        "sophia",
+        "tensorflow1",
+        "tensorflow2",
+        "tinygrad",
+        "transformers",
+    ),
 )
 """The modules that hold presets, each with ``WITNESS``, what it was held to."""
 
@@ -37,6 +48,7 @@ class Preset(Optimizer):
         flags: the names of that, as ``FLAGS`` explains them.
         defaults_of_its_own: the settings whose defaults are others.
         functional: the pure rule, as ``refoptim.functional`` has those of refoptim.
+        own: the settings that refoptim's does not have.
     """
 
     owner: ClassVar[str]
@@ -44,6 +56,15 @@ class Preset(Optimizer):
     flags: ClassVar[tuple[str, ...]]
     defaults_of_its_own: ClassVar[Mapping[str, Any]]
     functional: ClassVar[Step]
+    own: ClassVar[tuple[str, ...]] = ()
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Load a state dict; one of refoptim's own, which lacks what is the library's, leaves that as it was made."""
+        groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+        if self.own and isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):
+            own = {name: self.defaults[name] for name in self.own}
+            state_dict = {**state_dict, "param_groups": [{**own, **group} for group in groups]}
+        super().load_state_dict(state_dict)
 
     @classmethod
     def check(cls, h: Hypers) -> None:

@@ -5,7 +5,6 @@ Source: https://huggingface.co/docs/transformers/main_classes/optimizer_schedule
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import refoptim
@@ -28,8 +27,6 @@ WITNESS = "transformers 5, as it runs and as it was recorded"
 AXES_OF_ADAFACTOR = (AXES["Adafactor", "EpsAddedToSquares"][1], AXES["Adafactor", "DecayByStepSize"][0])
 
 DEFAULTS = {"eps": (1e-30, 1e-3)}
-
-OWN = ("beta1", "scale_parameter", "relative_step", "warmup_init")
 
 _Dialect: Any = made_of(refoptim.Adafactor, *AXES_OF_ADAFACTOR)
 
@@ -69,14 +66,6 @@ class OwnSettings(MeasuredChange):
         fused: hp.Fused = None,
     ) -> None:
         Optimizer.__init__(self, **hp.settings(locals()))
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Load a state dict; one of refoptim's own, which lacks what is transformers', leaves that as it was made."""
-        groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
-        if isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):
-            own = {name: self.defaults[name] for name in OWN}
-            state_dict = {**state_dict, "param_groups": [{**own, **group} for group in groups]}
-        super().load_state_dict(state_dict)
 
     @classmethod
     def check(cls, h: Hypers) -> None:
@@ -122,6 +111,7 @@ class OwnSettings(MeasuredChange):
 
 class Adafactor(Preset, OwnSettings, _Dialect):  # type: ignore[misc]
     __doc__ = OwnSettings.__doc__
+    own = ("beta1", "scale_parameter", "relative_step", "warmup_init")
 
 
 entered(__name__, Adafactor, refoptim.Adafactor, AXES_OF_ADAFACTOR, DEFAULTS)

@@ -299,6 +299,12 @@ by_update("EstimateIgnored", [Sophia], ESTIMATES, wrap=_unestimated)
 by_update("EstimateOfStepBefore", [Sophia], ESTIMATES, wrap=_estimated_late)
 by_update("EstimateInEveryStep", [Sophia], ESTIMATES, wrap=_estimated_always)
 by_words(
+    "EpsAddedToEstimates",
+    [Sophia],
+    "eps",
+    words=lambda s, p, g, *state: {"maximum": lambda x, c: add(x, c) if c is s.eps else maximum(x, c)},
+)
+by_words(
     "StepUnclipped",
     [Sophia],
     "clipping",

@@ -99,6 +99,16 @@ def bitsandbytes_cuda(kept: State, p: Array, g: Array, h: Hyper, k: int) -> Arra
     return p * (1 - h["lr"] * h["weight_decay"]) if h["weight_decay"] > 0 else p
 
 
+def sophia(kept: State, p: Array, g: Array, h: Hyper, k: int) -> Array:
+    """SophiaG of sophia.py, by its defaults of rho and bs; 1 and 1e-15 there are p and eps here"""
+    (beta1, beta2), estimate = h["betas"], kept["estimate"]
+    if estimate is not None:
+        kept["hessian"] = beta2 * kept.get("hessian", 0.0) + (1 - beta2) * estimate * estimate
+    kept["m"] = beta1 * kept.get("m", 0.0) + (1 - beta1) * g
+    ratio = np.minimum(np.abs(kept["m"]) / (0.04 * 5120 * kept.get("hessian", 0.0) + h["eps"]), h["p"])
+    return p * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * np.sign(kept["m"]) * ratio
+
+
 def theirs(step: Step, *lacks: str) -> Theirs:
     """Return a formula as an optimizer."""
     return Theirs(lambda h: step, lacks)
@@ -121,6 +131,7 @@ FORMULAS: dict[str, dict[str, Theirs]] = {
     },
     "llm_c": {"AdamW": theirs(decay_in_step, "amsgrad")},
     "older_torch": {"Adam": theirs(old_adam), "AdamW": theirs(old_adamw)},
+    "sophia": {"Sophia": theirs(sophia)},
 }
 
 ONE_COUNT = ("apex",)
@@ -144,6 +155,11 @@ class Formula(Peer):
 
     def _set_lr(self, lr: float) -> None:
         pass
+
+    def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        for kept, x in zip(self._kept, estimates or [None] * len(self._kept), strict=True):
+            kept["estimate"] = x
+        super().step(grads)
 
     def _step(self, grads: Sequence[Any]) -> None:
         self._taken += 1
