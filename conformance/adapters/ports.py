@@ -183,7 +183,7 @@ class AdabeliefPytorch(Ports):
 class Optimi(Ports):
     """optimi."""
 
-    package = "optimi"
+    package = "torch-optimi"
     ports: ClassVar[Mapping[str, Port]] = {
         "Adan": Port("optimi:Adan", {"no_prox": "adam_wd"}, LOOP),
         "Lion": Port("optimi:Lion", given=LOOP),
@@ -214,3 +214,12 @@ class Torchao(Ports):
         "Adam8bit": Port("torchao.optim:Adam8bit"),
         "AdamW8bit": Port("torchao.optim:AdamW8bit"),
     }
+
+    def _set_lr(self, lr: float) -> None:
+        self._optimizer.param_groups[0]["lr"].fill_(lr)
+
+    def _step(self, grads: Sequence[Any]) -> None:
+        import torch
+
+        with torch.compiler.set_stance("force_eager"):
+            super()._step(grads)

@@ -14,12 +14,13 @@ BOUND = 0.01
 
 
 def _adafactor(h: Hyper) -> Any:
-    from transformers.optimization import Adafactor
+    from transformers import optimization
 
+    adafactor: Any = optimization.Adafactor  # which has no types
     relative = h["lr"] == BOUND
     given = {"clip_threshold": h["d"], "decay_rate": h["beta2_decay"], "weight_decay": h["weight_decay"]}
     rate = {"relative_step": relative, "lr": None if relative else h["lr"]}
-    return lambda params: Adafactor(params, eps=(h["eps"][0] or 0.0, h["eps"][1]), **given, **rate)
+    return lambda params: adafactor(params, eps=(h["eps"][0] or 0.0, h["eps"][1]), **given, **rate)
 
 
 class Transformers(TorchPeer):

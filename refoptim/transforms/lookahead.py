@@ -73,7 +73,7 @@ class Lookahead(Wrapper):
         self.k: int
         self.pullback_momentum: str
         vars(self).update(self._settings(settings))
-        self.count = 0
+        self.count = -self._delay(self.k)
         self._slow: dict[Parameter, Array] = {p: self._first(p) for p in self._members()}
         self._slow_momentum: dict[Parameter, Array] = {}
 
@@ -87,6 +87,10 @@ class Lookahead(Wrapper):
                 f"{type(self._innermost()).__name__}, got {found['pullback_momentum']!r}"
             )
         return found
+
+    def _delay(self, k: int) -> int:
+        """Return how many steps are taken before the slow copies are made: none, they are made at once."""
+        return 0
 
     def _has_buffer(self, group: Any) -> bool:
         rule = type(self._innermost())
@@ -135,8 +139,9 @@ class Lookahead(Wrapper):
             skips = Scaling(None, found_inf).skips()
             given = {"grads": grads, "estimates": estimates, "grad_scale": grad_scale, "found_inf": skips or None}
             arguments = {name: x for name, x in given.items() if x is not None}
-            last = self.count + 1 >= self.k
-            count = partial(setattr, self, "count", 0 if last else self.count + 1)
+            after = self.count + 1
+            last = after == 0 or after >= self.k
+            count = partial(setattr, self, "count", 0 if last else after)
             with self._synchronized(last and not skips) as changes, self.optimizer.also([*changes, count, *self._also]):
                 return self.optimizer.step(closure, **arguments)
 
@@ -180,11 +185,13 @@ class Lookahead(Wrapper):
         """Work out all that a block becomes, then write it."""
         p, block = part
         state = self.state.get(p, {})
-        fast, slow = state.get("master"), self._slow[p]
+        master, slow = state.get("master"), self._slow[p]
         data, alpha = p.data, self.alpha
+        fast = data if master is None else master
+        before = fast if self.count < 0 else slow  # the slow copy is made now
         with at(place(data)), np.errstate(all="ignore"):
-            found = self._between(_cut(data if fast is None else fast, block), _cut(slow, block), alpha)
-            new = [(data, found), (slow, found), *([(fast, found)] if fast is not None else [])]
+            found = self._between(_cut(fast, block), _cut(before, block), alpha)
+            new = [(data, found), (slow, found), *([] if master is None else [(master, found)])]
             buffer = state.get(BUFFER)
             if is_array(buffer) and self.pullback_momentum == "reset":
                 new.append((buffer, 0))
@@ -216,7 +223,8 @@ class Lookahead(Wrapper):
         """
         inner, entry = self._entry(state_dict, "lookahead", ENTRY)
         settings = self._settings(entry)
-        count = hp.Count("", interval=hp.Interval(f"[0, {settings['k']})")).resolve("count", entry["count"])
+        k: int = settings["k"]
+        count = hp.Count("", interval=hp.Interval(f"[{-self._delay(k)}, {k})")).resolve("count", entry["count"])
         slow = self._arrays(inner, "slow", entry["slow"], _dtype)
         momentum = self._arrays(inner, "slow_momentum", entry["slow_momentum"], _dtype)
         own = {**settings, "count": count, "_slow": slow, "_slow_momentum": momentum}

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+from refoptim.conformance import oracle
+from refoptim.conformance.adapters.ports import Timm, TorchOptimizer
 
 FILE = Path(__file__).parents[1] / "data" / "wrappers.json"
 SHAPES = [(7,), (3, 4), (2, 3, 2)]
 STEPS = 13
 K, ALPHA, LR, MOMENTUM = 3, 0.7, 0.1, 0.9
 RHO = 0.05
-VERSIONS = {"pytorch_optimizer": "4.1.0", "timm": "1.0.31"}
+VERSIONS = {"pytorch_optimizer": "4.1.0", "timm": "1.0.31", "torch_optimizer": "0.3.0"}
+CLASSES = {
+    "pytorch_optimizer": ("pytorch_optimizer:Lookahead", {}),
+    "timm": ("timm.optim.lookahead:Lookahead", Timm.bare),
+    "torch_optimizer": ("torch_optimizer.lookahead:Lookahead", TorchOptimizer.bare),
+}
 PULLBACKS = ("none", "reset", "pullback")
 
 
@@ -42,35 +47,16 @@ def slope(x: Any) -> Any:
     return x * x * x + 2 * x
 
 
-def lookahead_of_timm() -> Any:
-    """Return the class; bare modules stand in for what its package imports and Lookahead does not need."""
-    before = dict(sys.modules)
-    root = ModuleType("timm")
-    root.__path__ = [str(Path(x) / "timm") for x in sys.path if (Path(x) / "timm").is_dir()]
-    models: Any = ModuleType("timm.models")
-    models.group_parameters = None
-    sys.modules.update({"timm": root, "timm.models": models})
-    try:
-        return import_module("timm.optim.lookahead").Lookahead
-    finally:
-        for name in [x for x in sys.modules if x.partition(".")[0] == "timm"]:
-            del sys.modules[name]
-        sys.modules.update({name: x for name, x in before.items() if name.partition(".")[0] == "timm"})
-
-
 def lookahead_of_packages(package: str, dtype: str, pullback: str) -> list[Any]:
-    """Return the parameters after all steps of SGD in pytorch_optimizer's or timm's Lookahead."""
+    """Return the parameters after all steps of SGD in a package's Lookahead."""
     import torch
 
     tensors = [torch.nn.Parameter(torch.from_numpy(x)) for x in first(dtype)]
     sgd = torch.optim.SGD(tensors, lr=LR, momentum=MOMENTUM, foreach=False)
     settings: dict[str, Any] = {"alpha": ALPHA, "k": K}
-    if package == "timm":
-        wrapped = lookahead_of_timm()(sgd, **settings)
-    else:
-        from pytorch_optimizer import Lookahead
-
-        wrapped = Lookahead(sgd, pullback_momentum=pullback, **settings)
+    if package == "pytorch_optimizer":
+        settings["pullback_momentum"] = pullback
+    wrapped = oracle.imported(*CLASSES[package])(sgd, **settings)
     for row in gradients(dtype):
         for tensor, g in zip(tensors, row, strict=True):
             tensor.grad = torch.from_numpy(g)
@@ -97,6 +83,11 @@ def sam_of_optax() -> list[Any]:
     return [np.asarray(x) for x in params]
 
 
+def pullbacks(package: str) -> tuple[str, ...]:
+    """Return what the package can do with the momentum."""
+    return PULLBACKS if package == "pytorch_optimizer" else ("none",)
+
+
 def packed(arrays: list[Any]) -> list[list[str]]:
     return [[float(x).hex() for x in np.ravel(y)] for y in arrays]
 
@@ -118,9 +109,9 @@ def record(kind: str) -> None:
     if kind == "sam":
         found["sam"] = {"package": f"optax {version('optax')}", "values": packed(sam_of_optax())}
     else:
-        for package in ("pytorch_optimizer", "timm"):
+        for package in VERSIONS:
             for dtype in ("float64", "float32"):
-                for pullback in PULLBACKS if package != "timm" else ("none",):
+                for pullback in pullbacks(package):
                     values = packed(lookahead_of_packages(package, dtype, pullback))
                     named = (
                         f"{package.replace('_', '-')} {VERSIONS[package]}, torch {version('torch').partition('+')[0]}"

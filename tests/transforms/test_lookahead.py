@@ -1,4 +1,4 @@
-"""Lookahead: the bits of pytorch-optimizer, exact arithmetic for timm's start, faults, state, scalers and masters."""
+"""Lookahead: the bits of three packages, exact arithmetic, faults, state, scalers and masters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from helpers import wrapped
 from helpers.faults import Interrupt, Lines, raised, traced
 from refoptim import Lookahead, Parameter
 from refoptim.amp import GradScaler
-from refoptim.numerics.arith import axpy
+from refoptim.dialects import timm, torch_optimizer
 from refoptim.transforms import MultiSteps
+
+DIALECTS = {"timm": timm.Lookahead, "torch_optimizer": torch_optimizer.Lookahead}
 
 
 def made(dtype: Any = "float64", pullback: str = "none", k: int = wrapped.K, **more: Any) -> Lookahead:
@@ -50,41 +52,54 @@ def test_the_bits_of_pytorch_optimizer(pullback: str, dtype: str, fused: bool | 
     assert same(data(ours), wrapped.unpacked(entry["values"], dtype))
 
 
-@pytest.mark.parametrize("package", ["pytorch_optimizer", "timm"])
+@pytest.mark.parametrize("package", wrapped.VERSIONS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_what_was_recorded_is_what_the_packages_give(torch: Any, package: str, dtype: str) -> None:
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    for pullback in wrapped.PULLBACKS if package != "timm" else ("none",):
+    for pullback in wrapped.pullbacks(package):
         live = wrapped.lookahead_of_packages(package, dtype, pullback)
         assert wrapped.packed(live) == wrapped.recorded()[f"{package} {dtype} {pullback}"]["values"]
 
 
+@pytest.mark.parametrize("package", DIALECTS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_timm_starts_at_the_first_synchronization_and_writes_another_average(dtype: str) -> None:
-    """Its bits come of SGD for k steps, then of Lookahead from there with its average; ours differs by rounding."""
-
-    class OfTimm(Lookahead):
-        def _between(self, fast: Any, slow: Any, alpha: float) -> Any:
-            return axpy(slow, fast - slow, slow.dtype.type(alpha))
-
-    ours = made(dtype)
+def test_the_bits_of_others_that_begin_later(package: str, dtype: str) -> None:
+    """They are those of the dialect; ours, begun with the first step that copies, differs by rounding."""
     rows = wrapped.gradients(dtype)
-    for row in rows[: wrapped.K]:
-        ours.optimizer.step(grads=row)
-    other = copy.deepcopy(ours.optimizer)
-    exact, late = (kind(x, wrapped.ALPHA, wrapped.K) for kind, x in ((OfTimm, other), (Lookahead, ours.optimizer)))
-    for row in rows[wrapped.K :]:
-        late.step(grads=row)
+    first = wrapped.K if package == "timm" else 1
+    exact = DIALECTS[package](made(dtype).optimizer, wrapped.ALPHA, wrapped.K)
+    early, late = made(dtype), made(dtype)
+    for k, row in enumerate(rows):
         exact.step(grads=row)
-    theirs = wrapped.unpacked(wrapped.recorded()[f"timm {dtype} none"]["values"], dtype)
+        early.step(grads=row)
+        (late.optimizer if k < first else late).step(grads=row)
+        late = Lookahead(late.optimizer, wrapped.ALPHA, wrapped.K) if k + 1 == first else late
+    theirs = wrapped.unpacked(wrapped.recorded()[f"{package} {dtype} none"]["values"], dtype)
     assert same(data(exact), theirs)
     for x, y in zip(data(late), theirs, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=16 * np.finfo(dtype).eps)
-    early = made(dtype)
-    for row in rows:
-        early.step(grads=row)
     assert not np.allclose(data(early)[0], theirs[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("package", DIALECTS)
+def test_a_saved_run_that_began_later_continues(package: str) -> None:
+    rows, whole = wrapped.gradients(), DIALECTS[package](made().optimizer, wrapped.ALPHA, wrapped.K)
+    for row in rows:
+        whole.step(grads=row)
+    for saved in range(wrapped.K + 2):
+        begun, other = (DIALECTS[package](made().optimizer, wrapped.ALPHA, wrapped.K) for _ in range(2))
+        for row in rows[:saved]:
+            begun.step(grads=row)
+        for p, x in zip(other.param_groups[0]["params"], data(begun), strict=True):
+            p.data[...] = x
+        other.load_state_dict(begun.state_dict())
+        assert other.count == begun.count
+        for row in rows[saved:]:
+            other.step(grads=row)
+        assert same(data(other), data(whole))
+    with pytest.raises(ValueError, match="count"):
+        made().load_state_dict({**begun.state_dict(), "lookahead": {**begun.state_dict()["lookahead"], "count": -1}})
 
 
 def test_two_steps_by_exact_arithmetic() -> None:
