@@ -21,18 +21,8 @@ from .pure import pure_preset
 
 LIBRARIES = (
     *("apex", "bitsandbytes", "bitsandbytes_cuda", "chainer", "deepspeed", "keras", "llm_c", "mlx", "mxnet"),
-    *(
-        "older_torch",
-        "onnx",
-        "optax",
-        "paddle",
-        "sklearn",
-        "sophia",
-        "tensorflow1",
-        "tensorflow2",
-        "tinygrad",
-        "transformers",
-    ),
+    *("older_torch", "onnx", "optax", "paddle", "sklearn", "sophia", "tensorflow1", "tensorflow2", "tinygrad"),
+    "transformers",
 )
 """The modules that hold presets, each with ``WITNESS``, what it was held to."""
 

@@ -229,8 +229,9 @@ class Optimizer(Rule):
     def _take(self, given: Iterable[Any] | None, scaling: Scaling, estimates: Iterable[Any] | None = None) -> None:
         """Take one step: the last one again if nothing but values has changed, else by a plan."""
         grads = None if given is None else in_order(self.param_groups, given)
-        with about_estimates():
-            estimates = in_order(self.param_groups, estimates)
+        if estimates is not None:
+            with about_estimates():
+                estimates = in_order(self.param_groups, estimates)
         terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling), estimates)
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
