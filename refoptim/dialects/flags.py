@@ -641,6 +641,10 @@ FLAGS = {
         "computed in float64.",
         "computes the orthogonal factor: in the type of the parameter",
     ),
+    "NoProxIgnored": Flag(
+        "The no_prox option is accepted and does nothing (optimi): the parameter is divided after the step.",
+        "should shrink the parameter before the step, if no_prox is set",
+    ),
     "NormalizeIgnored": Flag(
         "The normalize_gradient option is accepted and does nothing.",
         "should divide the update by the root of the mean of its squares, if normalize_gradient is set",
