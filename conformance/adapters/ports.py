@@ -135,7 +135,9 @@ class PytorchOptimizer(Ports):
         "Lion": Port("pytorch_optimizer:Lion", given=LOOP),
         "MARS": Port("pytorch_optimizer:MARS", given=LOOP),
         "NovoGrad": Port("pytorch_optimizer:NovoGrad", {"decoupled_decay": "weight_decouple"}, LOOP),
-        "Prodigy": Port("pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}),
+        "Prodigy": Port(
+            "pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}
+        ),
         "ScheduleFreeAdamW": Port("pytorch_optimizer:ScheduleFreeAdamW", given=LOOP),
         "ScheduleFreeRAdam": Port("pytorch_optimizer:ScheduleFreeRAdam", given=LOOP),
         "ScheduleFreeSGD": Port("pytorch_optimizer:ScheduleFreeSGD", given=LOOP),
