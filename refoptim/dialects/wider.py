@@ -244,6 +244,7 @@ class Complemented(Change):
         return super().words(s, p, g, *state) | inside
 
 
+declare("NoProxIgnored", [Adan], "decay place")(with_settings(lambda h: {"no_prox": False}))
 by_scalars("DifferenceInFirstStep", [Adan], "first step", change=lambda h, k, s: {"first": False})
 
 by_scalars("SlowAverageIgnored", [AdEMAMix], "slow average", change=lambda h, k, s: {"alpha": 0.0})
