@@ -133,7 +133,16 @@ class PytorchOptimizer(Ports):
         "LAMB": Port("pytorch_optimizer:Lamb", given={**CLIPPING, **LOOP}, takes=("max_grad_norm",)),
         "LARS": Port("pytorch_optimizer:LARS", {"trust_coeff": "trust_coefficient"}, LOOP),
         "Lion": Port("pytorch_optimizer:Lion", given=LOOP),
-        "MARS": Port("pytorch_optimizer:MARS", given=LOOP),
+        "MARS": Port(
+            "pytorch_optimizer:MARS",
+            given={
+                "betas_1d": lambda h: h["betas_1d"] or h["betas"],
+                "lr_1d": lambda h: h["lr"] * h["lr_1d_factor"],
+                "weight_decay_1d": lambda h: h["weight_decay"],
+                **LOOP,
+            },
+            takes=("lr_1d_factor",),
+        ),
         "NovoGrad": Port("pytorch_optimizer:NovoGrad", {"decoupled_decay": "weight_decouple"}, LOOP),
         "Prodigy": Port(
             "pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}

@@ -43,11 +43,12 @@ def defaults(made: Any) -> str:
 
 
 def flags_section() -> str:
-    """Return what the flags mean that some library has."""
+    """Return what the flags mean, and which dialects have them."""
     of: dict[str, list[str]] = {}
     for library, made in known().items():
         for name, cls in made.items():
             for flag in cls.flags:
                 of.setdefault(flag, []).append(f"{library}.{name}")
-    parts = [f"### {flag}\n\n{FLAGS[flag].meaning}\n\nIn {', '.join(of[flag])}." for flag in sorted(of)]
+    found = {flag: f"\n\nIn {', '.join(of[flag])}." if flag in of else "" for flag in sorted(FLAGS)}
+    parts = [f"### {flag}\n\n{FLAGS[flag].meaning}{where}" for flag, where in found.items()]
     return md.section("What the differences are", *parts)
