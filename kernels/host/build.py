@@ -269,7 +269,7 @@ def _link(
     facts = (f"-DVARIANTS={' '.join(built)}", f"-DSOURCE_HASH={source_hash}")
     library = folder / "library"
     objects = [path for paths in built.values() for path in paths]
-    compiler.run(*FLAGS, *openmp, *facts, "-shared", HERE / "variants.cpp", *objects, "-o", library)
+    compiler.run(*FLAGS, *openmp, *facts, "-shared", "-s", HERE / "variants.cpp", *objects, "-o", library)
     return library
 
 

@@ -334,6 +334,7 @@ def test_recording_from_torch_gives_the_stored_bytes(stem: str, dtype: str) -> N
     assert goldens.pretty(entry, goldens.FRAME_DEPTH - 2, "  ") in text
 
 
+@pytest.mark.filterwarnings("ignore:You are using weight_decay:UserWarning")  # optimi's, of every value in a case
 @pytest.mark.parametrize("stem", [stem for stem in STEMS if cases.witness(stem)])
 def test_recording_from_a_package_gives_the_stored_bytes(stem: str) -> None:
     witness = cases.witness(stem)
@@ -347,7 +348,7 @@ def test_recording_from_a_package_gives_the_stored_bytes(stem: str) -> None:
         entry = trajectory(record.implementation("package-ieee", stem), case, dtype)
         if stem in BY_LAPACK:
             stored = next(x for x in recorded("package-ieee", stem) if (x["case"], x["dtype"]) == (case.id, dtype))
-            assert farthest(entry, stored) <= CLOSE[stem][dtype]
+            assert farthest(entry, stored) <= 2 * CLOSE[stem][dtype]  # each may be so far from the rule
         else:
             assert goldens.pretty(entry, goldens.FRAME_DEPTH - 2, "  ") in text
 
@@ -377,7 +378,7 @@ def test_a_case_is_run_as_it_says() -> None:
     spy = Spy()
     assert [frame.step for frame in run(spy, case, "float32")] == [1, 2, 3, 4, 5]
     rest = {"betas": (0.8, 0.95), "eps": 0.003, "weight_decay": 0.1}
-    options = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
+    options = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False, "cautious": False}
     assert spy.told == [[], {"lr": 0.5, **rest, **options}, [], "resume", [1], [], []]
     assert [state["step"] for state in spy.state()] == [5, 4]
 
