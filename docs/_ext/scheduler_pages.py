@@ -108,6 +108,7 @@ OWNERS = {
     "ConstantWarmupLR": ("transformers", "constant_with_warmup"),
     "LinearWarmupLR": ("transformers", "linear"),
     "CosineWarmupLR": ("transformers", "cosine, cosine_with_min_lr"),
+    "CosineWarmupRateLR": ("transformers", "cosine_warmup_with_min_lr"),
     "CosineRestartsWarmupLR": ("transformers", "cosine_with_restarts"),
     "PolynomialWarmupLR": ("transformers", "polynomial"),
     "InverseSqrtLR": ("transformers", "inverse_sqrt"),
