@@ -5,14 +5,17 @@ namespace refoptim {
 
 struct LAMB {
     template <class T> struct Record {
-        T weight_decay, averaged, beta1, one_minus_beta1, beta2, one_minus_beta2, correction1, root_correction2, eps;
+        T clipped, clip, weight_decay, averaged, beta1, one_minus_beta1, beta2, one_minus_beta2, correction1,
+            root_correction2, eps;
         T adapted, trust_clip, step_size;
         T ratio;
     };
 
-    FLAGS(FLAG(weight_decay), FLAG(averaged), FLAG(adapted));
+    FLAGS(FLAG(clipped), FLAG(weight_decay), FLAG(averaged), FLAG(adapted));
 
     template <class T, class X> __device__ static void averages(const Record<T>& s, X g, X& exp_avg, X& exp_avg_sq) {
+        if (s.clipped)
+            g = div(g, s.clip);
         exp_avg = s.averaged ? lerp(exp_avg, g, s.one_minus_beta1) : add(mul(exp_avg, s.beta1), g);
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2);
     }
@@ -21,6 +24,10 @@ struct LAMB {
         X denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps);
         X u = div(div(exp_avg, s.correction1), denom);
         return s.weight_decay ? axpy(u, p, s.weight_decay) : u;
+    }
+
+    template <class T, class X> __device__ static Several<X, 1> sums_over_all(const Record<T>&, X, X g, X, X) {
+        return {square(g)};
     }
 
     template <class T, class X>
@@ -48,5 +55,6 @@ struct LAMB {
 };
 
 SUMMED(lamb, LAMB, 2, 2, 0)
+OVER_ALL(lamb, LAMB, 2, 1)
 
 }  // namespace refoptim

@@ -4,6 +4,9 @@
 // The values that a rule's `sums` gives are summed in the order of the tree; its `measured` computes in double, for each
 // tensor, what they say of the step, and puts it into the record with which `update` is run then. State that is one number
 // for a tensor is read and renewed by `measured`.
+//
+// Of a rule that needs sums over all parameters, launches before these sum what its `sums_over_all` gives, tensor by
+// tensor; the host adds the sums, and computes what they say.
 #pragma once
 
 #include "scalars.cuh"
@@ -144,5 +147,29 @@ __device__ inline void update_summed(const Bucket& b, const typename Rule::templ
     SUMMED_ENTRY(NAME, bfloat16, RULE, N, SUMS, NUMBERS, bfloat16, bfloat16)   \
     SUMMED_ENTRY(NAME, float16_master, RULE, N, SUMS, NUMBERS, float, float16) \
     SUMMED_ENTRY(NAME, bfloat16_master, RULE, N, SUMS, NUMBERS, float, bfloat16)
+
+// A rule of which `sums_over_all` says what is summed.
+template <class Rule> struct OverAll {
+    template <class T> using Record = typename Rule::template Record<T>;
+
+    template <class R, class... X> __device__ static auto sums(const R& s, X... x) {
+        return Rule::sums_over_all(s, x...);
+    }
+};
+
+#define OVER_ALL_ENTRY(NAME, STORAGE, RULE, N, SUMS, P, G)                                 \
+    KERNEL(NAME##_over_all_##STORAGE)(RULE::Record<Arithmetic<P>> s, Bucket b, Sums all) { \
+        sum_values<OverAll<RULE>, P, G, N, Arithmetic<P>>(s, b, all, UpTo<SUMS>::Type());  \
+    }                                                                                      \
+    EXPORT(NAME##_over_all_##STORAGE)
+
+// The entries that begin so many sums over all parameters, for a rule with N state arrays like the parameter.
+#define OVER_ALL(NAME, RULE, N, SUMS)                                   \
+    OVER_ALL_ENTRY(NAME, float64, RULE, N, SUMS, double, double)        \
+    OVER_ALL_ENTRY(NAME, float32, RULE, N, SUMS, float, float)          \
+    OVER_ALL_ENTRY(NAME, float16, RULE, N, SUMS, float16, float16)      \
+    OVER_ALL_ENTRY(NAME, bfloat16, RULE, N, SUMS, bfloat16, bfloat16)   \
+    OVER_ALL_ENTRY(NAME, float16_master, RULE, N, SUMS, float, float16) \
+    OVER_ALL_ENTRY(NAME, bfloat16_master, RULE, N, SUMS, float, bfloat16)
 
 }  // namespace refoptim

@@ -10,6 +10,7 @@ import numpy as np
 from refoptim.engines.launches import Parts
 from refoptim.engines.machine import Machine
 from refoptim.numerics.arith import Array, DType
+from refoptim.numerics.array_types import HOST, moved
 from refoptim.numerics.tree import WIDTH
 
 RUNS = 16
@@ -74,6 +75,10 @@ class Sums:
         self.inputs = [self.addresses, *outputs[:-1, None]]
         self.levels = [_Level(*level) for level in zip(levels, outputs, strict=True)]
         self.results: list[int] = outputs[-1].tolist()
+
+    def read(self) -> Array:
+        """Return the results on the host; this waits for the machine."""
+        return moved(self.memory[len(self.memory) - len(self.results) :], HOST)
 
     def launch(
         self, stem: str, entry: str, *arguments: Any, others: tuple[str, str] = SUMMED, on: Machine | None = None

@@ -13,7 +13,7 @@ from ..optimizers.closure import ClosureOptimizer
 from ..step.groups import Group
 from ..step.parameter import Parameter
 from ..step.plan import label
-from ..step.rule import Rule, keeps_shapes
+from ..step.rule import Rule, needs_whole
 from . import layout
 from .layout import Range, Ranges
 
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
         """Return how those of a rule are."""
         if issubclass(rule, ClosureOptimizer):
             return cls("flat")
-        return cls("owners" if keeps_shapes(rule) else "elements")
+        return cls("owners" if needs_whole(rule) else "elements")
 
     def ranges(self, params: Sequence[Parameter], loads: Sequence[int]) -> Ranges:
         """Return who holds what of the parameters of a group; ``loads`` are the bytes that ranks hold already."""

@@ -39,6 +39,22 @@ def prepare(bucket: Bucket, workspace: Workspace) -> Work:
     return Work(_changes(bucket, workspace), Words(bucket) if Words.suit(bucket) else None)
 
 
+@np.errstate(all="ignore")
+def totals(bucket: Bucket) -> list[tuple[float, ...]]:
+    """Return what each parameter of a bucket adds to the sums over all; on a GPU this waits for them."""
+    chosen = _fused(bucket.rule, bucket.group, bucket.place)
+    if chosen:
+        return fused.totals(*chosen, bucket)
+    with at(bucket.place):
+        return [pure.totals(bucket.rule, bucket.s, *_operands(bucket, task)) for task in bucket.tasks]
+
+
+def _operands(bucket: Bucket, task: Task) -> tuple[Any, Any, dict[str, Any]]:
+    """Return what a rule is given of a task: None for state that is yet to be made."""
+    arrays = {name: None if name in bucket.unmade else plain(x) for name, x in task.arrays.items()}
+    return plain(task.updated), plain(task.grad), arrays
+
+
 def check(rule: type[Rule], settings: Mapping[str, Any]) -> None:
     """Raise RuntimeError if kernels are asked for and there are none, or arrays cannot be replaced by new ones."""
     if settings.get("differentiable"):

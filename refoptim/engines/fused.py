@@ -58,6 +58,17 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
     return Work(there(bucket.place, changes), None if bucket.estimated else standing)
 
 
+def totals(machine: Machine, kernel: Kernel, bucket: Bucket) -> list[tuple[float, ...]]:
+    """Return what each parameter of a bucket adds to the sums over all."""
+    program: Any = import_module("refoptim.kernels.harness.summed")
+    with at(bucket.place):
+        tensors = [_for_kernel(_tensor(machine, kernel, task))[0] for task in bucket.tasks]
+        lines = [_tensor_in_line(machine, tensor, any_order=False) for tensor in tensors]
+        step = steps.given(machine, bucket.s, bool(bucket.unmade))
+        found: list[tuple[float, ...]] = program.Totals(machine, kernel, lines, kernel.sums_over_all).over_all(step)
+        return found
+
+
 def _step(machine: Machine, kernel: Kernel, bucket: Bucket, storage: DType) -> Step:
     if bucket.counted:
         return steps.counted(machine, kernel, bucket, bucket.scaling, storage)

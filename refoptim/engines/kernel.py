@@ -23,6 +23,7 @@ class Kernel:
         hypers: the names of the hyperparameters, in the order of the struct, with the number of values of each.
         state: the names of the state arrays, in the order in which the kernel takes them.
         sums: how many sums over elements a step needs, if the file is of those that ``harness/summed.cuh`` serves.
+        sums_over_all: how many sums over all parameters it needs.
         numbers: how many of the state arrays, the last, are one number each.
         only_read: the names of those behind them that it reads and does not write.
         coded: whether state may be kept in 8 bits.
@@ -34,6 +35,7 @@ class Kernel:
     hypers: tuple[tuple[str, int], ...]
     state: tuple[str, ...]
     sums: int = 0
+    sums_over_all: int = 0
     numbers: int = 0
     only_read: tuple[str, ...] = ()
     coded: bool = False
@@ -52,7 +54,7 @@ def kernel_of(rule: type[Rule]) -> Kernel | None:
     update = rule.update.__func__  # type: ignore[attr-defined]
     owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
     package, _, stem = owner.__module__.rpartition(".")
-    own = (rule.measure, rule.sums, rule.measured, rule.encode, rule.decode)
+    own = (rule.measure, rule.sums, rule.measured, rule.sums_over_all, rule.encode, rule.decode)
     if not all(map(_is_ours, (package, *(f.__module__ for f in own)))):
         return None
     return _read(stem, owner.__qualname__.partition(".")[0])
@@ -75,12 +77,13 @@ def _read(stem: str, name: str) -> Kernel | None:
     _, _, text = source.read_text(encoding="utf-8").partition(f"struct {name} ")
     record, hypers = _body(text, "Record"), _body(text, "Hypers")
     update = re.search(r"void\s+update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
-    state = tuple(re.findall(r"X& (\w+)", update[1] if update else ""))
+    state = tuple(re.findall(r"X& (\w+?)_?\b", update[1] if update else ""))  # one that is called s is s_ there
     entries = re.search(
         rf"^(?:ENTRIES|SUMMED|(CODED)_ENTRIES)\(\w+, {name}, (\d+)(?:, (\d+), (\d+))?\)", text, re.MULTILINE
     )
     if entries and int(entries[2]) != len(state):
         raise RuntimeError(f"{source.name}: {name} has {entries[2]} state arrays, but its update takes {len(state)}")
+    over_all = re.search(rf"^OVER_ALL\(\w+, {name}, \d+, (\d+)\)", text, re.MULTILINE)
     measured = re.search(r"void\s+measured\((.*?)\) {", text, re.DOTALL)
     numbers = re.findall(r"double& (\w+)", measured[1] if measured else "")
     return Kernel(
@@ -90,6 +93,7 @@ def _read(stem: str, name: str) -> Kernel | None:
         hypers=tuple((x, int(n or 1)) for x, n in re.findall(r"(\w+)(?:\[(\d+)\])?[,;]", hypers)),
         state=(*state, *numbers),
         sums=int((entries and entries[3]) or 0),
+        sums_over_all=int(over_all[1]) if over_all else 0,
         numbers=len(numbers),
         only_read=tuple(re.findall(r"X (\w+)", update[1])) if update and entries else (),
         coded=bool(entries and entries[1]),

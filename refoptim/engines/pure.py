@@ -10,7 +10,7 @@ import numpy as np
 from ..numerics.arith import Array, as_reals, from_reals, round_to, widen
 from ..numerics.array_types import place
 from ..numerics.namespaces import Foreign
-from ..step.rule import Record, Rule, apply, extended, unscaled
+from ..step.rule import Record, Rule, apply, extended, totals_over_all, unscaled
 from ..step.rule import is_measured as is_measured
 from ..step.sparse import SparseGrad
 from . import coded
@@ -33,6 +33,13 @@ def run(
         results = half(rule, s, operands, list(state), rounding)
         new_p, *new_state = (from_reals(round_to(x, operands[0]), p.dtype) for x in _apart(results, operands))
         return new_p, dict(zip(state, new_state, strict=True))
+
+
+def totals(rule: type[Rule], s: Record, p: Array, g: Array, state: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return what a parameter adds to the sums over all; ``state`` is as ``run`` takes it."""
+    with np.errstate(all="ignore"):
+        p, g, *arrays = with_axes(rule, {"p": p, "g": g, **state})
+        return totals_over_all(rule, s, p, g, arrays)
 
 
 def _rows(

@@ -35,7 +35,7 @@ from ..optimizers.closure import ClosureOptimizer
 from ..optimizers.modes import ModalOptimizer
 from ..step.changes import make
 from ..step.parameter import Parameter
-from ..step.rule import keeps_shapes
+from ..step.rule import needs_whole
 from ..step.states import States
 from .torch_state import Board, Entry, counts_in_tensors, local, number_tensor, sharded_type, tensor_of
 
@@ -338,7 +338,7 @@ def _parameter(rule: type[refoptim.Optimizer], x: torch.Tensor) -> Parameter:
         placements: Any = x.placements
         if any(each.is_partial() for each in placements):
             raise TypeError(f"a parameter must be whole or sharded, got a sum that is yet to be taken: {placements}")
-        split = keeps_shapes(rule) and not all(each.is_replicate() for each in placements)
+        split = needs_whole(rule) and not all(each.is_replicate() for each in placements)
         if split or issubclass(rule, ClosureOptimizer):
             raise TypeError(f"{rule.__name__} needs whole parameters, got {placements} of shape {tuple(x.shape)}")
     return Parameter(local(x))

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from .. import engines
+from ..engines import over_all
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import is_writable, loaded_cupy, place, plain
@@ -44,7 +45,7 @@ from ..step.hooks import (
 from ..step.hyper import declared
 from ..step.parameter import Parameter, as_array, borrowed, told
 from ..step.plan import Bucket, Kept, Terms, label, layout, make_plan, master_copy, state_arrays
-from ..step.rule import Hypers, Rule, resolve
+from ..step.rule import Hypers, Registers, Rule, has_sums_over_all, resolve, unread
 from ..step.scaling import UNSCALED, Scaling
 from ..step.state_dict import StateDict
 from ..step.states import States
@@ -232,7 +233,8 @@ class Optimizer(Rule):
         if estimates is not None:
             with about_estimates():
                 estimates = in_order(self.param_groups, estimates)
-        terms = Terms(scaling, self._counters, partial(engines.counts_on_gpu, type(self), scaling), estimates)
+        on_gpu = partial(engines.counts_on_gpu, type(self), scaling)
+        terms = Terms(scaling, self._counters, on_gpu, estimates, self._shared())
         repeat, self._repeat = self._repeat, None
         if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
             workspace = Workspace()
@@ -250,15 +252,42 @@ class Optimizer(Rule):
 
     def _run(self, plan: list[Bucket]) -> None:
         """Update the arrays and keep the state, all at once; a step whose arrays stay can be repeated."""
-        workspace = Workspace()
+        workspace, shared = Workspace(), self._measure(plan)
         works = [engines.prepare(bucket, workspace) for bucket in plan]
         changes = [change for work in works for change in work.changes]
         written = told(task.parameter for bucket in plan for task in bucket.tasks)
         self._decide()
-        workspace.make([*written, *changes, *self._keeping(plan), *self._also], self)
+        workspace.make([*written, *changes, *self._keeping(plan, shared), *self._also], self)
         standing = [work.standing for work in works if work.standing]
-        if plan and len(standing) == len(plan) and takes_dense_gradients(type(self)):
+        takes_part = any(self.takes_part(bucket.h) for bucket in plan)
+        if plan and len(standing) == len(plan) and takes_dense_gradients(type(self)) and not takes_part:
             self._repeat = Repeat(self.param_groups, self.state, plan, standing)
+
+    def _measure(self, plan: Sequence[Bucket]) -> Registers:
+        """Tell a plan what sums over all parameters say; return the registers that all share after the step, if any."""
+        rule = type(self)
+        groups = self.param_groups if has_sums_over_all(rule) else []
+        first = next(filter(rule.takes_part, (resolve(rule, unread(group)) for group in groups)), None)
+        if first is None:
+            return {}
+        members = [p for group in groups for p in group["params"]]
+        found = self._of_all(over_all.totals(plan, {p: i for i, p in enumerate(members)}, engines.totals))
+        over_all.tell(plan, found)
+        shared = over_all.shared_after(rule, first, self._shared() or {}, found) if self.shares_registers else {}
+        for bucket in plan:
+            bucket.registers = {**bucket.registers, **shared}
+        return shared
+
+    def _of_all(self, found: over_all.Totals) -> over_all.Totals:
+        """Return what all parameters add to the sums, where others have some of them."""
+        return found
+
+    def _shared(self) -> Mapping[str, Any] | None:
+        """Return the state of a parameter that holds the registers which all share; None where each has its own."""
+        if not self.shares_registers:
+            return None
+        states = (self.state.get(p) for group in self.param_groups for p in group["params"])
+        return next((x for x in states if isinstance(x, dict) and x), {})
 
     @contextmanager
     def also(self, changes: Sequence[Change]) -> Iterator[None]:
@@ -292,8 +321,8 @@ class Optimizer(Rule):
         """Forget what was prepared for a step that is left out, and return what the step would return."""
         return None
 
-    def _keeping(self, plan: list[Bucket]) -> Iterator[Change]:
-        """Yield what keeps the state of the parameters that were updated."""
+    def _keeping(self, plan: list[Bucket], shared: Registers) -> Iterator[Change]:
+        """Yield what keeps the state of the parameters that were updated, and the registers that all share."""
         for bucket in plan:
             counts = {"step": bucket.k, **bucket.registers} if bucket.counter is None else bucket.counter.views
             counts = {name: x for name, x in counts.items() if self.counts_steps or name != "step"}
@@ -307,6 +336,9 @@ class Optimizer(Rule):
                     if any(state.get(name) is not x for name, x in arrays.items()):
                         yield partial(state.update, arrays)
             yield for_all(dict.update, known, repeat(counts))
+        if shared:
+            having = [x for x in self.state.values() if isinstance(x, dict) and shared.keys() <= x.keys()]
+            yield for_all(dict.update, having, repeat(shared))
         if self._counters or any(bucket.counter for bucket in plan):
             stepped = [(task.parameter, bucket.counter) for bucket in plan for task in bucket.tasks]
             counters, changes = recounted(self._counters, stepped)

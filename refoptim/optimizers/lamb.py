@@ -19,6 +19,7 @@ class LAMB(Optimizer):
 
     .. code-block:: text
 
+        g          = g / max(norm(all g) / max_grad_norm, 1)       unless max_grad_norm is None
         exp_avg    = lerp(exp_avg, g, 1 - beta1)                   if grad_averaging
         exp_avg    = beta1 * exp_avg + g                           otherwise
         exp_avg_sq = beta2 * exp_avg_sq + ((1 - beta2) * g) * g
@@ -30,8 +31,8 @@ class LAMB(Optimizer):
         u     = ratio * u                                          if weight_decay or always_adapt
         p     = p - lr * u
 
-    Norms are over a whole parameter, in the order of ``tree``. Gradients are not clipped here: ``clip_grad_norm_`` does
-    that before.
+    Norms are over a whole parameter, in the order of ``tree``. That of all gradients is over those of all groups with a
+    ``max_grad_norm``, the squares of one added to those of the next in double; on a GPU a step waits for it.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameter).
 
@@ -53,6 +54,10 @@ class LAMB(Optimizer):
         grad_averaging: Annotated[bool, hp.Flag("weigh the gradient by 1 - betas[0] in its average")] = True,
         trust_clip: Annotated[bool, hp.Flag("scale the direction down only (LAMBC)")] = False,
         always_adapt: Annotated[bool, hp.Flag("scale the direction without a weight decay too")] = False,
+        max_grad_norm: Annotated[
+            hp.Scalar | None,
+            hp.Real("the norm of all gradients at most; None leaves them as they are", True, interval=hp.POSITIVE),
+        ] = None,
         *,
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
@@ -68,6 +73,8 @@ class LAMB(Optimizer):
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         beta1, beta2 = h.betas
         return dict(
+            clipped=h.max_grad_norm is not None,
+            clip=1.0,
             weight_decay=h.weight_decay,
             averaged=h.grad_averaging,
             beta1=beta1,
@@ -81,6 +88,19 @@ class LAMB(Optimizer):
             trust_clip=h.trust_clip,
             step_size=-h.lr,
         )
+
+    @classmethod
+    def takes_part(cls, h: Hypers) -> bool:
+        return h.max_grad_norm is not None
+
+    @classmethod
+    def sums_over_all(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        return (square(g),)
+
+    @classmethod
+    def measured_over_all(cls, h: Hypers, k: int, registers: Registers, *totals: float) -> dict[str, Any]:
+        (squares,) = totals
+        return dict(clip=max(1.0, math.sqrt(squares) / h.max_grad_norm))
 
     @classmethod
     def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
@@ -107,6 +127,8 @@ class LAMB(Optimizer):
 
 def averages(s: Record, g: Array, exp_avg: Array, exp_avg_sq: Array) -> tuple[Array, Array]:
     """Return the new averages."""
+    if s.clipped:
+        g = div(g, s.clip)
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1) if s.averaged else add(mul(exp_avg, s.beta1), g)
     exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2)
     return exp_avg, exp_avg_sq

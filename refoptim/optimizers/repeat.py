@@ -269,7 +269,7 @@ class _Part:
         bucket.rule.check_step(bucket.h)
         self.steady, self.scale = None, math.nan
         same = all(self._keeps(shape, arrays) for shape, arrays in self.layouts.items())
-        same = same and not bucket.rule.without_kernels(vars(bucket.h))
+        same = same and not bucket.rule.without_kernels(vars(bucket.h)) and not bucket.rule.takes_part(bucket.h)
         return same and self.settings.renew(bucket.group)
 
     def _keeps(self, shape: tuple[int, ...], arrays: Mapping[str, tuple[int, ...]]) -> bool:

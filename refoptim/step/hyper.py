@@ -214,6 +214,9 @@ THREE_BETAS = (*BETAS, _beta(2))
 INSIDE = Interval("(0, 1)")
 """What is a momentum, and may be divided by."""
 
+POSITIVE = Interval("(0, inf)")
+"""What may be divided by, or must not vanish."""
+
 REALS = Interval("(-inf, inf)")
 """All real numbers."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import DType, Undecided, storage
-from .rule import Hypers, Record, Rule, computed, extended, has_sums, is_measured, overflow, record, renewed
+from .rule import Hypers, Record, Rule, computed, extended, has_sums, has_sums_over_all, is_measured, overflow, record, renewed, told
 
 LARGEST = {
     "float16": 65504.0,
@@ -151,6 +151,9 @@ def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) 
     numbers = {name: _watched(x) for name, x in vars(s).items() if name in names and isinstance(x, np.floating)}
     shapes = rule.shapes((1,))
     p, g, *state = (np.ones(shapes.get(name, (1,)), dtype) for name in ("p", "g", *rule.arrays(h, (1,))))
+    if has_sums_over_all(rule) and rule.takes_part(h):
+        found, _ = told(rule, h, 1, rule.registers(h), [1.0 for _ in rule.sums_over_all(s, p, g, *state)])
+        s = extended(s, found, dtype)
     watched = type(s)(**{**vars(s), **numbers})
     measured = rule.measure(watched, p, g, *state)
     walked: list[Any] = state[: len(state) - len(measured.keys() & {*rule.numbers})]

@@ -85,13 +85,15 @@ class Terms(NamedTuple):
     """What a step is taken under, besides settings, state and gradients.
 
     ``counters`` are those of the parameters whose steps a GPU counts; ``on_gpu`` tells whether one is to count those of
-    a group at a place. ``estimates`` are given beside the gradients, None without any.
+    a group at a place. ``estimates`` are given beside the gradients, None without any. ``shared`` are the registers that
+    all parameters share, as the state of one holds them; None where each has its own.
     """
 
     scaling: Scaling
     counters: Mapping[Parameter, Counter]
     on_gpu: Callable[[Group, Place], bool]
     estimates: Sequence[Any] | None = None
+    shared: Mapping[str, Any] | None = None
 
 
 def make_plan(
@@ -140,8 +142,9 @@ def _buckets(
 ) -> list[Bucket]:
     buckets: list[Bucket] = []
     estimates = _estimates(groups, terms)
-    for i, (group, group_grads) in enumerate(zip(groups, grads, strict=True)):
-        plan = _GroupPlan(rule, i, group, memory, terms)
+    plans = [_GroupPlan(rule, i, group, memory, terms) for i, group in enumerate(groups)]
+    rule.check_groups([plan.h for plan in plans])
+    for i, (group, group_grads, plan) in enumerate(zip(groups, grads, plans, strict=True)):
         for j, (p, grad, estimate) in enumerate(zip(group["params"], group_grads, estimates[i], strict=True)):
             if grad is not None:
                 plan.add(j, p, grad, state.get(p, {}), estimate)
@@ -303,7 +306,7 @@ class _GroupPlan:
         kind = (where, p.data.dtype, p.master, unmade, sparse, p.master and grad.dtype, estimated)
         if by_gpu:
             return self._counted(p, state, bool(unmade), kind)
-        registers = first_registers(self.rule, self.first, state)
+        registers = first_registers(self.rule, self.first, state if self.terms.shared is None else self.terms.shared)
         key = (*kind, k, *registers.values())
         if key not in self.buckets:
             more = {"sparse": sparse, "grad_scale": self.terms.scaling.scale(), "estimated": estimated}

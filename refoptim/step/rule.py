@@ -14,6 +14,10 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     only where the update needs sums over elements: the arrays, in the words too, that are summed over a parameter.
 ``measured(s, shape, *totals)``
     what those sums say of the step, in double precision: numbers that are added to the record before ``update``.
+``sums_over_all(s, p, g, *state)``, ``measured_over_all(h, k, registers, *totals)``
+    likewise for sums over the elements of all parameters that have a gradient and stand in a group that ``takes_part``.
+    Those of each are taken in the order of ``tree``; then they are added in double, in the order of the groups, from
+    +0. What they say comes before all else, in the place of scalars and of registers of the same names.
 ``measure(s, p, g, *state)``
     the two of them, in the order of ``tree``. A rule may have its own, that adds arrays to the record as well.
     ``s.exact`` holds the unrounded scalars for that. What it returns under the name of a state array is that array's
@@ -27,15 +31,17 @@ those that ``coded`` names are kept in 8 bits; ``update`` sees the numbers that 
 
 ``h`` holds the resolved hyperparameters of a group. ``registers`` are numbers kept per parameter beside the step count,
 in the default dtype (float32 unless ``set_default_dtype`` changes it), or in double where the rule says so; ``advance``
-gives their values after a step.
+gives their values after a step. Those that all parameters share (``shares_registers``) are the same in the state of
+each, and a step that gives a gradient to some of them renews them for all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, reduce
 from numbers import Real
+from operator import add
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -94,6 +100,9 @@ class Rule:
     double_registers: ClassVar[bool] = False
     """Whether the numbers kept per parameter are doubles, whatever the default dtype."""
 
+    shares_registers: ClassVar[bool] = False
+    """Whether they are the same for all parameters of an optimizer."""
+
     eager: ClassVar[bool] = False
     """Whether state is made with the optimizer, not in the first step."""
 
@@ -115,6 +124,10 @@ class Rule:
         """Raise RuntimeError if no step can be taken with hyperparameters that a group may have."""
 
     @classmethod
+    def check_groups(cls, groups: Sequence[Hypers]) -> None:
+        """Raise RuntimeError if no step can be taken with groups of such hyperparameters together."""
+
+    @classmethod
     def without_kernels(cls, settings: Mapping[str, Any]) -> str:
         """Say which setting the kernels of the rule do not know, and which they do; nothing if they know all."""
         return ""
@@ -122,7 +135,7 @@ class Rule:
     @classmethod
     def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
         """Raise if the rule cannot update a parameter of ``shape`` and ``dtype``, named by ``where`` in the message."""
-        if dtype.kind == "c" and has_sums(cls):
+        if dtype.kind == "c" and (has_sums(cls) or has_sums_over_all(cls)):
             raise RuntimeError(f"{cls.__name__} does not support complex parameters: {where} has dtype {dtype}")
 
     @classmethod
@@ -207,6 +220,28 @@ class Rule:
         return {**found, **renewed}
 
     @classmethod
+    def takes_part(cls, h: Hypers) -> bool:
+        """Tell whether the parameters of a group are among those that are summed over, and need what that says."""
+        return has_sums_over_all(cls)
+
+    @classmethod
+    def sums_over_all(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        """Return the arrays, shaped like the parameter, whose sums over all parameters the step needs."""
+        return ()
+
+    @classmethod
+    def measured_over_all(cls, h: Hypers, k: int, registers: Registers, *totals: float) -> dict[str, Any]:
+        """Compute scalars of step ``k`` that take the place of those of ``scalars``, and registers after the step.
+
+        Args:
+            h: the hyperparameters of a group.
+            k: the number of the step.
+            registers: what ``advance`` returned.
+            totals: the sums over all parameters, in the order of ``sums_over_all``.
+        """
+        return {}
+
+    @classmethod
     def constants(cls, s: Record, shape: tuple[int, ...], dtype: DType) -> dict[str, Any]:
         """Name the numbers that a rule which measures uses and that scalars alone decide, rounded as it does."""
         return {}
@@ -232,9 +267,45 @@ def has_sums(rule: type[Rule]) -> bool:
     return rule.sums.__func__ is not Rule.sums.__func__  # type: ignore[attr-defined]
 
 
+def has_sums_over_all(rule: type[Rule]) -> bool:
+    """Tell whether a rule says by ``sums_over_all`` what it sums up over all parameters."""
+    return rule.sums_over_all.__func__ is not Rule.sums_over_all.__func__  # type: ignore[attr-defined]
+
+
+def totals_over_all(rule: type[Rule], s: Record, p: Array, g: Array, state: Sequence[Array | None]) -> tuple[float, ...]:
+    """Return what one parameter adds to the sums over all; the arrays have an axis, and state that is None is unmade."""
+    made = [x for x in state if x is not None]
+
+    def values(p: Array, g: Array, *made: Array) -> tuple[Array, ...]:
+        rest = iter(made)
+        return rule.sums_over_all(s, p, ascent(s, unscaled(s, g)), *(x if x is None else next(rest) for x in state))
+
+    return tuple(map(float, tree.totals(values, p, g, *made)))
+
+
+def told(
+    rule: type[Rule], h: Hypers, k: int, registers: Registers, totals: Sequence[float]
+) -> tuple[dict[str, Any], Registers]:
+    """Return the scalars and the registers that sums over all parameters make new."""
+    found = rule.measured_over_all(h, k, registers, *totals)
+    number = register_dtype(rule).type
+    after = {name: number(found[name]) if name in found else x for name, x in registers.items()}
+    return {name: x for name, x in found.items() if name not in registers}, after
+
+
+def added(totals: Iterable[Sequence[float]]) -> list[float]:
+    """Add what parameters add to the sums over all, in their order, from +0; nothing comes of none."""
+    return [reduce(add, column, 0.0) for column in zip(*totals, strict=True)]
+
+
 def keeps_shapes(rule: type[Rule]) -> bool:
     """Tell whether a rule needs its arrays whole, in their shapes: not any of their elements alone."""
     return rule.in_single or is_measured(rule)
+
+
+def needs_whole(rule: type[Rule]) -> bool:
+    """Tell whether a rule needs to see the parameters whole: a part of one could not be updated by itself."""
+    return keeps_shapes(rule) or has_sums_over_all(rule)
 
 
 def computed(rule: type[Rule], dtype: DType) -> DType:
@@ -334,7 +405,7 @@ def is_steady(rule: type[Rule], h: Hypers) -> bool:
 
 def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
     """Return the registers after step ``k``; raise where they overflow or divide by zero."""
-    if not registers and rule.advance.__func__ is Rule.advance.__func__:  # type: ignore[attr-defined]
+    if rule.advance.__func__ is Rule.advance.__func__:  # type: ignore[attr-defined]
         return registers
     after = _defined(rule.advance, h, k, registers)
     for name, x in after.items():

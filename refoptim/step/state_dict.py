@@ -24,7 +24,7 @@ from ..numerics.array_types import bounds, is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
 from .parameter import Parameter, array_again, as_array
-from .rule import Rule, register_dtype
+from .rule import Rule, has_sums_over_all, register_dtype
 
 StateDict = dict[str, Any]
 
@@ -267,12 +267,12 @@ def register(rule: type[Rule], value: Any, where: str) -> Any:
     dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
     own = str(register_dtype(rule))
     dtype = own if not dtype or on_gpu(value) or (rule.double_registers and dtype == "float32") else dtype
-    x = _element(value)
+    x, may_be_nan = _element(value), has_sums_over_all(rule)  # which are NaN where a gradient is
     try:
-        x = float(x) if is_number(x, Real) else math.nan
+        x = float(x) if is_number(x, Real) else None
     except OverflowError:
-        x = math.nan
-    if dtype not in ("float32", "float64") or math.isnan(x):
+        x = None
+    if dtype not in ("float32", "float64") or x is None or (math.isnan(x) and not may_be_nan):
         raise ValueError(f"{where} must be one float32 or float64 number, got {value!r}")
     with np.errstate(over="ignore", under="ignore"):
         return np.dtype(dtype).type(x)
