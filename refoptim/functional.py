@@ -38,7 +38,8 @@ Each function has two halves::
 ``scalars`` computes on the host what a step needs besides arrays, and takes the settings and ``rounding``; ``static``
 is hashable and the same for all steps, ``varying`` is a dict of numbers that change with the step and the learning
 rate. For NAdam, ASGD and the schedule-free rules, ``scalars(t, before, lr=…)`` also takes the ``varying`` of the step
-before, or the state of a parameter. ``apply`` can be compiled: ``jax.jit(adam.apply, static_argnums=0)``.
+before, or the state of a parameter, which Prodigy's must be given. ``apply`` can be compiled:
+``jax.jit(adam.apply, static_argnums=0)``.
 
 ``eval_params`` and ``train_params`` are the modes of the schedule-free rules: where parameters are evaluated, and where
 gradients are taken.
@@ -48,7 +49,7 @@ gradients are taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -314,6 +315,8 @@ def _split(
     home = next((own for x in numbers if (own := library(x)) and own.follows(x)), None)
     fixed = {name: _fixed(rule, name, x) for name, x in settings.items() if name != "lr"}
     h = _resolved(rule, {**settings, **fixed}, home)
+    if rule.shares_registers and REGISTERS in (before or {}):
+        raise ValueError(f"step {t} of {rule.__name__} needs the state of a parameter: sums over all renew its numbers")
     if t > 1 and not {*rule.registers(h)} <= {*kept}:
         names = " and ".join(rule.registers(h))
         raise ValueError(f"step {t} of {rule.__name__} needs {names} after the step before: give its numbers or state")
@@ -366,17 +369,23 @@ def _taken(
     """Take a step with all parameters."""
     states = [{} for _ in params] if state is None else state
     given = [None for _ in params] if estimates is None else estimates
-    results = [_labelled(i, step, *x) for i, x in enumerate(zip(params, grads, states, given, strict=True))]
-    return [p for p, _ in results], [s for _, s in results]
+    shares = step.rule.shares_registers
+    shared: Any = next((x for x in states if x), {}) if shares else None
+    members = [i for i, grad in enumerate(grads) if grad is not None]
+    operands = [(params[i], grads[i], states[i], given[i], states[i] if shared is None else shared) for i in members]
+    ready = step.measured([_labelled(i, step.ready, *x) for i, x in zip(members, operands, strict=True)])
+    new_p, new_state = list(params), list(states)
+    for i, x in zip(members, ready, strict=True):
+        new_p[i], new_state[i] = _labelled(i, step.taken, x)
+    after = ready[0].after if ready and shares else {}
+    return new_p, [{**x, **after} if x and after else x for x in new_state]
 
 
-def _labelled(i: int, step: single.Step, p: Any, grad: Any, state: State, estimate: Any) -> tuple[Any, State]:
-    """Take a parameter a step further, one without a gradient not at all; an error names it."""
-    if grad is None:
-        return p, state
+def _labelled(i: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function for a parameter; an error names it."""
     try:
         with np.errstate(all="ignore"):
-            return step.take(p, grad, state, estimate)
+            return function(*arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = next(x for x in (TypeError, ValueError, RuntimeError) if isinstance(error, x))
         raise kind(f"params[{i}]: {error}") from error

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..engines import machine_if_any
 from ..engines.machine import Machine
+from ..engines.over_all import Totals, joined
 from ..engines.threads import aside
 from ..engines.twins import kernels_on
 from ..numerics import tree
@@ -508,9 +509,15 @@ class Sharded(Optimizer):
             vote(self.comm, None)
             decided.append(True)
 
+        def of_all(found: Totals) -> Totals:
+            decide()
+            everyone = self.comm.gather(found)
+            decided.clear()
+            return joined(everyone)
+
         try:
             if error is None:
-                self.inner._decide = decide  # type: ignore[method-assign]
+                self.inner._decide, self.inner._of_all = decide, of_all  # type: ignore[method-assign]
                 self.inner._advance(None, None, scaling)
         except BaseException as raised:
             error = raised

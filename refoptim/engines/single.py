@@ -1,8 +1,8 @@
-"""Takes single parameters a step further, on arrays of any library: checked, brought in, computed, handed back."""
+"""Takes parameters a step further, on arrays of any library: checked, brought in, computed, handed back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..numerics.namespaces import Foreign, Namespace, dtype_of, namespace_of
 from ..step.limits import check_constants, check_number, fitting
 from ..step.parameter import array_again
 from ..step.plan import Kept, Layout, begun, layout
-from ..step.rule import Hypers, Record, Registers, Rule, is_measured
+from ..step.rule import Hypers, Record, Registers, Rule, added, computed, has_sums_over_all, is_measured, renewed, told
 from ..step.sparse import as_sparse
 from . import pure
 
@@ -21,6 +21,17 @@ State = dict[str, Any]
 Scalars = dict[str, Any]
 Counted = Callable[[Mapping[str, Any]], tuple[Scalars, Registers]]
 """Given the state of a parameter, the scalars of its step and the registers after it."""
+
+
+class Ready(NamedTuple):
+    """A parameter of a step: its arrays, checked and brought in, its record, and its registers after the step."""
+
+    p: Array
+    g: Any
+    arrays: State
+    estimate: Any
+    s: Record
+    after: Registers
 
 
 class Step(NamedTuple):
@@ -32,8 +43,8 @@ class Step(NamedTuple):
     rounding: str
     home: Namespace | None
 
-    def take(self, p: Any, grad: Any, state: Mapping[str, Any], estimate: Any = None) -> tuple[Any, State]:
-        """Return a parameter and its state after the step; raise if something does not fit."""
+    def ready(self, p: Any, grad: Any, state: Mapping[str, Any], estimate: Any, counted: Mapping[str, Any]) -> Ready:
+        """Look at a parameter, or raise if something does not fit; the state ``counted`` holds its registers."""
         self.rule.check_step(self.h)
         p, sparse = operand("a parameter", p, self.home), as_sparse(grad)
         if self.home is not None:
@@ -43,13 +54,27 @@ class Step(NamedTuple):
         estimate = self._estimate(estimate, p)
         storage(p.dtype)
         self.rule.check_parameter("the parameter", p.shape, p.dtype)
-        scalars, after = self.counted(state)
+        scalars, after = self.counted(counted)
         arrays = self._arrays(layout(self.rule, self.h, p.shape), p, state, {"step", *after})
         given = {"sparse": sparse is not None, "estimated": estimate is not None}
         s = self._record({**scalars, **given}, p.dtype)
         check_constants(self.rule, self.h, s, p.shape, p.dtype)
-        new_p, new_arrays = pure.run(self.rule, s, p, g, arrays, self.rounding, estimate=estimate)
-        new_state = {**after, **new_arrays}
+        return Ready(p, g, arrays, estimate, s, after)
+
+    def measured(self, ready: Sequence[Ready]) -> list[Ready]:
+        """Let parameters have what sums over all of them say."""
+        part = has_sums_over_all(self.rule) and self.rule.takes_part(self.h)
+        found = [pure.totals(self.rule, x.s, x.p, x.g, x.arrays) for x in ready] if part else []
+        return [self._told(x, added(found)) for x in ready] if found else [*ready]
+
+    def _told(self, x: Ready, sums: Sequence[float]) -> Ready:
+        new, after = told(self.rule, self.h, x.after, sums)
+        return x._replace(s=renewed(x.s, new, computed(self.rule, x.p.dtype)), after=after)
+
+    def taken(self, x: Ready) -> tuple[Any, State]:
+        """Return a parameter and its state after the step."""
+        new_p, new_arrays = pure.run(self.rule, x.s, x.p, x.g, x.arrays, self.rounding, estimate=x.estimate)
+        new_state = {**x.after, **new_arrays}
         if self.home is None:
             return new_p, new_state
         return handed_back(new_p), {name: handed_back(x) for name, x in new_state.items()}
@@ -69,7 +94,7 @@ class Step(NamedTuple):
         whose = "arrays of NumPy and CuPy alone"
         if sparse:
             raise TypeError(f"sparse gradients go with {whose}: make the gradient dense")
-        if is_measured(self.rule):
+        if is_measured(self.rule) or has_sums_over_all(self.rule):
             raise TypeError(f"{self.rule.__name__} sums over elements, in an order that is defined for {whose}")
         if self.rule.in_single:
             raise TypeError(f"{self.rule.__name__} keeps state in 8 bits, which is defined for {whose}")

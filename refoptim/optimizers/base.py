@@ -400,6 +400,7 @@ class Optimizer(Rule):
         state, written = masters.taken_over(state)
         for group in groups:
             resolve(type(self), group)
+            states.check_shared(type(self), group, state)
         replaced = [partial(group.clear) for group in self.param_groups]
         filled = [partial(old.update, new) for old, new in zip(self.param_groups, groups, strict=True)]
         own_state = [partial(self.state.clear), partial(self.state.update, state)]

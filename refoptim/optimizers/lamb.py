@@ -98,7 +98,7 @@ class LAMB(Optimizer):
         return (square(g),)
 
     @classmethod
-    def measured_over_all(cls, h: Hypers, k: int, registers: Registers, *totals: float) -> dict[str, Any]:
+    def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
         (squares,) = totals
         return dict(clip=max(1.0, math.sqrt(squares) / h.max_grad_norm))
 

@@ -66,13 +66,17 @@ class Prodigy(Optimizer):
         betas: hp.Betas = (0.9, 0.999),
         beta3: Annotated[
             hp.Scalar | None,
-            hp.Real("the decay rate of s and of d_numerator; None: sqrt(betas[1])", True, interval=hp.Interval("[0, 1)")),
+            hp.Real(
+                "the decay rate of s and of d_numerator; None: sqrt(betas[1])", True, interval=hp.Interval("[0, 1)")
+            ),
         ] = None,
         eps: Annotated[hp.Scalar, hp.Real("times d, is added to the denominator", interval=hp.POSITIVE)] = 1e-8,
         weight_decay: hp.WeightDecay = 0,
         decouple: hp.Decoupled = True,
         use_bias_correction: Annotated[bool, hp.Flag("correct the averages for their beginning at zero")] = False,
-        safeguard_warmup: Annotated[bool, hp.Flag("leave lr out of the weight of s, for schedules that warm up")] = False,
+        safeguard_warmup: Annotated[
+            bool, hp.Flag("leave lr out of the weight of s, for schedules that warm up")
+        ] = False,
         d0: Annotated[hp.Scalar, hp.Real("the first estimate", interval=hp.POSITIVE)] = 1e-6,
         d_coef: Annotated[hp.Scalar, hp.Real("scales the estimate", interval=hp.POSITIVE)] = 1.0,
         growth_rate: Annotated[
@@ -137,7 +141,7 @@ class Prodigy(Optimizer):
         return mul(g, sub(p0, p)), absolute(axpy(mul(weights, s.beta3), g, s.weight_gain))
 
     @classmethod
-    def measured_over_all(cls, h: Hypers, k: int, registers: Registers, *totals: float) -> dict[str, Any]:
+    def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
         product, denominator = totals
         if denominator == 0:
             return {}

@@ -15,7 +15,20 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arith import DType, Undecided, storage
-from .rule import Hypers, Record, Rule, computed, extended, has_sums, has_sums_over_all, is_measured, overflow, record, renewed, told
+from .rule import (
+    Hypers,
+    Record,
+    Rule,
+    computed,
+    extended,
+    has_sums,
+    has_sums_over_all,
+    is_measured,
+    overflow,
+    record,
+    renewed,
+    told,
+)
 
 LARGEST = {
     "float16": 65504.0,
@@ -152,7 +165,7 @@ def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) 
     shapes = rule.shapes((1,))
     p, g, *state = (np.ones(shapes.get(name, (1,)), dtype) for name in ("p", "g", *rule.arrays(h, (1,))))
     if has_sums_over_all(rule) and rule.takes_part(h):
-        found, _ = told(rule, h, 1, rule.registers(h), [1.0 for _ in rule.sums_over_all(s, p, g, *state)])
+        found, _ = told(rule, h, rule.registers(h), [1.0 for _ in rule.sums_over_all(s, p, g, *state)])
         s = extended(s, found, dtype)
     watched = type(s)(**{**vars(s), **numbers})
     measured = rule.measure(watched, p, g, *state)

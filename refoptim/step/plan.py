@@ -85,8 +85,8 @@ class Terms(NamedTuple):
     """What a step is taken under, besides settings, state and gradients.
 
     ``counters`` are those of the parameters whose steps a GPU counts; ``on_gpu`` tells whether one is to count those of
-    a group at a place. ``estimates`` are given beside the gradients, None without any. ``shared`` are the registers that
-    all parameters share, as the state of one holds them; None where each has its own.
+    a group at a place. ``estimates`` are given beside the gradients, None without any. ``shared`` is the state of a
+    parameter that holds the registers which all share; None where each has its own.
     """
 
     scaling: Scaling

@@ -14,7 +14,7 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     only where the update needs sums over elements: the arrays, in the words too, that are summed over a parameter.
 ``measured(s, shape, *totals)``
     what those sums say of the step, in double precision: numbers that are added to the record before ``update``.
-``sums_over_all(s, p, g, *state)``, ``measured_over_all(h, k, registers, *totals)``
+``sums_over_all(s, p, g, *state)``, ``measured_over_all(h, registers, *totals)``
     likewise for sums over the elements of all parameters that have a gradient and stand in a group that ``takes_part``.
     Those of each are taken in the order of ``tree``; then they are added in double, in the order of the groups, from
     +0. What they say comes before all else, in the place of scalars and of registers of the same names.
@@ -230,12 +230,11 @@ class Rule:
         return ()
 
     @classmethod
-    def measured_over_all(cls, h: Hypers, k: int, registers: Registers, *totals: float) -> dict[str, Any]:
-        """Compute scalars of step ``k`` that take the place of those of ``scalars``, and registers after the step.
+    def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
+        """Compute scalars that take the place of those of ``scalars``, and registers after the step.
 
         Args:
             h: the hyperparameters of a group.
-            k: the number of the step.
             registers: what ``advance`` returned.
             totals: the sums over all parameters, in the order of ``sums_over_all``.
         """
@@ -272,8 +271,10 @@ def has_sums_over_all(rule: type[Rule]) -> bool:
     return rule.sums_over_all.__func__ is not Rule.sums_over_all.__func__  # type: ignore[attr-defined]
 
 
-def totals_over_all(rule: type[Rule], s: Record, p: Array, g: Array, state: Sequence[Array | None]) -> tuple[float, ...]:
-    """Return what one parameter adds to the sums over all; the arrays have an axis, and state that is None is unmade."""
+def totals_over_all(
+    rule: type[Rule], s: Record, p: Array, g: Array, state: Sequence[Array | None]
+) -> tuple[float, ...]:
+    """Return what one parameter adds to the sums over all; its arrays have an axis, or are None and yet to be made."""
     made = [x for x in state if x is not None]
 
     def values(p: Array, g: Array, *made: Array) -> tuple[Array, ...]:
@@ -284,10 +285,10 @@ def totals_over_all(rule: type[Rule], s: Record, p: Array, g: Array, state: Sequ
 
 
 def told(
-    rule: type[Rule], h: Hypers, k: int, registers: Registers, totals: Sequence[float]
+    rule: type[Rule], h: Hypers, registers: Registers, totals: Sequence[float]
 ) -> tuple[dict[str, Any], Registers]:
-    """Return the scalars and the registers that sums over all parameters make new."""
-    found = rule.measured_over_all(h, k, registers, *totals)
+    """Return the scalars that sums over all parameters make new, and the registers after the step."""
+    found = rule.measured_over_all(h, registers, *totals)
     number = register_dtype(rule).type
     after = {name: number(found[name]) if name in found else x for name, x in registers.items()}
     return {name: x for name, x in found.items() if name not in registers}, after

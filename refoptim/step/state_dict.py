@@ -24,7 +24,7 @@ from ..numerics.array_types import bounds, is_array, moved, on_gpu, place
 from .groups import Group, check_keys, check_names, check_once, check_spelling
 from .hyper import is_number
 from .parameter import Parameter, array_again, as_array
-from .rule import Rule, has_sums_over_all, register_dtype
+from .rule import Rule, has_sums_over_all, register_dtype, resolve
 
 StateDict = dict[str, Any]
 
@@ -101,6 +101,17 @@ def read(
                 raise ValueError(f"param_groups[{i}] of a state dict must have other ids than {key!r}, which is taken")
             owners[str(key)] = merged[-1], p
     return _read_states(loaded["state"], owners, read_state), merged
+
+
+def check_shared(rule: type[Rule], group: Group, state: Mapping[Any, Any]) -> None:
+    """Raise ValueError if registers that all parameters share are not the same in the state of each."""
+    names = rule.registers(resolve(rule, group)) if rule.shares_registers else {}
+    for name in names:
+        found = {repr(x[name]) for p, x in state.items() if isinstance(p, Parameter) and x}
+        if len(found) > 1:
+            raise ValueError(
+                f"loaded state dict is not one of {rule.__name__}: all parameters share {name}, got {sorted(found)}"
+            )
 
 
 def _read_states(saved: Mapping[Any, Any], owners: Owners, read_state: ReadState) -> dict[Any, Any]:
