@@ -17,7 +17,8 @@ PLOT = ["matplotlib>=3.7"]
 ACCURACY = ["mpmath>=1.3"]
 BFLOAT16_OF_CUPY = ("ml_dtypes>=0.4", "numpy>=2.1.2")  # CuPy 14 knows bfloat16 with these alone
 WITNESSES = [
-    *("adabelief-pytorch==0.2.1", "lion-pytorch==0.2.5", "pytorch-optimizer==4.1.0", "schedulefree==1.4.1"),
+    *("adabelief-pytorch==0.2.1", "lion-pytorch==0.2.5", "prodigyopt==1.1.2"),
+    *("pytorch-optimizer==4.1.0", "schedulefree==1.4.1"),
     *("timm==1.0.31", "torch==2.13.0", "torch-optimi==0.3.3", "torch-optimizer==0.3.0", "torchao==0.18.0"),
     *("optax==0.2.8", "jax>=0.4.38", "keras==3.15.1", "transformers==5.24.0"),
 ]

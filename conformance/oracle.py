@@ -21,6 +21,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
+from itertools import repeat
 from types import ModuleType
 from typing import Any, TypeAlias
 from unittest import mock
@@ -32,7 +33,7 @@ from refoptim import SparseGrad
 from refoptim.numerics.arith import Array, as_reals, from_reals, neg
 from refoptim.numerics.ieee import check_rounding
 from refoptim.step.plan import layout
-from refoptim.step.rule import resolve
+from refoptim.step.rule import has_sums_over_all, resolve
 
 from .cases import Witness
 from .gradients import np_dtype
@@ -216,7 +217,8 @@ class Package:
     """The package that owns a rule as an implementation, under the IEEE oracle.
 
     Each parameter has an optimizer of its own, since some packages count the steps of a group and not those of a
-    parameter; complex ones are given as pairs of reals, and gradients are turned to climb. ``step`` is counted here.
+    parameter; all have one where sums over all parameters are taken. Complex ones are given as pairs of reals, and
+    gradients are turned to climb. ``step`` is counted here.
     What is None stays as the package has resolved it.
     """
 
@@ -235,12 +237,17 @@ class Package:
         self._steps = [0 for _ in parameters]
         self._default = self._params[0].dtype if self._witness.in_default else torch().get_default_dtype()
         self._begin = dict(hyper)
-        self._optimizers = [self._built(p) for p in self._params]
+        self._together = sums_over_all(optimizer, hyper)
+        self._optimizers = self._all_built()
         self.set(hyper)
 
-    def _built(self, p: Tensor) -> Any:
+    def _all_built(self) -> list[Any]:
+        """Return an optimizer for each parameter, or one that has them all."""
+        return [self._built(x) for x in ([self._params] if self._together else [[p] for p in self._params])]
+
+    def _built(self, params: list[Tensor]) -> Any:
         with redirect_stdout(StringIO()):
-            return in_training(self._class([p], **self._theirs(self._begin)))
+            return in_training(self._class(params, **self._theirs(self._begin)))
 
     def _theirs(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings by the names of the package."""
@@ -264,12 +271,14 @@ class Package:
                 group.update(new)
 
     def step(self, grads: Sequence[Any], estimates: Sequence[Any] | None = None) -> None:
+        given = [None if grad is None else to_torch(np.array(self._sign(as_reals(grad)))) for grad in grads]
+        self._steps = [n + (grad is not None) for n, grad in zip(self._steps, given, strict=True)]
+        for p, grad in zip(self._params, given, strict=True):
+            p.grad = grad
         with self._exactly(), default_dtype(self._default):
-            for i, grad in enumerate(grads):
-                if grad is not None:
-                    self._steps[i] += 1
-                    self._params[i].grad = to_torch(np.array(self._sign(as_reals(grad))))
-                    self._optimizers[i].step(**self._beside(estimates[i] if estimates else None))
+            for optimizer, estimate in zip(self._optimizers, estimates or repeat(None)):
+                if any(p.grad is not None for p in optimizer.param_groups[0]["params"]):
+                    optimizer.step(**self._beside(estimate))
 
     def _beside(self, estimate: Any) -> dict[str, Any]:
         """Return an estimate as its step takes it."""
@@ -277,7 +286,7 @@ class Package:
 
     def resume(self) -> None:
         saved = [deepcopy(x.state_dict()) for x in self._optimizers]
-        self._optimizers = [self._built(p) for p in self._params]
+        self._optimizers = self._all_built()
         with default_dtype(self._default):
             for one, state in zip(self._optimizers, saved, strict=True):
                 one.load_state_dict(state)
@@ -289,16 +298,16 @@ class Package:
         return [self._state_of(i) if self._steps[i] else {} for i in range(len(self._params))]
 
     def _state_of(self, i: int) -> State:
-        optimizer = self._optimizers[i]
+        optimizer = self._optimizers[0 if self._together else i]
         kept = {**optimizer.param_groups[0], **optimizer.state[self._params[i]]}  # numbers stand in either
         theirs = {name: _member(kept, self._witness.names.get(name, name)) for name in self._state[i] if name != "step"}
-        found: State = {name: _array(x, self._dtypes[i]) for name, x in theirs.items()}
+        found: State = {name: _array(x, self._dtypes[i], self._params[i]) for name, x in theirs.items()}
         return {"step": self._steps[i], **found} if "step" in self._state[i] else found
 
 
 def _as(old: Any, x: Any) -> Any:
     """Return a setting as a package holds it: as a tensor where it is one, and a float with rounded powers."""
-    return old.new_tensor(x) if hasattr(old, "new_tensor") else real(x)
+    return x if x is old else old.new_tensor(x) if hasattr(old, "new_tensor") else real(x)
 
 
 def _member(kept: Mapping[str, Any], path: str) -> Any:
@@ -310,9 +319,15 @@ def _member(kept: Mapping[str, Any], path: str) -> Any:
     return getattr(x, "codes", x)
 
 
-def _array(x: Any, dtype: Any) -> Array:
-    """Return a number or a tensor of a state as an array; complex numbers are pairs of reals there."""
-    return np.asarray(float(x)) if isinstance(x, float) else from_reals(to_numpy(x), dtype)
+def _array(x: Any, dtype: Any, p: Tensor) -> Array:
+    """Return a number or a tensor of a state as an array, shaped like the parameter if it was made flat.
+
+    Complex numbers are pairs of reals there.
+    """
+    if isinstance(x, (int, float)):
+        return np.asarray(float(x))
+    flat = x.ndim == 1 and p.ndim != 1 and x.numel() == p.numel()
+    return from_reals(to_numpy(x.reshape(p.shape) if flat else x), dtype)
 
 
 @contextmanager
@@ -363,6 +378,12 @@ def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:
             found.__spec__ = spec
             found.__path__ = list(spec.submodule_search_locations or ()) if spec else []
             vars(found).update(dict.fromkeys(members))
+
+
+def sums_over_all(optimizer: str, hyper: Mapping[str, Any]) -> bool:
+    """Tell whether refoptim's optimizer of a name sums over all parameters."""
+    rule = getattr(refoptim, optimizer)
+    return has_sums_over_all(rule) and rule.takes_part(resolve(rule, rule([{"params": []}], **hyper).defaults))
 
 
 def names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:

@@ -40,7 +40,7 @@ IN_SINGLE = ("mlx", "onnx", "paddle", "tensorflow1", "tensorflow2")
 STORED = "reference-store"
 """In place of a golden: refoptim's reference, run here and now, with 16-bit numbers rounded once when stored."""
 
-WITH_SUMS = ("LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW")
+WITH_SUMS = ("LAMB", "LARS", "MARS", "NovoGrad", "Prodigy", "StableAdamW")
 """Rules beyond torch's whose sums the packages that own them add in another order."""
 
 ANY = "*"

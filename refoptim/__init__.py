@@ -32,6 +32,7 @@ from .optimizers.mars import MARS
 from .optimizers.muon import Muon
 from .optimizers.nadam import NAdam
 from .optimizers.novograd import NovoGrad
+from .optimizers.prodigy import Prodigy
 from .optimizers.radam import RAdam
 from .optimizers.rmsprop import RMSprop
 from .optimizers.rprop import Rprop
@@ -84,6 +85,7 @@ __all__ = [
     "NovoGrad",
     "Optimizer",
     "Parameter",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Rprop",

@@ -86,6 +86,7 @@ from .optimizers import mars as _mars
 from .optimizers import muon as _muon
 from .optimizers import nadam as _nadam
 from .optimizers import novograd as _novograd
+from .optimizers import prodigy as _prodigy
 from .optimizers import radam as _radam
 from .optimizers import rmsprop as _rmsprop
 from .optimizers import rprop as _rprop
@@ -412,6 +413,7 @@ mars = pure_step(_mars.MARS)
 muon = pure_step(_muon.Muon)
 nadam = pure_step(_nadam.NAdam)
 novograd = pure_step(_novograd.NovoGrad)
+prodigy = pure_step(_prodigy.Prodigy)
 radam = pure_step(_radam.RAdam)
 rmsprop = pure_step(_rmsprop.RMSprop)
 rprop = pure_step(_rprop.Rprop)
@@ -450,6 +452,7 @@ __all__ = [
     "muon",
     "nadam",
     "novograd",
+    "prodigy",
     "pure_step",
     "radam",
     "rmsprop",

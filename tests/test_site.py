@@ -193,7 +193,7 @@ def test_promises_are_told_as_they_are() -> None:
         "ConjugateGradient": "TREE",
         "Muon": "CLOSE",
         "SOAP": "CLOSE",
-        **dict.fromkeys(["LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW"], "TREE"),
+        **dict.fromkeys(["LAMB", "LARS", "MARS", "NovoGrad", "Prodigy", "StableAdamW"], "TREE"),
     }
 
 

@@ -12,7 +12,7 @@ import refoptim
 from refoptim import functional
 from refoptim.numerics.arith import Array
 from refoptim.step.plan import filled
-from refoptim.step.rule import is_measured, resolve
+from refoptim.step.rule import has_sums_over_all, is_measured, resolve
 
 from .. import oracle
 from ..cases import Case
@@ -35,7 +35,8 @@ class Pure(Adapter):
         rule = getattr(refoptim, case.optimizer)
         if rule.in_single:
             return "state in 8 bits is defined for arrays of NumPy and CuPy"
-        return "rules that sum over elements take arrays of NumPy and CuPy" if is_measured(rule) else None
+        sums = is_measured(rule) or has_sums_over_all(rule)
+        return "rules that sum over elements take arrays of NumPy and CuPy" if sums else None
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         self._rule = getattr(refoptim, optimizer)

@@ -61,6 +61,17 @@ def _adopt(h: Hyper) -> Any:
     return optax.contrib.adopt(h["lr"], **_betas(h), eps=h["eps"], **more)
 
 
+def _prodigy(h: Hyper) -> Any:
+    import optax
+
+    _refuse(h, decouple=True, use_bias_correction=True, growth_rate=float("inf"))
+    names = {"beta3": "beta3", "eps": "eps", "estim_lr0": "d0", "estim_lr_coef": "d_coef"}
+    more = {theirs: h[ours] for theirs, ours in names.items()}
+    return optax.contrib.prodigy(
+        h["lr"], h["betas"], **more, weight_decay=h["weight_decay"], safeguard_warmup=h["safeguard_warmup"]
+    )
+
+
 def _yogi(h: Hyper) -> Any:
     import optax
 
@@ -74,5 +85,6 @@ RULES: dict[str, Callable[[Hyper], Any]] = {
     "Adan": _adan,
     "ADOPT": _adopt,
     "Lion": _lion,
+    "Prodigy": _prodigy,
     "Yogi": _yogi,
 }

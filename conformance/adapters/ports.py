@@ -92,7 +92,7 @@ class Timm(Ports):
         "AdaBelief": Port("timm.optim.adabelief:AdaBelief", {"weight_decouple": "decoupled_decay"}),
         "Adan": Port("timm.optim.adan:Adan", given=LOOP),
         "ADOPT": Port("timm.optim.adopt:Adopt", given=LOOP),
-        "LAMB": Port("timm.optim.lamb:Lamb", given={"max_grad_norm": None, **LOOP}),
+        "LAMB": Port("timm.optim.lamb:Lamb", given=LOOP),
         "LARS": Port("timm.optim.lars:Lars", given=LOOP),
         "Lion": Port("timm.optim.lion:Lion", given=LOOP),
         "MARS": Port("timm.optim.mars:Mars"),
@@ -105,6 +105,12 @@ def _lambda(h: Hyper) -> Callable[[int], float]:
         raise Unsupported("pytorch-optimizer's ADOPT always has a bound")
     return lambda step: step ** h["clip_exp"]
 
+
+CLIPPING = {
+    "max_grad_norm": lambda h: h["max_grad_norm"] or 0.0,
+    "pre_norm": lambda h: h["max_grad_norm"] is not None,
+}
+"""pytorch-optimizer's LAMB clips if both are set."""
 
 DECOUPLED = {"decoupled": "weight_decouple"}
 
@@ -124,7 +130,7 @@ class PytorchOptimizer(Ports):
             {"lambda_2": lambda h: 2 * h["l2"], **LOOP},
             ("l2",),
         ),
-        "LAMB": Port("pytorch_optimizer:Lamb", given=LOOP),
+        "LAMB": Port("pytorch_optimizer:Lamb", given={**CLIPPING, **LOOP}, takes=("max_grad_norm",)),
         "LARS": Port("pytorch_optimizer:LARS", {"trust_coeff": "trust_coefficient"}, LOOP),
         "Lion": Port("pytorch_optimizer:Lion", given=LOOP),
         "MARS": Port(
@@ -138,6 +144,7 @@ class PytorchOptimizer(Ports):
             takes=("lr_1d_factor",),
         ),
         "NovoGrad": Port("pytorch_optimizer:NovoGrad", {"decoupled_decay": "weight_decouple"}, LOOP),
+        "Prodigy": Port("pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}),
         "ScheduleFreeAdamW": Port("pytorch_optimizer:ScheduleFreeAdamW", given=LOOP),
         "ScheduleFreeRAdam": Port("pytorch_optimizer:ScheduleFreeRAdam", given=LOOP),
         "ScheduleFreeSGD": Port("pytorch_optimizer:ScheduleFreeSGD", given=LOOP),
@@ -198,6 +205,13 @@ class Optimi(Ports):
         "Lion": Port("optimi:Lion", given=LOOP),
         "StableAdamW": Port("optimi:StableAdamW", given={"kahan_sum": False, **LOOP}),
     }
+
+
+class Prodigyopt(Ports):
+    """prodigyopt."""
+
+    package = "prodigyopt"
+    ports: ClassVar[Mapping[str, Port]] = {"Prodigy": Port("prodigyopt:Prodigy")}
 
 
 class Schedulefree(Ports):

@@ -21,6 +21,7 @@ from . import (  # noqa: F401 (they declare)
     epsilon,
     matrices,
     momentum,
+    over_all,
     rotated,
     rounding,
     running,

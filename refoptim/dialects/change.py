@@ -181,4 +181,12 @@ def with_settings(change: Callable[[Hypers], Mapping[str, Any]]) -> type[Change]
         def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
             return super().scalars(changed(h, **change(h)), k, registers)
 
+        @classmethod
+        def takes_part(cls, h: Hypers) -> bool:
+            return super().takes_part(changed(h, **change(h)))
+
+        @classmethod
+        def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
+            return super().measured_over_all(changed(h, **change(h)), registers, *totals)
+
     return Settings

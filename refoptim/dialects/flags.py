@@ -641,9 +641,45 @@ FLAGS = {
         "computed in float64.",
         "computes the orthogonal factor: in the type of the parameter",
     ),
-    "NoProxIgnored": Flag(
-        "The no_prox option is accepted and does nothing (optimi): the parameter is divided after the step.",
-        "should shrink the parameter before the step, if no_prox is set",
+    "ClippedOneByOne": Flag(
+        "The gradient of each parameter is clipped by its own norm. One norm is that of all gradients together.",
+        "clips the gradients: all by the norm of all",
+    ),
+    "CoefficientIgnored": Flag(
+        "The estimate is not scaled. It is multiplied by d_coef.",
+        "computes the estimate: d_coef times the numerator through the denominator",
+    ),
+    "EstimateStuck": Flag(
+        "The estimate stays what it was at first. It grows with what the sums say.",
+        "keeps the estimate: the new one, for the next step",
+    ),
+    "GradientsUnclipped": Flag(
+        "The gradients are taken as they are. They are clipped by the norm of all of them, if max_grad_norm is set.",
+        "should divide all gradients by their norm through max_grad_norm, where that is above 1",
+    ),
+    "GrowthUnbounded": Flag(
+        "The estimate grows by any factor. A step multiplies it by growth_rate at most.",
+        "keeps the estimate: at most growth_rate times the last one",
+    ),
+    "LrInSum": Flag(
+        "The sum s weighs gradients by the learning rate, with safeguard_warmup too. It does not then.",
+        "adds the gradient to s: by d / d0 * d, if safeguard_warmup is set",
+    ),
+    "LrLeftOutOfSum": Flag(
+        "The sum s weighs gradients by d in the place of d * lr. It does so with safeguard_warmup alone.",
+        "adds the gradient to s: by d / d0 * d * lr",
+    ),
+    "NewEstimateInStep": Flag(
+        "The step is multiplied by the new estimate. It is by the one before; the new one stands at eps alone.",
+        "computes the step size: by d as it was before this step",
+    ),
+    "NumeratorKept": Flag(
+        "The numerator of the estimate forgets nothing. It is multiplied by beta3 in each step.",
+        "adds to the numerator: to beta3 times what it was",
+    ),
+    "SumOfSigned": Flag(
+        "The denominator of the estimate sums s with its signs. It sums magnitudes.",
+        "sums s: take the magnitude of each number",
     ),
     "NormalizeIgnored": Flag(
         "The normalize_gradient option is accepted and does nothing.",

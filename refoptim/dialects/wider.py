@@ -26,7 +26,7 @@ from ..optimizers.soap import SOAP
 from ..optimizers.sophia import Sophia
 from ..optimizers.yogi import Yogi
 from ..step.hyper import Flag, declared
-from ..step.rule import Hypers, Record, Registers, has_sums, is_measured, resolve
+from ..step.rule import Hypers, Record, Registers, has_sums, has_sums_over_all, is_measured, resolve
 from .change import Change, Words, by_scalars, by_update, by_words, changed, declare, with_settings
 from .correction import CORRECTION, MAXIMUM, counted, uncorrected
 from .decay import ShrunkAfter
@@ -118,7 +118,9 @@ by_update(
 )
 by_update("MomentsInBfloat16", KEEPING, "dtype of moments", wrap=moments_in(to_brain))
 declare("ScalarsInFloat32", OWN_TYPE, "dtype of scalars")(SingleScalars)
-by_update("MaximizeIgnored", ELEMENTWISE, "sign", wrap=descending)
+by_update(
+    "MaximizeIgnored", [rule for rule in ELEMENTWISE if not has_sums_over_all(rule)], "sign", wrap=descending
+)
 declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
     with_settings(lambda h: {"weight_decay": 0.0})
 )

@@ -52,6 +52,7 @@ from ..optimizers import mars as _mars
 from ..optimizers import muon as _muon
 from ..optimizers import nadam as _nadam
 from ..optimizers import novograd as _novograd
+from ..optimizers import prodigy as _prodigy
 from ..optimizers import radam as _radam
 from ..optimizers import rmsprop as _rmsprop
 from ..optimizers import rprop as _rprop
@@ -500,6 +501,7 @@ MARS = optimizer_class(_mars.MARS)
 Muon = optimizer_class(_muon.Muon)
 NAdam = optimizer_class(_nadam.NAdam)
 NovoGrad = optimizer_class(_novograd.NovoGrad)
+Prodigy = optimizer_class(_prodigy.Prodigy)
 RAdam = optimizer_class(_radam.RAdam)
 RMSprop = optimizer_class(_rmsprop.RMSprop)
 Rprop = optimizer_class(_rprop.Rprop)

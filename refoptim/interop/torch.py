@@ -66,6 +66,7 @@ __all__ = [
     "Muon",
     "NAdam",
     "NovoGrad",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -414,6 +415,7 @@ Lion = optimizer_class(refoptim.Lion)
 Muon = optimizer_class(refoptim.Muon)
 NAdam = optimizer_class(refoptim.NAdam)
 NovoGrad = optimizer_class(refoptim.NovoGrad)
+Prodigy = optimizer_class(refoptim.Prodigy)
 RAdam = optimizer_class(refoptim.RAdam)
 RMSprop = optimizer_class(refoptim.RMSprop)
 Rprop = optimizer_class(refoptim.Rprop)

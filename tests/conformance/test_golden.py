@@ -30,7 +30,7 @@ STEMS = cases.stems()
 OF_SUMS = {"float32": 4e-6, "float64": 1e-14}
 CLOSE = {
     "adafactor": {"float32": 1e-6, "float64": 1e-14},
-    **dict.fromkeys(["lamb", "lars", "mars", "novograd", "stable_adamw"], OF_SUMS),
+    **dict.fromkeys(["lamb", "lars", "mars", "novograd", "prodigy", "stable_adamw"], OF_SUMS),
     "soap": {"float32": 2e-5, "float64": 3e-14},
 }
 """Rules whose sums torch adds in another order: the largest error, relative to the largest magnitude in an array."""
