@@ -25,7 +25,7 @@ import refoptim
 from refoptim.commands import describe
 from refoptim.lr_scheduler import WIDER
 from refoptim.step.hyper import declared
-from refoptim.step.rule import has_sums
+from refoptim.step.rule import has_sums, has_sums_over_all
 
 NEEDED = ("sphinx", "myst_parser", "pydata_sphinx_theme", "latex2mathml", "matplotlib")
 MISSING = [name for name in NEEDED if find_spec(name) is None]
@@ -164,6 +164,9 @@ def test_twins_stand_side_by_side(name: str) -> None:
     if has_sums(OPTIMIZERS[name]):
         assert "static void measured(Record<double>& s" in " ".join(pairs["measured"].twin.split())
         assert re.search(r"static Several<X, \d>\s+sums\(", pairs["sums"].twin)
+    elif has_sums_over_all(OPTIMIZERS[name]):
+        assert re.search(r"static Several<X, \d>\s+sums_over_all\(", pairs["sums_over_all"].twin)
+        assert not pairs["measured_over_all"].twin
     elif name not in PROGRAMS:
         assert pairs["scalars"].room.startswith("def scalars(cls, h: Hypers")
         assert "static Record<double> scalars(const Hypers& h" in pairs["scalars"].twin

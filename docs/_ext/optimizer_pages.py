@@ -16,7 +16,7 @@ from refoptim import Optimizer
 from refoptim.commands.describe import SHARED, arguments, optimizers, stem, text
 from refoptim.dialects.preset import known
 from refoptim.optimizers.closure import ClosureOptimizer
-from refoptim.step.rule import has_sums, is_measured
+from refoptim.step.rule import has_sums, has_sums_over_all, is_measured
 
 FOLDER = "optimizers"
 
@@ -181,10 +181,10 @@ def promised(cls: type[Optimizer]) -> tuple[str, str]:
     own_order = "the same bits wherever refoptim runs, since sums have an order of their own that no machine changes"
     if witness:
         whose = f"{witness.package}'s `{witness.cls.partition(':')[2]}`"
-        if is_measured(cls):
+        if is_measured(cls) or has_sums_over_all(cls):
             asked = [x for x in storages if x not in witness.lacks]
             met = " and ".join(f"{promises.promised('numpy', 'package-ieee', name, x)} in {x}" for x in asked)
-            kind = "TREE" if has_sums(cls) else "CLOSE"
+            kind = "TREE" if has_sums(cls) or has_sums_over_all(cls) else "CLOSE"
             return kind, f"{own_order}. The results of {whose}, x, are met {met}."
         return "EXACT", f"parameters and state have the bits of {whose}, where torch computes by the IEEE rules."
     if not found:

@@ -19,7 +19,7 @@ from refoptim.commands.describe import stem
 Functions = dict[str, str]
 """Source by name."""
 
-ALWAYS = ("scalars", "sums", "measured", "measure", "update")
+ALWAYS = ("scalars", "sums_over_all", "measured_over_all", "sums", "measured", "measure", "update")
 """The functions of a rule that are shown, with a twin or without."""
 
 

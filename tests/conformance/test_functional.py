@@ -13,10 +13,10 @@ from refoptim.conformance.reference import Reference
 from refoptim.conformance.trajectory import all_hyper
 
 import refoptim
-from refoptim.step.rule import keeps_shapes
+from refoptim.step.rule import needs_whole
 
 CASES = {case.id: case for stem in cases.stems() for case in cases.load(stem)}
-MEASURED = {name for name in {case.optimizer for case in CASES.values()} if keeps_shapes(getattr(refoptim, name))}
+MEASURED = {name for name in {case.optimizer for case in CASES.values()} if needs_whole(getattr(refoptim, name))}
 MEASURED |= {"SparseAdam"}
 """Optimizers that other libraries' arrays are not given to."""
 

@@ -10,7 +10,7 @@ import pytest
 import refoptim
 from helpers.wider import WIDER
 from refoptim import Optimizer, SparseGrad
-from refoptim.step.rule import keeps_shapes
+from refoptim.step.rule import needs_whole
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "SGD": dict(lr=0.07, momentum=0.9, dampening=0.3, weight_decay=0.05),
@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 NAMES = list(SETTINGS)
 OF_TORCH = [name for name in NAMES if getattr(refoptim, name).of_torch]
 DENSE = [name for name in NAMES if name != "SparseAdam"]
-MEASURED = [name for name in NAMES if keeps_shapes(getattr(refoptim, name))]
+MEASURED = [name for name in NAMES if needs_whole(getattr(refoptim, name))]
 """Those that do not go element by element in the type of the storage, and take no complex parameters."""
 
 

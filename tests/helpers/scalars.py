@@ -10,7 +10,7 @@ import refoptim
 from helpers import wider
 from refoptim.engines.host import Host
 from refoptim.engines.kernel import Kernel, kernel_of
-from refoptim.step.rule import Rule, is_measured, resolve
+from refoptim.step.rule import Rule, needs_whole, resolve
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "SGD": dict(lr=0.07, momentum=0.9, dampening=0.3, weight_decay=0.05),
@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Rprop": dict(lr=0.03, etas=(0.4, 1.3), step_sizes=(1e-3, 0.5)),
     "ASGD": dict(lr=0.05, lambd=0.02, alpha=0.6, t0=2.5, weight_decay=0.05),
     "SparseAdam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3),
-    **{name: x for name, x in wider.WIDER.items() if not is_measured(getattr(refoptim, name))},
+    **{name: x for name, x in wider.WIDER.items() if not needs_whole(getattr(refoptim, name)) or getattr(refoptim, name).in_single},
 }
 
 OF_THE_BUCKET = {"sparse": 0, "unmade": 0, "estimated": 0}

@@ -10,7 +10,7 @@ from refoptim.conformance.trajectory import all_hyper
 
 import refoptim
 from refoptim.commands import describe
-from refoptim.step.rule import has_sums, keeps_shapes
+from refoptim.step.rule import has_sums, needs_whole
 
 OWN_CASES: dict[str, list[Case]] = {
     found[0].optimizer: found
@@ -35,7 +35,7 @@ def _settings(found: list[Case]) -> dict[str, Any]:
 WIDER = {name: _settings(found) for name, found in OWN_CASES.items()}
 """Settings none of which is neutral, by name."""
 
-ELEMENTWISE = [name for name in WIDER if not keeps_shapes(getattr(refoptim, name))]
+ELEMENTWISE = [name for name in WIDER if not needs_whole(getattr(refoptim, name))]
 """Those that go element by element, in the type of the storage."""
 
 SUMMED = [name for name in WIDER if has_sums(getattr(refoptim, name))]

@@ -26,7 +26,7 @@ from refoptim.engines.kernel import kernel_of
 from refoptim.engines.pure import is_measured
 from refoptim.numerics import arith
 from refoptim.step.hyper import REALS, Flag, declared
-from refoptim.step.rule import Rule, has_sums, resolve
+from refoptim.step.rule import Rule, has_sums, has_sums_over_all, resolve
 
 KERNELS = Path(str(files("refoptim.kernels")))
 
@@ -64,7 +64,11 @@ def is_elementwise(rule: type[Rule]) -> bool:
 
 ELEMENTWISE = {rule.__name__: rule for rules in rooms().values() for rule in rules if is_elementwise(rule)}
 
-OPTIMIZERS = [name for name, rule in ELEMENTWISE.items() if issubclass(rule, refoptim.Optimizer)]
+OPTIMIZERS = [
+    name for name, rule in ELEMENTWISE.items() if issubclass(rule, refoptim.Optimizer) and not has_sums_over_all(rule)
+]
+
+OVER_ALL = {rule.__name__: rule for rules in rooms().values() for rule in rules if has_sums_over_all(rule)}
 
 SUMMED = {rule.__name__: rule for rules in rooms().values() for rule in rules if has_sums(rule)}
 
@@ -105,7 +109,7 @@ class Kernel:
         ]
 
     def state(self) -> list[str]:
-        return re.findall(r"X& (\w+)", self.function("update")[0])[1:]
+        return re.findall(r"X& (\w+?)_?\b", self.function("update")[0])[1:]
 
 
 def source(function: Any) -> ast.FunctionDef:
@@ -231,7 +235,7 @@ def check_layout(kernel: Kernel) -> None:
     given = record[len(scalars) :]
     assert record[: len(scalars)] == scalars
     assert {*given} == GIVEN & {*re.findall(r"s\.(\w+)", kernel.function("update")[1])}
-    assert kernel.fields("Registers") == [*first]
+    assert kernel.fields("Registers") == ([] if has_sums_over_all(rule) else [*first])
     state = [*rule.arrays(h, (2,))]
     assert kernel.state() == state
     entries = re.findall(rf"^(?:ROWS_|CODED_)?ENTRIES\((\w+), {rule.__name__}, (\d)\)$", kernel.file, re.M)
@@ -318,7 +322,7 @@ CHECKS: list[Callable[[Kernel], None]] = [check_update, check_layout, check_flag
 
 
 def checks_of(name: str) -> list[Callable[[Kernel], None]]:
-    """Averages have no scalars on the device."""
+    """Averages, and rules with sums over all parameters, have no scalars on the device."""
     return CHECKS if name in OPTIMIZERS else CHECKS[:3]
 
 
@@ -429,6 +433,43 @@ def check_record(kernel: Kernel) -> None:
     arrays = [np.ones(2) for _ in kernel.state()]
     s = SimpleNamespace(**rule.scalars(h, 1, {}))
     assert len(rule.sums(s, np.ones(2), np.ones(2), *arrays)) == found.sums
+
+
+def check_over_all(kernel: Kernel) -> None:
+    """What is summed over all parameters, word for word, and how many sums there are."""
+    tokens = Tokens(HELPERS)
+    tokens.visit(source(kernel.rule.sums_over_all))
+    assert_same_tokens(tokens.found, kernel_tokens(kernel.function("sums_over_all")[1], HELPERS))
+    rule, h, found = kernel.rule, everything_on(kernel.rule), kernel_of(kernel.rule)
+    entries = re.search(rf"^OVER_ALL\((\w+), {rule.__name__}, (\d), (\d)\)$", kernel.file, re.M)
+    assert entries
+    assert found
+    assert entries.groups() == (found.name, str(len(kernel.state())), str(found.sums_over_all))
+    s = SimpleNamespace(**rule.scalars(h, 1, rule.registers(h)))
+    arrays = [np.ones(2) for _ in kernel.state()]
+    assert len(rule.sums_over_all(s, np.ones(2), np.ones(2), *arrays)) == int(entries[3])
+
+
+@pytest.mark.parametrize("name", OVER_ALL)
+def test_room_and_kernel_sum_the_same_over_all(name: str) -> None:
+    check_over_all(Kernel(OVER_ALL[name]))
+
+
+MUTANTS_OVER_ALL = [
+    ("LAMB", "return {square(g)};", "return {g};"),
+    ("LAMB", "OVER_ALL(lamb, LAMB, 2, 1)", "OVER_ALL(lamb, LAMB, 1, 1)"),
+    ("Prodigy", "mul(g, sub(p0, p))", "mul(g, sub(p, p0))"),
+    ("Prodigy", "absolute(axpy(mul(weights, s.beta3), g, s.weight_gain))", "axpy(mul(weights, s.beta3), g, s.weight_gain)"),
+    ("Prodigy", "mul(weights, s.beta3)", "mul(weights, s.beta1)"),
+    ("Prodigy", "OVER_ALL(prodigy, Prodigy, 4, 2)", "OVER_ALL(prodigy, Prodigy, 4, 1)"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), MUTANTS_OVER_ALL)
+def test_differences_of_sums_over_all_are_found(name: str, old: str, new: str) -> None:
+    assert old in Kernel(OVER_ALL[name]).file
+    with pytest.raises(AssertionError):
+        check_over_all(Kernel(OVER_ALL[name], lambda text: text.replace(old, new)))
 
 
 def statements(function: Any) -> dict[str, str]:
