@@ -276,7 +276,7 @@ class Package:
         for p, grad in zip(self._params, given, strict=True):
             p.grad = grad
         with self._exactly(), default_dtype(self._default):
-            for optimizer, estimate in zip(self._optimizers, estimates or repeat(None)):
+            for optimizer, estimate in zip(self._optimizers, estimates or repeat(None), strict=False):
                 if any(p.grad is not None for p in optimizer.param_groups[0]["params"]):
                     optimizer.step(**self._beside(estimate))
 

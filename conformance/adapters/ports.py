@@ -144,7 +144,9 @@ class PytorchOptimizer(Ports):
             takes=("lr_1d_factor",),
         ),
         "NovoGrad": Port("pytorch_optimizer:NovoGrad", {"decoupled_decay": "weight_decouple"}, LOOP),
-        "Prodigy": Port("pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}),
+        "Prodigy": Port(
+            "pytorch_optimizer:Prodigy", {"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}
+        ),
         "ScheduleFreeAdamW": Port("pytorch_optimizer:ScheduleFreeAdamW", given=LOOP),
         "ScheduleFreeRAdam": Port("pytorch_optimizer:ScheduleFreeRAdam", given=LOOP),
         "ScheduleFreeSGD": Port("pytorch_optimizer:ScheduleFreeSGD", given=LOOP),

@@ -118,9 +118,7 @@ by_update(
 )
 by_update("MomentsInBfloat16", KEEPING, "dtype of moments", wrap=moments_in(to_brain))
 declare("ScalarsInFloat32", OWN_TYPE, "dtype of scalars")(SingleScalars)
-by_update(
-    "MaximizeIgnored", [rule for rule in ELEMENTWISE if not has_sums_over_all(rule)], "sign", wrap=descending
-)
+by_update("MaximizeIgnored", [rule for rule in ELEMENTWISE if not has_sums_over_all(rule)], "sign", wrap=descending)
 declare("DecayIgnored", taking("weight_decay"), "decay place", "decay size")(
     with_settings(lambda h: {"weight_decay": 0.0})
 )

@@ -18,7 +18,9 @@ from refoptim import dialects
 from refoptim.dialects.flags import OF_SETTINGS
 from refoptim.numerics.arith import as_reals
 
-WITNESS = dict.fromkeys(["Adafactor", "LAMB", "LARS", "MARS", "NovoGrad", "Prodigy", "SOAP", "StableAdamW"], "reference")
+WITNESS = dict.fromkeys(
+    ["Adafactor", "LAMB", "LARS", "MARS", "NovoGrad", "Prodigy", "SOAP", "StableAdamW"], "reference"
+)
 """Optimizers whose sums torch adds in another order, so that they are bit for bit their own recording only."""
 
 IN_STATE_ALONE = {

@@ -25,7 +25,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Rprop": dict(lr=0.03, etas=(0.4, 1.3), step_sizes=(1e-3, 0.5)),
     "ASGD": dict(lr=0.05, lambd=0.02, alpha=0.6, t0=2.5, weight_decay=0.05),
     "SparseAdam": dict(lr=0.02, betas=(0.8, 0.95), eps=1e-3),
-    **{name: x for name, x in wider.WIDER.items() if not needs_whole(getattr(refoptim, name)) or getattr(refoptim, name).in_single},
+    **{
+        name: x
+        for name, x in wider.WIDER.items()
+        if not needs_whole(getattr(refoptim, name)) or getattr(refoptim, name).in_single
+    },
 }
 
 OF_THE_BUCKET = {"sparse": 0, "unmade": 0, "estimated": 0}

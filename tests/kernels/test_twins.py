@@ -459,7 +459,11 @@ MUTANTS_OVER_ALL = [
     ("LAMB", "return {square(g)};", "return {g};"),
     ("LAMB", "OVER_ALL(lamb, LAMB, 2, 1)", "OVER_ALL(lamb, LAMB, 1, 1)"),
     ("Prodigy", "mul(g, sub(p0, p))", "mul(g, sub(p, p0))"),
-    ("Prodigy", "absolute(axpy(mul(weights, s.beta3), g, s.weight_gain))", "axpy(mul(weights, s.beta3), g, s.weight_gain)"),
+    (
+        "Prodigy",
+        "absolute(axpy(mul(weights, s.beta3), g, s.weight_gain))",
+        "axpy(mul(weights, s.beta3), g, s.weight_gain)",
+    ),
     ("Prodigy", "mul(weights, s.beta3)", "mul(weights, s.beta1)"),
     ("Prodigy", "OVER_ALL(prodigy, Prodigy, 4, 2)", "OVER_ALL(prodigy, Prodigy, 4, 1)"),
 ]
