@@ -9,6 +9,7 @@ import numpy as np
 import refoptim
 from helpers.kept import kept
 from helpers.rooms import DENSE, SETTINGS
+from helpers.wider import apart
 from refoptim import Parameter, SparseGrad
 from refoptim import lr_scheduler as lrs
 from refoptim.amp import GradScaler
@@ -35,7 +36,9 @@ class Run:
         self.parameters = [p for _, p in named]
         settings = SETTINGS.get(name) or CLOSURES[name]
         groups: Any = (
-            [{"params": named}] if name in CLOSURES else [{"params": named[:1]}, {"params": named[1:], "lr": 0.01}]
+            [{"params": named}]
+            if name in CLOSURES
+            else [{"params": named[:1]}, {"params": named[1:], **apart(name, 0.01)}]
         )
         self.optimizer = getattr(refoptim, name)(groups, **settings)
         warm_up = lrs.LinearLR(self.optimizer, 0.5, 1.0, 3)

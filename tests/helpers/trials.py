@@ -15,6 +15,7 @@ from helpers.pictures import frozen
 from helpers.rooms import DENSE, NAMES, SETTINGS, gradient, make, normal
 from helpers.schedulers import MAKE
 from helpers.schedulers import step as move
+from helpers.wider import apart
 from refoptim import Parameter
 from refoptim.step.hyper import declared
 
@@ -47,7 +48,7 @@ def grouped(name: str, shapes: list[tuple[int, ...]], dtype: str = "float32", **
     """Return an optimizer of two groups, the second with a setting of its own."""
     master = settings.pop("master", False)
     params = [Parameter(normal(i, *shape, dtype=dtype), master=master) for i, shape in enumerate(shapes)]
-    return make(name, [{"params": params[:2]}, {"params": params[2:], "lr": 0.011}], **settings)
+    return make(name, [{"params": params[:2]}, {"params": params[2:], **apart(name, 0.011)}], **settings)
 
 
 def grads(optimizer: Any, name: str, k: int, wide: bool = False) -> list[Any]:
@@ -101,7 +102,7 @@ def adding(name: str) -> Trial:
     optimizer.step(grads=grads(optimizer, name, 0))
 
     def act() -> None:
-        optimizer.add_param_group({"params": [normal(7, 3, 2), normal(8, 2, 3)], "lr": 0.5})
+        optimizer.add_param_group({"params": [normal(7, 3, 2), normal(8, 2, 3)], **apart(name, 0.5)})
 
     return Trial(act, lambda: held(optimizer))
 

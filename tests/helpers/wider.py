@@ -45,6 +45,11 @@ STEMS = {name: describe.stem(getattr(refoptim, name)) for name in WIDER}
 """The names of their files, and of their pure rules."""
 
 
+def apart(name: str, lr: float) -> dict[str, float]:
+    """Return a setting in which a group can differ: the learning rate, or where all must have one, the eps."""
+    return {"eps" if getattr(refoptim, name).shares_registers else "lr": lr}
+
+
 def values(name: str, hyper: str) -> list[Any]:
     """Return all values that a hyperparameter has in the cases of a rule, or while they run."""
     known = filter(has_kernels, OWN_CASES[name])

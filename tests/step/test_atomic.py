@@ -24,6 +24,7 @@ from helpers.rooms import (
     members,
     normal,
 )
+from helpers.wider import apart
 from refoptim import SparseGrad
 from refoptim.step import plan
 
@@ -33,7 +34,7 @@ SHAPES = [(4, 3), (2, 5), (6, 2), (3, 3)]
 
 def grouped(name: str, arrays: list[Any], **settings: Any) -> Any:
     """Return an optimizer of two groups, the second with a setting of its own."""
-    return make(name, [{"params": arrays[:2]}, {"params": arrays[2:], "lr": 0.011}], **settings)
+    return make(name, [{"params": arrays[:2]}, {"params": arrays[2:], **apart(name, 0.011)}], **settings)
 
 
 class Trial:

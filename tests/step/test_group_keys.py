@@ -46,7 +46,7 @@ SLIPS = {
 OTHERS = [
     *("lr_scale", "lr_mult", "weight_decay_scale", "weight_decay_mult", "no_weight_decay", "layer_id", "name", "names"),
     *("initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "base_momentum", "max_momentum", "initial_momentum"),
-    *("beta1", "eps2", "lr0", "wd", "warmup", "d_coef", "use_muon", "trust_coefficient", "param_name", "epsilon"),
+    *("beta1", "eps2", "lr0", "wd", "warmup", "d_scale", "use_muon", "trust_coefficient", "param_name", "epsilon"),
 ]
 """What other libraries and users write there: no setting of any optimizer, and none was meant."""
 

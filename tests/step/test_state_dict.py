@@ -27,6 +27,7 @@ from helpers.rooms import (
     members,
     normal,
 )
+from helpers.wider import apart
 
 ELEMENTWISE = [name for name in OF_TORCH if name not in ("Adafactor", "Muon")]
 
@@ -50,11 +51,11 @@ def continued(name: str, optimizer: Any, first: int, last: int) -> Any:
     return optimizer
 
 
-def groups(dtype: str = "float32", named: bool = False) -> list[dict[str, Any]]:
+def groups(dtype: str = "float32", named: bool = False, name: str = "Adam") -> list[dict[str, Any]]:
     """Return two groups of three matrices."""
     arrays = [normal(i, *shape, dtype=dtype) for i, shape in enumerate([(3, 2), (2, 5), (4, 4)])]
     given = list(zip("wbc", arrays, strict=True)) if named else arrays
-    return [{"params": given[:2]}, {"params": given[2:], "lr": 0.03125}]
+    return [{"params": given[:2]}, {"params": given[2:], **apart(name, 0.03125)}]
 
 
 # torch
@@ -97,7 +98,7 @@ def as_torch(torch: Any, there: Any, saved: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_the_layout_is_torchs(name: str, named: bool, torch: Any) -> None:
-    ours = make(name, groups(named=named))
+    ours = make(name, groups(named=named, name=name))
     theirs = twin(torch, ours, named)
     assert_same_layout(ours.state_dict(), theirs.state_dict())
     continued(name, ours, 0, 2)
@@ -128,16 +129,16 @@ def test_a_run_goes_over_to_torch_and_comes_back(name: str, dtype: str, torch: A
     """Three steps here, three in torch, three here, as if all nine had been taken in one place."""
     if dtype == "float64" and name in ("NAdam", "ASGD"):
         pytest.skip("torch casts their float32 registers to the dtype of the parameter when it loads them")
-    here = trained(name, groups(dtype), 3)
+    here = trained(name, groups(dtype, name=name), 3)
     there = twin(torch, here)
     there.load_state_dict(as_torch(torch, there, here.state_dict()))
     advance(there, here, name, 3, 6)
 
-    back = make(name, groups(dtype), lr=0.9)
+    back = make(name, groups(dtype, name=name), lr=0.9)
     back.load_state_dict(there.state_dict())
     for p, t in zip(members(back), members(there), strict=True):
         p.data[...] = to_numpy(t)
-    assert_equal_runs(continued(name, back, 6, 9), trained(name, groups(dtype), 9))
+    assert_equal_runs(continued(name, back, 6, 9), trained(name, groups(dtype, name=name), 9))
     continued(name, here, 3, 6)
     for p, t in zip(members(here), members(there), strict=True):
         assert_equal_bits(p.data, to_numpy(t))
@@ -146,7 +147,7 @@ def test_a_run_goes_over_to_torch_and_comes_back(name: str, dtype: str, torch: A
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_torchs_own_state_dict_is_loaded(name: str, torch: Any) -> None:
     """It has fewer settings; those that it lacks stay, and the count becomes an integer."""
-    optimizer = make(name, groups(), maximize=True)
+    optimizer = make(name, groups(name=name), maximize=True)
     theirs = twin(torch, optimizer)
     advance(theirs, optimizer, name, 0, 2)
     saved = theirs.state_dict()
@@ -226,9 +227,9 @@ def test_a_state_dict_is_a_copy(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_loading_copies(name: str) -> None:
     """So that two optimizers that load one dict stay apart, and the dict as it was."""
-    saved = trained(name, groups(), 2, lr=np.array(0.05)).state_dict()
+    saved = trained(name, groups(name=name), 2, lr=np.array(0.05)).state_dict()
     kept = picture(saved)
-    first, second = make(name, groups()), make(name, groups())
+    first, second = make(name, groups(name=name)), make(name, groups(name=name))
     first.load_state_dict(saved)
     second.load_state_dict(saved)
     assert picture(saved) == kept
@@ -302,7 +303,7 @@ def through_npz(saved: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_goes_on_after_a_file(name: str, dtype: str, way: Callable[[Any], Any]) -> None:
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="bfloat16 arrays need ml_dtypes")
-    first = trained(name, groups(dtype), 2)
+    first = trained(name, groups(dtype, name=name), 2)
     second = make(name, [{"params": [p.data.copy() for p in group["params"]]} for group in first.param_groups], lr=0.7)
     second.load_state_dict(way(first.state_dict()))
     assert_equal_runs(continued(name, second, 2, 4), continued(name, first, 2, 4))
@@ -407,11 +408,11 @@ def test_settings_are_those_of_the_state() -> None:
 def test_what_an_older_state_lacks_stays(name: str) -> None:
     """Flags, and what the groups hold beside the settings of the optimizer."""
     flags = {"foreach", "maximize", "capturable", "differentiable", "fused"}
-    saved = trained(name, groups(), 1).state_dict()
+    saved = trained(name, groups(name=name), 1).state_dict()
     for group in saved["param_groups"]:
         for key in flags:
             group.pop(key, None)
-    optimizer = make(name, groups(), foreach=False, maximize=True)
+    optimizer = make(name, groups(name=name), foreach=False, maximize=True)
     optimizer.param_groups[0] |= {"initial_lr": 0.5, "max_momentum": 0.75}
     optimizer.load_state_dict(saved)
     group = optimizer.param_groups[0]
