@@ -37,7 +37,7 @@ OBJECT = np.dtype(object)
 
 SHARED = (
     *("refoptim.numerics.tree", "refoptim.numerics.decompositions", "refoptim.numerics.followed"),
-    *("refoptim.step.rule", "refoptim.step.sparse"),
+    *("refoptim.step.cautious", "refoptim.step.rule", "refoptim.step.sparse"),
 )
 """Modules in which names are replaced besides the room of a rule."""
 
@@ -142,14 +142,15 @@ class Exact:
         """Take a step of one parameter, as an engine does; ``h`` is an estimate."""
         sparse = isinstance(g, SparseGrad)
         g = SparseGrad(g.indices, exact(g.values), g.shape) if sparse else exact(g)
-        g = self._rule.accept(self._h, g)
+        rule = rules.rule_of(self._rule, self._h)
+        g = rule.accept(self._h, g)
         self._steps[i] += 1
-        now = self._rule, self._h, self._steps[i], _numbers(self._registers[i])
+        now = rule, self._h, self._steps[i], _numbers(self._registers[i])
         scalars = rules.step_scalars(*now) | {"sparse": isinstance(g, SparseGrad), "estimated": h is not None}
         self._registers[i] = rules.next_registers(*now)
         s = rules.record(scalars, OBJECT)
         self._arrays[i], self._states[i] = pure.run(
-            self._rule, s, self._arrays[i], g, self._states[i], estimate=None if h is None else exact(h)
+            rule, s, self._arrays[i], g, self._states[i], estimate=None if h is None else exact(h)
         )
 
     def resume(self) -> None:

@@ -1,4 +1,5 @@
 // AdaBelief: the twin of refoptim/optimizers/adabelief.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -46,8 +47,8 @@ struct AdaBelief : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_var, X& max_exp_avg_var) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_var, X& max_exp_avg_var) {
         if (s.weight_decay && s.decoupled)
             p = mul(p, s.shrink);
         else if (s.weight_decay)
@@ -57,17 +58,19 @@ struct AdaBelief : NoRegisters {
         exp_avg_var = add(addcmul(mul(exp_avg_var, s.beta2), r, r, s.one_minus_beta2), s.eps);
         if (s.amsgrad)
             max_exp_avg_var = maximum(max_exp_avg_var, exp_avg_var);
+        X u = masked(s, exp_avg, g);
         if (s.rectify && !s.rectified) {
-            p = s.degenerated ? axpy(p, exp_avg, s.step_size) : p;
+            p = s.degenerated ? axpy(p, u, s.step_size) : p;
         } else {
             X denom = sqrt(s.amsgrad && !s.rectify ? max_exp_avg_var : exp_avg_var);
             denom = s.rectify ? denom : div(denom, s.root_correction2);
-            p = addcdiv(p, exp_avg, add(denom, s.eps), s.step_size);
+            p = addcdiv(p, u, add(denom, s.eps), s.step_size);
         }
     }
 };
 
 ENTRIES(adabelief, AdaBelief, 3)
+CAUTIOUS(adabelief, AdaBelief, 3)
 SCALARS(adabelief, AdaBelief)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // Adam: the twin of refoptim/optimizers/adam.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -32,8 +33,8 @@ struct Adam : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq, X& max_exp_avg_sq) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq, X& max_exp_avg_sq) {
         if (s.weight_decay && s.decoupled)
             p = mul(p, s.shrink);
         else if (s.weight_decay)
@@ -44,11 +45,12 @@ struct Adam : NoRegisters {
             max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq);
         X denom = sqrt(s.amsgrad ? max_exp_avg_sq : exp_avg_sq);
         denom = add(div(denom, s.root_correction2), s.eps);
-        p = addcdiv(p, exp_avg, denom, s.step_size);
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.step_size);
     }
 };
 
 ENTRIES(adam, Adam, 3)
+CAUTIOUS(adam, Adam, 3)
 SCALARS(adam, Adam)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // Adamax: the twin of refoptim/optimizers/adamax.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -26,16 +27,17 @@ struct Adamax : NoRegisters {
         };
     }
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_inf) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_inf) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1);
         exp_inf = maximum(mul(exp_inf, s.beta2), add(absolute(g), s.eps));
-        p = addcdiv(p, exp_avg, exp_inf, s.step_size);
+        p = addcdiv(p, masked(s, exp_avg, g), exp_inf, s.step_size);
     }
 };
 
 ENTRIES(adamax, Adamax, 2)
+CAUTIOUS(adamax, Adamax, 2)
 SCALARS(adamax, Adamax)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // Adan: the twin of refoptim/optimizers/adan.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -36,9 +37,8 @@ struct Adan : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void
-    update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_diff, X& exp_avg_sq, X& neg_pre_grad) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_diff, X& exp_avg_sq, X& neg_pre_grad) {
         if (s.first)
             neg_pre_grad = neg(g);
         X d = add(neg_pre_grad, g);
@@ -49,7 +49,7 @@ struct Adan : NoRegisters {
         X denom = add(div(sqrt(exp_avg_sq), s.root_correction3), s.eps);
         if (s.no_prox)
             p = mul(p, s.shrink);
-        p = addcdiv(p, exp_avg, denom, s.step_size);
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.step_size);
         p = addcdiv(p, exp_avg_diff, denom, s.step_size_diff);
         if (!s.no_prox)
             p = div(p, s.grow);
@@ -58,6 +58,7 @@ struct Adan : NoRegisters {
 };
 
 ENTRIES(adan, Adan, 4)
+CAUTIOUS(adan, Adan, 4)
 SCALARS(adan, Adan)
 
 }  // namespace refoptim

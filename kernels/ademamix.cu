@@ -1,4 +1,5 @@
 // AdEMAMix: the twin of refoptim/optimizers/ademamix.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -49,20 +50,21 @@ struct AdEMAMix : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq, X& exp_avg_slow) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq, X& exp_avg_slow) {
         if (s.l2)
             g = axpy(g, p, s.l2);
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2);
         X denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps);
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1);
         exp_avg_slow = lerp(exp_avg_slow, g, s.one_minus_beta3);
-        X mixed = axpy(div(exp_avg, s.correction1), exp_avg_slow, s.alpha);
+        X mixed = axpy(div(masked(s, exp_avg, g), s.correction1), exp_avg_slow, s.alpha);
         p = addcdiv(mul(p, s.shrink), mixed, denom, s.step_size);
     }
 };
 
 ENTRIES(ademamix, AdEMAMix, 3)
+CAUTIOUS(ademamix, AdEMAMix, 3)
 SCALARS(ademamix, AdEMAMix)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // ADOPT: the twin of refoptim/optimizers/adopt.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -42,8 +43,7 @@ struct ADOPT : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
         if (s.weight_decay && !s.decoupled)
             g = axpy(g, p, s.weight_decay);
         if (s.first) {
@@ -56,12 +56,13 @@ struct ADOPT : NoRegisters {
         if (s.clipped)
             u = minimum(maximum(u, s.low), s.high);
         exp_avg = lerp(exp_avg, u, s.one_minus_beta1);
-        p = axpy(p, exp_avg, s.step_size);
+        p = axpy(p, masked(s, exp_avg, g), s.step_size);
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2);
     }
 };
 
 ENTRIES(adopt, ADOPT, 2)
+CAUTIOUS(adopt, ADOPT, 2)
 SCALARS(adopt, ADOPT)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // LARS: the twin of refoptim/optimizers/lars.py.
+#include "harness/cautious.cuh"
 #include "harness/summed.cuh"
 
 namespace refoptim {
@@ -24,7 +25,7 @@ struct LARS {
         s.ratio = s.trust_clip ? clipped : ratio;
     }
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& momentum_buffer) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& momentum_buffer) {
         if (s.adapted)
             g = mul(axpy(g, p, s.weight_decay), s.ratio);
         if (!s.has_buffer) {
@@ -32,11 +33,12 @@ struct LARS {
             return;
         }
         momentum_buffer = s.unmade ? g : axpy(mul(momentum_buffer, s.momentum), g, s.undamped);
-        g = s.nesterov ? axpy(g, momentum_buffer, s.momentum) : momentum_buffer;
-        p = axpy(p, g, s.step_size);
+        X u = s.nesterov ? axpy(g, momentum_buffer, s.momentum) : momentum_buffer;
+        p = axpy(p, masked(s, u, g), s.step_size);
     }
 };
 
 SUMMED(lars, LARS, 1, 2, 0)
+CAUTIOUS(lars, LARS, 1)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // Lion: the twin of refoptim/optimizers/lion.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -28,16 +29,17 @@ struct Lion : NoRegisters {
         };
     }
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg) {
         if (s.weight_decay)
             p = mul(p, s.shrink);
         X mix = axpy(mul(exp_avg, s.beta1), g, s.one_minus_beta1);
-        p = axpy(p, sign(mix), s.step_size);
+        p = axpy(p, masked(s, sign(mix), g), s.step_size);
         exp_avg = axpy(mul(exp_avg, s.beta2), g, s.one_minus_beta2);
     }
 };
 
 ENTRIES(lion, Lion, 1)
+CAUTIOUS(lion, Lion, 1)
 SCALARS(lion, Lion)
 
 }  // namespace refoptim

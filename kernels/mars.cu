@@ -1,4 +1,5 @@
 // MARS: the twin of refoptim/optimizers/mars.py.
+#include "harness/cautious.cuh"
 #include "harness/summed.cuh"
 
 namespace refoptim {
@@ -13,7 +14,7 @@ struct MARS {
 
     FLAGS(FLAG(first), FLAG(corrected), FLAG(by_sign), FLAG_OF(1, squared));
 
-    template <class T, class X> __device__ static X reduced(const Record<T>& s, X g, X last_grad) {
+    template <class R, class X> __device__ static X reduced(const R& s, X g, X last_grad) {
         return s.first ? g : add(mul(sub(g, last_grad), s.gain), g);
     }
 
@@ -40,23 +41,24 @@ struct MARS {
         s.size = whole ? s.step_size : s.step_size_1d;
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq, X& last_grad) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq, X& last_grad) {
         X c = s.corrected ? div(reduced(s, g, last_grad), s.bound) : g;
         exp_avg = axpy(mul(exp_avg, s.b1), c, s.one_minus_b1);
         if (s.by_sign) {
-            X u = sign(exp_avg);
+            X u = sign(masked(s, exp_avg, g));
             p = axpy(p, add(mul(p, s.weight_decay), u), s.size);
             last_grad = g;
             return;
         }
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.b2), c, c, s.one_minus_b2);
-        X u = div(div(exp_avg, s.c1), add(div(sqrt(exp_avg_sq), s.root_c2), s.eps));
+        X u = div(div(masked(s, exp_avg, g), s.c1), add(div(sqrt(exp_avg_sq), s.root_c2), s.eps));
         p = axpy(p, add(mul(p, s.weight_decay), u), s.size);
         last_grad = g;
     }
 };
 
 SUMMED(mars, MARS, 3, 1, 0)
+CAUTIOUS(mars, MARS, 3)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // NAdam: the twin of refoptim/optimizers/nadam.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -49,8 +50,7 @@ struct NAdam {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
         if (s.weight_decay && s.decoupled)
             p = mul(p, s.shrink);
         else if (s.weight_decay)
@@ -60,11 +60,12 @@ struct NAdam {
 
         X denom = add(sqrt(div(exp_avg_sq, s.correction2)), s.eps);
         p = addcdiv(p, g, denom, s.gradient_step);
-        p = addcdiv(p, exp_avg, denom, s.momentum_step);
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.momentum_step);
     }
 };
 
 ENTRIES(nadam, NAdam, 2)
+CAUTIOUS(nadam, NAdam, 2)
 SCALARS(nadam, NAdam)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // NovoGrad: the twin of refoptim/optimizers/novograd.py.
+#include "harness/cautious.cuh"
 #include "harness/summed.cuh"
 
 namespace refoptim {
@@ -26,7 +27,7 @@ struct NovoGrad {
         max_exp_avg_sq = largest;
     }
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg) {
         if (s.weight_decay && s.decoupled)
             p = mul(p, s.shrink);
         X u = div(g, s.denom);
@@ -35,10 +36,11 @@ struct NovoGrad {
         if (s.averaged)
             u = mul(u, s.one_minus_beta1);
         exp_avg = add(mul(exp_avg, s.beta1), u);
-        p = axpy(p, exp_avg, s.step_size);
+        p = axpy(p, masked(s, exp_avg, u), s.step_size);
     }
 };
 
 SUMMED(novograd, NovoGrad, 1, 1, 2)
+CAUTIOUS(novograd, NovoGrad, 1)
 
 }  // namespace refoptim

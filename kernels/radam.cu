@@ -1,4 +1,5 @@
 // RAdam: the twin of refoptim/optimizers/radam.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/rectification.cuh"
 #include "harness/scalars.cuh"
@@ -38,8 +39,7 @@ struct RAdam : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
         if (s.weight_decay && s.decoupled)
             p = mul(p, s.shrink);
         else if (s.weight_decay)
@@ -47,7 +47,7 @@ struct RAdam : NoRegisters {
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1);
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2);
 
-        X u = mul(div(exp_avg, s.correction1), s.lr);
+        X u = mul(div(masked(s, exp_avg, g), s.correction1), s.lr);
         if (s.rectified) {
             u = mul(u, reciprocal(add(sqrt(exp_avg_sq), s.eps), s.root_correction2));
             u = mul(u, s.rect);
@@ -57,6 +57,7 @@ struct RAdam : NoRegisters {
 };
 
 ENTRIES(radam, RAdam, 2)
+CAUTIOUS(radam, RAdam, 2)
 SCALARS(radam, RAdam)
 
 }  // namespace refoptim

@@ -1,4 +1,5 @@
 // RMSprop: the twin of refoptim/optimizers/rmsprop.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -30,8 +31,8 @@ struct RMSprop : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& square_avg, X& momentum_buffer, X& grad_avg) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& square_avg, X& momentum_buffer, X& grad_avg) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
         square_avg = addcmul(mul(square_avg, s.alpha), g, g, s.one_minus_alpha);
@@ -43,7 +44,7 @@ struct RMSprop : NoRegisters {
         X avg = add(sqrt(variance), s.eps);
         if (s.has_buffer) {
             momentum_buffer = addcdiv(mul(momentum_buffer, s.momentum), g, avg, s.one);
-            p = axpy(p, momentum_buffer, s.step_size);
+            p = axpy(p, masked(s, momentum_buffer, g), s.step_size);
         } else {
             p = addcdiv(p, g, avg, s.step_size);
         }
@@ -51,6 +52,7 @@ struct RMSprop : NoRegisters {
 };
 
 ENTRIES(rmsprop, RMSprop, 3)
+CAUTIOUS(rmsprop, RMSprop, 3)
 SCALARS(rmsprop, RMSprop)
 
 }  // namespace refoptim

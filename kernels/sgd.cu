@@ -1,4 +1,5 @@
 // SGD: the twin of refoptim/optimizers/sgd.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/rows.cuh"
 #include "harness/scalars.cuh"
@@ -29,7 +30,7 @@ struct SGD : NoRegisters {
         };
     }
 
-    template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g, X& momentum_buffer) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& momentum_buffer) {
         if (s.weight_decay)
             g = axpy(g, p, s.weight_decay);
         if (!s.has_buffer) {
@@ -37,13 +38,14 @@ struct SGD : NoRegisters {
             return;
         }
         momentum_buffer = s.unmade ? g : axpy(mul(momentum_buffer, s.momentum), g, s.undamped);
-        g = s.nesterov ? axpy(g, momentum_buffer, s.momentum) : momentum_buffer;
-        p = axpy(p, g, s.step_size);
+        X u = s.nesterov ? axpy(g, momentum_buffer, s.momentum) : momentum_buffer;
+        p = axpy(p, masked(s, u, g), s.step_size);
     }
 };
 
 ENTRIES(sgd, SGD, 1)
 ROWS_ENTRIES(sgd, SGD, 1)
+CAUTIOUS(sgd, SGD, 1)
 SCALARS(sgd, SGD)
 
 }  // namespace refoptim

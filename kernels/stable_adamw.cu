@@ -1,4 +1,5 @@
 // StableAdamW: the twin of refoptim/optimizers/stable_adamw.py.
+#include "harness/cautious.cuh"
 #include "harness/summed.cuh"
 
 namespace refoptim {
@@ -11,7 +12,7 @@ struct StableAdamW {
 
     FLAGS(FLAG(weight_decay));
 
-    template <class T, class X> __device__ static void averages(const Record<T>& s, X g, X& exp_avg, X& exp_avg_sq) {
+    template <class R, class X> __device__ static void averages(const R& s, X g, X& exp_avg, X& exp_avg_sq) {
         exp_avg = lerp(exp_avg, g, s.one_minus_b1);
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.b2), g, g, s.one_minus_b2);
     }
@@ -32,15 +33,15 @@ struct StableAdamW {
         s.step_size = -lr;
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
         averages(s, g, exp_avg, exp_avg_sq);
         if (s.weight_decay)
             p = mul(p, s.shrink);
-        p = addcdiv(p, exp_avg, add(sqrt(exp_avg_sq), s.eps), s.step_size);
+        p = addcdiv(p, masked(s, exp_avg, g), add(sqrt(exp_avg_sq), s.eps), s.step_size);
     }
 };
 
 SUMMED(stableadamw, StableAdamW, 2, 1, 0)
+CAUTIOUS(stableadamw, StableAdamW, 2)
 
 }  // namespace refoptim

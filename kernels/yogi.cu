@@ -1,4 +1,5 @@
 // Yogi: the twin of refoptim/optimizers/yogi.py.
+#include "harness/cautious.cuh"
 #include "harness/multi_tensor.cuh"
 #include "harness/scalars.cuh"
 
@@ -31,8 +32,7 @@ struct Yogi : NoRegisters {
         };
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
+    template <class R, class X> __device__ static void update(const R& s, X& p, X g, X& exp_avg, X& exp_avg_sq) {
         if (s.weight_decay && s.decoupled)
             p = mul(p, s.shrink);
         else if (s.weight_decay)
@@ -41,11 +41,12 @@ struct Yogi : NoRegisters {
         X square = mul(g, g);
         exp_avg_sq = addcmul(exp_avg_sq, sign(sub(exp_avg_sq, square)), square, s.beta2_minus_one);
         X denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps);
-        p = addcdiv(p, exp_avg, denom, s.step_size);
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.step_size);
     }
 };
 
 ENTRIES(yogi, Yogi, 2)
+CAUTIOUS(yogi, Yogi, 2)
 SCALARS(yogi, Yogi)
 
 }  // namespace refoptim

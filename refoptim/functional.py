@@ -105,7 +105,7 @@ from .optimizers.lbfgs import lbfgs_direction as lbfgs
 from .optimizers.modes import between, weight
 from .step.hyper import INSIDE, Real, is_number, number
 from .step.plan import first_registers
-from .step.rule import Hypers, Registers, Rule, next_registers, resolve, step_scalars
+from .step.rule import Hypers, Registers, Rule, next_registers, resolve, rule_of, step_scalars
 
 State = dict[str, Any]
 
@@ -294,7 +294,7 @@ def _whole(
     h = _resolved(rule, settings, home)
     counted = partial(_counted, rule, h, t, home)
     once = cache(partial(counted, {}))
-    return single.Step(rule, h, counted if rule.registers(h) else lambda state: once(), rounding, home)
+    return single.Step(rule_of(rule, h), h, counted if rule.registers(h) else lambda state: once(), rounding, home)
 
 
 def _counted(
@@ -357,7 +357,7 @@ def _joined(static: Static, varying: Mapping[str, Any], home: Namespace | None) 
     after = first_registers(static.rule, dict.fromkeys(kept, 0.0), kept)
     h = SimpleNamespace(**dict(static.settings), lr=numbers["lr"])
     scalars = {**dict(static.scalars), **{name: numbers[name] for name in static.rule.varying}}
-    return single.Step(static.rule, h, lambda state: (scalars, after), static.rounding, home)
+    return single.Step(rule_of(static.rule, h), h, lambda state: (scalars, after), static.rounding, home)
 
 
 def _taken(

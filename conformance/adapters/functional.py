@@ -35,8 +35,8 @@ class Pure(Adapter):
         rule = getattr(refoptim, case.optimizer)
         if rule.in_single:
             return "state in 8 bits is defined for arrays of NumPy and CuPy"
-        sums = is_measured(rule) or has_sums_over_all(rule)
-        return "rules that sum over elements take arrays of NumPy and CuPy" if sums else None
+        whole = is_measured(rule) or has_sums_over_all(rule) or case.hyper.get("cautious")
+        return "rules that sum or count elements take arrays of NumPy and CuPy" if whole else None
 
     def make(self, optimizer: str, hyper: Mapping[str, Any], parameters: Sequence[Array]) -> None:
         self._rule = getattr(refoptim, optimizer)

@@ -19,7 +19,7 @@ from refoptim.engines import pure
 from refoptim.numerics.arith import Array, as_reals
 from refoptim.optimizers.base import Optimizer
 from refoptim.step.plan import Kept, begun, first_registers, layout
-from refoptim.step.rule import computed, keeps_shapes, next_registers, record, resolve, step_scalars
+from refoptim.step.rule import computed, keeps_shapes, next_registers, record, resolve, rule_of, step_scalars
 from refoptim.step.sparse import SparseGrad
 
 from ..trajectory import Frame, State, estimates
@@ -175,7 +175,7 @@ class _Light:
         self.h = resolve(self.base, self.settings)
         self.shapes = [p.shape for p in evidence.before]
         sparse = "nnz" in evidence.case.gradient
-        self.whole = not (keeps_shapes(rule) or evidence.case.skip or evidence.case.estimate or sparse)
+        self.whole = not (keeps_shapes(rule_of(rule, self.h)) or evidence.case.skip or evidence.case.estimate or sparse)
         parts = [_joined(evidence.before)] if self.whole else [p.copy() for p in evidence.before]
         self.parts = [_Part(p) for p in parts]
 
@@ -235,6 +235,7 @@ class _Part:
 
     def step(self, rule: type[Optimizer], h: Any, g: Any, estimate: Any) -> None:
         """Take a step with the dialect's scalars and words."""
+        rule = rule_of(rule, h)
         g = rule.accept(h, g)
         self.k = self.k + 1 if rule.counts_steps else min(2, self.k + 1)
         registers = first_registers(rule, rule.registers(h), self.registers)

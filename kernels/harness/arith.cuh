@@ -39,4 +39,7 @@ template <class X, class C> __device__ inline X lerp(X x, X y, C c) {
     return absolute(c) < C(0.5) ? x + c * gap : y - gap * (1 - c);
 }
 
+// A direction as it is: only records of cautious steps mask it (cautious.cuh).
+template <class R, class X> __device__ inline X masked(const R&, X u, X) { return u; }
+
 }  // namespace refoptim

@@ -46,15 +46,14 @@ class Totals:
 
     def over_all(self, step: Any) -> list[tuple[float, ...]]:
         """Return what each tensor adds to the sums over all; this waits for the machine."""
-        self._sum("over_all", step, self.machine)
+        bucket = self.tensors.bucket(tuple(fields_of(self.machine, step)), self.machine)
+        self._sum("over_all", step, bucket, self.machine)
         return list(zip(*self.sums.read().reshape(-1, self.count).tolist(), strict=True))
 
-    def _sum(self, kind: str, step: Any, on: Machine) -> Any:
-        """Launch the sums; return the bucket that the launches after them take, too."""
-        bucket = self.tensors.bucket(tuple(fields_of(on, step)), on)
+    def _sum(self, kind: str, step: Any, bucket: Any, on: Machine, *more: Any) -> None:
+        """Launch sums, whose kernels are called so and take ``more``."""
         entry = f"{self.kernel.name}_{kind}_{self.storage}"
-        self.sums.launch(self.kernel.stem, entry, self._record(step, self.number), bucket, on=on)
-        return bucket
+        self.sums.launch(self.kernel.stem, entry, self._record(step, self.number), bucket, *more, on=on)
 
     def _record(self, step: Any, number: Any) -> Any:
         """Return the scalars of a step in a type, those that are yet to be measured at 0."""
@@ -91,8 +90,14 @@ class Launches(Totals):
 
     def _run(self, step: Any, on: Machine) -> None:
         stem, name = self.kernel.stem, self.kernel.name
-        bucket = self._sum("sums", step, on)
+        bucket = self.tensors.bucket(tuple(fields_of(on, step)), on)
+        self._measure(step, bucket, on, "sums")
+        self.tensors.launch(stem, f"{name}_{self.storage}", bucket, self.records, on=on)
+
+    def _measure(self, step: Any, bucket: Any, on: Machine, sums: str, *more: Any) -> None:
+        """Compute the records of all tensors from sums, whose kernels are called so and take ``more``."""
+        stem, name = self.kernel.stem, self.kernel.name
+        self._sum(sums, step, bucket, on, *more)
         totals, blocks = np.uint64(self.sums.results[0]), -(-self.count // THREADS)
         exact = self._record(step, np.dtype(np.float64))
         on.launch(stem, f"{name}_measured_{self.storage}", blocks, exact, bucket, totals, self.records)
-        self.tensors.launch(stem, f"{name}_{self.storage}", bucket, self.records, on=on)

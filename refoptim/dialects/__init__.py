@@ -15,6 +15,7 @@ import refoptim
 from ..optimizers.base import Optimizer
 from ..step.rule import is_measured
 from . import (  # noqa: F401 (they declare)
+    cautious,
     correction,
     decay,
     eight_bits,

@@ -685,6 +685,24 @@ FLAGS = {
         "The normalize_gradient option is accepted and does nothing.",
         "should divide the update by the root of the mean of its squares, if normalize_gradient is set",
     ),
+    "CautionIgnored": Flag(
+        "The cautious option is accepted and does nothing.",
+        "should mask the direction, if cautious is set",
+    ),
+    "MaskCountsOneMore": Flag(
+        "The mask is multiplied by size / (count + 1) (pytorch-optimizer). It is divided by count / size, or by a "
+        "thousandth if that is more.",
+        "scales the mask: divide it by the share of elements that it leaves",
+    ),
+    "MaskKept": Flag(
+        "The average is kept as the mask leaves it. The mask stands on the direction of a step, and the average "
+        "is kept whole.",
+        "masks: let it leave the average that is kept alone",
+    ),
+    "MaskUnscaled": Flag(
+        "The mask leaves out what does not agree, and the rest is not scaled up.",
+        "masks: let it divide by the share of elements that it leaves",
+    ),
 }
 
 OF_SETTINGS = frozenset(

@@ -108,7 +108,7 @@ class Outside(MeasuredChange):
 
     @classmethod
     def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
-        return square(p), square(lamb.direction(changed(s, weight_decay=0), p, *lamb.averages(s, g, *state)))
+        return square(p), square(lamb.direction(changed(s, weight_decay=0), p, g, *lamb.averages(s, g, *state)))
 
 
 by_scalars("NoBiasCorrection", [LAMB], CORRECTION, change=lambda h, k, s: {"correction1": 1.0, "root_correction2": 1.0})

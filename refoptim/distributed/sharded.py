@@ -115,11 +115,12 @@ class Sharded(Optimizer):
             raise TypeError(f"rule must be a class of optimizers, got {rule!r}")
         _check_arguments(flags, counts)
         _check_settings(rule, settings)
-        self.rule, self.kind, self.bucket = rule, Kind.of(rule), counts["bucket"]
+        described = [make_group(each, {}) for each in as_groups(params)]
+        cautious = any(each.get("cautious", settings.get("cautious")) for each in described)
+        self.rule, self.kind, self.bucket = rule, Kind.of(rule, cautious), counts["bucket"]
         self.param_groups = []
         self._ranges: Ranges = []
         self._loads = [0] * self.comm.size
-        described = [make_group(each, {}) for each in as_groups(params)]
         parts = [self._divided(i, group) for i, group in enumerate(described)]
         self.inner = rule(
             [{**g, "params": shards} for g, (shards, _) in zip(described, parts, strict=True)], **settings
@@ -143,7 +144,7 @@ class Sharded(Optimizer):
 
     def _append(self, group: Group, own: Group, ranges: Ranges) -> None:
         """Take up a group that the inner optimizer has: ``own`` there."""
-        _check_settings(self.rule, own)
+        self._check_settings(own)
         params = group["params"]
         loads = [
             load + sum((e - b) * p.data.nbytes // max(1, reals(p)) for (b, e), p in zip(held, params, strict=True))
@@ -490,9 +491,18 @@ class Sharded(Optimizer):
             if len(group["params"]) != len(own["params"]):
                 raise ValueError("the parameters of a group must stay the same: make a new optimizer")
             settings = {**group, **self._for_inner(group), "params": own["params"]}
-            _check_settings(self.rule, settings)
+            self._check_settings(settings)
             if settings.keys() != own.keys() or any(own[key] is not x for key, x in settings.items()):
                 make([partial(own.clear), partial(own.update, settings)])
+
+    def _check_settings(self, group: Group) -> None:
+        """Raise RuntimeError for settings with which the arrays of a group could not be shared out, or as they are."""
+        _check_settings(self.rule, group)
+        if group.get("cautious") and self.kind.name == "elements":
+            raise RuntimeError(
+                "cautious steps count the elements of whole parameters, and these are divided: let a group be cautious "
+                "when the optimizer is made"
+            )
 
     def _for_inner(self, group: Group) -> dict[str, Any]:
         """Return settings that mean the whole vector of all parameters, and would mean a part of it."""

@@ -24,11 +24,11 @@ class Kind(NamedTuple):
     name: str
 
     @classmethod
-    def of(cls, rule: type[Rule]) -> Kind:
-        """Return how those of a rule are."""
+    def of(cls, rule: type[Rule], cautious: bool = False) -> Kind:
+        """Return how those of a rule are, of which cautious steps need whole ones."""
         if issubclass(rule, ClosureOptimizer):
             return cls("flat")
-        return cls("owners" if needs_whole(rule) else "elements")
+        return cls("owners" if cautious or needs_whole(rule) else "elements")
 
     def ranges(self, params: Sequence[Parameter], loads: Sequence[int]) -> Ranges:
         """Return who holds what of the parameters of a group; ``loads`` are the bytes that ranks hold already."""

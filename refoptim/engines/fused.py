@@ -143,8 +143,9 @@ def _writing_back(old: Tensor, new: Tensor) -> Iterator[Change]:
 def program_of(kernel: Kernel) -> Any:
     """Return the module that says how the kernels of a file are launched, None for one kernel.
 
-    It stands beside the file, or is that of all rules with sums. Its ``update`` is the sequence of launches that
-    updates tensors; its ``Launches``, if it has them, can be repeated as a ``Launch`` can.
+    It stands beside the file, or is that of all cautious steps, or of all rules with sums. Its ``update`` is the
+    sequence of launches that updates tensors; its ``Launches``, if it has them, can be repeated as a ``Launch`` can.
     """
-    name = f"refoptim.kernels.{'harness.summed' if kernel.sums else kernel.stem}"
+    shared = "harness.cautious" if kernel.cautious else "harness.summed" if kernel.sums else ""
+    name = f"refoptim.kernels.{shared or kernel.stem}"
     return import_module(name) if find_spec(name) else None

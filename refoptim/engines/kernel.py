@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,8 @@ class Kernel:
         numbers: how many of the state arrays, the last, are one number each.
         only_read: the names of those behind them that it reads and does not write.
         coded: whether state may be kept in 8 bits.
+        masks_sums: whether those sums are of directions that a cautious step masks.
+        cautious: whether its steps are, which ``harness/cautious.cuh`` serves.
     """
 
     stem: str
@@ -39,6 +41,8 @@ class Kernel:
     numbers: int = 0
     only_read: tuple[str, ...] = ()
     coded: bool = False
+    masks_sums: bool = False
+    cautious: bool = False
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -57,7 +61,8 @@ def kernel_of(rule: type[Rule]) -> Kernel | None:
     own = (rule.measure, rule.sums, rule.measured, rule.sums_over_all, rule.encode, rule.decode)
     if not all(map(_is_ours, (package, *(f.__module__ for f in own)))):
         return None
-    return _read(stem, owner.__qualname__.partition(".")[0])
+    kernel = _read(stem, owner.__qualname__.partition(".")[0])
+    return replace(kernel, cautious=True) if kernel and rule.is_cautious else kernel
 
 
 def counts(rule: type[Rule]) -> bool:
@@ -76,7 +81,7 @@ def _read(stem: str, name: str) -> Kernel | None:
         return None
     _, _, text = source.read_text(encoding="utf-8").partition(f"struct {name} ")
     record, hypers = _body(text, "Record"), _body(text, "Hypers")
-    update = re.search(r"void\s+update\(\s*const Record<T>& s, X& p, X g(.*?)\) {", text, re.DOTALL)
+    update = re.search(r"void\s+update\(\s*const (?:Record<T>|R)& s, X& p, X g(.*?)\) {", text, re.DOTALL)
     state = tuple(re.findall(r"X& (\w+?)_?\b", update[1] if update else ""))  # one that is called s is s_ there
     entries = re.search(
         rf"^(?:ENTRIES|SUMMED|(CODED)_ENTRIES)\(\w+, {name}, (\d+)(?:, (\d+), (\d+))?\)", text, re.MULTILINE
@@ -97,6 +102,7 @@ def _read(stem: str, name: str) -> Kernel | None:
         numbers=len(numbers),
         only_read=tuple(re.findall(r"X (\w+)", update[1])) if update and entries else (),
         coded=bool(entries and entries[1]),
+        masks_sums=f"\nCAUTIOUS_SUMS({name.lower()}, {name}, " in text,
     )
 
 

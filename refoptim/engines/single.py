@@ -95,7 +95,8 @@ class Step(NamedTuple):
         if sparse:
             raise TypeError(f"sparse gradients go with {whose}: make the gradient dense")
         if is_measured(self.rule) or has_sums_over_all(self.rule):
-            raise TypeError(f"{self.rule.__name__} sums over elements, in an order that is defined for {whose}")
+            does = "counts elements, which is" if self.rule.is_cautious else "sums over elements, in an order that is"
+            raise TypeError(f"{self.rule.__name__} {does} defined for {whose}")
         if self.rule.in_single:
             raise TypeError(f"{self.rule.__name__} keeps state in 8 bits, which is defined for {whose}")
 

@@ -106,6 +106,8 @@ class Front(torch.optim.Optimizer):
         described = _described(params)
         inner = self.rule(self._mapped(described), *args, **settings)
         super().__init__(described, dict(inner.defaults))
+        for group in self.param_groups:
+            _check_whole(group)
         self._inner, self._board = inner, Board(self.param_groups, inner.param_groups)
         self._show()
 
@@ -142,6 +144,7 @@ class Front(torch.optim.Optimizer):
         if inner is None:
             return
         try:
+            _check_whole(self.param_groups[-1])
             inner.add_param_group(self._mapped(self.param_groups[-1]))
         except BaseException:
             self.param_groups.pop()
@@ -188,6 +191,7 @@ class Front(torch.optim.Optimizer):
             make([partial(inner.state.clear), partial(inner.state.update, read)])
             self._show()
         for group, own in zip(self.param_groups, inner.param_groups, strict=True):
+            _check_whole(group)
             _pass_on(group, own)
         return inner
 
@@ -339,10 +343,21 @@ def _parameter(rule: type[refoptim.Optimizer], x: torch.Tensor) -> Parameter:
         placements: Any = x.placements
         if any(each.is_partial() for each in placements):
             raise TypeError(f"a parameter must be whole or sharded, got a sum that is yet to be taken: {placements}")
-        split = needs_whole(rule) and not all(each.is_replicate() for each in placements)
-        if split or issubclass(rule, ClosureOptimizer):
+        if (needs_whole(rule) and _is_split(x)) or issubclass(rule, ClosureOptimizer):
             raise TypeError(f"{rule.__name__} needs whole parameters, got {placements} of shape {tuple(x.shape)}")
     return Parameter(local(x))
+
+
+def _is_split(x: torch.Tensor) -> bool:
+    """Tell whether a part of a tensor lies elsewhere."""
+    placements: Any = getattr(x, "placements", ())
+    return isinstance(x, sharded_type()) and not all(each.is_replicate() for each in placements)
+
+
+def _check_whole(group: Mapping[str, Any]) -> None:
+    """Raise TypeError for a cautious group with tensors that are sharded, whose elements are not all here to count."""
+    if group.get("cautious") and any(map(_is_split, group["params"])):
+        raise TypeError("cautious steps need whole parameters, and some of a cautious group are sharded")
 
 
 def _local_gradient(x: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, maximum, mul, sqrt, sub
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -35,6 +36,8 @@ class AdaBelief(Optimizer):
 
     ``eps`` is added to the average itself, so it adds up to about ``eps / (1 - beta2)``, and once more to the root. The
     rectified step takes no notice of ``amsgrad``.
+
+    If ``cautious``, a mask stands on ``exp_avg`` where it moves the parameter.
 
     State: ``step``, ``exp_avg``, ``exp_avg_var``, and ``max_exp_avg_var`` if ``amsgrad`` (all like the parameter).
 
@@ -65,6 +68,7 @@ class AdaBelief(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -109,12 +113,13 @@ class AdaBelief(Optimizer):
         exp_avg_var = add(addcmul(mul(exp_avg_var, s.beta2), r, r, s.one_minus_beta2), s.eps)
         if s.amsgrad:
             largest = [maximum(largest[0], exp_avg_var)]
+        u = masked(s, exp_avg, g)
         if s.rectify and not s.rectified:
-            p = axpy(p, exp_avg, s.step_size) if s.degenerated else p
+            p = axpy(p, u, s.step_size) if s.degenerated else p
         else:
             denom = sqrt(largest[0] if s.amsgrad and not s.rectify else exp_avg_var)
             denom = denom if s.rectify else div(denom, s.root_correction2)
-            p = addcdiv(p, exp_avg, add(denom, s.eps), s.step_size)
+            p = addcdiv(p, u, add(denom, s.eps), s.step_size)
         return p, exp_avg, exp_avg_var, *largest
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, maximum, mul, sqrt
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -24,6 +25,8 @@ class Adam(Optimizer):
         max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)         if amsgrad, and used below for exp_avg_sq
         denom = sqrt(exp_avg_sq) / sqrt(1 - beta2**k) + eps
         p = p - (lr / (1 - beta1**k) * exp_avg) / denom
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq``, and ``max_exp_avg_sq`` if ``amsgrad`` (all like the parameter).
 
@@ -48,6 +51,7 @@ class Adam(Optimizer):
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
         decoupled_weight_decay: hp.Decoupled = False,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -85,5 +89,5 @@ class Adam(Optimizer):
             largest = [maximum(largest[0], exp_avg_sq)]
         denom = sqrt(largest[0] if s.amsgrad else exp_avg_sq)
         denom = add(div(denom, s.root_correction2), s.eps)
-        p = addcdiv(p, exp_avg, denom, s.step_size)
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.step_size)
         return p, exp_avg, exp_avg_sq, *largest

@@ -7,6 +7,7 @@ from typing import Any
 from ..numerics.arith import Array, absolute, add, addcdiv, axpy, lerp, maximum, mul
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -21,6 +22,8 @@ class Adamax(Optimizer):
         exp_avg = lerp(exp_avg, g, 1 - beta1)
         exp_inf = max(beta2 * exp_inf, |g| + eps)
         p = p - (lr / (1 - beta1**k) * exp_avg) / exp_inf
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line.
 
     State: ``step``, ``exp_avg``, ``exp_inf`` (like the parameter).
 
@@ -43,6 +46,7 @@ class Adamax(Optimizer):
         differentiable: hp.Differentiable = False,
         capturable: hp.Capturable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -68,5 +72,5 @@ class Adamax(Optimizer):
             g = axpy(g, p, s.weight_decay)
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
         exp_inf = maximum(mul(exp_inf, s.beta2), add(absolute(g), s.eps))
-        p = addcdiv(p, exp_avg, exp_inf, s.step_size)
+        p = addcdiv(p, masked(s, exp_avg, g), exp_inf, s.step_size)
         return p, exp_avg, exp_inf

@@ -31,6 +31,7 @@ class AdamW(Adam):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()), decoupled_weight_decay=True)
 

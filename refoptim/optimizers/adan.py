@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul, neg, sqrt
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -29,6 +30,8 @@ class Adan(Optimizer):
         p = p / (1 + lr * weight_decay)                else
 
     The betas are 1 minus those of the paper. Its proximal decay divides at the end.
+
+    If ``cautious``, a mask stands on ``exp_avg`` where it moves the parameter, not on ``exp_avg_diff``.
 
     State: ``step``, ``exp_avg``, ``exp_avg_diff``, ``exp_avg_sq``, and ``neg_pre_grad``, the previous gradient with its
     sign turned (all like the parameter).
@@ -57,6 +60,7 @@ class Adan(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -97,7 +101,7 @@ class Adan(Optimizer):
         denom = add(div(sqrt(exp_avg_sq), s.root_correction3), s.eps)
         if s.no_prox:
             p = mul(p, s.shrink)
-        p = addcdiv(p, exp_avg, denom, s.step_size)
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.step_size)
         p = addcdiv(p, exp_avg_diff, denom, s.step_size_diff)
         if not s.no_prox:
             p = div(p, s.grow)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul, sqrt
 from ..numerics.power import exp, log, power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -32,6 +33,8 @@ class AdEMAMix(Optimizer):
         beta3_k = min(exp(l1 * l3 / ((1 - k / T) * l3 + k / T * l1)), beta3),  l1 = log(beta1), l3 = log(beta3)
 
     The slow average is not corrected for beginning at 0.
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line, not on ``exp_avg_slow``.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq``, ``exp_avg_slow`` (all like the parameter).
 
@@ -67,6 +70,7 @@ class AdEMAMix(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -108,7 +112,7 @@ class AdEMAMix(Optimizer):
         denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps)
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
         exp_avg_slow = lerp(exp_avg_slow, g, s.one_minus_beta3)
-        mixed = axpy(div(exp_avg, s.correction1), exp_avg_slow, s.alpha)
+        mixed = axpy(div(masked(s, exp_avg, g), s.correction1), exp_avg_slow, s.alpha)
         p = addcdiv(mul(p, s.shrink), mixed, denom, s.step_size)
         return p, exp_avg, exp_avg_sq, exp_avg_slow
 

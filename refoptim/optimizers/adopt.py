@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, addcmul, axpy, div, lerp, maximum, minimum, mul, sqrt
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -27,6 +28,8 @@ class ADOPT(Optimizer):
         exp_avg_sq = beta2 * exp_avg_sq + ((1 - beta2) * g) * g
 
     The exponent of the paper is 1/4; 0.333 is that of timm, whose defaults are these.
+
+    If ``cautious``, a mask stands on ``exp_avg`` where it moves the parameter.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameter).
 
@@ -54,6 +57,7 @@ class ADOPT(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -92,7 +96,7 @@ class ADOPT(Optimizer):
         if s.clipped:
             u = minimum(maximum(u, s.low), s.high)
         exp_avg = lerp(exp_avg, u, s.one_minus_beta1)
-        p = axpy(p, exp_avg, s.step_size)
+        p = axpy(p, masked(s, exp_avg, g), s.step_size)
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2)
         return p, exp_avg, exp_avg_sq
 

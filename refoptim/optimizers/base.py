@@ -45,7 +45,7 @@ from ..step.hooks import (
 from ..step.hyper import declared
 from ..step.parameter import Parameter, as_array, borrowed, told
 from ..step.plan import Bucket, Kept, Terms, label, layout, make_plan, master_copy, state_arrays
-from ..step.rule import Hypers, Registers, Rule, has_sums_over_all, resolve, unread
+from ..step.rule import Hypers, Registers, Rule, has_sums_over_all, resolve, rule_of, unread
 from ..step.scaling import UNSCALED, Scaling
 from ..step.state_dict import StateDict
 from ..step.states import States
@@ -150,7 +150,7 @@ class Optimizer(Rule):
         check_members(group, self.param_groups)
         for j, p in enumerate(group["params"]):
             where = label(len(self.param_groups), j, p, group.get("param_names", ()))
-            self.check_parameter(where, p.shape, p.dtype)
+            rule_of(rule, h).check_parameter(where, p.shape, p.dtype)
         self._check_group(group)
         eager = group["params"] if self.eager else []
         state = {p: {"step": 0, **self._first_arrays(h, p)} for p in eager}

@@ -9,6 +9,7 @@ from ..numerics.arith import Array, add, addcmul, axpy, div, lerp, mul, sqrt
 from ..numerics.power import power
 from ..numerics.tree import square
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -34,6 +35,8 @@ class LAMB(Optimizer):
     Norms are over a whole parameter, in the order of ``tree``. That of all gradients is over those of all groups with a
     ``max_grad_norm``, the squares of one added to those of the next in double; on a GPU a step waits for it.
 
+    If ``cautious``, a mask stands on ``m / denom``, so the norm is that of what is left.
+
     State: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameter).
 
     Source: You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", ICLR 2020, arXiv
@@ -41,6 +44,7 @@ class LAMB(Optimizer):
     """
 
     of_torch = False
+    masks_sums = True
     varying = frozenset({"correction1", "root_correction2", "step_size"})
 
     def __init__(
@@ -62,6 +66,7 @@ class LAMB(Optimizer):
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -105,7 +110,7 @@ class LAMB(Optimizer):
     @classmethod
     def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         exp_avg, exp_avg_sq = averages(s, g, *state)
-        return square(p), square(direction(s, p, exp_avg, exp_avg_sq))
+        return square(p), square(direction(s, p, g, exp_avg, exp_avg_sq))
 
     @classmethod
     def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
@@ -119,7 +124,7 @@ class LAMB(Optimizer):
     @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         exp_avg, exp_avg_sq = averages(s, g, *state)
-        u = direction(s, p, exp_avg, exp_avg_sq)
+        u = direction(s, p, g, exp_avg, exp_avg_sq)
         if s.adapted:
             u = mul(u, s.ratio)
         return axpy(p, u, s.step_size), exp_avg, exp_avg_sq
@@ -134,8 +139,8 @@ def averages(s: Record, g: Array, exp_avg: Array, exp_avg_sq: Array) -> tuple[Ar
     return exp_avg, exp_avg_sq
 
 
-def direction(s: Record, p: Array, exp_avg: Array, exp_avg_sq: Array) -> Array:
-    """Return Adam's direction, with the decay."""
+def direction(s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) -> Array:
+    """Return Adam's direction, masked, with the decay."""
     denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps)
-    u = div(div(exp_avg, s.correction1), denom)
+    u = masked(s, div(div(exp_avg, s.correction1), denom), g)
     return axpy(u, p, s.weight_decay) if s.weight_decay else u

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, axpy, mul
 from ..numerics.tree import square
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -29,6 +30,8 @@ class LARS(Optimizer):
 
     Norms are over a whole parameter, in the order of ``tree``, and n is that of the gradient without the decay.
     Biases and the scales of normalizations are usually left out, in a group without decay.
+
+    If ``cautious``, a mask stands on ``g`` in the last line; without momentum none stands.
 
     State: ``momentum_buffer`` (like the parameter), if there is a momentum.
 
@@ -56,6 +59,7 @@ class LARS(Optimizer):
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -108,5 +112,5 @@ class LARS(Optimizer):
             return (axpy(p, g, s.step_size),)
         (buf,) = state
         buf = g if buf is None else axpy(mul(buf, s.momentum), g, s.undamped)
-        g = axpy(g, buf, s.momentum) if s.nesterov else buf
-        return axpy(p, g, s.step_size), buf
+        u = axpy(g, buf, s.momentum) if s.nesterov else buf
+        return axpy(p, masked(s, u, g), s.step_size), buf

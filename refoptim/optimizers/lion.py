@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from ..numerics.arith import Array, axpy, mul, sign
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -21,6 +22,8 @@ class Lion(Optimizer):
         exp_avg = beta2 * exp_avg + (1 - beta2) * g
 
     The sign of 0 is 0: where the mix is 0, a parameter decays and does not move otherwise.
+
+    If ``cautious``, a mask stands on the sign.
 
     State: ``exp_avg`` (like the parameter).
 
@@ -46,6 +49,7 @@ class Lion(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -72,6 +76,6 @@ class Lion(Optimizer):
         if s.weight_decay:
             p = mul(p, s.shrink)
         mix = axpy(mul(exp_avg, s.beta1), g, s.one_minus_beta1)
-        p = axpy(p, sign(mix), s.step_size)
+        p = axpy(p, masked(s, sign(mix), g), s.step_size)
         exp_avg = axpy(mul(exp_avg, s.beta2), g, s.one_minus_beta2)
         return p, exp_avg

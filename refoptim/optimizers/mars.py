@@ -9,6 +9,7 @@ from ..numerics.arith import Array, add, addcmul, axpy, div, mul, sign, sqrt, su
 from ..numerics.power import power
 from ..numerics.tree import square
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -31,6 +32,8 @@ class MARS(Optimizer):
 
     Unless optimize_1d, parameters with fewer than two dimensions have ``c = g``, always AdamW's direction, ``betas_1d``
     (None: ``betas``) and ``lr * lr_1d_factor``. The norm is over a whole parameter, in the order of ``tree``.
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the lines of ``u``.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq``, ``last_grad`` (like the parameter).
 
@@ -68,6 +71,7 @@ class MARS(Optimizer):
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -132,10 +136,10 @@ class MARS(Optimizer):
         c = div(reduced(s, g, last_grad), s.bound) if s.corrected else g
         exp_avg = axpy(mul(exp_avg, s.b1), c, s.one_minus_b1)
         if s.by_sign:
-            u = sign(exp_avg)
+            u = sign(masked(s, exp_avg, g))
             return axpy(p, add(mul(p, s.weight_decay), u), s.size), exp_avg, g
         exp_avg_sq = addcmul(mul(squares[0], s.b2), c, c, s.one_minus_b2)
-        u = div(div(exp_avg, s.c1), add(div(sqrt(exp_avg_sq), s.root_c2), s.eps))
+        u = div(div(masked(s, exp_avg, g), s.c1), add(div(sqrt(exp_avg_sq), s.root_c2), s.eps))
         return axpy(p, add(mul(p, s.weight_decay), u), s.size), exp_avg, exp_avg_sq, g
 
 

@@ -8,6 +8,7 @@ from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, lerp, mul,
 from ..numerics.followed import double, rounded
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -28,6 +29,8 @@ class NAdam(Optimizer):
         denom = sqrt(exp_avg_sq / (1 - beta2**k)) + eps
         p = p - (lr * (1 - mu(k)) / (1 - mu_product) * g) / denom
         p = p - (lr * mu(k+1) / (1 - mu_product * mu(k+1)) * exp_avg) / denom
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line.
 
     State: ``step``, ``mu_product`` (one number in the default dtype), ``exp_avg``, ``exp_avg_sq`` (like the parameter).
 
@@ -51,6 +54,7 @@ class NAdam(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -96,7 +100,7 @@ class NAdam(Optimizer):
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2)
         denom = add(sqrt(div(exp_avg_sq, s.correction2)), s.eps)
         p = addcdiv(p, g, denom, s.gradient_step)
-        p = addcdiv(p, exp_avg, denom, s.momentum_step)
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.momentum_step)
         return p, exp_avg, exp_avg_sq
 
 

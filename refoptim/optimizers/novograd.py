@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, add, axpy, div, mul
 from ..numerics.tree import square
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -30,6 +31,8 @@ class NovoGrad(Optimizer):
 
     The sum is over a whole parameter, in the order of ``tree``; what follows from it alone is computed in double.
     The average is the first sum that is not 0, so that a parameter whose first gradients are 0 begins later.
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line, beside ``u``.
 
     State: ``step``, ``exp_avg`` (like the parameter), ``exp_avg_sq`` and, if amsgrad, ``max_exp_avg_sq`` (one number,
     in the dtype of the parameter: of 16 bits keep a master copy, since a sum of squares is soon too large for float16).
@@ -59,6 +62,7 @@ class NovoGrad(Optimizer):
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -111,4 +115,4 @@ class NovoGrad(Optimizer):
         if s.averaged:
             u = mul(u, s.one_minus_beta1)
         exp_avg = add(mul(exp_avg, s.beta1), u)
-        return axpy(p, exp_avg, s.step_size), exp_avg
+        return axpy(p, masked(s, exp_avg, u), s.step_size), exp_avg

@@ -7,6 +7,7 @@ from typing import Any
 from ..numerics.arith import Array, add, addcmul, axpy, div, lerp, mul, reciprocal, sqrt, sub
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -30,6 +31,8 @@ class RAdam(Optimizer):
         u = u * (1 / (sqrt(exp_avg_sq) + eps) * sqrt(1 - beta2**k)) * rect        if rho > 5
         p = p - u
 
+    If ``cautious``, a mask stands on ``exp_avg`` in the first line of ``u``.
+
     State: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameter).
 
     Source: Liu, Jiang, He, Chen, Liu, Gao, Han, "On the variance of the adaptive learning rate and beyond", ICLR 2020,
@@ -52,6 +55,7 @@ class RAdam(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -88,7 +92,7 @@ class RAdam(Optimizer):
             g = axpy(g, p, s.weight_decay)
         exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
         exp_avg_sq = addcmul(mul(exp_avg_sq, s.beta2), g, g, s.one_minus_beta2)
-        u = mul(div(exp_avg, s.correction1), s.lr)
+        u = mul(div(masked(s, exp_avg, g), s.correction1), s.lr)
         if s.rectified:
             u = mul(u, reciprocal(add(sqrt(exp_avg_sq), s.eps), s.root_correction2))
             u = mul(u, s.rect)

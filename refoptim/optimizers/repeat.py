@@ -31,8 +31,8 @@ from ..step.plan import Bucket, Memory, Terms, checked_gradient, layout, settled
 from ..step.rule import Registers, Rule, is_steady, keeps_shapes, next_registers, resolve, step_scalars, unread
 from ..step.scaling import Scaling
 
-FLAGS = ("fused", "differentiable", "capturable")
-"""Settings that decide who runs a step."""
+FLAGS = ("fused", "differentiable", "capturable", "cautious")
+"""Settings that decide who runs a step, or what."""
 
 FORM = attrgetter("shape", "dtype", "flags.c_contiguous")
 FORM_OF_ANY = attrgetter("shape", "dtype", "flags.c_contiguous", "flags.f_contiguous")

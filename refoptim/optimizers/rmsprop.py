@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, lerp, mul, sqrt
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -24,6 +25,8 @@ class RMSprop(Optimizer):
         buf = momentum * buf + g / avg                                 if momentum > 0
         p   = p - lr * buf                                             if momentum > 0
         p   = p - (lr * g) / avg                                       else
+
+    If ``cautious``, a mask stands on ``buf`` where it moves the parameter; without momentum none stands.
 
     State: ``step``, ``square_avg``, ``momentum_buffer`` if there is momentum, ``grad_avg`` if ``centered`` (all like
     the parameter). Rounding can make the centered variance negative, and its root NaN; nothing hides that.
@@ -51,6 +54,7 @@ class RMSprop(Optimizer):
         differentiable: hp.Differentiable = False,
         *,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -91,7 +95,7 @@ class RMSprop(Optimizer):
         avg = add(sqrt(variance), s.eps)
         if len(buffers) > s.centered:
             buffers[0] = addcdiv(mul(buffers[0], s.momentum), g, avg, s.one)
-            p = axpy(p, buffers[0], s.step_size)
+            p = axpy(p, masked(s, buffers[0], g), s.step_size)
         else:
             p = addcdiv(p, g, avg, s.step_size)
         return p, square_avg, *buffers

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from ..numerics.arith import Array, axpy, mul
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from ..step.sparse import SparseGrad
@@ -26,6 +27,8 @@ class SGD(Optimizer):
 
     The two lines of ``buf`` and the choice after them apply only where ``momentum`` is not 0. The first step is not
     dampened. A sparse gradient touches its own rows only, unless there is momentum, which moves all rows.
+
+    If ``cautious``, a mask stands on ``g`` in the last line; without momentum none stands.
 
     State: ``momentum_buffer`` (like the parameter), if there is momentum.
 
@@ -52,6 +55,7 @@ class SGD(Optimizer):
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
         capturable: hp.Capturable = False,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -94,5 +98,5 @@ class SGD(Optimizer):
             return (axpy(p, g, s.step_size),)
         (buf,) = state
         buf = g if buf is None else axpy(mul(buf, s.momentum), g, s.undamped)
-        g = axpy(g, buf, s.momentum) if s.nesterov else buf
-        return axpy(p, g, s.step_size), buf
+        u = axpy(g, buf, s.momentum) if s.nesterov else buf
+        return axpy(p, masked(s, u, g), s.step_size), buf

@@ -10,6 +10,7 @@ from ..numerics.arith import Array, add, addcdiv, addcmul, div, lerp, maximum, m
 from ..numerics.power import power
 from ..numerics.tree import square
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -31,6 +32,8 @@ class StableAdamW(Optimizer):
 
     The averages need no correction, since their betas have it. The mean is over a whole parameter, in the order of
     ``tree``.
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameter).
 
@@ -63,6 +66,7 @@ class StableAdamW(Optimizer):
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         if decouple_lr and max_lr is None:
             max_lr = hp.number("lr", lr) or None
@@ -107,7 +111,7 @@ class StableAdamW(Optimizer):
         exp_avg, exp_avg_sq = averages(s, g, *state)
         if s.weight_decay:
             p = mul(p, s.shrink)
-        p = addcdiv(p, exp_avg, add(sqrt(exp_avg_sq), s.eps), s.step_size)
+        p = addcdiv(p, masked(s, exp_avg, g), add(sqrt(exp_avg_sq), s.eps), s.step_size)
         return p, exp_avg, exp_avg_sq
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, add, addcdiv, addcmul, axpy, div, mul, sign, sqrt, sub
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -26,6 +27,8 @@ class Yogi(Optimizer):
 
     Both averages begin at ``initial_accumulator``, the first at ``initial_exp_avg`` where that is given. In TensorFlow
     Addons the first begins at 0, and ``eps`` is added to the uncorrected root.
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the last line.
 
     State: ``step``, ``exp_avg``, ``exp_avg_sq`` (both like the parameter).
 
@@ -55,6 +58,7 @@ class Yogi(Optimizer):
         capturable: hp.Capturable = False,
         differentiable: hp.Differentiable = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -89,5 +93,5 @@ class Yogi(Optimizer):
         square = mul(g, g)
         exp_avg_sq = addcmul(exp_avg_sq, sign(sub(exp_avg_sq, square)), square, s.beta2_minus_one)
         denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps)
-        p = addcdiv(p, exp_avg, denom, s.step_size)
+        p = addcdiv(p, masked(s, exp_avg, g), denom, s.step_size)
         return p, exp_avg, exp_avg_sq

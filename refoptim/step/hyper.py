@@ -245,6 +245,7 @@ Foreach = Annotated[
     Flag("pack small tensors into one pass, with the same bits; None chooses, and packs them", optional=True),
 ]
 Capturable = Annotated[bool, Flag("make the step safe to capture in a CUDA graph; on NumPy arrays it changes nothing")]
+Cautious = Annotated[bool, Flag("move only where the direction agrees with the gradient, and the further there")]
 Differentiable = Annotated[
     bool, Flag("replace arrays by new ones instead of writing into them, so that a step can be differentiated")
 ]

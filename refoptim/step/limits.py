@@ -21,9 +21,9 @@ from .rule import (
     Rule,
     computed,
     extended,
+    has_own_measure,
     has_sums,
     has_sums_over_all,
-    is_measured,
     overflow,
     record,
     renewed,
@@ -55,7 +55,7 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
     own_type = computed(rule, dtype)
     s, largest = record(scalars, own_type), _largest(own_type)
     large = _large(scalars, largest)
-    if large not in ([], ["grad_scale"]) and (has_sums(rule) or not is_measured(rule)):
+    if large not in ([], ["grad_scale"]) and (has_sums(rule) or not has_own_measure(rule)):
         own = rule.scalars.__module__.partition(".")[0] == __package__.partition(".")[0]
         meant = [] if own else [name for name in large if abs(scalars[name]) == math.inf]  # a rule of others may use it
         _try(rule, h, s, storage(dtype), {*large}.difference(meant))

@@ -28,7 +28,18 @@ from .estimates import about_estimates
 from .groups import Group, check_once
 from .limits import check_constants, check_number, fitting
 from .parameter import Parameter, array_again, as_gradient, check_no_overlap, check_writable
-from .rule import Hypers, Record, Rule, is_measured, next_registers, register_dtype, resolve, step_scalars, unread
+from .rule import (
+    Hypers,
+    Record,
+    Rule,
+    is_measured,
+    next_registers,
+    register_dtype,
+    resolve,
+    rule_of,
+    step_scalars,
+    unread,
+)
 from .scaling import Scaling
 from .sparse import SparseGrad
 from .state_dict import register, step_count
@@ -244,9 +255,10 @@ class _GroupPlan:
     """The buckets of one group, filled parameter by parameter."""
 
     def __init__(self, rule: type[Rule], number: int, group: Group, memory: Memory, terms: Terms) -> None:
-        self.rule, self.number, self.group, self.memory, self.terms = rule, number, group, memory, terms
+        self.number, self.group, self.memory, self.terms = number, group, memory, terms
         self.h = settled(rule, group, terms)
-        self.measured, self.counting = is_measured(rule), bool(terms.counters)
+        self.rule = rule_of(rule, self.h)
+        self.measured, self.counting = is_measured(self.rule), bool(terms.counters)
         self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.layouts: dict[tuple[tuple[int, ...], DType], Layout] = {}
 

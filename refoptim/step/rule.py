@@ -23,6 +23,8 @@ rule it is. Array names, hyperparameters and formulas stand in the rule's own fi
     ``s.exact`` holds the unrounded scalars for that. What it returns under the name of a state array is that array's
     new value, and ``update`` does not see that array.
 
+A group may ask a rule that has ``cautious`` to be so. ``rule_of`` gives it a variant that measures, whatever else it
+does, the share of elements whose direction agrees with the gradient: the ``caution`` of the record.
 A rule that ``takes_estimates`` is given one more array by a step that has an estimate for the parameter: ``update``
 gets it after the state, None where ``s.estimated`` is False. Such a rule measures nothing, and its state has first
 values.
@@ -51,6 +53,7 @@ from ..numerics import tree
 from ..numerics.arith import Array, DType, Undecided, arithmetic, div, neg
 from ..numerics.array_types import on_gpu
 from ..numerics.codes import SINGLE, Code, decoded, encoded
+from .cautious import agreement
 from .hyper import declared
 from .sparse import SparseGrad
 
@@ -112,6 +115,12 @@ class Rule:
     takes_estimates: ClassVar[bool] = False
     """Whether a step may give an array per parameter beside the gradients."""
 
+    is_cautious: ClassVar[bool] = False
+    """Whether directions are masked; see ``rule_of``."""
+
+    masks_sums: ClassVar[bool] = False
+    """Whether ``sums`` are of masked directions, if any are: elements are counted before that, else after it."""
+
     in_single: ClassVar[bool] = False
     """Whether the rule computes in float32 whatever the storage, and may keep state in 8 bits."""
 
@@ -135,7 +144,7 @@ class Rule:
     @classmethod
     def check_parameter(cls, where: str, shape: tuple[int, ...], dtype: DType) -> None:
         """Raise if the rule cannot update a parameter of ``shape`` and ``dtype``, named by ``where`` in the message."""
-        if dtype.kind == "c" and (has_sums(cls) or has_sums_over_all(cls)):
+        if dtype.kind == "c" and (has_sums(cls) or has_sums_over_all(cls) or cls.is_cautious):
             raise RuntimeError(f"{cls.__name__} does not support complex parameters: {where} has dtype {dtype}")
 
     @classmethod
@@ -204,9 +213,26 @@ class Rule:
 
     @classmethod
     def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
-        """Compute what needs sums over elements; ``p`` has an axis, so that no state but ``numbers`` has none."""
-        if not has_sums(cls):
-            return {}
+        """Compute what needs whole parameters; ``p`` has an axis, so that no state but ``numbers`` has none."""
+        stages = [*([cls._summed] if has_sums(cls) else []), *([cls.counted] if cls.is_cautious else [])]
+        found: dict[str, Any] = {}
+        for stage in reversed(stages) if cls.masks_sums else stages:
+            found |= stage(extended(s, found, p.dtype), p, g, *state)
+        return found
+
+    @classmethod
+    def counted(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        """Count the elements whose direction agrees with the gradient."""
+        half = cls.sums if cls.masks_sums else cls.update
+
+        def run(s: Record, p: Array, g: Array, *state: Array) -> None:
+            half(s, p, ascent(s, g), *state)
+
+        return {"caution": agreement(run, s, p, g, *(x for x in state if x is None or x.ndim))}
+
+    @classmethod
+    def _summed(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        """Sum over elements, and measure by the sums."""
         walked = [x for x in state if x is None or x.ndim]
         numbers = dict(zip(cls.numbers, state[len(walked) :], strict=False))
         made = [x for x in walked if x is not None]
@@ -257,8 +283,13 @@ def register_dtype(rule: type[Rule]) -> DType:
 
 
 def is_measured(rule: type[Rule]) -> bool:
-    """Tell whether a rule needs sums over elements, so that its arrays keep their shapes."""
-    return has_sums(rule) or rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
+    """Tell whether a rule needs sums over elements, or counts some, so that its arrays keep their shapes."""
+    return has_sums(rule) or rule.is_cautious or has_own_measure(rule)
+
+
+def has_own_measure(rule: type[Rule]) -> bool:
+    """Tell whether a rule measures in a way of its own."""
+    return rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
 
 
 def has_sums(rule: type[Rule]) -> bool:
@@ -307,6 +338,19 @@ def keeps_shapes(rule: type[Rule]) -> bool:
 def needs_whole(rule: type[Rule]) -> bool:
     """Tell whether a rule needs to see the parameters whole: a part of one could not be updated by itself."""
     return keeps_shapes(rule) or has_sums_over_all(rule)
+
+
+def rule_of(rule: type[Rule], h: Hypers) -> type[Rule]:
+    """Return the rule that updates by some settings: the cautious variant of a rule, or the rule itself."""
+    key: Any = rule
+    return _cautious(key) if getattr(h, "cautious", False) else rule
+
+
+@cache
+def _cautious(rule: type[Rule]) -> type[Rule]:
+    """Return the variant of a rule that masks directions; of a few rows alone nothing can be counted."""
+    members = {"is_cautious": True, "accept": vars(Rule)["accept"], "__module__": __name__, "__doc__": rule.__doc__}
+    return type(f"cautious {rule.__name__}", (rule,), members)
 
 
 def computed(rule: type[Rule], dtype: DType) -> DType:
@@ -382,7 +426,8 @@ def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:
 def step_scalars(rule: type[Rule], h: Hypers, k: int, registers: Registers, **more: Any) -> dict[str, Any]:
     """Compute the scalars of a step, with ``maximize``; raise ValueError where they overflow or divide by zero."""
     scalars = _defined(rule.scalars, h, k, registers)
-    return {**scalars, "maximize": getattr(h, "maximize", False), "grad_scale": None, "estimated": False, **more}
+    given = {"maximize": getattr(h, "maximize", False), "grad_scale": None, "estimated": False, "caution": False}
+    return {**scalars, **given, **more}
 
 
 class _Unseen:
