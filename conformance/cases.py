@@ -70,6 +70,11 @@ class Case:
     estimated: list[Any] = field(default_factory=list)
 
     @property
+    def is_cautious(self) -> bool:
+        """Whether its steps are cautious, as those of no optimizer of torch can be."""
+        return bool(self.hyper.get("cautious"))
+
+    @property
     def at_the_edges(self) -> bool:
         """Whether numbers are subnormal, huge, infinite or NaN: where roundings and mistakes are hard to tell apart."""
         given = {*self.gradient.get("kinds", ()), self.gradient.get("start", "normal")}

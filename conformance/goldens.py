@@ -46,9 +46,10 @@ def witnesses(stem: str) -> tuple[str, ...]:
 
 
 def runs(witness: str, stem: str) -> list[tuple[Case, str]]:
-    """Return what a witness of an optimizer is asked: all cases in all storage types, a package those that it has."""
+    """Return what a witness of an optimizer is asked: all cases in all storage types, torch and a package what they have."""
     named = package_of(stem) if witness == "package-ieee" else None
-    every = [(case, dtype) for case in load(stem) for dtype in case.dtypes]
+    cases = [case for case in load(stem) if not (witness.startswith("torch-") and case.is_cautious)]
+    every = [(case, dtype) for case in cases for dtype in case.dtypes]
     return [(case, dtype) for case, dtype in every if named is None or named.has(case, dtype)]
 
 

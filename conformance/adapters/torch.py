@@ -51,6 +51,8 @@ class Torch(oracle.Torch):
         cls = getattr(oracle.torch().optim, case.optimizer, None)
         if cls is None:
             return f"torch has no {case.optimizer}"
+        if case.is_cautious:
+            return "no optimizer of torch is cautious"
         if self._value and self._flag not in inspect.signature(cls).parameters:
             return f"torch's {case.optimizer} has no {self._flag} path"
         if self._flag == "fused" and (dtype in COMPLEX or "nnz" in case.gradient):

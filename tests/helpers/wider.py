@@ -27,7 +27,7 @@ def has_kernels(case: Case) -> bool:
 
 def _settings(found: list[Case]) -> dict[str, Any]:
     """Return the settings of the case that has fewest neutral ones, then most of all, and kernels."""
-    known = [x for x in found if not x.plain and has_kernels(x)]
+    known = [x for x in found if not (x.plain or x.is_cautious) and has_kernels(x)]
     case = max(known, key=lambda x: (-len(x.neutral), len(x.hyper.keys() - {"maximize", *x.neutral})))
     return {name: x for name, x in case.hyper.items() if name != "maximize"}
 
