@@ -415,7 +415,16 @@ def test_settings_are_not_neutral() -> None:
 
     A rule that torch does not have may have flags that rule each other out: its own cases try them one by one.
     """
-    flags = {"foreach", "maximize", "differentiable", "fused", "capturable", "decoupled_weight_decay", "nesterov"}
+    flags = {
+        "foreach",
+        "maximize",
+        "differentiable",
+        "fused",
+        "capturable",
+        "decoupled_weight_decay",
+        "nesterov",
+        "cautious",
+    }
     elsewhere = flags | {
         "learning_rate_power",
         "train_mode",
