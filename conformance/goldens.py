@@ -46,7 +46,7 @@ def witnesses(stem: str) -> tuple[str, ...]:
 
 
 def runs(witness: str, stem: str) -> list[tuple[Case, str]]:
-    """Return what a witness of an optimizer is asked: all cases in all storage types, torch and a package what they have."""
+    """Return what a witness of an optimizer is asked: all cases in all storage types, or those that it has."""
     named = package_of(stem) if witness == "package-ieee" else None
     cases = [case for case in load(stem) if not (witness.startswith("torch-") and case.is_cautious)]
     every = [(case, dtype) for case in cases for dtype in case.dtypes]

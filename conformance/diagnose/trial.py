@@ -19,7 +19,7 @@ from refoptim.engines import pure
 from refoptim.numerics.arith import Array, as_reals
 from refoptim.optimizers.base import Optimizer
 from refoptim.step.plan import Kept, begun, first_registers, layout
-from refoptim.step.rule import computed, keeps_shapes, next_registers, record, resolve, rule_of, step_scalars
+from refoptim.step.rule import Rule, computed, keeps_shapes, next_registers, record, resolve, rule_of, step_scalars
 from refoptim.step.sparse import SparseGrad
 
 from ..trajectory import Frame, State, estimates
@@ -191,7 +191,7 @@ class _Light:
         beside = estimates or [None] * len(given)
         for part, g, estimate in zip(self.parts, given, beside, strict=True):
             if g is not None:
-                part.step(self.rule, self.h, g, estimate)
+                part.step(rule_of(self.rule, self.h), self.h, g, estimate)
 
     @property
     def vectors(self) -> list[Array]:
@@ -233,9 +233,8 @@ class _Part:
     def __init__(self, p: Array) -> None:
         self.p, self.k, self.registers, self.arrays = p, 0, dict[str, Any](), dict[str, Array]()
 
-    def step(self, rule: type[Optimizer], h: Any, g: Any, estimate: Any) -> None:
+    def step(self, rule: type[Rule], h: Any, g: Any, estimate: Any) -> None:
         """Take a step with the dialect's scalars and words."""
-        rule = rule_of(rule, h)
         g = rule.accept(h, g)
         self.k = self.k + 1 if rule.counts_steps else min(2, self.k + 1)
         registers = first_registers(rule, rule.registers(h), self.registers)

@@ -124,7 +124,10 @@ def words() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-WORDS = words()
+WORDS_OF_ARITH = words()
+
+WORDS = [*WORDS_OF_ARITH, "masked"]
+"""The words of an update: those of arithmetic, and that of cautious steps, which is nothing in others."""
 
 
 class Tokens(ast.NodeVisitor):
@@ -366,12 +369,25 @@ def test_presets_share_the_kernel_of_their_rule() -> None:
     assert kernel_of(refoptim.AdamW) == kernel_of(refoptim.Adam)
 
 
+@pytest.mark.parametrize("rule", {**ELEMENTWISE, **SUMMED}.values(), ids=lambda x: x.__name__)
+def test_rules_that_may_be_cautious_have_kernels_for_that(rule: type[Rule]) -> None:
+    kernel, found, counted = Kernel(rule), kernel_of(rule), "cautious" in declared(rule)
+    entries = re.findall(rf"^CAUTIOUS\((\w+), {rule.__name__}, (\d)\)$", kernel.file, re.M)
+    assert found
+    assert entries == ([(found.name, str(len(kernel.state())))] if counted else [])
+    assert counted == ("masked(" in kernel.text)
+    sums = re.findall(rf"^CAUTIOUS_SUMS\((\w+), {rule.__name__}, (\d), (\d)\)$", kernel.file, re.M)
+    assert sums == ([(found.name, str(len(kernel.state())), str(found.sums))] if rule.masks_sums else [])
+    assert found.masks_sums == rule.masks_sums
+
+
 def test_words() -> None:
     """Both vocabularies, with their operands; roots and absolute values depend on the machine and stand apart."""
-    assert len(WORDS) == 17
-    twins = re.findall(r"inline X (\w+)\((.*?)\)", kernel_file("harness/arith.cuh"))
+    assert len(WORDS_OF_ARITH) == 17
+    *twins, (last, _) = re.findall(r"inline X (\w+)\((.*?)\)", kernel_file("harness/arith.cuh"))
     numbers = {*re.findall(r"inline double (sqrt|absolute)\(", kernel_file("harness/number.cuh"))}
-    assert {name for name, _ in twins} | numbers == {*WORDS}
+    assert {name for name, _ in twins} | numbers == {*WORDS_OF_ARITH}
+    assert last == "masked"
     for name, operands in twins:
         of_room = [*inspect.signature(getattr(arith, name)).parameters]
         assert re.findall(r"(\w+)(?:,|$)", operands) == of_room, name
@@ -431,7 +447,7 @@ def check_record(kernel: Kernel) -> None:
     assert entries
     assert entries.groups() == (found.name, str(len(kernel.state())), str(found.sums), str(len(rule.numbers)))
     arrays = [np.ones(2) for _ in kernel.state()]
-    s = SimpleNamespace(**rule.scalars(h, 1, {}))
+    s = SimpleNamespace(**rule.scalars(h, 1, {}), caution=False)
     assert len(rule.sums(s, np.ones(2), np.ones(2), *arrays)) == found.sums
 
 
@@ -546,7 +562,8 @@ MUTANTS = [
     ("Adam", "maximum(max_exp_avg_sq, exp_avg_sq)", "maximum(exp_avg_sq, max_exp_avg_sq)", check_update),
     ("Adam", "s.amsgrad ? max_exp_avg_sq : exp_avg_sq", "s.amsgrad ? exp_avg_sq : max_exp_avg_sq", check_update),
     ("Adam", "add(div(denom, s.root_correction2), s.eps)", "div(add(denom, s.eps), s.root_correction2)", check_update),
-    ("Adam", "addcdiv(p, exp_avg, denom, s.step_size)", "addcdiv(p, g, denom, s.step_size)", check_update),
+    ("Adam", "addcdiv(p, masked(s, exp_avg, g), denom", "addcdiv(p, masked(s, g, exp_avg), denom", check_update),
+    ("Adam", "addcdiv(p, masked(s, exp_avg, g), denom", "addcdiv(p, exp_avg, denom", check_update),
     ("Adamax", "mul(exp_inf, s.beta2)", "mul(exp_inf, s.one_minus_beta1)", check_update),
     ("RAdam", "sub(p, u)", "add(p, u)", check_update),
     ("RAdam", "sub(p, u)", "sub(u, p)", check_update),

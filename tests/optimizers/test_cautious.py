@@ -33,10 +33,10 @@ RNG = np.random.default_rng(0)
 P, GRADS = RNG.standard_normal((6, 7)), RNG.standard_normal((4, 6, 7)) * (RNG.random((4, 6, 7)) > 0.1)
 
 
-def factor(u: Array, g: Array, one_more: bool = False) -> Array:
+def factor(u: Array, g: Array) -> Array:
     """Return the mask of the formula, by what it scales up too."""
     agree = u * g > 0
-    return agree / max((agree.sum() + one_more) / agree.size, 1e-3)
+    return agree / max(agree.sum() / agree.size, 1e-3)
 
 
 def made(name: str, p: Array, **settings: Any) -> Any:
