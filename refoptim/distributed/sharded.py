@@ -133,7 +133,7 @@ class Sharded(Optimizer):
     def _divided(self, i: int, group: Group) -> tuple[list[Parameter], Ranges]:
         """Return the shards of the parameters of a group, and who holds what; raise if they cannot be divided."""
         params = group["params"]
-        _check_settings(self.rule, {**group})
+        self._check_settings(group)
         first = next((p for g in (*self.param_groups, group) for p in g["params"]), None)
         check(i, group, place(first.data) if first else HOST)
         for j, p in enumerate(params):
@@ -144,7 +144,7 @@ class Sharded(Optimizer):
 
     def _append(self, group: Group, own: Group, ranges: Ranges) -> None:
         """Take up a group that the inner optimizer has: ``own`` there."""
-        self._check_settings(own)
+        _check_settings(self.rule, own)
         params = group["params"]
         loads = [
             load + sum((e - b) * p.data.nbytes // max(1, reals(p)) for (b, e), p in zip(held, params, strict=True))

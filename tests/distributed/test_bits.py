@@ -51,6 +51,25 @@ def test_pieces_that_are_exchanged_one_by_one(name: str) -> None:
     assert found == [plain_run(name, "float32")] * len(SIZES)
 
 
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "LAMB"])
+def test_cautious_steps(name: str) -> None:
+    found = [outcomes(n, lambda comm: shared_run(comm, name, "float32", cautious=True))[0] for n in SIZES]
+    assert found == [plain_run(name, "float32", cautious=True)] * len(SIZES)
+    assert found[0] != plain_run(name, "float32")
+
+
+def test_groups_of_divided_parameters_cannot_become_cautious() -> None:
+    def run(comm: Any) -> None:
+        opt = ranks.sharded(comm, "AdamW", ranks.made("AdamW", "float32"))
+        with pytest.raises(RuntimeError, match="let a group be cautious when the optimizer is made"):
+            opt.add_param_group({"params": [np.ones(3, np.float32)], "cautious": True})
+        opt.param_groups[0]["cautious"] = True
+        with pytest.raises(RuntimeError, match="let a group be cautious when the optimizer is made"):
+            ranks.taken(opt, "AdamW", "float32", range(1))
+
+    outcomes(2, run)
+
+
 def test_ranks_with_other_numbers_of_pieces() -> None:
     counts = (5, 1, 4, 2)
 

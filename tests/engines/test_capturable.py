@@ -84,6 +84,12 @@ def test_the_gpu_skips_a_step_entirely(gpu: Any, name: str) -> None:
     assert_same(optimizer, expected(name, LRS, skipped=(0, 3)))
 
 
+@pytest.mark.parametrize("name", ["Adam", "Lion", "SGD"])
+def test_the_gpu_counts_steps_that_are_cautious(gpu: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIONS, name, {**OPTIONS[name], "cautious": True})
+    test_the_gpu_skips_a_step_entirely(gpu, name)
+
+
 def test_parameters_count_apart_once_one_has_no_gradient(gpu: Any) -> None:
     cupy = gpu
     params = [cupy.asarray(x) for x in drawn(0)]

@@ -41,6 +41,18 @@ def test_unfused_steps_have_the_bits_of_the_reference(fake_cupy: Any, name: str,
     assert not fake_cupy.world.counters.launches
 
 
+@pytest.mark.parametrize("name", ["Adam", "LAMB", "SGD"])
+def test_unfused_steps_are_cautious(fake_cupy: Any, name: str) -> None:
+    host = [normal(1, 5, 3), normal(2, 4)]
+    theirs = make(name, [x.copy() for x in host], cautious=True)
+    ours = make(name, [on(fake_cupy, x) for x in host], cautious=True, fused=False)
+    for step in range(STEPS):
+        grads = [normal(10 * step + 3, 5, 3), normal(10 * step + 4, 4)]
+        theirs.step(grads=grads)
+        ours.step(grads=[on(fake_cupy, g) for g in grads])
+    assert_equal_runs(ours, theirs)
+
+
 @pytest.mark.parametrize("name", [x for x in DENSE if x not in MEASURED])
 def test_unfused_steps_take_complex_arrays(fake_cupy: Any, name: str) -> None:
     host = normal(1, 4, 3, dtype="complex64") + 1j * normal(2, 4, 3, dtype="complex64")

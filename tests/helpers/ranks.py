@@ -159,10 +159,10 @@ def shared_run(comm: Any, name: str, dtype: str, master: bool = False, steps: in
 
 
 @cache
-def plain_run(name: str, dtype: str, master: bool = False, steps: int = 2) -> str:
+def plain_run(name: str, dtype: str, master: bool = False, steps: int = 2, **more: Any) -> str:
     """Train in one process, by an ordinary optimizer and the mean of all pieces."""
     params = made(name, dtype, master)
-    opt = getattr(refoptim, name)(params, **SETTINGS[name])
+    opt = getattr(refoptim, name)(params, **{**SETTINGS[name], **more})
     for step in range(steps):
         pieces = [piece_for(name, dtype, step, i) for i in range(PIECES)]
         for p, column in zip(params, zip(*pieces, strict=True), strict=True):

@@ -433,6 +433,10 @@ def cumsum(a: ndarray, axis: Any = None) -> ndarray:
     return run("cumsum", lambda: np.cumsum(operand(a), axis))
 
 
+def count_nonzero(a: ndarray, axis: None = None) -> ndarray:
+    return run("count_nonzero", lambda: np.asarray(np.count_nonzero(operand(a))))
+
+
 def nonzero(a: ndarray) -> tuple[ndarray, ...]:
     begin_copy_to_host()
     return tuple(wrapped(x, world.current, None) for x in np.nonzero(operand(a)))
