@@ -13,7 +13,7 @@ from ..optimizers.base import Optimizer
 from ..step.cautious import LEAST, masked
 from ..step.hyper import declared
 from ..step.rule import Record
-from .change import Change, declare, with_words
+from .change import Change, Words, changed, declare
 
 MASK = "mask"
 
@@ -51,12 +51,18 @@ class MaskKept(Change):
     """The average is kept as the mask leaves it."""
 
     @classmethod
+    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        return super().words(s, p, g, *state) | {"masked": _noting}
+
+    @classmethod
     def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
-        pairs: list[tuple[Array, Array]] = []
+        here = changed(s, noted=[])
+        new_p, *new = super().update(here, p, g, *state)
+        return new_p, *(next((y for u, y in here.noted if u is x), x) for x in new)
 
-        def keeping(s: Record, u: Array, g: Array) -> Array:
-            pairs.append((u, masked(s, u, g)))
-            return pairs[-1][1]
 
-        new_p, *new = with_words(super().update, {"masked": keeping})(s, p, g, *state)
-        return new_p, *(next((y for u, y in pairs if u is x), x) for x in new)
+def _noting(s: Record, u: Array, g: Array) -> Array:
+    """Mask a direction, and take note of it."""
+    s.noted.append((u, masked(s, u, g)))
+    noted: Array = s.noted[-1][1]
+    return noted

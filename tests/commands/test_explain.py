@@ -28,7 +28,7 @@ def test_explain_reads_names_in_any_case(name: str) -> None:
         "[0, 1), [0, 1)",
         "exp_avg_sq",
         "ICLR 2019",
-        "addcdiv(p, exp_avg",
+        "addcdiv(p, masked(s, exp_avg, g)",
         "def scalars(",
     ):
         assert part in text
