@@ -22,9 +22,10 @@ MEASURED |= {"SparseAdam"}
 
 
 def is_left_out(case: cases.Case) -> bool:
-    """Tell whether a case is not one of elementwise rules with dense gradients, or of powers of arrays."""
+    """Tell whether a case is not one of elementwise rules with dense gradients, counts elements, or is of powers."""
     return (
         case.optimizer in MEASURED
+        or case.is_cautious
         or "nnz" in case.gradient
         or bool(getattr(refoptim, case.optimizer).without_kernels(all_hyper(case.optimizer, case.hyper)))
     )

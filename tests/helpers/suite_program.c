@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PARAMETERS = 16, MAX_STEPS = 128 };
+enum { MAX_PARAMETERS = 16, MAX_STEPS = 128, MAX_ELEMENTS = 10000 };
 
 typedef struct {
     char optimizer[32], dtype[32];
     int steps, parameters, size[MAX_PARAMETERS], total;
     double lr, momentum, dampening, weight_decay, beta1, beta2, eps;
-    int nesterov, maximize, amsgrad, decoupled;
+    int nesterov, maximize, amsgrad, decoupled, cautious;
     int changes, change_step[64];
     char change_line[64][200];
     char skip[MAX_STEPS][MAX_PARAMETERS];
@@ -51,6 +51,8 @@ static void set_hyper(Case* c, const char* line) {
         c->amsgrad = x != 0;
     else if (!strcmp(name, "decoupled_weight_decay"))
         c->decoupled = x != 0;
+    else if (!strcmp(name, "cautious"))
+        c->cautious = x != 0;
     else
         fail("unknown hyperparameter", line);
 }
@@ -97,14 +99,26 @@ static void read_case(Case* c, const char* folder) {
             fail("no sparse gradients here", folder);
     }
     fclose(file);
-    if (c->parameters > MAX_PARAMETERS || c->steps >= MAX_STEPS)
+    if (c->parameters > MAX_PARAMETERS || c->steps >= MAX_STEPS || c->total > MAX_ELEMENTS)
         fail("too large", folder);
+}
+
+/* Leaves out of the direction u what does not agree with the gradient g, and scales the rest up. */
+static void mask(int n, REAL* u, const REAL* g) {
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        count += u[i] * g[i] > 0;
+    double share = (double)count / n;
+    REAL by = (REAL)(share > 0.001 ? share : 0.001);
+    for (int i = 0; i < n; i++)
+        u[i] = u[i] * ((REAL)(u[i] * g[i] > 0) / by);
 }
 
 /* One parameter: p and g its numbers and gradient, a, b, m its state, k the count of its steps. */
 static void sgd(const Case* c, int n, REAL* p, const REAL* grads, REAL* buf, int k) {
     REAL decay = (REAL)c->weight_decay, momentum = (REAL)c->momentum;
     REAL undamped = (REAL)(1 - c->dampening), step = (REAL)-c->lr;
+    static REAL u[MAX_ELEMENTS], own[MAX_ELEMENTS];
     for (int i = 0; i < n; i++) {
         REAL g = c->maximize ? -grads[i] : grads[i];
         if (c->weight_decay != 0)
@@ -116,10 +130,14 @@ static void sgd(const Case* c, int n, REAL* p, const REAL* grads, REAL* buf, int
 #else
             buf[i] = k == 1 ? g : buf[i] * momentum + undamped * g;
 #endif
-            g = c->nesterov ? g + momentum * buf[i] : buf[i];
         }
-        p[i] = p[i] + step * g;
+        own[i] = g;
+        u[i] = c->momentum == 0 ? g : c->nesterov ? g + momentum * buf[i] : buf[i];
     }
+    if (c->cautious && c->momentum != 0)
+        mask(n, u, own);
+    for (int i = 0; i < n; i++)
+        p[i] = p[i] + step * u[i];
 }
 
 static void adam(const Case* c, int n, REAL* p, const REAL* grads, REAL* m, REAL* v, REAL* most, int k) {
@@ -128,6 +146,7 @@ static void adam(const Case* c, int n, REAL* p, const REAL* grads, REAL* m, REAL
 #endif
     REAL decay = (REAL)c->weight_decay, shrink = (REAL)(1 - c->lr * c->weight_decay);
     REAL c1 = (REAL)(1 - c->beta1), b2 = (REAL)c->beta2, c2 = (REAL)(1 - c->beta2), eps = (REAL)c->eps;
+    static REAL u[MAX_ELEMENTS], own[MAX_ELEMENTS], denom[MAX_ELEMENTS];
     REAL root = (REAL)pow(1 - pow(c->beta2, k), 0.5), step = (REAL) - (c->lr / (1 - pow(c->beta1, k)));
     for (int i = 0; i < n; i++) {
         REAL g = c->maximize ? -grads[i] : grads[i];
@@ -142,12 +161,16 @@ static void adam(const Case* c, int n, REAL* p, const REAL* grads, REAL* m, REAL
             most[i] = most[i] >= v[i] || most[i] != most[i] ? most[i] : v[i];
         REAL square = c->amsgrad ? most[i] : v[i];
 #ifdef EPS_INSIDE
-        REAL denom = (REAL)sqrt((double)(square + eps)) / root;
+        denom[i] = (REAL)sqrt((double)(square + eps)) / root;
 #else
-        REAL denom = (REAL)sqrt((double)square) / root + eps;
+        denom[i] = (REAL)sqrt((double)square) / root + eps;
 #endif
-        p[i] = p[i] + (m[i] * step) / denom;
+        own[i] = g, u[i] = m[i];
     }
+    if (c->cautious)
+        mask(n, u, own);
+    for (int i = 0; i < n; i++)
+        p[i] = p[i] + (u[i] * step) / denom[i];
 }
 
 static FILE* output(const char* folder, const char* name) {
