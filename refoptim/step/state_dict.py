@@ -29,7 +29,10 @@ from .rule import Rule, has_sums_over_all, register_dtype, resolve
 StateDict = dict[str, Any]
 
 FLAGS = frozenset(
-    {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "ns_dtype", "products"}
+    (
+        *("foreach", "maximize", "capturable", "differentiable", "fused"),
+        *("cautious", "decoupled_weight_decay", "ns_dtype", "products"),
+    )
 )
 """Settings that a state dict written by an older or another library may lack; the optimizer's own then stay."""
 
