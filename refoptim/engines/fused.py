@@ -60,7 +60,7 @@ def prepare(machine: Machine, kernel: Kernel, bucket: Bucket, workspace: Workspa
 
 def totals(machine: Machine, kernel: Kernel, bucket: Bucket) -> list[tuple[float, ...]]:
     """Return what each parameter of a bucket adds to the sums over all."""
-    program: Any = import_module("refoptim.kernels.harness.summed")
+    program = _module(OF_SUMS)
     with at(bucket.place):
         tensors = [_for_kernel(_tensor(machine, kernel, task))[0] for task in bucket.tasks]
         lines = [_tensor_in_line(machine, tensor, any_order=False) for tensor in tensors]
@@ -146,6 +146,14 @@ def program_of(kernel: Kernel) -> Any:
     It stands beside the file, or is that of all cautious steps, or of all rules with sums. Its ``update`` is the
     sequence of launches that updates tensors; its ``Launches``, if it has them, can be repeated as a ``Launch`` can.
     """
-    shared = "harness.cautious" if kernel.cautious else "harness.summed" if kernel.sums else ""
-    name = f"refoptim.kernels.{shared or kernel.stem}"
+    return _module(CAUTIOUS if kernel.cautious else OF_SUMS if kernel.sums else kernel.stem)
+
+
+OF_SUMS, CAUTIOUS = "harness.summed", "harness.cautious"
+"""The modules of all rules with sums, and of all cautious steps."""
+
+
+def _module(stem: str) -> Any:
+    """Return a module beside kernels, None if there is none."""
+    name = f"refoptim.kernels.{stem}"
     return import_module(name) if find_spec(name) else None

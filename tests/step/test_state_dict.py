@@ -217,7 +217,7 @@ def test_bfloat16_state_of_torch(torch: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_state_dict_is_a_copy(name: str) -> None:
     """torch's shares its tensors with the optimizer."""
-    optimizer = trained(name, groups(named=True), 2, lr=np.array(0.05))
+    optimizer = trained(name, groups(named=True, name=name), 2, lr=np.array(0.05))
     before = picture(optimizer)
     saved = optimizer.state_dict()
     spoil(saved)
