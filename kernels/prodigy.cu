@@ -1,4 +1,5 @@
 // Prodigy: the twin of refoptim/optimizers/prodigy.py.
+#include "harness/cautious.cuh"
 #include "harness/summed.cuh"
 
 namespace refoptim {
@@ -20,8 +21,8 @@ struct Prodigy {
         return {mul(g, sub(p0, p)), absolute(axpy(mul(weights, s.beta3), g, s.weight_gain))};
     }
 
-    template <class T, class X>
-    __device__ static void update(const Record<T>& s, X& p, X g, X& s_, X& p0, X& exp_avg_sq, X& exp_avg) {
+    template <class R, class X>
+    __device__ static void update(const R& s, X& p, X g, X& s_, X& p0, X& exp_avg_sq, X& exp_avg) {
         p0 = s.unmade ? p : p0;
         X direction = g;
         if (s.active) {
@@ -35,12 +36,14 @@ struct Prodigy {
         if (s.moves) {
             if (s.decay)
                 p = axpy(p, p, s.decay);
-            p = addcdiv(p, direction, add(sqrt(exp_avg_sq), s.floor), s.step_size);
+            X u = s.averaged ? masked(s, direction, g) : direction;
+            p = addcdiv(p, u, add(sqrt(exp_avg_sq), s.floor), s.step_size);
         }
     }
 };
 
 ENTRIES(prodigy, Prodigy, 4)
 OVER_ALL(prodigy, Prodigy, 4, 2)
+CAUTIOUS(prodigy, Prodigy, 4)
 
 }  // namespace refoptim

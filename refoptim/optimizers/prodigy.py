@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from ..numerics.arith import Array, absolute, add, addcdiv, addcmul, axpy, mul, sqrt, sub
 from ..numerics.power import power
 from ..step import hyper as hp
+from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers
 from .base import Optimizer
@@ -40,6 +41,8 @@ class Prodigy(Optimizer):
         p     = p - weight_decay * dlr * p                if decouple
         p     = p - (dlr * exp_avg) / denom               dlr * new_d * g where beta1 is 0
         d     = new_d
+
+    If ``cautious``, a mask stands on ``exp_avg`` in the line that divides it.
 
     Both sums are over all parameters that have a gradient, in the order of ``tree`` over each, then in double in the
     order of the groups. beta3 is sqrt(beta2) if it is None. Groups have one ``lr``, or 0: then what is in the group
@@ -86,6 +89,7 @@ class Prodigy(Optimizer):
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
         fused: hp.Fused = None,
+        cautious: hp.Cautious = False,
     ) -> None:
         super().__init__(**hp.settings(locals()))
 
@@ -170,7 +174,8 @@ class Prodigy(Optimizer):
         if s.moves:
             if s.decay:
                 p = axpy(p, p, s.decay)
-            p = addcdiv(p, direction, add(sqrt(exp_avg_sq), s.floor), s.step_size)
+            u = masked(s, direction, g) if s.averaged else direction
+            p = addcdiv(p, u, add(sqrt(exp_avg_sq), s.floor), s.step_size)
         return p, weights, p0, exp_avg_sq, *exp_avg
 
 
