@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
-from ..step.rule import Hypers, Record, Registers
+from ..step.rule import Hypers, Record, Registers, Rule
 
 C = TypeVar("C", bound="type[Change]")
 
@@ -165,6 +165,14 @@ def with_settings(change: Callable[[Hypers], Mapping[str, Any]]) -> type[Change]
     """Return a change by which a rule computes with other hyperparameters than it was given."""
 
     class Settings(Change):
+        @classmethod
+        def variant(cls, h: Hypers) -> type[Rule]:
+            return super().variant(changed(h, **change(h)))
+
+        @classmethod
+        def shapes(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+            return super().shapes(changed(h, **change(h)), shape)
+
         @classmethod
         def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
             return super().arrays(changed(h, **change(h)), shape)

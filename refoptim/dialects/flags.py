@@ -677,6 +677,10 @@ FLAGS = {
         "The numerator of the estimate forgets nothing. It is multiplied by beta3 in each step.",
         "adds to the numerator: to beta3 times what it was",
     ),
+    "SliceIgnored": Flag(
+        "The sums are over all elements. They are over every slice_p-th one.",
+        "sums: over every slice_p-th element of a parameter that is flattened",
+    ),
     "SumOfSigned": Flag(
         "The denominator of the estimate sums s with its signs. It sums magnitudes.",
         "sums s: take the magnitude of each number",

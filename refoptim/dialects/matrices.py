@@ -59,7 +59,7 @@ class InFull(Change):
         return {"variance": 0.0}
 
     @classmethod
-    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {}
 
 

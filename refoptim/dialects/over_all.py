@@ -52,6 +52,7 @@ def _with_new_estimate(h: Hypers, registers: Registers, found: dict[str, Any]) -
 by_measured("NewEstimateInStep", [Prodigy], "size of the step", change=_with_new_estimate)
 by_measured("EstimateStuck", [Prodigy], ESTIMATE, change=lambda h, registers, found: {"d": h.d0, "d_max": h.d0})
 declare("GrowthUnbounded", [Prodigy], "growth")(with_settings(lambda h: {"growth_rate": float("inf")}))
+declare("SliceIgnored", [Prodigy], "slice")(with_settings(lambda h: {"slice_p": 1}))
 declare("CoefficientIgnored", [Prodigy], "coefficient")(with_settings(lambda h: {"d_coef": 1.0}))
 declare("LrLeftOutOfSum", [Prodigy], AVERAGE)(with_settings(lambda h: {"safeguard_warmup": True}))
 declare("LrInSum", [Prodigy], AVERAGE)(with_settings(lambda h: {"safeguard_warmup": False}))

@@ -10,7 +10,7 @@ import numpy as np
 from ..numerics.arith import Array, as_reals, from_reals, round_to, widen
 from ..numerics.array_types import place
 from ..numerics.namespaces import Foreign
-from ..step.rule import Record, Rule, apply, extended, totals_over_all, unscaled
+from ..step.rule import Record, Rule, apply, extended, unscaled
 from ..step.rule import is_measured as is_measured
 from ..step.sparse import SparseGrad
 from . import coded
@@ -39,7 +39,7 @@ def totals(rule: type[Rule], s: Record, p: Array, g: Array, state: Mapping[str, 
     """Return what a parameter adds to the sums over all; ``state`` is as ``run`` takes it."""
     with np.errstate(all="ignore"):
         p, g, *arrays = with_axes(rule, {"p": p, "g": g, **state})
-        return totals_over_all(rule, s, p, g, arrays)
+        return rule.totals_over_all(s, p, g, *arrays)
 
 
 def _rows(

@@ -99,7 +99,7 @@ class Adafactor(Optimizer):
         return {"row_var": 0.0, "col_var": 0.0} if len(shape) > 1 else {"variance": 0.0}
 
     @classmethod
-    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         if len(shape) < 2:
             return {}
         return {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}

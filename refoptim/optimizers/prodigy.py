@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, ClassVar
 
-from ..numerics.arith import Array, absolute, add, addcdiv, addcmul, axpy, mul, sqrt, sub
+from ..numerics.arith import Array, absolute, add, addcdiv, addcmul, axpy, mul, sqrt, sub, widen
 from ..numerics.power import power
 from ..step import hyper as hp
 from ..step.cautious import masked
 from ..step.groups import Params
-from ..step.rule import Hypers, Record, Registers
+from ..step.rule import Hypers, Record, Registers, Rule, ascent
 from .base import Optimizer
 
 COMMON = ("betas", "beta3", "use_bias_correction", "safeguard_warmup", "d0", "d_coef", "growth_rate")
@@ -47,6 +49,9 @@ class Prodigy(Optimizer):
     Both sums are over all parameters that have a gradient, in the order of ``tree`` over each, then in double in the
     order of the groups. beta3 is sqrt(beta2) if it is None. Groups have one ``lr``, or 0: then what is in the group
     stays as it is, and is left out of the sums.
+
+    With a ``slice_p`` of n both sums are over every n-th element of each parameter, in C order; ``s`` and ``p0`` are
+    vectors of these alone, and the kernels do not know it.
 
     State: ``s``, ``p0``, ``exp_avg_sq`` and, unless beta1 is 0, ``exp_avg`` (like the parameter); ``k``, ``d``,
     ``d_max`` and ``d_numerator`` (doubles), the same for all parameters. A step in which the sum of abs(s) is 0 does
@@ -85,6 +90,9 @@ class Prodigy(Optimizer):
         growth_rate: Annotated[
             hp.Scalar, hp.Real("a step multiplies the estimate by it at most", interval=hp.Interval("(0, inf]"))
         ] = float("inf"),
+        slice_p: Annotated[
+            int, hp.Count("look at every so-manieth element for the sums", interval=hp.Interval("[1, inf)"))
+        ] = 1,
         *,
         foreach: hp.Foreach = None,
         maximize: hp.Maximize = False,
@@ -102,6 +110,21 @@ class Prodigy(Optimizer):
             found = [getattr(h, name) for h in groups]
             if any(x != found[0] for x in found):
                 raise RuntimeError(f"the {name} of all groups of Prodigy must be the same, got {found}")
+
+    @classmethod
+    def variant(cls, h: Hypers) -> type[Rule]:
+        rule: Any = cls
+        return cls if h.slice_p == 1 else sliced(rule, h.slice_p)
+
+    @classmethod
+    def without_kernels(cls, settings: Mapping[str, Any]) -> str:
+        n = settings["slice_p"]
+        return "" if n == 1 else f"slice_p={n!r}: they take 1"
+
+    @classmethod
+    def shapes(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        looked_at = (-(-math.prod(shape) // h.slice_p),)
+        return dict.fromkeys(("s", "p0"), looked_at) if shape and h.slice_p > 1 else {}
 
     @classmethod
     def arrays(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, float | None]:
@@ -177,6 +200,40 @@ class Prodigy(Optimizer):
             u = masked(s, direction, g) if s.averaged else direction
             p = addcdiv(p, u, add(sqrt(exp_avg_sq), s.floor), s.step_size)
         return p, weights, p0, exp_avg_sq, *exp_avg
+
+
+class Sliced(Rule):
+    """What stands before Prodigy where ``s`` and ``p0`` are of every n-th element alone, and sums are over these."""
+
+    n: ClassVar[int]
+
+    @classmethod
+    def every(cls, x: Array) -> Array:
+        """Return a copy of every n-th element, in C order."""
+        found: Array = x.reshape(-1)[:: cls.n].copy()
+        return found
+
+    @classmethod
+    def totals_over_all(cls, s: Record, p: Array, g: Array, *state: Array | None) -> tuple[float, ...]:
+        return super().totals_over_all(s, cls.every(p), cls.every(g), *state[:2])
+
+    @classmethod
+    def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
+        kept, averages = (x if x is None else widen(x) for x in state[:2]), state[2:]
+        here = [widen(cls.every(x)) for x in (p, ascent(s, g), *averages)]
+        _, weights, p0, *_ = super().update(s, *here[:2], *kept, *here[2:])
+        return {**super().measure(s, p, g, *averages), "s": weights, "p0": p0}
+
+    @classmethod
+    def update(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
+        p, _, _, *averages = super().update(s, p, g, g, p, *state)  # the gradient stands for s, which is measured
+        return p, *averages
+
+
+@cache
+def sliced(rule: type[Rule], n: int) -> type[Rule]:
+    """Return Prodigy, or what derives from it, with sums over every n-th element."""
+    return type(f"{rule.__name__} of every {n}th", (Sliced, rule), {"n": n, "__module__": __name__})
 
 
 def beta3(h: Hypers) -> float:

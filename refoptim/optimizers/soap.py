@@ -109,7 +109,7 @@ class SOAP(Optimizer):
         return dict.fromkeys(["exp_avg", "exp_avg_sq", *names], 0.0)
 
     @classmethod
-    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {f"{matrix}_{i}": (n, n) for i, n in enumerate(shape) for matrix in ("GG", "Q")}
 
     @classmethod

@@ -162,7 +162,7 @@ def _noted(x: Any) -> Any:
 def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) -> None:
     """Run the array half of a rule on one element, and raise RuntimeError if one of some numbers overflows in it."""
     numbers = {name: _watched(x) for name, x in vars(s).items() if name in names and isinstance(x, np.floating)}
-    shapes = rule.shapes((1,))
+    shapes = rule.shapes(h, (1,))
     p, g, *state = (np.ones(shapes.get(name, (1,)), dtype) for name in ("p", "g", *rule.arrays(h, (1,))))
     if has_sums_over_all(rule) and rule.takes_part(h):
         found, _ = told(rule, h, rule.registers(h), [1.0 for _ in rule.sums_over_all(s, p, g, *state)])

@@ -404,7 +404,7 @@ Layout: TypeAlias = "dict[str, Kept]"
 
 def layout(rule: type[Rule], h: Hypers, shape: tuple[int, ...]) -> Layout:
     """Return the state arrays of a parameter of ``shape``."""
-    shapes = rule.shapes(shape)
+    shapes = rule.shapes(h, shape)
     arrays = {name: Kept(shapes.get(name, shape), fill) for name, fill in rule.arrays(h, shape).items()}
     for name, code in rule.coded(h, shape).items():
         arrays |= zip((name, *parts_of(name)), _of_code(shape, code), strict=True)

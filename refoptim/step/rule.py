@@ -137,6 +137,11 @@ class Rule:
         """Raise RuntimeError if no step can be taken with groups of such hyperparameters together."""
 
     @classmethod
+    def variant(cls, h: Hypers) -> type[Rule]:
+        """Return the rule that updates by some settings, where it is another than that of all others."""
+        return cls
+
+    @classmethod
     def without_kernels(cls, settings: Mapping[str, Any]) -> str:
         """Say which setting the kernels of the rule do not know, and which they do; nothing if they know all."""
         return ""
@@ -160,7 +165,7 @@ class Rule:
         return {}
 
     @classmethod
-    def shapes(cls, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, h: Hypers, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of those state arrays that are not shaped like the parameter."""
         return dict.fromkeys(cls.numbers, ())
 
@@ -256,6 +261,17 @@ class Rule:
         return ()
 
     @classmethod
+    def totals_over_all(cls, s: Record, p: Array, g: Array, *state: Array | None) -> tuple[float, ...]:
+        """Return what one parameter adds to the sums over all; arrays have an axis, or are None and yet to be made."""
+        made = [x for x in state if x is not None]
+
+        def values(p: Array, g: Array, *made: Array) -> tuple[Array, ...]:
+            rest = iter(made)
+            return cls.sums_over_all(s, p, ascent(s, unscaled(s, g)), *(x if x is None else next(rest) for x in state))
+
+        return tuple(map(float, tree.totals(values, p, g, *made)))
+
+    @classmethod
     def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
         """Compute scalars that take the place of those of ``scalars``, and registers after the step.
 
@@ -302,19 +318,6 @@ def has_sums_over_all(rule: type[Rule]) -> bool:
     return rule.sums_over_all.__func__ is not Rule.sums_over_all.__func__  # type: ignore[attr-defined]
 
 
-def totals_over_all(
-    rule: type[Rule], s: Record, p: Array, g: Array, state: Sequence[Array | None]
-) -> tuple[float, ...]:
-    """Return what one parameter adds to the sums over all; its arrays have an axis, or are None and yet to be made."""
-    made = [x for x in state if x is not None]
-
-    def values(p: Array, g: Array, *made: Array) -> tuple[Array, ...]:
-        rest = iter(made)
-        return rule.sums_over_all(s, p, ascent(s, unscaled(s, g)), *(x if x is None else next(rest) for x in state))
-
-    return tuple(map(float, tree.totals(values, p, g, *made)))
-
-
 def told(
     rule: type[Rule], h: Hypers, registers: Registers, totals: Sequence[float]
 ) -> tuple[dict[str, Any], Registers]:
@@ -342,8 +345,8 @@ def needs_whole(rule: type[Rule]) -> bool:
 
 def rule_of(rule: type[Rule], h: Hypers) -> type[Rule]:
     """Return the rule that updates by some settings: the cautious variant of a rule, or the rule itself."""
-    key: Any = rule
-    return _cautious(key) if getattr(h, "cautious", False) else rule
+    key: Any = rule.variant(h)
+    return _cautious(key) if getattr(h, "cautious", False) else key
 
 
 @cache

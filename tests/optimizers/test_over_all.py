@@ -11,6 +11,7 @@ import pytest
 
 from helpers.rooms import need_kernels
 from refoptim import LAMB, Parameter, Prodigy, functional
+from refoptim.distributed import Sharded, run_ranks
 from refoptim.engines import reference
 from refoptim.numerics import tree
 
@@ -246,3 +247,43 @@ def test_what_pure_functions_cannot_do_is_refused() -> None:
         functional.prodigy.scalars(2, varying)
     with pytest.raises(RuntimeError, match="Prodigy does not support complex parameters"):
         Prodigy([np.ones(2, np.complex128)])
+
+
+def test_sums_over_every_third_element() -> None:
+    """The elements in the sums, alone, take the same steps by the same estimate."""
+    settings: dict[str, Any] = dict(lr=0.8, d0=0.01, weight_decay=0.1, decouple=False, beta3=0.7)
+    p = np.random.default_rng(3).standard_normal((4, 7))
+    few = p.reshape(-1)[::3].copy()
+    whole, alone = Prodigy([p], slice_p=3, **settings), Prodigy([few], **settings)
+    for k in range(5):
+        g = 0.5 * (p - TARGET) + np.random.default_rng(k).standard_normal(p.shape)
+        whole.step(grads=[g])
+        alone.step(grads=[g.reshape(-1)[::3].copy()])
+        (state,), (expected,) = whole.state.values(), alone.state.values()
+        assert state["s"].shape == state["p0"].shape == (10,)
+        for name in ("d", "d_max", "d_numerator", "s", "p0"):
+            assert np.asarray(state[name]).tobytes() == np.asarray(expected[name]).tobytes()
+        assert p.reshape(-1)[::3].tobytes() == few.tobytes()
+    assert alone.state[alone.param_groups[0]["params"][0]]["d"] > 0.01
+
+
+def test_sums_over_some_elements_are_those_of_pure_functions_and_of_ranks_and_have_no_kernels() -> None:
+    settings: dict[str, Any] = dict(lr=0.8, d0=0.01, weight_decay=0.1, slice_p=4)
+    arrays = begin()
+    optimizer, pure, state = Prodigy([x.copy() for x in arrays], **settings), [x.copy() for x in arrays], None
+    for k in range(4):
+        grads = slopes(k, pure)
+        optimizer.step(grads=grads)
+        pure, state = functional.prodigy(pure, grads, state, k + 1, **settings)
+    assert [p.data.tobytes() for p in optimizer.param_groups[0]["params"]] == [x.tobytes() for x in pure]
+
+    def share(comm: Any) -> list[bytes]:
+        params = [Parameter(x.copy()) for x in arrays]
+        shared = Sharded(Prodigy, params, comm, **settings)
+        for k in range(4):
+            shared.step(grads=slopes(k, [p.data for p in params]))
+        return [p.data.tobytes() for p in params]
+
+    assert run_ranks(2, share) == [[x.tobytes() for x in pure]] * 2
+    with pytest.raises(RuntimeError, match=r"those of Prodigy do not know slice_p=4: they take 1"):
+        Prodigy(arrays, fused=True, **settings)
