@@ -211,7 +211,7 @@ def _refuse_links(*paths: Path) -> None:
 def described(run: Run) -> dict[str, Any]:
     """Return a case as JSON, its defaults written out."""
     case = run.case
-    hyper = tasks.all_hyper(case.optimizer, case.hyper)
+    hyper = tasks.written(tasks.all_hyper(case.optimizer, case.hyper))
     return {
         "schema": SCHEMA,
         "case": case.id,

@@ -17,6 +17,8 @@ from .trajectory import State
 class Reference:
     """refoptim's optimizers on NumPy arrays."""
 
+    is_cautious = True
+
     def rule(self, optimizer: str) -> Any:
         """Return the class of an optimizer."""
         return getattr(refoptim, optimizer)

@@ -74,12 +74,17 @@ def task(
     found = [*shapes] or PROBLEM_SHAPES.get(kind) or [_default_shape(cls)]
     return {
         "optimizer": cls.__name__,
-        "hyper": {name: list(x) if isinstance(x, tuple) else x for name, x in hyper.items()},
+        "hyper": {name: list(x) if isinstance(x, tuple) else x for name, x in written(hyper).items()},
         "dtype": dtype,
         "shapes": [list(shape) for shape in found],
         "steps": steps,
         "gradient": _gradient(cls, found, seed, kind),
     }
+
+
+def written(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters as they are written down: without infinity, a default that JSON does not have."""
+    return {name: x for name, x in hyper.items() if not (isinstance(x, float) and math.isinf(x))}
 
 
 def all_hyper(optimizer: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,9 +57,12 @@ CHOICES = frozenset({"foreach", "capturable", "differentiable", "fused", "train_
 
 
 def all_hyper(optimizer: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all hyperparameters of an optimizer, those given in place of the defaults; of CHOICES only those given."""
+    """Return all hyperparameters of an optimizer, those given in place of the defaults.
+
+    Of CHOICES, and of ``cautious``, which no other library has in all rules, only those that are given.
+    """
     arguments = [*signature(getattr(refoptim, optimizer)).parameters.values()][1:]
-    return {x.name: x.default for x in arguments if x.name not in CHOICES} | dict(hyper)
+    return {x.name: x.default for x in arguments if x.name not in {*CHOICES, "cautious"}} | dict(hyper)
 
 
 class Frame(NamedTuple):

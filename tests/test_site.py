@@ -160,7 +160,7 @@ def test_twins_stand_side_by_side(name: str) -> None:
     assert [pair for pair in pairs.values() if pair.twin]
     if "update" in vars(twins.rule(OPTIMIZERS[name])):
         assert pairs["update"].room.startswith("def update(cls, s: Record")
-        assert re.search(r"static void\s+update\(\s*const Record<T>& s", pairs["update"].twin)
+        assert re.search(r"static void\s+update\(\s*const (Record<T>|R)& s", pairs["update"].twin)
     if has_sums(OPTIMIZERS[name]):
         assert "static void measured(Record<double>& s" in " ".join(pairs["measured"].twin.split())
         assert re.search(r"static Several<X, \d>\s+sums\(", pairs["sums"].twin)

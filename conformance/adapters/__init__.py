@@ -19,6 +19,8 @@ needs a method which is not written, or that raises ``Unsupported``, is not run,
     promise        what must hold: EXACT, ULP(n), CLOSE(rtol, atol), or None where distances are only measured; or
                    these by storage type in a dict, where ``"*"`` stands for the types that it does not name
     partial_state  True if ``state`` leaves entries out: those that are there are compared, and parameters always
+    is_cautious    True if ``make`` knows the hyperparameter ``cautious``, which only refoptim's rules have; else cases
+                   with cautious steps are not run, and hyperparameters are without it
     why_not        why a case cannot be run, or None; a case that is not run counts neither way. Its ``hyper`` is whole
     schedule       the learning rates of a scheduler; without it none are run
     versions       the versions of what computes, for reports
@@ -114,6 +116,7 @@ class Adapter:
 
     promise: Promise = EXACT
     partial_state = True
+    is_cautious = False
 
     def why_not(self, case: Case, dtype: str) -> str | None:
         """Return why a case cannot be run in a storage type, or None if it can."""
@@ -250,6 +253,8 @@ def installed(name: str) -> str:
 
 def why_not(implementation: Implementation, case: Case, dtype: str) -> str | None:
     """Ask an implementation why it cannot run a case; one that does not say can run all."""
+    if case.is_cautious and not getattr(implementation, "is_cautious", False):
+        return "it takes no cautious steps, and an adapter whose steps can be says so by is_cautious"
     ask = getattr(implementation, "why_not", None)
     return ask(replace(case, hyper=all_hyper(case.optimizer, case.hyper)), dtype) if ask else None
 

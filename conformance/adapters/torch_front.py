@@ -23,6 +23,7 @@ class Front(oracle.Torch):
 
     promise = EXACT
     partial_state = False
+    is_cautious = True
 
     def __init__(self) -> None:
         super().__init__(as_installed=True)

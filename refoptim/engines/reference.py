@@ -158,9 +158,9 @@ def _measured(rule: type[Rule], s: Record, job: Job, workspace: Workspace, unmad
         here = SimpleNamespace(**vars(s))
         vars(here).update((name, _cut(getattr(s, name), arrays[0].shape, cut)) for name in measured)
         p, g, *walked = (tree.take(x, cut) for x in arrays)
-        operands = [None if is_new else widen(x) for is_new, x in zip(new_ones, walked, strict=True)]
-        results = apply(rule, here, *(widen(x) for x in (p, g)), *operands)
-        values = [x.astype(p.dtype, copy=False) for x in results]
+        operands = [*map(widen, (p, g)), *(None if new else widen(x) for new, x in zip(new_ones, walked, strict=True))]
+        own = set(map(id, operands))
+        values = [x.astype(p.dtype, copy=id(x) in own) for x in apply(rule, here, *operands)]
         return [partial(setitem, x, ..., value) for x, value in zip((p, *walked), values, strict=True)]
 
     def update(cut: tree.Block) -> None:

@@ -20,7 +20,7 @@ class LAMB(Optimizer):
 
     .. code-block:: text
 
-        g          = g / max(norm(all g) / max_grad_norm, 1)       unless max_grad_norm is None
+        g          = g / max(norm(grads) / max_grad_norm, 1)       unless max_grad_norm is None
         exp_avg    = lerp(exp_avg, g, 1 - beta1)                   if grad_averaging
         exp_avg    = beta1 * exp_avg + g                           otherwise
         exp_avg_sq = beta2 * exp_avg_sq + ((1 - beta2) * g) * g

@@ -24,9 +24,9 @@ class Prodigy(Optimizer):
 
     .. code-block:: text
 
-        dlr = d * lr                                      times (1 - beta2**k)**0.5 / (1 - beta1**k)
-                                                          if use_bias_correction
-        w   = d / d0 * dlr                                d / d0 * d for s if safeguard_warmup
+        dlr = (1 - beta2**k)**0.5 / (1 - beta1**k)        1 unless use_bias_correction
+        dlr = d * lr * dlr
+        w   = d / d0 * dlr                                with d for dlr in s, if safeguard_warmup
         p0  = p                                           in the first step of a parameter
         g   = g + weight_decay * p                        unless decouple
         s          = beta3 * s + w * g
@@ -41,7 +41,7 @@ class Prodigy(Optimizer):
 
         denom = sqrt(exp_avg_sq) + new_d * eps
         p     = p - weight_decay * dlr * p                if decouple
-        p     = p - (dlr * exp_avg) / denom               dlr * new_d * g where beta1 is 0
+        p     = p - (dlr * exp_avg) / denom               with new_d times g for exp_avg where beta1 is 0
         d     = new_d
 
     If ``cautious``, a mask stands on ``exp_avg`` in the line that divides it.

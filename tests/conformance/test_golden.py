@@ -378,7 +378,7 @@ def test_a_case_is_run_as_it_says() -> None:
     spy = Spy()
     assert [frame.step for frame in run(spy, case, "float32")] == [1, 2, 3, 4, 5]
     rest = {"betas": (0.8, 0.95), "eps": 0.003, "weight_decay": 0.1}
-    options = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False, "cautious": False}
+    options = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
     assert spy.told == [[], {"lr": 0.5, **rest, **options}, [], "resume", [1], [], []]
     assert [state["step"] for state in spy.state()] == [5, 4]
 

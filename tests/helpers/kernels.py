@@ -66,6 +66,7 @@ def settings(name: str, rng: np.random.Generator) -> dict[str, Any]:
     found = {x: drawn[x][rng.integers(len(drawn[x]))] for x in wanted}
     if found.get("nesterov"):
         found |= {"momentum": found["momentum"] or 0.7, "dampening": 0.0}
+    found.pop("cautious", None)  # which no complex parameters take, and cases are about
     if name == "SparseAdam":
         found["eps"] = max(found["eps"], 1e-12)
     return found
