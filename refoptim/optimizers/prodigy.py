@@ -24,8 +24,8 @@ class Prodigy(Optimizer):
 
     .. code-block:: text
 
-        dlr = (1 - beta2**k)**0.5 / (1 - beta1**k)        1 unless use_bias_correction
-        dlr = d * lr * dlr
+        c   = (1 - beta2**k)**0.5 / (1 - beta1**k)        1 unless use_bias_correction
+        dlr = d * lr * c
         w   = d / d0 * dlr                                with d for dlr in s, if safeguard_warmup
         p0  = p                                           in the first step of a parameter
         g   = g + weight_decay * p                        unless decouple
