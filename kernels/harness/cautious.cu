@@ -4,7 +4,7 @@
 namespace refoptim {
 
 // `counts` are those of the chunks, which stand tensor by tensor.
-KERNEL(cautions)(Bucket b, const i64* counts, double* cautions) {
+template <class T> __device__ inline void divide_counts(const Bucket& b, const i64* counts, T* cautions) {
     if (b.found_inf && *b.found_inf)
         return;
     for (i64 c = i64(blockIdx.x) * blockDim.x + threadIdx.x; c < b.chunks; c += i64(gridDim.x) * blockDim.x) {
@@ -14,9 +14,14 @@ KERNEL(cautions)(Bucket b, const i64* counts, double* cautions) {
         for (i64 i = c; i < end; i++)
             sum += counts[i];
         double share = double(sum) / double(size), least = double(1) / 1000;
-        cautions[tensor] = share > least ? share : least;
+        cautions[tensor] = T(share > least ? share : least);
     }
 }
-EXPORT(cautions)
+
+KERNEL(cautions_float64)(Bucket b, const i64* counts, double* cautions) { divide_counts(b, counts, cautions); }
+EXPORT(cautions_float64)
+
+KERNEL(cautions_float32)(Bucket b, const i64* counts, float* cautions) { divide_counts(b, counts, cautions); }
+EXPORT(cautions_float32)
 
 }  // namespace refoptim

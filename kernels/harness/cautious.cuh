@@ -120,7 +120,8 @@ __device__ inline void count_agreeing(const R& by_value, const Bucket& b, const 
 }
 
 template <class Rule, class P, class G, int N, class R>
-__device__ inline void update_cautiously(const R& by_value, const Bucket& b, const R* records, const double* cautions) {
+__device__ inline void
+update_cautiously(const R& by_value, const Bucket& b, const R* records, const Arithmetic<P>* cautions) {
     using T = Arithmetic<P>;
     constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
     if (b.found_inf && *b.found_inf)
@@ -128,7 +129,7 @@ __device__ inline void update_cautiously(const R& by_value, const Bucket& b, con
     const Preparation<T> prepare(b);
     for (i64 c = blockIdx.x; c < b.chunks; c += gridDim.x) {
         const Part part(b, c);
-        const Careful<R, T> s{record_of(by_value, b, records, part.tensor), T(cautions[part.tensor])};
+        const Careful<R, T> s{record_of(by_value, b, records, part.tensor), cautions[part.tensor]};
         const Chunk<P, G, N> chunk(b, part);
         i64 vectors = chunk.aligned() ? chunk.size / V : 0;
         update_elements<Cautious<Rule>, V, W>(s, prepare, chunk, 0, vectors);
@@ -136,16 +137,17 @@ __device__ inline void update_cautiously(const R& by_value, const Bucket& b, con
     }
 }
 
-#define CAUTIOUS_ENTRY(NAME, STORAGE, RULE, N, P, G)                                                                \
-    KERNEL(NAME##_agreeing_##STORAGE)                                                                               \
-    (RULE::Record<Arithmetic<P>> s, Bucket b, const RULE::Record<Arithmetic<P>>* records, i64* counts) {            \
-        count_agreeing<RULE, P, G, N>(s, b, records, counts);                                                       \
-    }                                                                                                               \
-    EXPORT(NAME##_agreeing_##STORAGE)                                                                               \
-    KERNEL(NAME##_cautious_##STORAGE, BLOCKS<P>)                                                                    \
-    (RULE::Record<Arithmetic<P>> s, Bucket b, const RULE::Record<Arithmetic<P>>* records, const double* cautions) { \
-        update_cautiously<RULE, P, G, N>(s, b, records, cautions);                                                  \
-    }                                                                                                               \
+#define CAUTIOUS_ENTRY(NAME, STORAGE, RULE, N, P, G)                                                     \
+    KERNEL(NAME##_agreeing_##STORAGE)                                                                    \
+    (RULE::Record<Arithmetic<P>> s, Bucket b, const RULE::Record<Arithmetic<P>>* records, i64* counts) { \
+        count_agreeing<RULE, P, G, N>(s, b, records, counts);                                            \
+    }                                                                                                    \
+    EXPORT(NAME##_agreeing_##STORAGE)                                                                    \
+    KERNEL(NAME##_cautious_##STORAGE, BLOCKS<P>)                                                         \
+    (RULE::Record<Arithmetic<P>> s, Bucket b, const RULE::Record<Arithmetic<P>>* records,                \
+     const Arithmetic<P>* cautions) {                                                                    \
+        update_cautiously<RULE, P, G, N>(s, b, records, cautions);                                       \
+    }                                                                                                    \
     EXPORT(NAME##_cautious_##STORAGE)
 
 // The entries of a rule with N state arrays like the parameter.

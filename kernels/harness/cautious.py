@@ -23,7 +23,7 @@ class Launches(summed.Launches):
     def __init__(self, machine: Machine, kernel: Kernel, tensors: Sequence[Any]) -> None:
         super().__init__(machine, kernel, tensors)
         self.counts = machine.empty((self.tensors.chunks.count,), np.dtype(np.int64))
-        self.cautions = machine.empty((len(tensors),), np.dtype(np.float64))
+        self.cautions = machine.empty((len(tensors),), self.number)
 
     def _run(self, step: Any, on: Machine) -> None:
         kernel, bucket = self.kernel, self.tensors.bucket(tuple(fields_of(on, step)), on)
@@ -41,7 +41,7 @@ class Launches(summed.Launches):
         self._launch("agreeing", step, bucket, records, self.counts, on=on)
         blocks = -(-self.tensors.chunks.count // THREADS)
         if blocks:
-            on.launch("harness/cautious", "cautions", blocks, bucket, self.counts, self.cautions)
+            on.launch("harness/cautious", f"cautions_{self.number.name}", blocks, bucket, self.counts, self.cautions)
 
     def _launch(self, kind: str, step: Any, bucket: Any, *arguments: Any, on: Machine) -> None:
         """Run a kernel of the rule on all chunks."""

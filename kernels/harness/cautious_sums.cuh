@@ -8,7 +8,7 @@ namespace refoptim {
 
 template <class Rule, class P, class G, int N, class T, int... K>
 __device__ inline void sum_masked(
-    const typename Rule::template Record<T>& by_value, const Bucket& b, const double* cautions, const Sums& all,
+    const typename Rule::template Record<T>& by_value, const Bucket& b, const T* cautions, const Sums& all,
     Numbers<K...>
 ) {
     const Preparation<T> prepare(b);
@@ -16,14 +16,14 @@ __device__ inline void sum_masked(
         i64 number = all.number(i), k = number / b.tensors, place = number - k * b.tensors;
         const SummedTensor<P, G, N> tensor(b, place);
         const Sum<T> sum = all.sum<T>(number);
-        const Careful<typename Rule::template Record<T>, T> s{by_value, T(cautions[place])};
+        const Careful<typename Rule::template Record<T>, T> s{by_value, cautions[place]};
         ((K == k ? sum_tile(Summand<Cautious<Rule>, P, G, N, K>{s, prepare, tensor}, sum, all.tile(i)) : void()), ...);
     }
 }
 
 #define CAUTIOUS_SUMS_ENTRY(NAME, STORAGE, RULE, N, SUMS, P, G)                            \
     KERNEL(NAME##_masked_sums_##STORAGE)                                                   \
-    (RULE::Record<Arithmetic<P>> s, Bucket b, const double* cautions, Sums all) {          \
+    (RULE::Record<Arithmetic<P>> s, Bucket b, const Arithmetic<P>* cautions, Sums all) {   \
         sum_masked<RULE, P, G, N, Arithmetic<P>>(s, b, cautions, all, UpTo<SUMS>::Type()); \
     }                                                                                      \
     EXPORT(NAME##_masked_sums_##STORAGE)
