@@ -79,6 +79,7 @@ BUILT_IN = {
     "lion_pytorch": "ports:LionPytorch",
     "adabelief_pytorch": "ports:AdabeliefPytorch",
     "optimi": "ports:Optimi",
+    "prodigyopt": "ports:Prodigyopt",
     "schedulefree": "ports:Schedulefree",
     "torchao": "ports:Torchao",
 }

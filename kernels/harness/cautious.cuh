@@ -143,7 +143,7 @@ update_cautiously(const R& by_value, const Bucket& b, const R* records, const Ar
         count_agreeing<RULE, P, G, N>(s, b, records, counts);                                            \
     }                                                                                                    \
     EXPORT(NAME##_agreeing_##STORAGE)                                                                    \
-    KERNEL(NAME##_cautious_##STORAGE, BLOCKS<P>)                                                         \
+    KERNEL(NAME##_cautious_##STORAGE, BLOCKS<P, N>)                                                      \
     (RULE::Record<Arithmetic<P>> s, Bucket b, const RULE::Record<Arithmetic<P>>* records,                \
      const Arithmetic<P>* cautions) {                                                                    \
         update_cautiously<RULE, P, G, N>(s, b, records, cautions);                                       \

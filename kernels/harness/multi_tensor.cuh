@@ -211,11 +211,13 @@ __device__ inline void run(const typename Rule::template Record<T>& by_value, co
     }
 }
 
-// Blocks that a multiprocessor must hold at once; doubles need more registers.
-template <class P> constexpr int BLOCKS = sizeof(P) == 8 ? 3 : 4;
+// Blocks that a multiprocessor must hold at once; doubles need more registers, and so do many arrays.
+template <class P, int N = 0> constexpr int BLOCKS = sizeof(P) == 8 || N > 3 ? 3 : 4;
 
-#define ENTRY(NAME, RULE, N, P, G)                                                                                   \
-    KERNEL(NAME, BLOCKS<P>)(RULE::Record<Arithmetic<P>> s, Bucket b) { run<RULE, P, G, N + ONLY_READ<RULE>>(s, b); } \
+#define ENTRY(NAME, RULE, N, P, G)                                        \
+    KERNEL(NAME, BLOCKS<P, N>)(RULE::Record<Arithmetic<P>> s, Bucket b) { \
+        run<RULE, P, G, N + ONLY_READ<RULE>>(s, b);                       \
+    }                                                                     \
     EXPORT(NAME)
 
 #define EACH_STORAGE(ENTRY, NAME, RULE, N)                \

@@ -685,6 +685,10 @@ FLAGS = {
         "The denominator of the estimate sums s with its signs. It sums magnitudes.",
         "sums s: take the magnitude of each number",
     ),
+    "NoProxIgnored": Flag(
+        "The no_prox option is accepted and does nothing (optimi): the parameter is divided after the step.",
+        "should shrink the parameter before the step, if no_prox is set",
+    ),
     "NormalizeIgnored": Flag(
         "The normalize_gradient option is accepted and does nothing.",
         "should divide the update by the root of the mean of its squares, if normalize_gradient is set",
