@@ -112,6 +112,9 @@ CLIPPING = {
 }
 """pytorch-optimizer's LAMB clips if both are set."""
 
+UNSCALED = {"adam": lambda h: not (h["weight_decay"] or h["always_adapt"])}
+"""Both LAMBs scale all steps, or none."""
+
 DECOUPLED = {"decoupled": "weight_decouple"}
 
 
@@ -130,8 +133,12 @@ class PytorchOptimizer(Ports):
             {"lambda_2": lambda h: 2 * h["l2"], **LOOP},
             ("l2",),
         ),
-        "LAMB": Port("pytorch_optimizer:Lamb", given={**CLIPPING, **LOOP}, takes=("max_grad_norm",)),
-        "LARS": Port("pytorch_optimizer:LARS", {"trust_coeff": "trust_coefficient"}, LOOP),
+        "LAMB": Port(
+            "pytorch_optimizer:Lamb",
+            given={**CLIPPING, **UNSCALED, "weight_decouple": False, **LOOP},
+            takes=("max_grad_norm", "always_adapt"),
+        ),
+        "LARS": Port("pytorch_optimizer:LARS", {"trust_coeff": "trust_coefficient"}, LOOP, takes=("eps",)),
         "Lion": Port("pytorch_optimizer:Lion", given=LOOP),
         "MARS": Port(
             "pytorch_optimizer:MARS",
@@ -175,7 +182,7 @@ class TorchOptimizer(Ports):
     bare: ClassVar[Mapping[str, Sequence[str]]] = {"torch_optimizer": []}
     ports: ClassVar[Mapping[str, Port]] = {
         "AdaBelief": Port("torch_optimizer.adabelief:AdaBelief"),
-        "LAMB": Port("torch_optimizer.lamb:Lamb", {"bias_correction": "debias"}),
+        "LAMB": Port("torch_optimizer.lamb:Lamb", {"bias_correction": "debias"}, UNSCALED, ("always_adapt",)),
         "LARS": Port("torch_optimizer.lars:LARS", {"trust_coeff": "trust_coefficient"}),
         "NovoGrad": Port("torch_optimizer.novograd:NovoGrad"),
         "Yogi": Port("torch_optimizer.yogi:Yogi"),

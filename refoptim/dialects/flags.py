@@ -711,6 +711,59 @@ FLAGS = {
         "The mask leaves out what does not agree, and the rest is not scaled up.",
         "masks: let it divide by the share of elements that it leaves",
     ),
+    "CorrectionOfStep": Flag(
+        "Bias correction multiplies the learning rate, and with it the decay; the norm is that of a direction "
+        "that is not corrected (torch-optimizer). The averages are corrected, before the norm is taken.",
+        "corrects for bias: divide the averages, and leave the learning rate as it is",
+    ),
+    "NormBounded": Flag(
+        "The norm of the parameter counts as 10 where it is larger (torch-optimizer, pytorch-optimizer). It has no "
+        "bound.",
+        "takes the norm of the parameter: as it is",
+    ),
+    "EpsInRatio": Flag(
+        "eps is added to the norm of the direction, too (pytorch-optimizer). It is added to the root alone.",
+        "divides the norms: by that of the direction as it is",
+    ),
+    "AdaptedWithoutDecay": Flag(
+        "The step is scaled without a weight decay too (the paper). It is, if there is a decay or always_adapt is set.",
+        "scales the step: if there is a weight decay, or always_adapt",
+    ),
+    "AdaptedByShape": Flag(
+        "Matrices are scaled, whatever their decay, and vectors are neither scaled nor decayed (pytorch-optimizer). "
+        "What has a decay is both, whatever its shape.",
+        "chooses what is scaled and decayed: by the weight decay and always_adapt, not by the shape",
+    ),
+    "RatioWithoutEps": Flag(
+        "The ratio has no eps, and is 1 only where what it divides by is zero, so that a gradient of zeros is scaled "
+        "too (pytorch-optimizer). It has, and is 1 where the norm of the gradient is zero.",
+        "computes the ratio: add eps to what it divides by, and take 1 where a norm is zero",
+    ),
+    "UndecayedAtZero": Flag(
+        "Where a norm is zero there is no decay (torch-optimizer). There is, and only the ratio is 1.",
+        "adds the decay: whatever the norms are",
+    ),
+    "ZeroNormAveraged": Flag(
+        "The average begins at the first squared norm, be it zero (pytorch-optimizer). It begins at the first that "
+        "is not zero.",
+        "averages squared norms: take the norm itself where the average is still zero",
+    ),
+    "FirstMomentWhole": Flag(
+        "What enters the momentum first enters whole (pytorch-optimizer). It is weighed like all others, if "
+        "grad_averaging is set.",
+        "begins the momentum: with 1 - beta1 times the first, if grad_averaging is set",
+    ),
+    "AveragesCorrected": Flag(
+        "The averages are kept corrected for their beginning at zero, by the step count of the parameter or by one for "
+        "all (optimi): numbers keep the weights that they were given when betas change, or gradients are missing. They "
+        "are corrected where they are used.",
+        "averages: by the betas as they are, and divide by 1 - beta**k in the step",
+    ),
+    "PlainRateOne": Flag(
+        "Steps that descend by plain gradients have the learning rate 1 (pytorch-optimizer). They have the one that "
+        "is given.",
+        "computes the learning rate of the first steps: lr, unless silent_sgd_phase is set",
+    ),
 }
 
 OF_SETTINGS = frozenset(

@@ -27,6 +27,7 @@ from .wider import AVERAGE, ELEMENTWISE, SHRINKING, WIDER
 MEASURED = [rule for rule in WIDER if rule not in ELEMENTWISE]
 
 TRUST, CLIP = "size of the step", "clipping"
+ADAPTED, NORM, EPS = "what is adapted", "norm of the parameter", "eps"
 
 
 @declare("MaximizeIgnored", MEASURED, "sign")
@@ -71,7 +72,7 @@ class FirstDampened(MeasuredChange):
         return super().update(s, p, g, *(np.zeros_like(g) if buf is None else buf for buf in state))
 
 
-@declare("LrInsideMomentum", [LARS], LR)
+@declare("LrInsideMomentum", [LARS], LR, ADAPTED)
 class LrInside(MeasuredChange):
     """The buffer holds steps."""
 
@@ -102,6 +103,31 @@ class OfDecayed(MeasuredChange):
         return super().measured(changed(s, weight_decay=0.0), shape, *totals)
 
 
+@declare("RatioWithoutEps", [LARS], TRUST, EPS)
+class WithoutEps(MeasuredChange):
+    """The ratio is that of the parameter to its gradient and decay, whichever of these is zero."""
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        w, n = map(math.sqrt, totals)
+        below = n + w * s.weight_decay
+        return super().measured(changed(s, weight_decay=0.0, eps=0.0), shape, totals[0], below * below)
+
+
+@declare("AdaptedByShape", [LARS], ADAPTED)
+class ByShape(MeasuredChange):
+    """Matrices are adapted, and vectors are not."""
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        return super().measured(s, shape, *totals) | {"adapted": len(shape) > 1}
+
+
+by_measured(
+    "UndecayedAtZero", [LARS], ADAPTED, change=lambda s, totals, found: {"adapted": s.adapted and 0 not in totals}
+)
+
+
 @declare("DecayOutsideRatio", [LAMB], TRUST)
 class Outside(MeasuredChange):
     """The norm is that of the direction without its decay."""
@@ -110,6 +136,36 @@ class Outside(MeasuredChange):
     def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
         return square(p), square(lamb.direction(changed(s, weight_decay=0), p, g, *lamb.averages(s, g, *state)))
 
+
+@declare("NormBounded", [LAMB], NORM)
+class Bounded(MeasuredChange):
+    """The norm of the parameter counts as 10 where it is larger."""
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        squares_of_p, squares_of_u = totals
+        return super().measured(s, shape, min(squares_of_p, 100.0), squares_of_u)
+
+
+@declare("EpsInRatio", [LAMB], "eps of the ratio")
+class EpsBelow(MeasuredChange):
+    """eps is added to the norm of the direction, unless that is zero."""
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        squares_of_p, squares_of_u = totals
+        n = math.sqrt(squares_of_u) + s.eps if squares_of_u else 0.0
+        return super().measured(s, shape, squares_of_p, n * n)
+
+
+def _of_step(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
+    """Correct the size of the step, and so its decay, in the place of the averages."""
+    size = s["step_size"] * s["root_correction2"] / s["correction1"]
+    return {"correction1": 1.0, "root_correction2": 1.0, "step_size": size}
+
+
+by_scalars("CorrectionOfStep", [LAMB], CORRECTION, change=_of_step)
+by_scalars("AdaptedWithoutDecay", [LAMB], ADAPTED, change=lambda h, k, s: {"adapted": True})
 
 by_scalars("NoBiasCorrection", [LAMB], CORRECTION, change=lambda h, k, s: {"correction1": 1.0, "root_correction2": 1.0})
 by_scalars("GradAveragingIgnored", [LAMB], AVERAGE, change=lambda h, k, s: {"averaged": not h.grad_averaging})
@@ -128,11 +184,28 @@ class FromZero(MeasuredChange):
 
     @classmethod
     def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
-        squares, average, *largest = totals
-        if average != 0:
-            return super().measured(s, shape, *totals)
-        return super().measured(s, shape, s.one_minus_beta2 * squares, 0.0, *largest)
+        return super().measured(s, shape, *_averaged(s, *totals))
 
+
+@declare("ZeroNormAveraged", [NovoGrad], FIRST)
+class FromFirst(MeasuredChange):
+    """The average begins at the first squared norm, if that is zero too."""
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        return super().scalars(h, k, registers) | {"first": k == 1}
+
+    @classmethod
+    def measured(cls, s: Record, shape: tuple[int, ...], *totals: float) -> dict[str, Any]:
+        return super().measured(s, shape, *(totals if s.first else _averaged(s, *totals)))
+
+
+def _averaged(s: Record, squares: float, average: float, *largest: float) -> tuple[float, ...]:
+    """Return the totals, the squares weighed where they meet an average that is zero."""
+    return (squares if average else s.one_minus_beta2 * squares, average, *largest)
+
+
+by_scalars("FirstMomentWhole", [NovoGrad], AVERAGE, change=lambda h, k, s: {"averaged": s["averaged"] and k > 1})
 
 by_measured("LrNotLowered", [StableAdamW], CLIP, change=lambda s, totals, found: _full(s))
 
@@ -168,4 +241,5 @@ by_measured(
 by_measured("GradientUnbounded", [MARS], CLIP, change=lambda s, totals, found: {"bound": 1.0})
 by_scalars("VarianceUnreduced", [MARS], "difference", change=lambda h, k, s: {"gain": 0.0})
 by_scalars("DifferenceInFirstStep", [MARS], FIRST, change=lambda h, k, s: {"first": False})
+by_measured("EpsUnscaled", [MARS], CORRECTION, EPS, change=lambda s, totals, found: {"eps": s.eps / found["root_c2"]})
 by_measured("NoBiasCorrection", [MARS], CORRECTION, change=lambda s, totals, found: {"c1": 1.0, "root_c2": 1.0})

@@ -244,6 +244,30 @@ class Complemented(Change):
         return super().words(s, p, g, *state) | inside
 
 
+@declare("AveragesCorrected", [Adan], CORRECTION, "difference")
+class Corrected(Change):
+    """The averages that are kept are corrected already: each number in one weighs what the step count says."""
+
+    moving = frozenset({"one_minus_beta1", "kept2", "one_minus_beta2", "beta3", "one_minus_beta3"})
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        new1, new2, new3 = ((1 - beta) / (1 - power(beta, k)) for beta in h.betas)
+        kept = {"kept2": 1 - new2, "beta3": 1 - new3}
+        new = {"one_minus_beta1": new1, "one_minus_beta2": new2, "one_minus_beta3": new3}
+        sizes = {"step_size": -h.lr, "step_size_diff": -h.lr * h.betas[1], "root_correction3": 1.0}
+        return super().scalars(h, k, registers) | kept | new | sizes
+
+    @classmethod
+    def words(cls, s: Record, p: Array, g: Array, *state: Array) -> Words:
+        return super().words(s, p, g, *state) | {"mul": lambda x, c: mul(x, s.kept2 if x is state[1] else c)}
+
+
+@declare("AveragesCorrected", [Adan], CORRECTION, "difference", "whose step count")
+class CorrectedByShared(Corrected, SharedCountOwnFirst):
+    """As above, by one step count for all parameters."""
+
+
 declare("NoProxIgnored", [Adan], "decay place")(with_settings(lambda h: {"no_prox": False}))
 by_scalars("DifferenceInFirstStep", [Adan], "first step", change=lambda h, k, s: {"first": False})
 
@@ -366,6 +390,26 @@ declare("WarmupIgnored", taking("warmup_steps"), "warmup")(with_settings(lambda 
 declare("SilentPhaseIgnored", [ScheduleFreeRAdam], "rectification")(
     with_settings(lambda h: {"silent_sgd_phase": False})
 )
+
+
+@declare("PlainRateOne", [ScheduleFreeRAdam], "rectification")
+class AtRateOne(Change):
+    """The steps that descend by plain gradients have the learning rate 1."""
+
+    @classmethod
+    def advance(cls, h: Hypers, k: int, registers: Registers) -> Registers:
+        return super().advance(_at_rate_one(h, k), k, registers)
+
+    @classmethod
+    def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
+        return super().scalars(_at_rate_one(h, k), k, registers)
+
+
+def _at_rate_one(h: Hypers, k: int) -> Hypers:
+    rate_one: Hypers = changed(h, lr=1.0)
+    return h if length(h.betas[1], k) > 4 else rate_one
+
+
 by_scalars(
     "NoBiasCorrection",
     [ScheduleFreeAdamW, ScheduleFreeRAdam],
