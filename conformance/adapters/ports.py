@@ -135,8 +135,14 @@ class PytorchOptimizer(Ports):
         ),
         "LAMB": Port(
             "pytorch_optimizer:Lamb",
-            given={**CLIPPING, **UNSCALED, "weight_decouple": False, **LOOP},
-            takes=("max_grad_norm", "always_adapt"),
+            given={
+                **CLIPPING,
+                **UNSCALED,
+                "adam_debias": lambda h: not h["bias_correction"],
+                "weight_decouple": False,
+                **LOOP,
+            },
+            takes=("max_grad_norm", "always_adapt", "bias_correction"),
         ),
         "LARS": Port("pytorch_optimizer:LARS", {"trust_coeff": "trust_coefficient"}, LOOP, takes=("eps",)),
         "Lion": Port("pytorch_optimizer:Lion", given=LOOP),

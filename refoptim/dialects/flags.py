@@ -713,12 +713,13 @@ FLAGS = {
     ),
     "CorrectionOfStep": Flag(
         "Bias correction multiplies the learning rate, and with it the decay; the norm is that of a direction "
-        "that is not corrected (torch-optimizer). The averages are corrected, before the norm is taken.",
+        "that is not corrected (torch-optimizer, and pytorch-optimizer for the average of gradients alone). The "
+        "averages are corrected, before the norm is taken.",
         "corrects for bias: divide the averages, and leave the learning rate as it is",
     ),
     "NormBounded": Flag(
-        "The norm of the parameter counts as 10 where it is larger (torch-optimizer, pytorch-optimizer). It has no "
-        "bound.",
+        "The norm of the parameter counts as 10 where it is larger (torch-optimizer, and pytorch-optimizer, which adds "
+        "eps to the other norm besides). It has no bound.",
         "takes the norm of the parameter: as it is",
     ),
     "EpsInRatio": Flag(

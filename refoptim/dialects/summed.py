@@ -158,13 +158,23 @@ class EpsBelow(MeasuredChange):
         return super().measured(s, shape, squares_of_p, n * n)
 
 
-def _of_step(h: Hypers, k: int, s: dict[str, Any]) -> dict[str, Any]:
-    """Correct the size of the step, and so its decay, in the place of the averages."""
-    size = s["step_size"] * s["root_correction2"] / s["correction1"]
-    return {"correction1": 1.0, "root_correction2": 1.0, "step_size": size}
+@declare("NormBounded", [LAMB], NORM, "eps of the ratio")
+class BoundedWithEps(Bounded, EpsBelow):
+    """Both of these."""
 
 
-by_scalars("CorrectionOfStep", [LAMB], CORRECTION, change=_of_step)
+def _uncorrected(s: dict[str, Any], size: float) -> dict[str, Any]:
+    """Return the scalars without correction, but for the size of a step."""
+    return {"correction1": 1.0, "root_correction2": 1.0, "step_size": size * s["step_size"]}
+
+
+by_scalars(
+    "CorrectionOfStep",
+    [LAMB],
+    CORRECTION,
+    change=lambda h, k, s: _uncorrected(s, s["root_correction2"] / s["correction1"]),
+)
+by_scalars("CorrectionOfStep", [LAMB], CORRECTION, change=lambda h, k, s: _uncorrected(s, 1 / s["correction1"]))
 by_scalars("AdaptedWithoutDecay", [LAMB], ADAPTED, change=lambda h, k, s: {"adapted": True})
 
 by_scalars("NoBiasCorrection", [LAMB], CORRECTION, change=lambda h, k, s: {"correction1": 1.0, "root_correction2": 1.0})
