@@ -19,7 +19,17 @@ from refoptim.engines import pure
 from refoptim.numerics.arith import Array, as_reals
 from refoptim.optimizers.base import Optimizer
 from refoptim.step.plan import Kept, begun, first_registers, layout
-from refoptim.step.rule import Rule, computed, keeps_shapes, next_registers, record, resolve, rule_of, step_scalars
+from refoptim.step.rule import (
+    Rule,
+    computed,
+    has_sums_over_all,
+    keeps_shapes,
+    next_registers,
+    record,
+    resolve,
+    rule_of,
+    step_scalars,
+)
 from refoptim.step.sparse import SparseGrad
 
 from ..trajectory import Frame, State, estimates
@@ -110,7 +120,7 @@ def _steps(optimizer: str, atoms: Atoms, evidence: Evidence) -> Iterator[tuple[i
     rule = dialects.made_of(getattr(refoptim, optimizer), *(x for x in atoms if isinstance(x, Axis)))
     settings = [x for x in atoms if isinstance(x, Setting)]
     hyper = _read({**defaults(optimizer), **evidence.case.hyper}, settings)
-    driven = (_Driven if _runs_otherwise(rule) else _Light)(rule, hyper, evidence)
+    driven = (_Driven if _runs_otherwise(rule) or _sums_over_all(rule, hyper) else _Light)(rule, hyper, evidence)
     for step, grads in enumerate(evidence.grads, 1):
         if step in evidence.case.set:
             driven.set(_read(evidence.case.set[step], settings))
@@ -130,6 +140,11 @@ def _read(hyper: Mapping[str, Any], settings: list[Setting]) -> Mapping[str, Any
 def _runs_otherwise(rule: type[Optimizer]) -> bool:
     """Tell whether a dialect changes how a run goes, and not only what a step computes."""
     return any(getattr(rule, name) is not getattr(Optimizer, name) for name in ("step", "load_state_dict"))
+
+
+def _sums_over_all(rule: type[Optimizer], hyper: Mapping[str, Any]) -> bool:
+    """Tell whether a step depends on what is summed over all parameters."""
+    return has_sums_over_all(rule) and rule.takes_part(resolve(rule, {**_group(rule), **hyper}))
 
 
 class _Driven:

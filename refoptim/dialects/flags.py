@@ -765,6 +765,21 @@ FLAGS = {
         "is given.",
         "computes the learning rate of the first steps: lr, unless silent_sgd_phase is set",
     ),
+    "CoupledDecayLost": Flag(
+        "A decay that is not decoupled does nothing: it is added to a gradient that is no longer looked at "
+        "(pytorch-optimizer).",
+        "adds weight_decay * p to the gradient: before the sums and the averages",
+    ),
+    "OldEstimateOfGradient": Flag(
+        "Without a momentum the gradient is multiplied by the estimate before this step (pytorch-optimizer). It is by "
+        "the new one.",
+        "computes the step without a momentum: new_d times the gradient",
+    ),
+    "ZeroStepsCounted": Flag(
+        "A step in which all gradients so far are zero counts for the bias correction (pytorch-optimizer). It does "
+        "not.",
+        "counts: the steps that have a sum to divide by",
+    ),
 }
 
 OF_SETTINGS = frozenset(

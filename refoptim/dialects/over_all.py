@@ -50,6 +50,12 @@ def _with_new_estimate(h: Hypers, registers: Registers, found: dict[str, Any]) -
 
 
 by_measured("NewEstimateInStep", [Prodigy], "size of the step", change=_with_new_estimate)
+by_measured(
+    "OldEstimateOfGradient",
+    [Prodigy],
+    "size of the step",
+    change=lambda h, registers, found: {} if h.betas[0] else {"step_size": -step_size(h, registers) * registers["d"]},
+)
 by_measured("EstimateStuck", [Prodigy], ESTIMATE, change=lambda h, registers, found: {"d": h.d0, "d_max": h.d0})
 declare("GrowthUnbounded", [Prodigy], "growth")(with_settings(lambda h: {"growth_rate": float("inf")}))
 declare("SliceIgnored", [Prodigy], "slice")(with_settings(lambda h: {"slice_p": 1}))
@@ -58,7 +64,19 @@ declare("LrLeftOutOfSum", [Prodigy], AVERAGE)(with_settings(lambda h: {"safeguar
 declare("LrInSum", [Prodigy], AVERAGE)(with_settings(lambda h: {"safeguard_warmup": False}))
 declare("DecoupledDecay", [Prodigy], "decay place")(with_settings(lambda h: {"decouple": True}))
 declare("CoupledDecay", [Prodigy], "decay place")(with_settings(lambda h: {"decouple": False}))
+declare("CoupledDecayLost", [Prodigy], "decay place")(
+    with_settings(lambda h: {"weight_decay": h.weight_decay if h.decouple else 0.0})
+)
 declare("NoBiasCorrection", [Prodigy], CORRECTION)(with_settings(lambda h: {"use_bias_correction": False}))
+
+
+@declare("ZeroStepsCounted", [Prodigy], "step count")
+class Counting(Change):
+    """A step in which the sum of magnitudes is zero counts."""
+
+    @classmethod
+    def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
+        return super().measured_over_all(h, registers, *totals) or {"k": float(registers["k"]) + 1}
 
 
 @declare("NumeratorKept", [Prodigy], ESTIMATE)
