@@ -142,9 +142,9 @@ def _runs_otherwise(rule: type[Optimizer]) -> bool:
     return any(getattr(rule, name) is not getattr(Optimizer, name) for name in ("step", "load_state_dict"))
 
 
-def _sums_over_all(rule: type[Optimizer], hyper: Mapping[str, Any]) -> bool:
+def _sums_over_all(rule: Any, hyper: Mapping[str, Any]) -> bool:
     """Tell whether a step depends on what is summed over all parameters."""
-    return has_sums_over_all(rule) and rule.takes_part(resolve(rule, {**_group(rule), **hyper}))
+    return has_sums_over_all(rule) and bool(rule.takes_part(resolve(rule, {**_group(rule), **hyper})))
 
 
 class _Driven:
