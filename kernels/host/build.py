@@ -269,7 +269,8 @@ def _link(
     facts = (f"-DVARIANTS={' '.join(built)}", f"-DSOURCE_HASH={source_hash}")
     library = folder / "library"
     objects = [path for paths in built.values() for path in paths]
-    compiler.run(*FLAGS, *openmp, *facts, "-shared", "-s", HERE / "variants.cpp", *objects, "-o", library)
+    sources = HERE / "variants.cpp", HERE / "layouts.cpp"
+    compiler.run(*FLAGS, *openmp, *facts, "-shared", "-s", *sources, *objects, "-o", library)
     return library
 
 

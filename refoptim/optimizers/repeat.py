@@ -17,10 +17,11 @@ from weakref import ref
 
 import numpy as np
 
+from ..engines.layouts import Layouts, layouts
 from ..engines.standing import Launches, Standing
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
-from ..numerics.array_types import HOST, layout_of
+from ..numerics.array_types import HOST
 from ..numerics.libraries import library_of
 from ..step.changes import Change, for_all
 from ..step.groups import Group
@@ -79,11 +80,11 @@ class Repeat:
         given = [x for x in (reference() for reference in self.grads) if x is not None]
         self.form = FORM if all(map(attrgetter("flags.c_contiguous"), given)) else FORM_OF_ANY
         self.forms = list(map(self.form, given))
+        self.given: Layouts | None = None
         self.now: list[Any] = []
         self.lent = _Lent.of(self)
         self.written = kept if self.lent else self.data + kept
-        self.layout = layout_of(self.written)
-        self.layouts = list(map(self.layout, self.written))
+        self.layouts = layouts(self.written)
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
@@ -111,7 +112,7 @@ class Repeat:
         return (
             (self.lent.lie_as_before() if self.lent else all(map(is_, map(_data, self.members), self.data)))
             and [*map(_master, self.members)] == self.masters
-            and [*map(self.layout, self.written)] == self.layouts
+            and self.layouts.hold(self.written)
         )
 
     def _take(self, grads: Any) -> bool:
@@ -126,9 +127,13 @@ class Repeat:
         if len(given) != self.count:
             return False  # a gradient that is gone and one that is missing look alike below
         old = [reference() for reference in self.grads]
-        if not all(map(is_, now, old)) and not self._exchange([i for i, x in enumerate(now) if x is not old[i]], now):
+        same = all(map(is_, now, old))
+        if not same and not self._exchange([i for i, x in enumerate(now) if x is not old[i]], now):
             return False
         self.now = now
+        if same and self.given is not None:
+            return self.given.hold(given)
+        self.given = layouts(given) if same else None  # where all are new each time, none is compared with itself
         return [*map(self.form, given)] == self.forms
 
     def _exchange(self, new: list[int], now: Sequence[Any]) -> bool:

@@ -1,0 +1,84 @@
+"""Whether arrays lie in memory as they did, and can be written to: each step that is repeated asks it of all of them."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from functools import cache, partial
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..numerics.arith import Array
+from ..numerics.array_types import layout_of
+from . import host
+
+HEAD = object.__basicsize__
+"""Bytes that every object begins with."""
+
+
+class Layouts(Protocol):
+    """How some arrays lie."""
+
+    def hold(self, arrays: Sequence[Array]) -> bool:
+        """Tell whether these arrays, the same objects, lie as they did."""
+
+
+def layouts(arrays: Sequence[Array]) -> Layouts:
+    """Return how arrays lie now; they are not kept alive."""
+    look = _looks()
+    if look is None or not {*map(type, arrays)} <= {np.ndarray}:
+        return Described(arrays)
+    return Headers(look, arrays)
+
+
+class Described:
+    """Layouts as the attributes of arrays say them."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.look = layout_of(arrays)
+        self.seen = list(map(self.look, arrays))
+
+    def hold(self, arrays: Sequence[Array]) -> bool:
+        """Tell whether these arrays, the same objects, lie as they did."""
+        return [*map(self.look, arrays)] == self.seen
+
+
+class Headers:
+    """Layouts as they stand in the objects of NumPy.
+
+    Args:
+        look: the functions of ``kernels/host/layouts.cpp``: one writes layouts down, the other compares.
+        arrays: arrays of NumPy, of no class derived from it.
+    """
+
+    def __init__(self, look: tuple[Any, Any], arrays: Sequence[Array]) -> None:
+        writes, compares = look
+        self.objects = np.fromiter(map(id, arrays), np.uintp, len(arrays))
+        self.dtypes = list(map(attrgetter("dtype"), arrays))  # so that no other one is made where one was
+        where = self.objects.ctypes.data, len(arrays), HEAD
+        self.words = np.empty(writes(*where, None), np.intp)
+        writes(*where, self.words.ctypes.data)
+        self.lie_so = partial(compares, *where, self.words.ctypes.data)
+
+    def hold(self, arrays: Sequence[Array]) -> bool:
+        """Tell whether these arrays, the same objects, lie as they did."""
+        return bool(self.lie_so())
+
+
+@cache
+def _looks() -> tuple[Any, Any] | None:
+    """Return the functions that read the objects of NumPy; None where there are none, or objects look otherwise."""
+    if host.missing() or sys.implementation.name != "cpython":
+        return None
+    library = host.machine().kernels
+    look = library.refoptim_layouts, library.refoptim_lie_so
+    for function, result in zip(look, (ctypes.c_ssize_t, ctypes.c_int), strict=True):
+        function.argtypes = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p
+        function.restype = result
+    x = np.zeros((3, 1, 2), np.float32)[:, :, ::-1]
+    expected = x.ndim, x.ctypes.data, id(x.dtype), x.flags.num
+    axes = (word for pair in zip(x.shape, x.strides, strict=True) for word in pair)
+    return look if Headers(look, [x]).words.tolist() == [*expected, *axes] else None
