@@ -101,7 +101,11 @@ setup(
         "refoptim_pytest": "conformance/plugin",
     },
     ext_modules=[
-        Extension("refoptim.engines._host", ["kernels/host/host.cpp", "kernels/host/layouts.cpp", "kernels/host/variants.cpp"], optional=True)
+        Extension(
+            "refoptim.engines._host",
+            ["kernels/host/host.cpp", "kernels/host/layouts.cpp", "kernels/host/variants.cpp"],
+            optional=True,
+        )
     ],
     cmdclass={"build_ext": BuildHost, "bdist_wheel": PlatformWheel},
     package_data={

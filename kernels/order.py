@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,9 @@ WAITING = 8
 
 CACHED = 1 << 20
 """Bytes of sums that a host leaves in its caches; more is written past them. No result depends on it."""
+
+PLANS = 64
+"""Sums whose tables are kept, for vectors that come to lie where others lay: buffers, step after step."""
 
 
 class Step(NamedTuple):
@@ -44,7 +47,7 @@ def fold(
         halves = [_alone(machine, half, columns, outs) for half in expression]
         expression, columns = (0, 1), list(zip(*halves, strict=True))
     groups: dict[tuple[DType, ...], list[list[Array]]] = {}
-    order = operands(expression)
+    order = in_order(expression)
     for column, out in zip(columns, outs, strict=True):
         vectors = [out, *(column[i] for i in order)]
         groups.setdefault(tuple(x.dtype for x in vectors), []).append(vectors)
@@ -52,6 +55,11 @@ def fold(
         _launch(machine, expression, dtypes, group, count)
 
 
+in_order = cache(operands)
+"""The operands of an expression."""
+
+
+@cache
 def waiting(expression: Any) -> int:
     """Return how many sums wait for others at once while an expression is computed from left to right."""
     if not isinstance(expression, tuple):
@@ -97,21 +105,29 @@ def compiled(expression: Any, dtypes: tuple[DType, ...]) -> Compiled:
     return Compiled(f"order_sums_{name}", len(steps), coded, wide_sum, wide.type)
 
 
+@lru_cache(maxsize=PLANS)
+def planned(
+    machine: Machine, expression: Any, dtypes: tuple[DType, ...], count: int, rows: tuple[tuple[int, ...], ...]
+) -> tuple[Compiled, Table, tuple[Any, ...]]:
+    """Return what sums pieces at some addresses: what is launched, its table, and its numbers."""
+    found = compiled(expression, dtypes)
+    in_place = any(out in pieces for _, out, *pieces in rows)
+    past_caches = not in_place and sum(size for size, *_ in rows) * dtypes[0].itemsize > CACHED
+    share = 1 / found.number(count) if count & (count - 1) == 0 else found.number(0)
+    flags = map(np.int64, (found.steps, found.is_wide, past_caches))
+    return found, Table(machine, rows), (*flags, found.number(count), share)
+
+
 def _launch(
     machine: Machine, expression: Any, dtypes: tuple[DType, ...], group: Sequence[Sequence[Array]], count: int
 ) -> None:
     """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces in order."""
-    entry, steps, coded, is_wide, number = compiled(expression, dtypes)
-    keeper = Recorder(machine)
-    share = 1 / number(count) if count & (count - 1) == 0 else number(0)
     lines = [[in_line(machine, x) for x in vectors] for vectors in group]
-    rows = [(x[0].size, *map(machine.address, x)) for x in lines]
-    table = Table(keeper, rows)
-    in_place = any(out in pieces for _, out, *pieces in rows)
-    past_caches = not in_place and sum(x[0].nbytes for x in lines) > CACHED
-    flags = map(np.int64, (steps, is_wide, past_caches))
-    bucket = table.bucket((0, 0, 0, 0))
-    table.launch("order", entry, bucket, keeper.upload(coded), *flags, number(count), share, on=machine)
+    rows = tuple((x[0].size, *map(machine.address, x)) for x in lines)
+    found, table, numbers = planned(machine, expression, dtypes, count, rows)
+    keeper = Recorder(machine)
+    bucket = table.bucket((0, 0, 0, 0), keeper)
+    table.launch("order", found.entry, bucket, keeper.upload(found.coded), *numbers)
     for (old, *_), (new, *_) in zip(group, lines, strict=True):
         if new is not old:
             old[...] = new

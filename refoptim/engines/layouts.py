@@ -1,4 +1,4 @@
-"""Whether arrays lie in memory as they did, and can be written to: each step that is repeated asks it of all of them."""
+"""Whether arrays lie in memory as they did, and can be written to, which each step that is repeated asks of them."""
 
 from __future__ import annotations
 

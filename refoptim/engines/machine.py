@@ -17,6 +17,9 @@ def key_of(table: Array) -> tuple[Hashable, ...]:
 class Machine(Protocol):
     """Runs kernels by name on arrays of one kind, in the order in which they are launched."""
 
+    def __hash__(self) -> int:
+        """Tell it from others."""
+
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
         """Run ``entry`` of ``kernels/<stem>.cu`` on ``blocks`` blocks, which work on so many ``elements`` in all.
 
