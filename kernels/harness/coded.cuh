@@ -133,14 +133,21 @@ template <class Rule, class P, class G, int N> struct CodedStep {
             Element(s, prepare, tensor, i, before, All()).store(tensor, i, after);
     }
 
-    // Updates elements that have no codes.
-    __device__ void update_plain(i64 begin, i64 end) const {
+    // Updates a chunk of a parameter that has no codes.
+    __device__ void update_plain(const Bucket& b, const Part& part) const {
+        [[maybe_unused]] const i64 end = part.start + part.size;
 #ifdef HOST
-        for (i64 i = begin; i < end; i += MOST)
-            update_held<Rule>(s, prepare, tensor, i, end - i < MOST ? end - i : MOST, 0, All());
+        if constexpr (sizeof(P) == sizeof(float)) {
+            Chunk<P, G, N> chunk(b, part);
+            chunk.copy = tensor.copy ? tensor.copy + part.start : nullptr;
+            update_chunk<Rule>(s, prepare, chunk);
+        } else {
+            for (i64 i = part.start; i < end; i += MOST)
+                update_held<Rule>(s, prepare, tensor, i, end - i < MOST ? end - i : MOST, 0, All());
+        }
 #else
         const float none[N] = {};
-        update(begin, end, none, none);
+        update(part.start, end, none, none);
 #endif
     }
 
@@ -188,7 +195,7 @@ __device__ inline void run_coded(const typename Rule::template Record<T>& by_val
             for (i64 k = (part.start + length - 1) / length; k * length < end; k++)
                 step.update_block(k, length, shared);
         else
-            step.update_plain(part.start, end);
+            step.update_plain(b, part);
     }
 }
 
