@@ -112,7 +112,8 @@ def test_rows_in_which_nothing_ran_are_counted_and_not_shown(command: Callable[.
     table = [line for line in lines if "\t" in line]
     assert table == [f"optimizer\tstorage\t{named(Plain)}", "SGD\tfloat64\tEXACT"]
     assert f"{len(rows) - len(ran)} rows are left out, in which nothing ran: why is said below" in lines
-    assert f"{len(found) - 1} not run, {named(Plain)}: plain descent in float64 alone" in lines
+    asked = sum(not r.case.endswith("-cautious") for r in found)
+    assert f"{asked - 1} not run, {named(Plain)}: plain descent in float64 alone" in lines
     assert lines[-1] == "all is well: all promises hold"
 
 

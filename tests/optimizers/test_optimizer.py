@@ -411,9 +411,9 @@ def test_the_default_dtype_is_that_of_new_registers() -> None:
 
 
 def test_settings_are_not_neutral() -> None:
-    """Every hyperparameter of an optimizer differs from its default, but for flags that are tried elsewhere.
+    """Every hyperparameter of an optimizer differs from its default, but for some that are tried elsewhere.
 
-    A rule that torch does not have may have flags that rule each other out: its own cases try them one by one.
+    A rule that torch does not have may have settings that rule each other out: its own cases try them one by one.
     """
     flags = {
         "foreach",
@@ -441,13 +441,13 @@ def test_settings_are_not_neutral() -> None:
     for name, settings in SETTINGS.items():
         parameters = inspect.signature(getattr(refoptim, name)).parameters
         missing = set(parameters) - elsewhere - set(settings)
-        assert not [key for key in missing if not is_flag_of_a_case(name, key, parameters[key].default)], name
+        assert not [key for key in missing if not is_tried_in_a_case(name, key, parameters[key].default)], name
         assert all(parameters[key].default != value for key, value in settings.items()), name
 
 
-def is_flag_of_a_case(name: str, key: str, default: Any) -> bool:
-    """Tell whether a hyperparameter is a flag that is turned in a case of a rule that torch does not have."""
-    return isinstance(default, bool) and name in wider.OWN_CASES and (not default) in wider.values(name, key)
+def is_tried_in_a_case(name: str, key: str, default: Any) -> bool:
+    """Tell whether a hyperparameter differs from its default in a case of a rule that torch does not have."""
+    return any(case.hyper.get(key, default) != default for case in wider.OWN_CASES.get(name, []))
 
 
 def test_optimizers_of_ones_own_may_pass_their_defaults_as_a_dict() -> None:
