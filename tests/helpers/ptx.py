@@ -14,7 +14,7 @@ FORBIDDEN = {
     "a conversion to or from bfloat16 that is not rounding to nearest even": r"\bcvt\.(?!rn\.bf16\.f32\b)\S*\bbf16",
 }
 
-DOUBLE = r"float64|_scalars_|_measured_|^adafactor_step_sizes_|^clip_grad_coefficient_"
+DOUBLE = r"float64|_scalars_|_measured_|^adafactor_step_sizes_|^clip_grad_coefficient_|^cautions_"
 """Entries that hold doubles by definition: those of float64, and those that make scalars for others."""
 
 
