@@ -50,6 +50,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     refoptim.set_num_threads(0)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dtype", STORAGES)
 @pytest.mark.parametrize("name", RULES)
