@@ -27,6 +27,7 @@ def test_digits_reach_97_percent_with_the_default_optimizer():
     assert accuracy() >= 97
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "arguments",
     [

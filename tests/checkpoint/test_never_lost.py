@@ -77,6 +77,7 @@ while True:
 """
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_writer_that_is_told_to_end_leaves_the_old_one_or_the_new_one(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
@@ -105,6 +106,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("old", [True, False])
 def test_a_file_that_may_not_be_so_large(tmp_path: Path, suffix: str, old: bool) -> None:

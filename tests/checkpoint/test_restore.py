@@ -33,6 +33,7 @@ def save(folder: Path, run: Run, form: str = "x.safetensors") -> Path:
     return checkpoint.save(folder / form, **FORMS[form], **run.parts(), epoch=run.epoch)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ALL)
 def test_a_run_that_was_stopped_goes_on_to_the_bit(tmp_path: Path, name: str, dtype: str) -> None:

@@ -61,6 +61,7 @@ def doctor_on_goldens() -> tuple[int, str]:
     return result.exit_code, findings["goldens"]["value"]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ["torch-installed/sgd.json", "reference/muon.json", "lr/CyclicLR.json"])
 def test_doctor_names_each_golden_that_is_missing_altered_or_cut_off(copied: Path, name: str) -> None:
     assert doctor_on_goldens() == (0, f"{len([*copied.glob('*/*.json')])} files in {copied}")

@@ -165,6 +165,7 @@ def test_the_c_header_compiles_and_holds_the_words(tmp_path: Path, language: str
     assert subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout == expected["param.0"].tobytes()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("suffix", [".npz", ".json", ".safetensors", ".csv", ".h"])
 def test_the_same_command_makes_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     code = (

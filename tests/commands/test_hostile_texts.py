@@ -181,6 +181,7 @@ class Texts(HTMLParser):
         self.found.append(data)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "cls", ["Mine", "Raises", "Ends", "Silent", "Cannot", "Unmade", "Unversioned", "Promises", EVIL]
 )

@@ -69,6 +69,7 @@ PRINTING = [
 ]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_a_closed_pipe_ends_quietly(arguments: tuple[str, ...]) -> None:
     there, here = os.pipe()
@@ -80,6 +81,7 @@ def test_a_closed_pipe_ends_quietly(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_an_output_that_cannot_be_written_is_told_in_one_line(arguments: tuple[str, ...]) -> None:

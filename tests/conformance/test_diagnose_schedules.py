@@ -33,6 +33,7 @@ def test_there_are_plants_of_every_axis() -> None:
     assert {plant.flag for plant in PLANTS} == {axis.flag for axis in AXES}
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("i", range(len(PLANTS)), ids=[f"{i}-{x.flag}" for i, x in enumerate(PLANTS)])
 def test_a_planted_mistake_is_named(i: int) -> None:
     plant = PLANTS[i]

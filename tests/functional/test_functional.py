@@ -102,6 +102,7 @@ def assert_apart(outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
 CASES = [(name, i) for name in [*DENSE, "SparseAdam"] for i in range(4)] + [(name, 0) for name in MEASURED]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(("dtype", "rounding"), ROUNDINGS)
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_equals_the_optimizer(name: str, i: int, dtype: str, rounding: str) -> None:

@@ -41,6 +41,7 @@ def tensors(arrays: list[Any], **more: Any) -> list[Any]:
     return [torch.tensor(x, **more) for x in arrays]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.usefixtures("double_registers")
 @pytest.mark.parametrize(("rule", "name"), CASES)
 def test_derivatives_by_settings(rule: str, name: str) -> None:
@@ -52,6 +53,7 @@ def test_derivatives_by_settings(rule: str, name: str) -> None:
     np.testing.assert_allclose(found.item(), slope_by_number(rule, i), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.usefixtures("double_registers")
 @pytest.mark.parametrize("rule", SMOOTH)
 def test_derivatives_by_parameter_and_gradients(rule: str) -> None:

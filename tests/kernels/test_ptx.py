@@ -58,6 +58,7 @@ def test_ptx_of_a_rule_for_every_architecture(arch: int) -> None:
     assert lint(ptx, entries(source)) + lint_harness(ptx, entries(source)) == []
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.kernels
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_architecture(stem: str) -> None:

@@ -79,6 +79,7 @@ def test_complex_parameters(name: str, dtype: str, i: int) -> None:
     check(name, dtype, i, draw(name, dtype, i), looks=(1, 2, 30), signed_zeros=name != "SGD")
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize("name", DENSE)
 def test_complex_parameters_are_pairs_of_reals(name: str, dtype: str) -> None:

@@ -43,6 +43,7 @@ ENVIRONMENTS: dict[str, tuple[Callable[[], dict[str, str]], list[str]]] = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_few_results_are_the_same_bytes(name: str) -> None:
     environment, options = ENVIRONMENTS[name]

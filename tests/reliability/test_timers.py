@@ -36,6 +36,7 @@ def optimizer_of(name: str, fused: Any) -> Any:
     return make(name, [normal(1, *shape)], fused=fused)
 
 
+@pytest.mark.sweep(3)
 @NEEDS_KERNELS
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("name", "fused"), KINDS)

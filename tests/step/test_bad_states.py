@@ -198,6 +198,7 @@ def altered(saved: Any, rng: random.Random) -> None:
         del saved[key]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_altered_state_is_refused_or_good_enough_for_a_step(name: str) -> None:
     """Whatever has happened to it; it never leaves the optimizer half loaded, or with a broken state."""

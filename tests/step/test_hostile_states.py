@@ -203,6 +203,7 @@ def load(name: str, optimizer: Any, spoilt: Any) -> bool:
     return False
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("every", [SAMPLE, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [*NAMES, "LBFGS", "ConjugateGradient"])
 def test_optimizers(torch: Any, name: str, every: int) -> None:
