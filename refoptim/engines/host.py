@@ -136,6 +136,12 @@ def missing() -> str:
     return found if isinstance(found, str) else ""
 
 
+def library() -> ctypes.CDLL | None:
+    """Return the library of the kernels; None where there is none for this computer."""
+    found = _machine(LIBRARY)
+    return None if isinstance(found, str) else found.kernels
+
+
 @cache
 def _machine(path: Path) -> Host | str:
     from ..kernels.harness.source_hash import source_hash  # so that a checkout runs without its kernels

@@ -71,9 +71,9 @@ class Headers:
 @cache
 def _looks() -> tuple[Any, Any] | None:
     """Return the functions that read the objects of NumPy; None where there are none, or objects look otherwise."""
-    if host.missing() or sys.implementation.name != "cpython":
+    library = host.library()
+    if library is None or sys.implementation.name != "cpython":
         return None
-    library = host.machine().kernels
     look = library.refoptim_layouts, library.refoptim_lie_so
     for function, result in zip(look, (ctypes.c_ssize_t, ctypes.c_int), strict=True):
         function.argtypes = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p

@@ -132,5 +132,5 @@ def test_objects_that_look_otherwise_are_asked_for_their_attributes(monkeypatch:
 
 
 def test_without_kernels_attributes_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "missing", lambda: "which were not built")
+    monkeypatch.setattr(host, "library", lambda: None)
     assert layouts._looks.__wrapped__() is None
