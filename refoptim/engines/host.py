@@ -139,7 +139,7 @@ def missing() -> str:
 def library() -> ctypes.CDLL | None:
     """Return the library of the kernels; None where there is none for this computer."""
     found = _machine(LIBRARY)
-    return None if isinstance(found, str) else found.kernels
+    return found.kernels if isinstance(found, Host) else None
 
 
 @cache

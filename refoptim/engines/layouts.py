@@ -28,7 +28,7 @@ class Layouts(Protocol):
 
 def layouts(arrays: Sequence[Array]) -> Layouts:
     """Return how arrays lie now; they are not kept alive."""
-    look = _looks()
+    look = _looks(host.library())
     if look is None or not {*map(type, arrays)} <= {np.ndarray}:
         return Described(arrays)
     return Headers(look, arrays)
@@ -69,9 +69,8 @@ class Headers:
 
 
 @cache
-def _looks() -> tuple[Any, Any] | None:
+def _looks(library: ctypes.CDLL | None) -> tuple[Any, Any] | None:
     """Return the functions that read the objects of NumPy; None where there are none, or objects look otherwise."""
-    library = host.library()
     if library is None or sys.implementation.name != "cpython":
         return None
     look = library.refoptim_layouts, library.refoptim_lie_so

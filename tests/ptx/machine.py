@@ -44,7 +44,7 @@ class Known:
         return Arrays((low, high, writeable) for (low, high, _), (writeable, _) in self._ranges.items())
 
 
-@dataclass
+@dataclass(eq=False)
 class Machine:
     """Executes the PTX of refoptim's kernels on NumPy arrays.
 
