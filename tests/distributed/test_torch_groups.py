@@ -31,7 +31,7 @@ def outcome(tmp_path: Path, size: int, *arguments: str) -> dict[str, str]:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_each_kind_of_optimizer_has_the_bits_of_one_process(tmp_path: Path, size: int) -> None:
     found = outcome(tmp_path, size, "few")
     for name in ("AdamW", "Adafactor", "SparseAdam"):
