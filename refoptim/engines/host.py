@@ -136,7 +136,7 @@ def missing() -> str:
     return found if isinstance(found, str) else ""
 
 
-def library() -> ctypes.CDLL | None:
+def compiled() -> ctypes.CDLL | None:
     """Return the library of the kernels; None where there is none for this computer."""
     found = _machine(LIBRARY)
     return found.kernels if isinstance(found, Host) else None

@@ -28,7 +28,7 @@ class Layouts(Protocol):
 
 def layouts(arrays: Sequence[Array]) -> Layouts:
     """Return how arrays lie now; they are not kept alive."""
-    look = _looks(host.library())
+    look = _looks(host.compiled())
     if look is None or not {*map(type, arrays)} <= {np.ndarray}:
         return Described(arrays)
     return Headers(look, arrays)

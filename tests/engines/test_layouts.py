@@ -19,7 +19,7 @@ WITH_KERNELS = pytest.param(Headers, marks=NEEDS_KERNELS)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
     """Let layouts be read in one way."""
     if request.param is Described:
-        monkeypatch.setattr(host, "library", lambda: None)
+        monkeypatch.setattr(host, "compiled", lambda: None)
     return request.param  # type: ignore[no-any-return]
 
 
@@ -128,9 +128,9 @@ def test_arrays_of_derived_classes_are_asked_for_their_attributes() -> None:
 @NEEDS_KERNELS
 def test_objects_that_look_otherwise_are_asked_for_their_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "HEAD", object.__basicsize__ - 4)
-    assert layouts._looks.__wrapped__(host.library()) is None
+    assert layouts._looks.__wrapped__(host.compiled()) is None
 
 
 def test_without_kernels_attributes_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "library", lambda: None)
+    monkeypatch.setattr(host, "compiled", lambda: None)
     assert type(layouts.layouts([np.zeros(3)])) is Described
