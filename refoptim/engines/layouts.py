@@ -71,9 +71,10 @@ class Headers:
 @cache
 def _looks(library: ctypes.CDLL | None) -> tuple[Any, Any] | None:
     """Return the functions that read the objects of NumPy; None where there are none, or objects look otherwise."""
-    if library is None or sys.implementation.name != "cpython":
+    if library is None or sys.implementation.name != "cpython" or not _has_lock():
         return None
-    look = library.refoptim_layouts, library.refoptim_lie_so
+    locked = ctypes.PyDLL(library._name)  # no other thread may change an object while it is read
+    look = locked.refoptim_layouts, locked.refoptim_lie_so
     for function, result in zip(look, (ctypes.c_ssize_t, ctypes.c_int), strict=True):
         function.argtypes = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p
         function.restype = result
@@ -81,3 +82,8 @@ def _looks(library: ctypes.CDLL | None) -> tuple[Any, Any] | None:
     expected = x.ndim, x.ctypes.data, id(x.dtype), x.flags.num
     axes = (word for pair in zip(x.shape, x.strides, strict=True) for word in pair)
     return look if Headers(look, [x]).words.tolist() == [*expected, *axes] else None
+
+
+def _has_lock() -> bool:
+    """Tell whether Python lets one thread at a time touch its objects."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()

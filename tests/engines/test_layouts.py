@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -128,6 +130,16 @@ def test_arrays_of_derived_classes_are_asked_for_their_attributes() -> None:
 @NEEDS_KERNELS
 def test_objects_that_look_otherwise_are_asked_for_their_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "HEAD", object.__basicsize__ - 4)
+    assert layouts._looks.__wrapped__(host.compiled()) is None
+
+
+@NEEDS_KERNELS
+def test_no_other_thread_changes_objects_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function of a plain CDLL lets other threads run meanwhile, and so does Python without its lock."""
+    look: Any = layouts._looks(host.compiled())
+    assert {function._flags_ for function in look} == {ctypes.PyDLL._func_flags_}  # type: ignore[attr-defined]
+    assert ctypes.PyDLL._func_flags_ != ctypes.CDLL._func_flags_  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     assert layouts._looks.__wrapped__(host.compiled()) is None
 
 
