@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ import numpy as np
 import refoptim
 from refoptim.numerics.arith import FLOATS, Array, epsilon
 from refoptim.numerics.ieee import check_arithmetic
-from refoptim.step.rule import has_sums_over_all
 
 from . import adapters, cases, promises, trajectory
 from .adapters import ENGINES, NotAvailable, Unsupported
@@ -32,7 +30,7 @@ from .exact import Exact
 from .gradients import FORMATS, make_source, np_dtype
 from .known import Dialect, axes_of, meaning
 from .reference import Reference
-from .trajectory import all_hyper
+from .trajectory import sums_over_all
 
 STORAGES = tuple(reversed(FLOATS))
 
@@ -101,9 +99,7 @@ def is_suitable(case: Case) -> bool:
     A rule that computes in float32 whatever the storage rounds as that does, and its codes round further. The exact run
     takes parameters one by one, and sums over all of them are not among what it follows.
     """
-    rule = getattr(refoptim, case.optimizer)
-    over_all = has_sums_over_all(rule) and rule.takes_part(SimpleNamespace(**all_hyper(case.optimizer, case.hyper)))
-    if rule.in_single or over_all:
+    if getattr(refoptim, case.optimizer).in_single or sums_over_all(case.optimizer, case.hyper):
         return False
     kinds = {*case.gradient.get("kinds", ["none"]), case.gradient.get("start", "normal")}
     return case.id not in OPEN and kinds <= KINDS and not case.skip and not set(case.dtypes).isdisjoint(FLOATS)

@@ -33,12 +33,12 @@ from refoptim import SparseGrad
 from refoptim.numerics.arith import Array, as_reals, from_reals, neg
 from refoptim.numerics.ieee import check_rounding
 from refoptim.step.plan import layout
-from refoptim.step.rule import has_sums_over_all, resolve
+from refoptim.step.rule import resolve
 
 from .cases import Witness
 from .gradients import np_dtype
 from .rounded import MATH, Real, Whole, real
-from .trajectory import State, all_hyper
+from .trajectory import State, all_hyper, sums_over_all
 
 Tensor: TypeAlias = Any
 
@@ -378,12 +378,6 @@ def _stand_in(bare: Mapping[str, Sequence[str]]) -> None:
             found.__spec__ = spec
             found.__path__ = list(spec.submodule_search_locations or ()) if spec else []
             vars(found).update(dict.fromkeys(members))
-
-
-def sums_over_all(optimizer: str, hyper: Mapping[str, Any]) -> bool:
-    """Tell whether refoptim's optimizer of a name sums over all parameters."""
-    rule = getattr(refoptim, optimizer)
-    return has_sums_over_all(rule) and rule.takes_part(resolve(rule, rule([{"params": []}], **hyper).defaults))
 
 
 def names_of_state(optimizer: str, hyper: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:

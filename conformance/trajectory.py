@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -63,6 +64,12 @@ def all_hyper(optimizer: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
     """
     arguments = [*signature(getattr(refoptim, optimizer)).parameters.values()][1:]
     return {x.name: x.default for x in arguments if x.name not in {*CHOICES, "cautious"}} | dict(hyper)
+
+
+def sums_over_all(optimizer: str, hyper: Mapping[str, Any]) -> bool:
+    """Tell whether an optimizer needs sums over all parameters for a step."""
+    rule = getattr(refoptim, optimizer)
+    return bool(rule.takes_part(SimpleNamespace(**all_hyper(optimizer, hyper))))
 
 
 class Frame(NamedTuple):

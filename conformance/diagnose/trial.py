@@ -22,7 +22,6 @@ from refoptim.step.plan import Kept, begun, first_registers, layout
 from refoptim.step.rule import (
     Rule,
     computed,
-    has_sums_over_all,
     keeps_shapes,
     next_registers,
     record,
@@ -120,7 +119,7 @@ def _steps(optimizer: str, atoms: Atoms, evidence: Evidence) -> Iterator[tuple[i
     rule = dialects.made_of(getattr(refoptim, optimizer), *(x for x in atoms if isinstance(x, Axis)))
     settings = [x for x in atoms if isinstance(x, Setting)]
     hyper = _read({**defaults(optimizer), **evidence.case.hyper}, settings)
-    driven = (_Driven if _runs_otherwise(rule) or _sums_over_all(rule, hyper) else _Light)(rule, hyper, evidence)
+    driven = (_Driven if _runs_otherwise(rule, hyper) else _Light)(rule, hyper, evidence)
     for step, grads in enumerate(evidence.grads, 1):
         if step in evidence.case.set:
             driven.set(_read(evidence.case.set[step], settings))
@@ -137,14 +136,10 @@ def _read(hyper: Mapping[str, Any], settings: list[Setting]) -> Mapping[str, Any
     return hyper
 
 
-def _runs_otherwise(rule: type[Optimizer]) -> bool:
-    """Tell whether a dialect changes how a run goes, and not only what a step computes."""
-    return any(getattr(rule, name) is not getattr(Optimizer, name) for name in ("step", "load_state_dict"))
-
-
-def _sums_over_all(rule: Any, hyper: Mapping[str, Any]) -> bool:
-    """Tell whether a step depends on what is summed over all parameters."""
-    return has_sums_over_all(rule) and bool(rule.takes_part(resolve(rule, {**_group(rule), **hyper})))
+def _runs_otherwise(rule: Any, hyper: Mapping[str, Any]) -> bool:
+    """Tell whether a run goes otherwise than parameter by parameter: a dialect changes it, or all are summed over."""
+    changed = any(getattr(rule, name) is not getattr(Optimizer, name) for name in ("step", "load_state_dict"))
+    return changed or bool(rule.takes_part(resolve(rule, {**_group(rule), **hyper})))
 
 
 class _Driven:

@@ -63,8 +63,8 @@ class Step(NamedTuple):
 
     def measured(self, ready: Sequence[Ready]) -> list[Ready]:
         """Let parameters have what sums over all of them say."""
-        part = has_sums_over_all(self.rule) and self.rule.takes_part(self.h)
-        found = [pure.totals(self.rule, x.s, x.p, x.g, x.arrays) for x in ready] if part else []
+        part = ready if self.rule.takes_part(self.h) else []
+        found = [pure.totals(self.rule, x.s, x.p, x.g, x.arrays) for x in part]
         return [self._told(x, added(found)) for x in ready] if found else [*ready]
 
     def _told(self, x: Ready, sums: Sequence[float]) -> Ready:

@@ -23,7 +23,6 @@ from .rule import (
     extended,
     has_own_measure,
     has_sums,
-    has_sums_over_all,
     overflow,
     record,
     renewed,
@@ -164,7 +163,7 @@ def _try(rule: type[Rule], h: Hypers, s: Record, dtype: DType, names: set[str]) 
     numbers = {name: _watched(x) for name, x in vars(s).items() if name in names and isinstance(x, np.floating)}
     shapes = rule.shapes(h, (1,))
     p, g, *state = (np.ones(shapes.get(name, (1,)), dtype) for name in ("p", "g", *rule.arrays(h, (1,))))
-    if has_sums_over_all(rule) and rule.takes_part(h):
+    if rule.takes_part(h):
         found, _ = told(rule, h, rule.registers(h), [1.0 for _ in rule.sums_over_all(s, p, g, *state)])
         s = extended(s, found, dtype)
     watched = type(s)(**{**vars(s), **numbers})
