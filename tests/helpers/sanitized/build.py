@@ -29,6 +29,7 @@ def build(library: Path, *flags: str, kernels: str = "*.cu") -> Path:
     With ``-DHOST -DVARIANT=sanitized`` it is the library for this computer, under the same names.
     """
     chosen = [Path(kernels)] if "/" in kernels else sorted(KERNELS.rglob(kernels))
+    chosen.insert(0, HOST / "layouts.cpp")  # which both need, for its code runs in each step
     of_host = [HOST / "cuda.h", HOST / "packed_storage.h", *chosen]
     files = of_host if "-DHOST" in flags else [HERE / "cuda.h", *chosen, HERE / "broken.cu"]
     source = library.with_suffix(".cpp")
