@@ -10,7 +10,7 @@ import refoptim
 
 from .preset import preset
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
+__all__ = ["FTRL", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RMSprop"]
 
 WITNESS = "Keras 3 on JAX, as it runs and as it was recorded"
 
@@ -45,3 +45,5 @@ RMSprop = preset(
     alpha=0.9,
     eps=1e-7,
 )
+FTRL = preset(__name__, refoptim.FTRL)
+Lion = preset(__name__, refoptim.Lion, lr=1e-3)

@@ -11,7 +11,10 @@ import refoptim
 from .change import AXES
 from .preset import preset
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"]
+__all__ = [
+    *("ADOPT", "SGD", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "NAdam", "Prodigy"),
+    *("RAdam", "RMSprop", "Rprop", "Yogi"),
+]
 
 WITNESS = "optax 0.2, as it runs and as it was recorded"
 
@@ -25,3 +28,9 @@ Adadelta = preset(__name__, refoptim.Adadelta)
 Adagrad = preset(__name__, refoptim.Adagrad, "EpsInsideRoot", initial_accumulator_value=0.1, eps=1e-7)
 RMSprop = preset(__name__, refoptim.RMSprop, "EpsInsideRoot", "LrInsideMomentum", alpha=0.9)
 Rprop = preset(__name__, refoptim.Rprop, "StepLags")
+Lion = preset(__name__, refoptim.Lion, weight_decay=1e-3)
+AdaBelief = preset(__name__, refoptim.AdaBelief, rectify=False)
+Adan = preset(__name__, refoptim.Adan, "BetaOfDifferenceComplemented")
+ADOPT = preset(__name__, refoptim.ADOPT, clip_exp=0.25)
+Yogi = preset(__name__, refoptim.Yogi)
+Prodigy = preset(__name__, refoptim.Prodigy, use_bias_correction=True)
