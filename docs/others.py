@@ -38,7 +38,8 @@ def agreement(said: dict[str, Any]) -> str:
     if said["verdict"] == "unknown":
         return "–"
     if "scheduler" in said:
-        return f"{said['curves']} curves, to {said['error']:.1g}"
+        apart = said["error"] if said["names"] else said["distance"]
+        return f"{said['curves']} curves, " + (f"to {apart:.1g}" if apart else "to the bit")
     unit = f"{said['ulps_of']} ULP".lstrip()
     how = "to the bit" if said["exact"] else f"to {said['ulps']:.2g} {unit}"
     return f"{said['agree']} of {said['cases']} cases, {how}"

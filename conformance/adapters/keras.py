@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
 
@@ -189,7 +190,7 @@ class Keras(Adapter):
     def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> list[float]:
         import keras
 
-        with _Wide(True):
+        with _Wide(True, compiled=False):  # else every epoch is compiled anew, and takes half a second
             made = _schedule(name, settings, lr)
             return by_count(lambda epoch: keras.ops.convert_to_numpy(made(epoch)), epochs)
 
@@ -200,26 +201,25 @@ class Keras(Adapter):
 
 
 class _Wide:
-    """Makes float64 Keras' default type inside the block, and lets JAX compute in it."""
+    """Makes float64 Keras' default type inside the block, and lets JAX compute in it, compiled or at once."""
 
-    def __init__(self, wide: bool) -> None:
-        self._wide = wide
+    def __init__(self, wide: bool, compiled: bool = True) -> None:
+        self._wide, self._compiled = wide, compiled
 
     def __enter__(self) -> None:
         import keras
 
         self._before = keras.config.floatx()
         keras.config.set_floatx("float64" if self._wide else "float32")
-        self._jax = None
+        self._jax = ExitStack()
         if keras.backend.backend() == "jax":
             import jax
 
-            self._jax = jax.enable_x64(self._wide)
-            self._jax.__enter__()
+            self._jax.enter_context(jax.enable_x64(self._wide))
+            self._jax.enter_context(jax.disable_jit(not self._compiled))
 
     def __exit__(self, *error: Any) -> None:
         import keras
 
-        if self._jax is not None:
-            self._jax.__exit__(*error)
+        self._jax.close()
         keras.config.set_floatx(self._before)

@@ -28,7 +28,7 @@ from ..spec import Spec, parse
 from ..strict import GoldenError, read_bytes, require
 from .schedule_axes import AXES, Axis
 from .schedule_forms import changed, filled, rates, tabulated
-from .schedule_models import Model, Seen, gaps, misfit, seen
+from .schedule_models import ROUNDING, Model, Seen, gaps, misfit, seen
 
 SAME_BITS, SAME_RULE, ANOTHER_RULE, UNKNOWN = VERDICTS = ("same bits", "same rule", "another rule", "unknown")
 """What can be said of a curve; ``same rule`` is rounded otherwise."""
@@ -105,7 +105,8 @@ class Diagnosis:
         if self.verdict == SAME_BITS:
             return "same bits"
         if self.verdict == SAME_RULE:
-            return f"same rule, other rounding: {self.distance:.1g} at most, from epoch {self.first}"
+            rounding = "rounded to float32 on the way" if self.distance > ROUNDING["float64"] else "other rounding"
+            return f"same rule, {rounding}: {self.distance:.1g} at most, from epoch {self.first}"
         if self.verdict == ANOTHER_RULE:
             return f"another rule: {' + '.join(self._named())}{self._ties()}"
         near = f"; nearest is {' + '.join(self.runner_up)}, {self.runner_up_error:.2g} away" if self.runner_up else ""
@@ -137,11 +138,12 @@ class Diagnosis:
 
 
 class _Problem(NamedTuple):
-    """A curve, and the reference as a model of it."""
+    """A curve, and the reference as a model of it, which is ``off`` at worst and ``typical`` in the middle."""
 
     model: Model
     curve: Seen
     off: float
+    typical: float
     same: bool
     first: int | None
 
@@ -149,6 +151,11 @@ class _Problem(NamedTuple):
     def holds(self) -> bool:
         """Whether the reference explains the curve."""
         return self.off <= self.curve.rounding
+
+    @property
+    def holds_in_single(self) -> bool:
+        """Whether it does if some numbers on the way are float32, though the curve is not."""
+        return self.off <= ROUNDING["float32"] and self.typical <= np.finfo(np.float32).eps
 
 
 Notes = tuple[str, ...]
@@ -207,6 +214,8 @@ def diagnose(curves: Sequence[Curve]) -> Diagnosis:
         return blank
     tried = [found for axis in AXES if (found := _explained(problems, (axis,))) is not None]
     good = [found for found in tried if found.holds]
+    if not good and all(x.holds_in_single for x in problems):
+        return replace(blank, verdict=SAME_RULE)
     tried += [] if good else _pairs(problems)
     good = good or [found for found in tried if found.holds]
     near = min((found for found in tried if not found.holds), key=lambda found: found.error, default=None)
@@ -223,12 +232,14 @@ def _problem(curve: Curve) -> _Problem:
     shown = shown._replace(momentum=momentum)
     model = Model(spec if fits else changed(spec, _table=True), float(curve.lr))
     off = misfit(Model(changed(spec, _table=True), float(curve.lr)), shown)
-    differs, beyond = shown.lr != reference.lr, gaps(reference.lr, shown.lr) > shown.rounding
+    apart = gaps(reference.lr, shown.lr)
+    differs, beyond = shown.lr != reference.lr, apart > shown.rounding
     if momentum is not None and reference.momentum is not None:
         differs = differs | (momentum != reference.momentum)
         beyond = beyond | (gaps(reference.momentum, momentum) > shown.rounding)
     parts = np.flatnonzero(beyond if beyond.any() else differs)
-    return _Problem(model, shown, off, not differs.any(), int(parts[0]) if len(parts) else None)
+    first = int(parts[0]) if len(parts) else None
+    return _Problem(model, shown, off, float(np.median(apart)), not differs.any(), first)
 
 
 def _blank(name: str, problems: Sequence[_Problem]) -> Diagnosis:

@@ -139,6 +139,19 @@ def test_what_is_no_curve_is_refused(curve: Any, momentum: Any, message: str) ->
         diagnose_curve("StepLR(step_size=3)", 0.1, curve, momentum)
 
 
+def test_a_rule_with_a_part_in_float32_is_the_same() -> None:
+    """Keras' cosines are such; what is off by as little everywhere is not."""
+    n = np.arange(41.0)
+    cosine = np.cos(np.float32(np.pi) * (n / 40).astype(np.float32))
+    lr = 0.001 + (0.3 - 0.001) * 0.5 * (1.0 + cosine.astype(np.float64))
+    rule = "CosineAnnealingLR(T_max=40, eta_min=0.001)"
+    found = diagnose_curve(rule, 0.3, lr)
+    assert (found.verdict, found.names) == ("same rule", ()) and 1e-8 < found.distance < 1e-5
+    assert str(found).startswith("CosineAnnealingLR: same rule, rounded to float32 on the way: ")
+    assert diagnose_curve(rule, 0.3, lr * (1 + 4e-7)).verdict != "same rule"
+    assert diagnose_curve(rule, 0.3, np.where(n == 7, lr * (1 + 2e-4), lr)).verdict != "same rule"
+
+
 def test_a_curve_parts_where_it_is_beyond_rounding() -> None:
     """A cosine in closed form is rounded otherwise from epoch 3 on; what is wrong in it is the number of epoch 20."""
     curve = [0.05 * (1 + math.cos(math.pi * k / 50)) for k in range(51)]
