@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refoptim.engines.fused import in_line
+from refoptim.engines.host import Host
 from refoptim.engines.machine import Machine, Recorder
 from refoptim.numerics.arith import Array, DType, arithmetic
 from refoptim.numerics.tree import operands
@@ -23,6 +24,9 @@ WAITING = 8
 
 CACHED = 1 << 20
 """Bytes of sums that a host leaves in its caches; more is written past them. No result depends on it."""
+
+NO_STEP = (0, 0, 0, 0)
+"""What a bucket says of a step, of which a sum knows nothing."""
 
 PLANS = 64
 """Sums whose tables are kept, for vectors that come to lie where others lay: buffers, step after step."""
@@ -105,17 +109,41 @@ def compiled(expression: Any, dtypes: tuple[DType, ...]) -> Compiled:
     return Compiled(f"order_sums_{name}", len(steps), coded, wide_sum, wide.type)
 
 
+class Plan:
+    """The launch that sums pieces at some addresses, made as often as pieces come to lie there."""
+
+    def __init__(self, table: Table, found: Compiled, numbers: Sequence[Any]) -> None:
+        self.table, self.entry, self.coded, self.numbers = table, found.entry, found.coded, numbers
+
+    def launch(self, machine: Machine) -> None:
+        """Sum. A host reads arguments that stay, for writing them down takes as long as a sum of a hundred thousand."""
+        if isinstance(machine, Host):
+            chunks = self.table.chunks
+            if chunks.count:
+                machine.standing(self.entry, chunks.count, *self.standing, elements=chunks.elements)()
+        else:
+            keeper = Recorder(machine)
+            bucket = self.table.bucket(NO_STEP, keeper)
+            self.table.launch("order", self.entry, bucket, keeper.upload(self.coded), *self.numbers)
+
+    @cached_property
+    def standing(self) -> tuple[Array, ...]:
+        """The arguments as arrays of this computer."""
+        program = np.uintp(self.table.machine.address(self.coded))
+        return tuple(map(np.asarray, (self.table.bucket(NO_STEP), program, *self.numbers)))
+
+
 @lru_cache(maxsize=PLANS)
 def planned(
     machine: Machine, expression: Any, dtypes: tuple[DType, ...], count: int, rows: tuple[tuple[int, ...], ...]
-) -> tuple[Compiled, Table, tuple[Any, ...]]:
-    """Return what sums pieces at some addresses: what is launched, its table, and its numbers."""
+) -> Plan:
+    """Return what sums pieces at some addresses; each of ``rows`` has a size, and addresses of a sum and its pieces."""
     found = compiled(expression, dtypes)
     in_place = any(out in pieces for _, out, *pieces in rows)
     past_caches = not in_place and sum(size for size, *_ in rows) * dtypes[0].itemsize > CACHED
     share = 1 / found.number(count) if count & (count - 1) == 0 else found.number(0)
     flags = map(np.int64, (found.steps, found.is_wide, past_caches))
-    return found, Table(machine, rows), (*flags, found.number(count), share)
+    return Plan(Table(machine, rows), found, (*flags, found.number(count), share))
 
 
 def _launch(
@@ -124,10 +152,7 @@ def _launch(
     """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces in order."""
     lines = [[in_line(machine, x) for x in vectors] for vectors in group]
     rows = tuple((x[0].size, *map(machine.address, x)) for x in lines)
-    found, table, numbers = planned(machine, expression, dtypes, count, rows)
-    keeper = Recorder(machine)
-    bucket = table.bucket((0, 0, 0, 0), keeper)
-    table.launch("order", found.entry, bucket, keeper.upload(found.coded), *numbers)
+    planned(machine, expression, dtypes, count, rows).launch(machine)
     for (old, *_), (new, *_) in zip(group, lines, strict=True):
         if new is not old:
             old[...] = new

@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from helpers import ROOT
 from refoptim.engines import host
+from refoptim.step.changes import Change
 
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), "")
 HERE = Path(__file__).parent
@@ -45,16 +44,10 @@ class Sanitized(host.Host):
         super().__init__(ctypes.CDLL(str(library)), "sanitized")
         self.blocks, self.size = blocks, size
 
-    def launching(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> Any:
-        """Return a launch that is yet to be made; see ``Machine``."""
-        addresses = host._table([x.tobytes() if isinstance(x, np.generic) else self._pointer(x) for x in arguments])
-        addresses.used = addresses.used, arguments
+    def _call(self, entry: str, blocks: int, elements: int | None, table: Any) -> Change:
+        """Return the call of a kernel; the table holds the addresses of its arguments."""
         function = getattr(self.kernels, f"sanitized_{entry}")
-        return partial(function, ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), addresses)
-
-    def launchings(self, stem: str, entry: str, blocks: int, *columns: Any) -> Any:
-        """Return launches that are yet to be made; see ``Machine``."""
-        return [self.launching(stem, entry, blocks, *row) for row in zip(*columns, strict=True)]
+        return partial(function, ctypes.c_longlong(min(blocks, self.blocks)), ctypes.c_int(self.size), table)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
