@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from inspect import ismodule
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -259,6 +260,13 @@ def listed(page: Path) -> list[Path]:
     trees = [text for kind, text in FENCE.findall(read(page)) if kind == "{toctree}"]
     lines = [line for text in trees for line in text.splitlines() if line and not line.startswith(":")]
     return [(page.parent / f"{line}.md").resolve() for line in lines]
+
+
+@pages
+def test_an_empty_line_follows_a_table(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    swallowed = [y for x, y in pairwise(lines) if x.startswith("|") and y and not y.startswith("|")]
+    assert not swallowed, "Markdown takes this line for a row of the table"
 
 
 def test_the_index_leads_to_every_page() -> None:
