@@ -466,7 +466,7 @@ AXES: tuple[Axis, ...] = (
         "factors are taken for learning rates: they are not multiplied by that of the optimizer",
         "start_factor, end_factor and factor: each is a part of base_lr",
         computed(_absolute, *WARMUPS),
-        "optax' linear_schedule takes learning rates",
+        "optax' linear_schedule, which takes learning rates",
     ),
     Axis(
         "EndOneLate",

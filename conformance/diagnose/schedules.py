@@ -128,7 +128,7 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [f"{self.scheduler}: {self.summary}"]
         for axis in (axis for name in self.names for axis in AXES if axis.flag == name):
-            lines.append(f"  {axis.flag}: {axis.says}" + (f" (so does {axis.who})" if axis.who else ""))
+            lines.append(f"  {axis.flag}: {axis.says}" + (f" (so in {axis.who})" if axis.who else ""))
             lines.append(f"    look at {axis.look}")
         if self.names:
             lines.append(f"  with that, {self.curves} of {self.curves} curves agree to {self.error:.1g}")

@@ -223,5 +223,5 @@ def test_flags_have_meanings_and_stand_once() -> None:
 
 def test_the_page_lists_every_mistake() -> None:
     page = (ROOT / "docs" / "check" / "schedules.md").read_text(encoding="utf-8")
-    rows = [f"| `{axis.flag}` | {axis.says}{f'; so does {axis.who}' if axis.who else ''} |" for axis in AXES]
+    rows = [f"| `{axis.flag}` | {axis.says}{f'; so in {axis.who}' if axis.who else ''} |" for axis in AXES]
     assert [line for line in page.splitlines() if line.startswith("| `") and line[3].isupper()] == rows
