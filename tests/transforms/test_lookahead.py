@@ -351,7 +351,7 @@ def test_arguments() -> None:
     ):
         with pytest.raises(error):
             Lookahead(sgd, **wrong)
-    with pytest.raises(TypeError, match="is not an Optimizer"):
+    with pytest.raises(TypeError, match=r"must be an Optimizer, as in Lookahead\(optim.SGD\(params, lr=0.1\)\), got "):
         Lookahead([np.zeros(1)])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="takes no Sharded optimizer"):
         Lookahead(refoptim.distributed.Sharded(refoptim.SGD, [np.zeros(1)], lr=0.1))

@@ -249,7 +249,7 @@ def test_a_scaler_takes_it(fused: bool | None, between: bool) -> None:
 
 
 def test_arguments() -> None:
-    with pytest.raises(TypeError, match="is not an Optimizer"):
+    with pytest.raises(TypeError, match=r"must be an Optimizer, as in MultiSteps\(optim.SGD\(params, lr=0.1\)\), got "):
         MultiSteps(Parameter(np.zeros(1)), 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps"):
         MultiSteps(made(), 0)
