@@ -50,6 +50,9 @@ class Prodigy(Optimizer):
     order of the groups. beta3 is sqrt(beta2) if it is None. Groups have one ``lr``, or 0: then what is in the group
     stays as it is, and is left out of the sums.
 
+    Leave ``lr`` at 1, or let a schedule take it from 1 to 0: ``d`` takes the place of a learning rate. It is in the
+    state of every parameter that has had a gradient, ``optimizer.state[p]["d"]``.
+
     With a ``slice_p`` of n both sums are over every n-th element of each parameter, in C order; ``s`` and ``p0`` are
     vectors of these alone, and the kernels do not know it.
 
@@ -70,7 +73,9 @@ class Prodigy(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: hp.LearningRate = 1.0,
+        lr: Annotated[
+            hp.Scalar, hp.Real("multiplies the estimate", stem="Invalid learning rate: {value}")
+        ] = 1.0,
         betas: hp.Betas = (0.9, 0.999),
         beta3: Annotated[
             hp.Scalar | None,
@@ -91,7 +96,7 @@ class Prodigy(Optimizer):
             hp.Scalar, hp.Real("a step multiplies the estimate by it at most", interval=hp.Interval("(0, inf]"))
         ] = float("inf"),
         slice_p: Annotated[
-            int, hp.Count("look at every so-manieth element for the sums", interval=hp.Interval("[1, inf)"))
+            int, hp.Count("look at every slice_p-th element for the sums", interval=hp.Interval("[1, inf)"))
         ] = 1,
         *,
         foreach: hp.Foreach = None,
