@@ -68,6 +68,11 @@ def stem(cls: type) -> str:
     return cls.__module__.rpartition(".")[2]
 
 
+def is_of_torch(cls: type) -> bool:
+    """Tell whether torch has an optimizer or a scheduler."""
+    return bool(getattr(cls, "of_torch", cls.__name__ not in lr_scheduler.WIDER))
+
+
 def summary(cls: type) -> str:
     """Return the first line of a class's docstring."""
     return (inspect.getdoc(cls) or "").splitlines()[0]

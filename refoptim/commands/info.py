@@ -19,7 +19,7 @@ from .output import echo, heading, print_json, print_table, refusing
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def list_command(as_json: bool) -> None:
-    """List all optimizers and schedulers.
+    """List all optimizers and schedulers, and say which of them torch has.
 
     \b
     refoptim list
@@ -27,14 +27,14 @@ def list_command(as_json: bool) -> None:
     """
     kinds: dict[str, list[Any]] = {"optimizer": describe.optimizers(), "scheduler": describe.schedulers()}
     rows = [
-        (kind, cls.__name__, describe.summary(cls).replace("``", "`"))
+        (kind, cls.__name__, describe.is_of_torch(cls), describe.summary(cls).replace("``", "`"))
         for kind, classes in kinds.items()
         for cls in classes
     ]
     if as_json:
-        print_json([{"kind": kind, "name": name, "summary": summary} for kind, name, summary in rows])
+        print_json([dict(zip(("kind", "name", "of_torch", "summary"), row, strict=True)) for row in rows])
     else:
-        print_table(("kind", "name", ""), rows)
+        print_table(("kind", "name", "whose", ""), ((*x[:2], "torch" if x[2] else "wider", x[3]) for x in rows))
 
 
 @click.command()

@@ -19,6 +19,14 @@ def test_list_names_everything_public() -> None:
     assert len(call("list").stdout.splitlines()) == len(rows)
 
 
+def test_list_says_what_torch_has() -> None:
+    rows = {row["name"]: row["of_torch"] for row in json.loads(call("list", "--json").stdout)}
+    torchs = {"Adam": True, "Muon": True, "StepLR": True, "Lion": False, "Prodigy": False, "CosineWarmupLR": False}
+    assert {name: rows[name] for name in torchs} == torchs
+    whose = {line.split("\t")[1]: line.split("\t")[2] for line in call("list").stdout.splitlines()}
+    assert whose == {name: "torch" if own else "wider" for name, own in rows.items()}
+
+
 @pytest.mark.parametrize("name", ["adamw", "AdamW", "ADAMW", "adam-w"])
 def test_explain_reads_names_in_any_case(name: str) -> None:
     text = call("explain", name).stdout
