@@ -233,6 +233,27 @@ def test_the_index_says_which_schedulers_are_torchs() -> None:
         assert (f"| [{name}]({describe.stem(cls)}.md) | " in others) == (name in WIDER)
 
 
+def test_the_index_says_which_optimizers_are_torchs() -> None:
+    torchs, _, others = page("optimizer_pages", "index").partition("## Optimizers that torch does not have")
+    for name, cls in OPTIMIZERS.items():
+        link = f"[{name}]({describe.stem(cls)}.md)"
+        assert (f"- {link}: " in torchs, f"| {link} | " in others) == (cls.of_torch, not cls.of_torch)
+    assert " | lion-pytorch's `Lion` |" in others and others.count(" | – |") == 1
+
+
+def test_every_verdict_on_a_library_is_found_rule_by_rule() -> None:
+    others = (DOCS / "check" / "others.md").read_text(encoding="utf-8")
+    text = page("dialect_pages", "ports")
+    (lion,) = re.findall(r"^\| \[Lion\]\(../optimizers/lion.md\) \| (.*) \|$", text, re.MULTILINE)
+    same, rule, another, unknown = lion.split(" | ")
+    assert same == "[lion_pytorch](../check/others.md#lion-pytorch)" and another == unknown == "–"
+    assert "[timm](../check/others.md#timm)" in rule and "[keras](../check/others.md#keras)" in rule
+    assert "[sklearn](../check/others.md#sklearn) (`EpsUnscaled`)" in text
+    libraries = re.findall(r"^## (\S+)$", others, re.MULTILINE)
+    rows = re.findall(r"^\| \w+ \| (?:same|another|unknown)", others, re.MULTILINE)
+    assert text.count("](../check/others.md#") == len(rows) > 5 * len(libraries)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_example_of_a_scheduler_runs(name: str) -> None:
     scope: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The page of dialects: the optimizers of other libraries, what differs in them, and what that means."""
+"""The pages of dialects: the optimizers of other libraries, what differs in them, and what that means."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import md
+import ports
 
 from refoptim.dialects import FLAGS
 from refoptim.dialects.preset import known, witness
@@ -18,9 +19,10 @@ are not named leave the trajectories one within rounding, as far as the cases of
 
 
 def pages() -> dict[str, str]:
-    """Return the page: a section for each library, and one for the differences."""
+    """Return the pages: a section for each library, and one for the differences; and what was found, rule by rule."""
     libraries = [library_section(library, made) for library, made in known().items()]
-    return {"index.md": md.sections("The dialects of each library", INTRO, *libraries, flags_section())}
+    index = md.sections("The dialects of each library", INTRO, *libraries, flags_section())
+    return {"index.md": index, "ports.md": ports.page()}
 
 
 def library_section(library: str, made: dict[str, Any]) -> str:

@@ -44,6 +44,11 @@ def arguments_table(arguments: Iterable[Argument]) -> str:
     return table(("name", "default", "allowed", "meaning"), rows, "arguments") if rows else ""
 
 
+def names(found: Iterable[str]) -> str:
+    """Return names as code, with commas between them."""
+    return ", ".join(f"`{x}`" for x in found)
+
+
 def default(value: Any) -> str:
     """Return a default as code."""
     return "required" if value is inspect.Parameter.empty else f"`{value!r}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import md
@@ -23,6 +24,11 @@ FOLDER = "optimizers"
 INTRO = """Each page has the formula, in the order in which the code computes it, the hyperparameters, the state, and
 the code itself: the room, the Python file of one optimizer, which defines it in NumPy, beside the kernel, which gives
 the same bits."""
+
+WIDER_INTRO = """Those above have torch's names, settings, defaults and results. Those below are used like them, and
+are held to a package that has the rule; [](../torch/wider.md) says where that and other ports part, and what `cautious`
+is. Lookahead, SAM and MultiSteps [work around any of them](../guide/transforms.md), and [](../dialects/ports.md) says
+who else has which."""
 
 EXAMPLES = {
     "dense": """import numpy as np
@@ -62,9 +68,21 @@ TITLES = {"host": "the kernels on a processor", "cuda": "the kernels on a GPU"}
 def pages() -> dict[str, str]:
     """Return the text of every page by file name."""
     classes = optimizers()
-    entries = [f"- [{x.__name__}]({stem(x)}.md): {text(x).paragraphs[0]}" for x in classes]
-    index = md.index("Optimizers", INTRO, entries, map(stem, classes))
+    entries = [f"- {link(x)}: {text(x).paragraphs[0]}" for x in classes if x.of_torch]
+    wider = md.section("Optimizers that torch does not have", WIDER_INTRO, beyond(x for x in classes if not x.of_torch))
+    index = md.index("Optimizers", INTRO, [*entries, "", wider], map(stem, classes))
     return {"index.md": index, **{f"{stem(x)}.md": md.wide(page(x)) for x in classes}}
+
+
+def link(cls: type[Optimizer]) -> str:
+    """Return a link to the page of an optimizer."""
+    return f"[{cls.__name__}]({stem(cls)}.md)"
+
+
+def beyond(classes: Iterable[type[Optimizer]]) -> str:
+    """Return the table of optimizers that torch does not have, with the packages that they are held to."""
+    rows = [(link(x), text(x).paragraphs[0], whose(x) or "–") for x in classes]
+    return md.table(("optimizer", "what it does", "held to"), rows)
 
 
 def page(cls: type[Optimizer]) -> str:
@@ -161,6 +179,12 @@ def witness_of(cls: type[Optimizer]) -> Witness | None:
     return cases.witness(stem(cls)) if stem(cls) in cases.stems() else None
 
 
+def whose(cls: type[Optimizer]) -> str:
+    """Return the package that owns a rule and its name there, or nothing."""
+    witness = witness_of(cls)
+    return f"{witness.package}'s `{witness.cls.partition(':')[2]}`" if witness else ""
+
+
 def promise(cls: type[Optimizer]) -> str:
     """Return the section that says what is promised, in words."""
     kind, sentence = promised(cls)
@@ -180,15 +204,16 @@ def promised(cls: type[Optimizer]) -> tuple[str, str]:
     apart = {storage: tolerance for storage, tolerance in apart.items() if tolerance != EXACT}
     own_order = "the same bits wherever refoptim runs, since sums have an order of their own that no machine changes"
     if witness:
-        whose = f"{witness.package}'s `{witness.cls.partition(':')[2]}`"
         if is_measured(cls) or has_sums_over_all(cls):
             asked = [x for x in storages if x not in witness.lacks]
             met = " and ".join(f"{promises.promised('numpy', 'package-ieee', name, x)} in {x}" for x in asked)
             kind = "TREE" if has_sums(cls) or has_sums_over_all(cls) else "CLOSE"
-            return kind, f"{own_order}. The results of {whose}, x, are met {met}."
-        return "EXACT", f"parameters and state have the bits of {whose}, where torch computes by the IEEE rules."
+            return kind, f"{own_order}. The results of {whose(cls)}, x, are met {met}."
+        return "EXACT", f"parameters and state have the bits of {whose(cls)}, where torch computes by the IEEE rules."
     if not found:
         return "TREE", own_order + ". Torch's results are met up to rounding; there are no golden cases."
+    if not cls.of_torch:
+        return "EXACT", "the same bits wherever refoptim runs. No package has the rule: a test holds it to its formula."
     if apart:
         near = " and ".join(f"{tolerance} in {storage}" for storage, tolerance in apart.items())
         return "TREE", f"{own_order}. Torch's results, x, are met {near}."
@@ -212,7 +237,7 @@ def goldens(cls: type[Optimizer]) -> str:
 def peers(cls: type[Optimizer]) -> str:
     """Return the section of the libraries whose dialect of a rule is known, and what differs in each."""
     made = {library: of[cls.__name__] for library, of in known().items() if cls.__name__ in of}
-    rows = [(library, ", ".join(f"`{flag}`" for flag in x.flags), meaning(x.flags)) for library, x in made.items()]
+    rows = [(library, md.names(x.flags), meaning(x.flags)) for library, x in made.items()]
     differ = [row for row in rows if row[1]]
     intro = "What other libraries compute otherwise; `refoptim.dialects` has them, and each was held to its witness."
     return md.section("Peers that differ", intro, md.table(("library", "flags", "how"), differ)) if differ else ""

@@ -153,10 +153,10 @@ def gallery(names: Iterable[str]) -> Iterator[str]:
 
 def owners() -> Iterator[str]:
     """Yield the lines of a table: whose rule each schedule is that torch does not have, and how it is named there."""
-    yield "| schedule | the rule is that of | by the name |"
+    yield "| schedule | the rule is that of | its name there |"
     yield "| --- | --- | --- |"
     for name in WIDER:
-        yield f"| [{name}]({stem(SCHEDULERS[name])}.md) | {OWNERS[name][0]} | `{OWNERS[name][1]}` |"
+        yield f"| [{name}]({stem(SCHEDULERS[name])}.md) | {OWNERS[name][0]} | {md.names(OWNERS[name][1].split(', '))} |"
 
 
 def page(name: str) -> str:

@@ -73,9 +73,7 @@ class Prodigy(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: Annotated[
-            hp.Scalar, hp.Real("multiplies the estimate", stem="Invalid learning rate: {value}")
-        ] = 1.0,
+        lr: Annotated[hp.Scalar, hp.Real("multiplies the estimate", stem="Invalid learning rate: {value}")] = 1.0,
         betas: hp.Betas = (0.9, 0.999),
         beta3: Annotated[
             hp.Scalar | None,
