@@ -98,7 +98,8 @@ class Verdict:
 
 
 def _far(distance: float) -> str:
-    return f"{distance:.0e} of the largest number" if math.isfinite(distance) else "not of one size, or NaN"
+    beyond = "more than can be measured, beside zeros, infinities or NaN"
+    return f"{distance:.0e} of the largest number" if math.isfinite(distance) else beyond
 
 
 def verdicts(results: Iterable[Result]) -> list[Verdict]:
