@@ -38,8 +38,10 @@ class Wrapper(Optimizer):
 
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
-            made = f"{type(self).__name__}(optim.SGD(params, lr=0.1))"
-            raise TypeError(f"the first argument must be an Optimizer, as in {made}, got {type(optimizer).__name__}")
+            raise TypeError(
+                f"the first argument must be an Optimizer, as in {type(self).__name__}(optim.SGD(params, lr=0.1)), "
+                f"got {type(optimizer).__name__}"
+            )
         self.optimizer = optimizer
         vars(self).update(self._fresh())
 
