@@ -235,7 +235,7 @@ InnerBetas = Annotated[
 Epsilon = Annotated[
     Scalar, Real("is added to the denominator so that it is not zero", stem="Invalid epsilon value: {value}")
 ]
-WeightDecay = Annotated[Scalar, Real("the weight decay (L2 penalty)")]
+WeightDecay = Annotated[Scalar, Real("the weight decay, which enters where the formula has it")]
 Momentum = Annotated[Scalar, Real("the momentum factor")]
 AMSGrad = Annotated[bool, Flag("divide by the largest average of squares so far, the AMSGrad variant")]
 Decoupled = Annotated[bool, Flag("shrink the parameter itself by 1 - lr * weight_decay, as AdamW does")]
