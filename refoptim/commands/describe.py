@@ -9,11 +9,12 @@ import difflib
 import inspect
 import re
 import textwrap
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import refoptim
 
-from .. import lr_scheduler
+from .. import lr_scheduler, transforms
 from ..step.hyper import Hyper, Several, declared
 from ..step.rule import Rule
 
@@ -44,13 +45,18 @@ def schedulers() -> list[type[lr_scheduler.LRScheduler]]:
     return sorted(found, key=lambda x: x.__name__.lower())
 
 
-def find(name: str) -> type:
-    """Return an optimizer or scheduler by its name, in any case, or by the stem of its file.
+def wrappers() -> list[type]:
+    """Return what works around any optimizer, by name."""
+    return [refoptim.Lookahead, transforms.MultiSteps, refoptim.SAM]
+
+
+def find(name: str, others: Iterable[type] = ()) -> type:
+    """Return an optimizer or scheduler, or one of some others, by its name, in any case, or by the stem of its file.
 
     Raises:
         ValueError: there is none; the message suggests names that are near.
     """
-    classes: list[type] = [*optimizers(), *schedulers()]
+    classes: list[type] = [*optimizers(), *schedulers(), *others]
     known = {_plain(key): x for x in classes for key in (stem(x), x.__name__)}
     if _plain(name) in known:
         return known[_plain(name)]

@@ -19,13 +19,17 @@ from .output import echo, heading, print_json, print_table, refusing
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def list_command(as_json: bool) -> None:
-    """List all optimizers and schedulers, and say which of them torch has.
+    """List all optimizers, schedulers and what works around optimizers, and say which of them torch has.
 
     \b
     refoptim list
     refoptim list --json
     """
-    kinds: dict[str, list[Any]] = {"optimizer": describe.optimizers(), "scheduler": describe.schedulers()}
+    kinds: dict[str, list[Any]] = {
+        "optimizer": describe.optimizers(),
+        "scheduler": describe.schedulers(),
+        "wrapper": describe.wrappers(),
+    }
     rows = [
         (kind, cls.__name__, describe.is_of_torch(cls), describe.summary(cls).replace("``", "`"))
         for kind, classes in kinds.items()
@@ -42,7 +46,7 @@ def list_command(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @refusing
 def explain(name: str, as_json: bool) -> None:
-    """Explain an optimizer or scheduler: formula, hyperparameters, state, scalars, order of operations, sources.
+    """Explain an optimizer, scheduler or wrapper: formula, hyperparameters, state, order of operations, sources.
 
     NAME is read in any case, with or without hyphens. The name of a case (refoptim conformance) shows what is run in
     it: hyperparameters, shapes, gradients, changes on the way, and the mistakes that it catches.
@@ -51,13 +55,14 @@ def explain(name: str, as_json: bool) -> None:
     refoptim explain adamw
     refoptim explain sparse-adam
     refoptim explain OneCycleLR --json
+    refoptim explain lookahead
     refoptim explain adam-amsgrad
     """
     case = next((x for stem in cases.stems() for x in cases.load(stem) if x.id == name.lower()), None)
     if case is not None:
         _explain_case(case, as_json)
         return
-    cls = describe.find(name)
+    cls = describe.find(name, describe.wrappers())
     text, operations = describe.text(cls), describe.operations(cls)
     found = [x._asdict() for x in describe.arguments(cls)]
     if as_json:
@@ -70,10 +75,11 @@ def explain(name: str, as_json: bool) -> None:
     parts = {"Formula": text.formula, "State": text.state, "Scalars of a step, in double": describe.scalars(cls)}
     for title, body in {**parts, "Order of operations": operations}.items():
         _section(title, body)
-    echo()
-    heading("Hyperparameters")
-    rows = [(x["name"], str(_value(x["default"])), x["allowed"], x["meaning"]) for x in found]
-    print_table(("name", "default", "allowed", "meaning"), rows)
+    if found:
+        echo()
+        heading("Hyperparameters")
+        rows = [(x["name"], str(_value(x["default"])), x["allowed"], x["meaning"]) for x in found]
+        print_table(("name", "default", "allowed", "meaning"), rows)
     _section("Sources", text.sources)
 
 
