@@ -109,3 +109,10 @@ def test_what_cannot_be_compared_has_not_raised() -> None:
     (found,) = verdicts.verdicts([short, replace(BLANK, exact=True)])
     assert (found.raised, found.unlike) == (0, 1)
     assert found.line == "same bits; 1 of 2 have arrays of another shape or type"
+
+
+def test_a_number_where_all_are_zero_is_told_in_words() -> None:
+    found = verdicts.Verdict("x:y", "SGD", verdicts.ANOTHER_RULE, float("inf"), "float64", "sgd-x", 1)
+    assert found.line == (
+        "another rule: more than can be measured, beside zeros, infinities or NaN (float64), from step 1 of sgd-x on"
+    )
