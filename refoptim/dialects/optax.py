@@ -12,8 +12,8 @@ from .change import AXES
 from .preset import preset
 
 __all__ = [
-    *("ADOPT", "SGD", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "NAdam", "Prodigy"),
-    *("RAdam", "RMSprop", "Rprop", "Yogi"),
+    *("ADOPT", "SGD", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "NAdam"),
+    *("Prodigy", "RAdam", "RMSprop", "Rprop", "Yogi"),
 ]
 
 WITNESS = "optax 0.2, as it runs and as it was recorded"

@@ -26,8 +26,11 @@ AGAIN = f"run {REBUILD} in the checkout (with -e . if that is how it was install
 
 REMEDY = f"install a C++ compiler (g++ 10 or newer, or clang++ 12 or newer), then {AGAIN}"
 
-CHUNK = 1 << 14
-"""Elements that a block updates in one go; no result depends on it."""
+CHUNK, LEAST = 1 << 16, 1 << 14
+"""Elements that a block updates in one go, and how few they may be; no result depends on it."""
+
+TURNS = 4
+"""Chunks that each thread should have at least, so that all are done at about the same time."""
 
 FEW = 1 << 15
 """Elements that are worth a thread."""
@@ -96,8 +99,8 @@ class Host:
         return table
 
     def chunk(self, elements: int) -> int:
-        """Return how many elements a block updates in one go; see ``Machine``."""
-        return CHUNK
+        """Return how many elements a block updates in one go: fewer where there would be too few for each thread."""
+        return CHUNK if elements >= TURNS * CHUNK * self.threads() else LEAST
 
     def address(self, x: Array) -> int:
         """Return where the first element of an array lies in memory."""

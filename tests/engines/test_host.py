@@ -160,6 +160,27 @@ def test_kernels_run_and_not_the_reference(name: str, monkeypatch: pytest.Monkey
     assert not np.array_equal(x, before)
 
 
+@pytest.mark.parametrize(
+    ("elements", "n", "chunk"), [(5, 1, 1 << 14), (1 << 18, 1, 1 << 16), (1 << 18, 2, 1 << 14), (1 << 24, 64, 1 << 16)]
+)
+def test_chunks_are_many_enough_for_all_threads(elements: int, n: int, chunk: int, threads: Any) -> None:
+    threads(n)
+    assert host.machine().chunk(elements) == chunk
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_size_of_chunks_changes_nothing(n: int, threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads(n)
+    for name in ("SGD", "LAMB"):
+        x = numbers(np.random.default_rng(3), (300_001,), "float32")
+        few, many = (make(name, [x.copy()], fused=True) for _ in range(2))
+        for optimizer, chunk in ((few, 1 << 16), (many, 1 << 14)):
+            monkeypatch.setattr(host, "CHUNK", chunk)
+            for k in range(2):
+                optimizer.step(grads=[normal(k, 300_001)])
+        assert_same_runs(few, many)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_number_of_threads_changes_nothing(n: int, threads: Any) -> None:
     x = numbers(np.random.default_rng(3), (200_001,), "float32")
