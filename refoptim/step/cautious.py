@@ -35,7 +35,7 @@ def masked(s: Any, u: Array, g: Array) -> Array:
     if callable(s.caution):
         s.caution(agree)
         return u
-    return mul(u, div(where(agree, 1, np.zeros_like(u)), s.caution))
+    return mul(u, div(where(agree, u.dtype.type(1), np.zeros_like(u)), s.caution))
 
 
 def agreement(half: Callable[..., Any], s: Any, p: Array, g: Array, *state: Array) -> float:

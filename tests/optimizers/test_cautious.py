@@ -205,6 +205,18 @@ def test_a_step_that_is_skipped_changes_nothing(fused: bool) -> None:
     assert np.array_equal(p, P)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_numbers_beyond_16_bits_go_through_a_cautious_step_or_are_refused_as_in_a_plain_one(fused: bool) -> None:
+    """Adam divides by such a learning rate in float32; SGD would use it in float16."""
+    p, q = np.ones(2, np.float16), np.ones(2, np.float16)
+    refoptim.Adam([p], lr=1e5, cautious=True, fused=fused).step(grads=[np.array([1e-4, 2.0], np.float16)])
+    assert p.tolist() == [-np.inf] * 2
+    optimizer = refoptim.SGD([q], lr=1e5, momentum=0.9, cautious=True, fused=fused)
+    with pytest.raises(RuntimeError, match="type float16 without overflow: step_size = -100000.0"):
+        optimizer.step(grads=[np.ones(2, np.float16)])
+    assert q.tolist() == [1.0] * 2
+
+
 def test_what_cannot_be_counted_is_refused() -> None:
     with pytest.raises(RuntimeError, match="cautious Adam does not support complex parameters"):
         refoptim.Adam([np.ones(2, np.complex64)], cautious=True)
