@@ -61,6 +61,7 @@ class Step(NamedTuple):
         check_constants(self.rule, self.h, s, p.shape, p.dtype)
         return Ready(p, g, arrays, estimate, s, after)
 
+    @np.errstate(all="ignore")
     def measured(self, ready: Sequence[Ready]) -> list[Ready]:
         """Let parameters have what sums over all of them say."""
         part = ready if self.rule.takes_part(self.h) else []

@@ -263,6 +263,7 @@ class Optimizer(Rule):
         if plan and len(standing) == len(plan) and takes_dense_gradients(type(self)) and not takes_part:
             self._repeat = Repeat(self.param_groups, self.state, plan, standing)
 
+    @np.errstate(all="ignore")
     def _measure(self, plan: Sequence[Bucket]) -> Registers:
         """Tell a plan what sums over all parameters say; return the registers that all share after the step, if any."""
         rule = type(self)

@@ -192,6 +192,18 @@ def test_a_gradient_that_is_not_finite_leaves_an_optimizer_that_steps() -> None:
     optimizer.step(grads=[np.ones(3)])
 
 
+@pytest.mark.parametrize("fused", [None, True])
+def test_what_sums_say_may_overflow_where_floating_point_flags_raise(fused: bool | None) -> None:
+    """float32 has no 1e305, by which the gradient is divided; it is 0 then, as it would be by the exact number."""
+    p = np.ones(3, np.float32)
+    optimizer = LAMB([p], betas=(0.0, 0.0), max_grad_norm=1e-300, fused=fused)
+    with np.errstate(all="raise"):
+        optimizer.step(grads=[np.full(3, 1e5, np.float32)])
+        _, (state,) = functional.lamb([p], [np.full(3, 1e5, np.float32)], None, 1, max_grad_norm=1e-300)
+    assert optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg"].tolist() == [0.0] * 3
+    assert state["exp_avg"].tolist() == [0.0] * 3
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_step_that_fails_changes_nothing(name: str) -> None:
     rule, settings = RULES[name]
