@@ -11,6 +11,7 @@ import os
 from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any
@@ -95,11 +96,12 @@ def for_each(worker: Callable[[], Callable[[Any], None]], items: Sequence[Any]) 
 def aside(function: Callable[[], Any]) -> Any:
     """Call a function on a thread of its own, wait for it, and return what it returns or raise what it raises.
 
-    What signal handlers raise meanwhile is raised afterwards.
+    It runs in the context of the caller, whose rounding is its own. What signal handlers raise meanwhile is raised
+    afterwards.
     """
     found: list[Any] = []
     gate = _closed_gate()
-    start = partial(start_new_thread, _through, (partial(_outcome, function, found), gate))
+    start = partial(start_new_thread, _through, (partial(_outcome, partial(copy_context().run, function), found), gate))
     make([start, partial(_python.PyThread_acquire_lock, gate, 1), partial(_closed.append, gate)])
     value, error = found
     if error is not None:

@@ -58,6 +58,21 @@ def test_cautious_steps(name: str) -> None:
     assert found[0] != plain_run(name, "float32")
 
 
+@pytest.mark.parametrize("how", ["each", "store"])
+def test_a_step_rounds_as_its_rank_says(how: str) -> None:
+    def run(comm: Any) -> list[float]:
+        p = np.ones(5, np.float16)
+        opt = Sharded(refoptim.Adam, [p], comm, lr=0.3, eps=0.1)
+        with refoptim.rounding(how):
+            opt.step(grads=[np.full(5, 0.7, np.float16)])
+        return p.tolist()  # type: ignore[no-any-return]
+
+    plain = np.ones(5, np.float16)
+    with refoptim.rounding(how):
+        refoptim.Adam([plain], lr=0.3, eps=0.1).step(grads=[np.full(5, 0.7, np.float16)])
+    assert [outcomes(n, run) for n in SIZES] == [[plain.tolist()] * n for n in SIZES]
+
+
 def test_groups_of_divided_parameters_cannot_become_cautious() -> None:
     def run(comm: Any) -> None:
         opt = ranks.sharded(comm, "AdamW", ranks.made("AdamW", "float32"))
