@@ -288,7 +288,7 @@ class Optimizer(Rule):
         if not self.shares_registers:
             return None
         states = (self.state.get(p) for group in self.param_groups for p in group["params"])
-        return next((x for x in states if isinstance(x, dict) and x), {})
+        return next((x for x in states if isinstance(x, dict) and x.keys() - {"master"}), {})
 
     @contextmanager
     def also(self, changes: Sequence[Change]) -> Iterator[None]:

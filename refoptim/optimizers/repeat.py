@@ -71,7 +71,7 @@ class Repeat:
         kept = [x for part in self.parts for _, _, arrays in part.columns for x in arrays]
         self.told = told(p for part in self.parts for p in part.parameters)
         self.pins = [ref(x) for x in self.data + kept if isinstance(x, np.ndarray)]  # NumPy resizes none that has one
-        self.idle = [group for group in groups if all(part.bucket.group is not group for part in self.parts)]
+        self.first = [next((part for part in self.parts if part.bucket.group is group), None) for group in groups]
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
         self.rows = [[i for i, at in enumerate(self.numbers) if at and at[0] is part] for part in self.parts]
@@ -100,8 +100,6 @@ class Repeat:
     def _same(self, groups: Sequence[Group], state: Mapping[Any, Any], terms: Terms) -> bool:
         if len(groups) != len(self.groups) or not all(map(is_, groups, self.groups)):
             return False
-        for group in self.idle:
-            settled(self.rule, group, terms)
         for group, (kind, members) in zip(groups, self.lists, strict=True):
             params = group["params"]
             if type(params) is not kind or len(params) != len(members) or not all(map(is_, params, members)):
@@ -109,6 +107,8 @@ class Repeat:
         for part in self.parts:
             if not part.same(state, terms):
                 return False
+        pairs = zip(self.first, groups, strict=True)
+        self.rule.check_groups([part.bucket.h if part else settled(self.rule, group, terms) for part, group in pairs])
         return (
             (self.lent.lie_as_before() if self.lent else all(map(is_, map(_data, self.members), self.data)))
             and [*map(_master, self.members)] == self.masters

@@ -110,7 +110,7 @@ def check_shared(rule: type[Rule], group: Group, state: Mapping[Any, Any]) -> No
     """Raise ValueError if registers that all parameters share are not the same in the state of each."""
     names = rule.registers(resolve(rule, group)) if rule.shares_registers else {}
     for name in names:
-        found = {repr(x[name]) for p, x in state.items() if isinstance(p, Parameter) and x}
+        found = {repr(x[name]) for p, x in state.items() if isinstance(p, Parameter) and name in x}
         if len(found) > 1:
             raise ValueError(
                 f"loaded state dict is not one of {rule.__name__}: all parameters share {name}, got {sorted(found)}"

@@ -167,6 +167,38 @@ def test_groups_that_cannot_share_are_refused(more: dict[str, Any], message: str
     assert (p == 1).all()
 
 
+@pytest.mark.parametrize("fused", [None, True])
+def test_groups_that_can_no_longer_share_are_refused_where_a_step_is_repeated(fused: bool | None) -> None:
+    optimizer: Any = Prodigy([{"params": [np.ones(2)]}, {"params": [np.ones(2)]}], lr=0, fused=fused)
+    for _ in range(3):
+        optimizer.step(grads=[np.ones(2)] * 2)
+    assert optimizer._repeat is not None
+    optimizer.param_groups[1]["d_coef"] = 2.0
+    with pytest.raises(RuntimeError, match="the d_coef of all groups of Prodigy must be the same"):
+        optimizer.step(grads=[np.ones(2)] * 2)
+
+
+@pytest.mark.parametrize("bare", [0, 1])
+def test_a_parameter_with_nothing_but_a_master_copy_begins_with_the_numbers_that_all_share(bare: int) -> None:
+    def halves() -> Any:
+        return Prodigy([Parameter(np.ones(n, np.float16), master=True) for n in (3, 2)], d0=0.1)
+
+    def gradients(k: int) -> list[Any]:
+        return [np.full(n, 0.5 - k, np.float16) for n in (3, 2)]
+
+    optimizer, other = halves(), halves()
+    for k in range(3):
+        optimizer.step(grads=gradients(k))
+    saved = optimizer.state_dict()
+    saved["state"][bare] = {"master": np.ones(len(saved["state"][bare]["master"]), np.float32)}
+    other.load_state_dict(saved)
+    other.step(grads=gradients(3))
+    optimizer.step(grads=gradients(3))
+    assert len(shared(other)) == 1
+    assert shared(other).pop()[0] == 4
+    assert shared(other) != shared(optimizer)
+
+
 def test_a_state_goes_through_json_and_one_that_differs_is_refused() -> None:
     params = begin()
     optimizer = Prodigy(groups(params), d0=0.01)
