@@ -248,7 +248,7 @@ def _check(p: Parameter, slow: Array, name: str) -> None:
 
 
 def _cut(x: Array, block: tree.Block) -> Array:
-    return as_reals(plain(x))[block]
+    return tree.take(as_reals(plain(x)), block)
 
 
 def _rounded(value: Any, like: Array) -> Any:

@@ -133,6 +133,18 @@ def test_other_storages(dtype: str) -> None:
         assert (w == expected).all() and w.dtype == dtype
 
 
+@pytest.mark.parametrize("pullback", ["none", "reset", "pullback"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "complex64"])
+def test_a_parameter_without_axes_goes_as_one_with_one_element(dtype: str, pullback: str) -> None:
+    found = []
+    for shape in ((), (1,)):
+        ours = Lookahead(refoptim.SGD([np.full(shape, 1.5, dtype)], lr=0.1, momentum=0.5), 0.3, 2, pullback)
+        for k in range(5):
+            ours.step(grads=[np.full(shape, k - 0.7, dtype)])
+        found.append([x.tobytes() for x in data(ours)])
+    assert found[0] == found[1]
+
+
 def test_a_master_copy_is_what_is_drawn_back() -> None:
     p = Parameter(np.ones(3, np.float16), master=True)
     ours = Lookahead(refoptim.SGD([p], lr=2.0**-13), alpha=0.5, k=1)
