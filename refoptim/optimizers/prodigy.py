@@ -13,6 +13,7 @@ from ..step import hyper as hp
 from ..step.cautious import masked
 from ..step.groups import Params
 from ..step.rule import Hypers, Record, Registers, Rule, ascent
+from ..step.state_dict import step_count
 from .base import Optimizer
 
 COMMON = ("betas", "beta3", "use_bias_correction", "safeguard_warmup", "d0", "d_coef", "growth_rate")
@@ -247,7 +248,7 @@ def beta3(h: Hypers) -> float:
 
 def step_size(h: Hypers, registers: Registers) -> float:
     """Return d times the learning rate, corrected for the beginning of the averages."""
-    k, (beta1, beta2) = int(registers["k"]) + 1, h.betas
+    k, (beta1, beta2) = step_count(registers["k"], "the state k") + 1, h.betas
     correction = power(1 - power(beta2, k), 0.5) / (1 - power(beta1, k)) if h.use_bias_correction else 1.0
     found: float = float(registers["d"]) * h.lr * correction
     return found

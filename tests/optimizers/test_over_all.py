@@ -213,6 +213,20 @@ def test_a_state_goes_through_json_and_one_that_differs_is_refused() -> None:
     assert shared(other) == shared(optimizer)
 
 
+@pytest.mark.parametrize("k", [math.nan, math.inf, -1.0, 0.5])
+def test_a_number_of_steps_that_is_none_is_refused(k: float) -> None:
+    p = np.ones(3)
+    optimizer = Prodigy([p], d0=0.1)
+    optimizer.step(grads=[np.ones(3)])
+    saved = optimizer.state_dict()
+    saved["state"][0]["k"] = np.float64(k)
+    optimizer.load_state_dict(saved)
+    before = everything(optimizer)
+    with pytest.raises(ValueError, match=r"the state k must be an integer in \[0, inf\), got"):
+        optimizer.step(grads=[np.ones(3)])
+    assert everything(optimizer) == before
+
+
 def test_a_gradient_that_is_not_finite_leaves_an_optimizer_that_steps() -> None:
     p = np.ones(3)
     optimizer = Prodigy([p], d0=0.1)
