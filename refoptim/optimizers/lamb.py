@@ -105,7 +105,8 @@ class LAMB(Optimizer):
     @classmethod
     def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
         (squares,) = totals
-        return dict(clip=max(1.0, math.sqrt(squares) / h.max_grad_norm))
+        clip = math.sqrt(squares) / h.max_grad_norm
+        return dict(clip=1.0 if clip < 1 else clip)
 
     @classmethod
     def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:

@@ -98,6 +98,18 @@ def test_lamb_divides_by_the_norm_of_the_squares_added_in_order() -> None:
         assert (optimizer.state[p]["exp_avg"] == g / clip).all()
 
 
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_norm_that_is_nan_reaches_every_gradient(fused: bool | None) -> None:
+    """As in timm, and in ``clip_grad_norm_``; an infinite one leaves 0 of what is finite."""
+    for bad, expected in ((np.nan, np.nan), (np.inf, 0.0)):
+        params = [np.ones(2), np.ones(3)]
+        optimizer = LAMB(params, betas=(0.0, 0.0), max_grad_norm=0.7, fused=fused)
+        optimizer.step(grads=[np.array([bad, 1.0]), np.ones(3)])
+        averages = [optimizer.state[p]["exp_avg"] for p in optimizer.param_groups[0]["params"]]
+        assert np.isnan(averages[0][0])
+        assert np.array_equal(np.concatenate([averages[0][1:], averages[1]]), [expected] * 4, equal_nan=True)
+
+
 def test_a_group_that_takes_no_part_is_neither_summed_nor_clipped() -> None:
     g = np.array([3.0, 4.0])
     alone, beside = np.ones(2), np.ones(2)
