@@ -237,7 +237,7 @@ class Sliced(Rule):
 @cache
 def sliced(rule: type[Rule], n: int) -> type[Rule]:
     """Return Prodigy, or what derives from it, with sums over every n-th element."""
-    return type(f"{rule.__name__} of every {n}th", (Sliced, rule), {"n": n, "__module__": __name__})
+    return type(rule.__name__, (Sliced, rule), {"n": n, "__module__": __name__})
 
 
 def beta3(h: Hypers) -> float:

@@ -355,5 +355,11 @@ def test_sums_over_some_elements_are_those_of_pure_functions_and_of_ranks_and_ha
         return [p.data.tobytes() for p in params]
 
     assert run_ranks(2, share) == [[x.tobytes() for x in pure]] * 2
-    with pytest.raises(RuntimeError, match=r"those of Prodigy do not know slice_p=4: they take 1"):
+    message = r"those of Prodigy do not know slice_p=4: they take 1"
+    with pytest.raises(RuntimeError, match=message):
         Prodigy(arrays, fused=True, **settings)
+    later = Prodigy(arrays, fused=True)
+    later.param_groups[0]["slice_p"] = 4
+    with pytest.raises(RuntimeError, match=message):
+        later.step(grads=slopes(0, arrays))
+    assert not later.state
