@@ -212,7 +212,7 @@ def test_numbers_beyond_16_bits_go_through_a_cautious_step_or_are_refused_as_in_
     refoptim.Adam([p], lr=1e5, cautious=True, fused=fused).step(grads=[np.array([1e-4, 2.0], np.float16)])
     assert p.tolist() == [-np.inf] * 2
     optimizer = refoptim.SGD([q], lr=1e5, momentum=0.9, cautious=True, fused=fused)
-    with pytest.raises(RuntimeError, match="type float16 without overflow: step_size = -100000.0"):
+    with pytest.raises(RuntimeError, match=r"type float16 without overflow: step_size = -100000\.0"):
         optimizer.step(grads=[np.ones(2, np.float16)])
     assert q.tolist() == [1.0] * 2
 
