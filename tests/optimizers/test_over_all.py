@@ -225,6 +225,23 @@ def test_a_state_goes_through_json_and_one_that_differs_is_refused() -> None:
     assert shared(other) == shared(optimizer)
 
 
+@pytest.mark.parametrize("fused", [None, True])
+def test_large_weights_of_gradients_need_master_copies_beside_float16(fused: bool | None) -> None:
+    """0.26 * 0.26 / 1e-6 is above 65504."""
+    for master in (False, True):
+        optimizer = Prodigy([Parameter(np.ones(3, np.float16), master=master)], fused=fused)
+        optimizer.step(grads=[np.ones(3, np.float16)])
+        saved = optimizer.state_dict()
+        saved["state"][0]["d"] = np.float64(0.26)
+        optimizer.load_state_dict(saved)
+        if master:
+            optimizer.step(grads=[np.ones(3, np.float16)])
+            assert shared(optimizer).pop()[0] == 2
+        else:
+            with pytest.raises(RuntimeError, match="type float16 without overflow: weight_gain = 67"):
+                optimizer.step(grads=[np.ones(3, np.float16)])
+
+
 @pytest.mark.parametrize("k", [math.nan, math.inf, -1.0, 0.5])
 def test_a_number_of_steps_that_is_none_is_refused(k: float) -> None:
     p = np.ones(3)
