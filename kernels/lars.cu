@@ -21,7 +21,7 @@ struct LARS {
         double w = sqrt(squares_of_p);
         double n = sqrt(squares_of_g);
         double ratio = w > 0 && n > 0 ? s.trust_coeff * w / (n + w * s.weight_decay + s.eps) : 1;
-        double clipped = ratio < s.lr ? ratio / s.lr : 1;
+        double clipped = ratio >= s.lr ? 1 : ratio / s.lr;
         s.ratio = s.trust_clip ? clipped : ratio;
     }
 

@@ -101,7 +101,7 @@ class LARS(Optimizer):
         w = math.sqrt(squares_of_p)
         n = math.sqrt(squares_of_g)
         ratio = s.trust_coeff * w / (n + w * s.weight_decay + s.eps) if w > 0 and n > 0 else 1.0
-        clipped = ratio / s.lr if ratio < s.lr else 1.0
+        clipped = 1.0 if ratio >= s.lr else ratio / s.lr
         return dict(ratio=clipped if s.trust_clip else ratio)
 
     @classmethod
