@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .. import oracle
+from .. import lr_witnesses, oracle
 from ..cases import Case
 from . import Unsupported, all_hyper
 from .peer import Hyper, Theirs, TorchPeer
@@ -98,6 +98,11 @@ class Timm(Ports):
         "MARS": Port("timm.optim.mars:Mars"),
         "NovoGrad": Port("timm.optim.nvnovograd:NvNovoGrad"),
     }
+
+    def schedule(self, name: str, settings: Hyper, lr: float, epochs: int) -> list[float]:
+        if name != "CosineCyclesLR":
+            raise Unsupported(f"timm has no {name} of its own")
+        return lr_witnesses.timm(name, settings, lr, epochs)
 
 
 def _lambda(h: Hyper) -> Callable[[int], float]:
