@@ -142,7 +142,7 @@ class Prodigy(Optimizer):
     @classmethod
     def scalars(cls, h: Hypers, k: int, registers: Registers) -> dict[str, Any]:
         beta1, beta2 = h.betas
-        d, dlr = float(registers["d"]), step_size(h, registers)
+        d, dlr = estimate(registers), step_size(h, registers)
         return dict(
             active=h.lr > 0,
             coupled=0.0 if h.decouple else h.weight_decay,
@@ -176,7 +176,7 @@ class Prodigy(Optimizer):
         product, denominator = totals
         if denominator == 0:
             return {}
-        before, d_max, d_numerator = (float(registers[name]) for name in ("d", "d_max", "d_numerator"))
+        before, d_max, d_numerator = estimate(registers), float(registers["d_max"]), float(registers["d_numerator"])
         dlr = step_size(h, registers)
         numerator = d_numerator * beta3(h) + before / h.d0 * dlr * product
         d_hat = h.d_coef * numerator / denominator
@@ -250,5 +250,13 @@ def step_size(h: Hypers, registers: Registers) -> float:
     """Return d times the learning rate, corrected for the beginning of the averages."""
     k, (beta1, beta2) = step_count(registers["k"], "the state k") + 1, h.betas
     correction = power(1 - power(beta2, k), 0.5) / (1 - power(beta1, k)) if h.use_bias_correction else 1.0
-    found: float = float(registers["d"]) * h.lr * correction
+    found: float = estimate(registers) * h.lr * correction
     return found
+
+
+def estimate(registers: Registers) -> float:
+    """Return d; raise ValueError if it is none: states may hold anything, and gradients near 1e308 make it infinite."""
+    d = float(registers["d"])
+    if not 0 < d < math.inf:
+        raise ValueError(f"the state d must be a number in (0, inf), got {d!r}")
+    return d

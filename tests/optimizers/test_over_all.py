@@ -242,16 +242,22 @@ def test_large_weights_of_gradients_need_master_copies_beside_float16(fused: boo
                 optimizer.step(grads=[np.ones(3, np.float16)])
 
 
-@pytest.mark.parametrize("k", [math.nan, math.inf, -1.0, 0.5])
-def test_a_number_of_steps_that_is_none_is_refused(k: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(("k", k, r"the state k must be an integer in \[0, inf\), got") for k in (math.nan, math.inf, -1.0, 0.5)),
+        *(("d", d, rf"the state d must be a number in \(0, inf\), got {d}") for d in (math.nan, math.inf, -1.0, 0.0)),
+    ],
+)
+def test_a_state_that_is_none_is_refused(name: str, value: float, message: str) -> None:
     p = np.ones(3)
     optimizer = Prodigy([p], d0=0.1)
     optimizer.step(grads=[np.ones(3)])
     saved = optimizer.state_dict()
-    saved["state"][0]["k"] = np.float64(k)
+    saved["state"][0][name] = np.float64(value)
     optimizer.load_state_dict(saved)
     before = everything(optimizer)
-    with pytest.raises(ValueError, match=r"the state k must be an integer in \[0, inf\), got"):
+    with pytest.raises(ValueError, match=message):
         optimizer.step(grads=[np.ones(3)])
     assert everything(optimizer) == before
 
