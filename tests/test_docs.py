@@ -31,7 +31,7 @@ GENERATED = {
         "refoptim.distributed",
         "refoptim.conformance.adapters",
     },
-    "dialects": set(),
+    "dialects": {"ports"},
     "lr_scheduler": {describe.stem(cls) for cls in describe.schedulers()} | {"swalr"},
     "optimizers": {describe.stem(cls) for cls in describe.optimizers()},
 }
