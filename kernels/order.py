@@ -116,7 +116,7 @@ class Plan:
         self.table, self.entry, self.coded, self.numbers = table, found.entry, found.coded, numbers
 
     def launch(self, machine: Machine) -> None:
-        """Sum. A host reads arguments that stay, for writing them down takes as long as a sum of a hundred thousand."""
+        """Sum. A host reads arguments that stay: to write them down each time took a tenth of four million sums."""
         if isinstance(machine, Host):
             chunks = self.table.chunks
             if chunks.count:

@@ -14,7 +14,7 @@ struct ScheduleFreeSGD {
         T weight_decay, share, gradient_step, iterate_step, unmade;
     };
 
-    FLAGS(FLAG(weight_decay));
+    FLAGS(FLAG(weight_decay), FLAG(unmade));
 
     template <class R> struct Registers {
         R weight_sum, lr_max;

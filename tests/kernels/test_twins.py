@@ -256,7 +256,7 @@ def check_flags(kernel: Kernel) -> None:
     flags, rule = kernel.flags(), kernel.rule
     if not re.search(rf"^ENTRIES\(\w+, {rule.__name__}, \d\)$", kernel.file, re.M):
         return
-    assert {name for name, _ in flags} <= questions(kernel.function("update")[1]) | {"estimated"}
+    assert {name for name, _ in flags} <= questions(kernel.function("update")[1]) | GIVEN
     allowed = getattr(declared(rule).get("momentum"), "interval", REALS)
     for amsgrad, centered, momentum in product([False, True], [False, True], [x for x in (0.0, 0.9) if x in allowed]):
         h = hypers_with(rule, {"amsgrad": amsgrad, "centered": centered, "momentum": momentum})
