@@ -29,7 +29,7 @@ NOBODY = "None of the tables has {}."
 class Found(NamedTuple):
     """What was found: in which library, of which optimizer or schedule, the verdict, and what differs."""
 
-    library: str
+    owner: str
     name: str
     verdict: str
     differs: str
@@ -39,7 +39,7 @@ def found() -> list[Found]:
     """Return all rows of all libraries."""
     sections = re.split(r"^## ", FOUND.read_text(encoding="utf-8"), flags=re.M)[1:]
     rows = [(text.partition("\n")[0], *re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \|", text, re.M)) for text in sections]
-    return [Found(library, *row) for library, *own in rows for row in own]
+    return [Found(owner, *row) for owner, *own in rows for row in own]
 
 
 def page() -> str:
@@ -52,7 +52,8 @@ def page() -> str:
 
 def section(title: str, pages: dict[str, str]) -> str:
     """Return a table with a row for each rule, and the names of those that nobody else was asked for."""
-    rows = {name: [x for x in found() if x.name == name] for name in pages}
+    every = found()
+    rows = {name: [x for x in every if x.name == name] for name in pages}
     cells = [(f"[{name}]({pages[name]})", *by_verdict(own)) for name, own in rows.items() if own]
     alone = [name for name, own in rows.items() if not own]
     return md.section(title, md.table(("", *VERDICTS), cells), NOBODY.format(", ".join(alone)) if alone else "")
@@ -66,5 +67,5 @@ def by_verdict(rows: Iterable[Found]) -> list[str]:
 
 def told(row: Found) -> str:
     """Return the name of a library, as a link to what was found in it, and what differs there."""
-    link = f"[{row.library}](../check/others.md#{row.library.replace('_', '-')})"
+    link = f"[{row.owner}](../check/others.md#{row.owner.replace('_', '-')})"
     return link if row.differs == "–" else f"{link} ({row.differs})"

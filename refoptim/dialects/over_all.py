@@ -8,7 +8,7 @@ from typing import Any
 from ..numerics import tree
 from ..numerics.arith import Array, neg
 from ..optimizers.base import Optimizer
-from ..optimizers.lamb import LAMB
+from ..optimizers.lamb import LAMB, excess
 from ..optimizers.prodigy import Prodigy, step_size
 from ..step.rule import Hypers, Record, Registers
 from .change import Change, MeasuredChange, changed, declare, with_settings, with_words
@@ -116,5 +116,5 @@ class OneByOne(MeasuredChange):
 
     @classmethod
     def measure(cls, s: Record, p: Array, g: Array, *state: Array) -> dict[str, Any]:
-        clip = g.dtype.type(max(1.0, float(tree.norm(g)) / s.exact.bound))
+        clip = g.dtype.type(excess(float(tree.norm(g)), s.exact.bound))
         return super().measure(changed(s, clip=clip), p, g, *state) | {"clip": float(clip)}

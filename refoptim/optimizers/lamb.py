@@ -105,8 +105,7 @@ class LAMB(Optimizer):
     @classmethod
     def measured_over_all(cls, h: Hypers, registers: Registers, *totals: float) -> dict[str, Any]:
         (squares,) = totals
-        clip = math.sqrt(squares) / h.max_grad_norm
-        return dict(clip=1.0 if clip < 1 else clip)
+        return dict(clip=excess(math.sqrt(squares), h.max_grad_norm))
 
     @classmethod
     def sums(cls, s: Record, p: Array, g: Array, *state: Array) -> tuple[Array, ...]:
@@ -145,3 +144,9 @@ def direction(s: Record, p: Array, g: Array, exp_avg: Array, exp_avg_sq: Array) 
     denom = add(div(sqrt(exp_avg_sq), s.root_correction2), s.eps)
     u = masked(s, div(div(exp_avg, s.correction1), denom), g)
     return axpy(u, p, s.weight_decay) if s.weight_decay else u
+
+
+def excess(norm: float, bound: float) -> float:
+    """Return how many times its bound a norm is, 1 at least; NaN stays NaN, as in torch's clamp."""
+    found = norm / bound
+    return 1.0 if found < 1 else found

@@ -175,7 +175,7 @@ def test_the_size_of_chunks_changes_nothing(n: int, threads: Any, monkeypatch: p
         x = numbers(np.random.default_rng(3), (300_001,), "float32")
         few, many = (make(name, [x.copy()], fused=True) for _ in range(2))
         for optimizer, chunk in ((few, 1 << 16), (many, 1 << 14)):
-            monkeypatch.setattr(host, "CHUNK", chunk)
+            monkeypatch.setattr(host.Host, "chunk", lambda machine, elements, chunk=chunk: chunk)
             for k in range(2):
                 optimizer.step(grads=[normal(k, 300_001)])
         assert_same_runs(few, many)
