@@ -26,6 +26,9 @@ NEEDS_KERNELS = pytest.mark.skipif(
 )
 """In CI, where there is a compiler, kernels that are missing are a failure."""
 
+FUSED = pytest.mark.parametrize("fused", [None, pytest.param(True, marks=NEEDS_KERNELS)])
+"""Runs a test on the reference and on the kernels for this computer."""
+
 RULES = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD"]
 RULES += wider.ELEMENTWISE
 

@@ -18,6 +18,7 @@ from refoptim.conformance.reference import Reference
 from refoptim.conformance.trajectory import trajectory
 
 import refoptim
+from helpers.kernels import FUSED, NEEDS_KERNELS
 from refoptim.dialects.cautious import CAUTIOUS
 from refoptim.numerics.arith import Array
 
@@ -160,6 +161,7 @@ def ours(case: Case) -> Any:
     return trajectory(Reference(), case, "float64")["sha256"]
 
 
+@NEEDS_KERNELS
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("master", [False, True])
 def test_kernels_have_the_bits_of_the_reference_in_16_bits(name: str, master: bool) -> None:
@@ -176,7 +178,7 @@ def test_kernels_have_the_bits_of_the_reference_in_16_bits(name: str, master: bo
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@FUSED
 def test_where_nothing_agrees_nothing_moves(fused: bool) -> None:
     p = np.array([1.0, 2.0])
     optimizer = refoptim.SGD([p], lr=0.5, momentum=0.9, cautious=True, fused=fused)
@@ -186,7 +188,7 @@ def test_where_nothing_agrees_nothing_moves(fused: bool) -> None:
     assert p.tolist() == [0.5, 1.5]
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@FUSED
 def test_the_flag_may_change_between_steps(fused: bool) -> None:
     p, q = P.copy(), P.copy()
     changing, plain = (refoptim.Adam([x], lr=0.03, fused=fused) for x in (p, q))
@@ -197,7 +199,7 @@ def test_the_flag_may_change_between_steps(fused: bool) -> None:
         assert np.array_equal(p, q) == (k < 3)
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@FUSED
 def test_a_step_that_is_skipped_changes_nothing(fused: bool) -> None:
     p = P.copy()
     optimizer = refoptim.Adam([p], cautious=True, fused=fused)
@@ -205,7 +207,7 @@ def test_a_step_that_is_skipped_changes_nothing(fused: bool) -> None:
     assert np.array_equal(p, P)
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@FUSED
 def test_numbers_beyond_16_bits_go_through_a_cautious_step_or_are_refused_as_in_a_plain_one(fused: bool) -> None:
     """Adam divides by such a learning rate in float32; SGD would use it in float16."""
     p, q = np.ones(2, np.float16), np.ones(2, np.float16)

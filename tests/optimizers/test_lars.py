@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import refoptim
+from helpers.kernels import FUSED
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +21,7 @@ def ratio(p: Any, g: Any, lr: float, decay: float) -> Any:
     return torch.clamp(torch.where(w > 0, torch.where(n > 0, found, one), one) / lr, max=1.0).numpy()
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@FUSED
 @pytest.mark.parametrize("first", [1.0, np.inf, np.nan, 1e200])
 @pytest.mark.parametrize("lr", [0.1, 1e-5])
 def test_a_ratio_is_clipped_as_torch_clamps(fused: bool | None, first: float, lr: float) -> None:

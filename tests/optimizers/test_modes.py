@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import refoptim
+from helpers.kernels import FUSED
 from helpers.wider import WIDER
 from refoptim import Parameter, functional
 from refoptim.distributed import Sharded, run_ranks
@@ -79,7 +80,7 @@ def test_parameters_without_a_step_stay(name: str) -> None:
     assert opt.param_groups[0]["train_mode"]
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@FUSED
 @pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_in_eval_mode_is_an_error_and_changes_nothing(name: str, by_hand: bool, fused: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.kernels import FUSED, NEEDS_KERNELS
 from helpers.rooms import need_kernels
 from refoptim import LAMB, Parameter, Prodigy, functional
 from refoptim.distributed import Sharded, run_ranks
@@ -60,6 +61,7 @@ def run(name: str, dtype: Any, steps: int = 9, master: bool = False, scale: Any 
     return everything(optimizer)
 
 
+@NEEDS_KERNELS
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(
     ("dtype", "master"), [("float64", False), ("float32", False), ("float16", False), ("float16", True)]
@@ -71,6 +73,7 @@ def test_kernels_have_the_bits_of_the_reference(name: str, dtype: str, master: b
         assert run(name, dtype, master=master, **more) == run(name, dtype, master=master, fused=True, **more)
 
 
+@NEEDS_KERNELS
 @pytest.mark.parametrize("name", RULES)
 def test_parameters_of_several_types_stand_in_one_sum(name: str) -> None:
     rule, settings = RULES[name]
@@ -98,7 +101,7 @@ def test_lamb_divides_by_the_norm_of_the_squares_added_in_order() -> None:
         assert (optimizer.state[p]["exp_avg"] == g / clip).all()
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@FUSED
 def test_a_norm_that_is_nan_reaches_every_gradient(fused: bool | None) -> None:
     """As in timm, and in ``clip_grad_norm_``; an infinite one leaves 0 of what is finite."""
     for bad, expected in ((np.nan, np.nan), (np.inf, 0.0)):
@@ -179,7 +182,7 @@ def test_groups_that_cannot_share_are_refused(more: dict[str, Any], message: str
     assert (p == 1).all()
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@FUSED
 def test_groups_that_can_no_longer_share_are_refused_where_a_step_is_repeated(fused: bool | None) -> None:
     optimizer: Any = Prodigy([{"params": [np.ones(2)]}, {"params": [np.ones(2)]}], lr=0, fused=fused)
     for _ in range(3):
@@ -225,7 +228,7 @@ def test_a_state_goes_through_json_and_one_that_differs_is_refused() -> None:
     assert shared(other) == shared(optimizer)
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@FUSED
 def test_large_weights_of_gradients_need_master_copies_beside_float16(fused: bool | None) -> None:
     """0.26 * 0.26 / 1e-6 is above 65504."""
     for master in (False, True):
@@ -273,7 +276,7 @@ def test_a_gradient_that_is_not_finite_leaves_an_optimizer_that_steps() -> None:
     optimizer.step(grads=[np.ones(3)])
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@FUSED
 def test_what_sums_say_may_overflow_where_floating_point_flags_raise(fused: bool | None) -> None:
     """float32 has no 1e305, by which the gradient is divided; it is 0 then, as it would be by the exact number."""
     p = np.ones(3, np.float32)
@@ -300,7 +303,7 @@ def test_a_step_that_fails_changes_nothing(name: str) -> None:
     assert everything(optimizer) == before
 
 
-@pytest.mark.parametrize("fused", [None, True])
+@FUSED
 def test_lamb_repeats_its_step_until_it_is_to_clip(fused: bool | None) -> None:
     optimizer: Any = LAMB([np.ones(3)], betas=(0.0, 0.0), fused=fused)
     (p,) = optimizer.param_groups[0]["params"]
@@ -360,6 +363,7 @@ def test_sums_over_every_third_element() -> None:
     assert alone.state[alone.param_groups[0]["params"][0]]["d"] > 0.01
 
 
+@NEEDS_KERNELS
 def test_sums_over_some_elements_are_those_of_pure_functions_and_of_ranks_and_have_no_kernels() -> None:
     settings: dict[str, Any] = dict(lr=0.8, d0=0.01, weight_decay=0.1, slice_p=4)
     arrays = begin()
