@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 
 FLAGS = (
-    *("-std=c++20", "-O2", "-fPIC", "-Wall", "-DHOST"),
+    *("-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-DHOST"),
     *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 """None of them changes a bit of a result: no contraction, no reordering, no flushing of subnormals."""

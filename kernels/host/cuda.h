@@ -84,10 +84,12 @@ template <class... A> static void launch(void (*kernel)(A...), long long blocks,
     launch_with(kernel, blocks, threads, arguments, typename PlacesUpTo<sizeof...(A)>::Type());
 }
 
+// Nobody but those who call it by name sees a kernel: two libraries in one process would share what they do not hide.
+#define VISIBLE extern "C" __attribute__((visibility("default")))
 #define KERNEL(NAME, ...) static void NAME
 #define JOINED(A, B) A##_##B
 #define JOIN(A, B) JOINED(A, B)
-#define EXPORT(NAME)                                                                       \
-    extern "C" void JOIN(VARIANT, NAME)(long long blocks, int threads, void** arguments) { \
-        launch(NAME, blocks, threads, arguments);                                          \
+#define EXPORT(NAME)                                                                    \
+    VISIBLE void JOIN(VARIANT, NAME)(long long blocks, int threads, void** arguments) { \
+        launch(NAME, blocks, threads, arguments);                                       \
     }

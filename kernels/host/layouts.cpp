@@ -2,6 +2,8 @@
 // ones take a kernel less time than their attributes take Python.
 #include <stdint.h>
 
+#pragma GCC visibility push(default)
+
 // What an array has after the `head` bytes of every object of Python: PyArrayObject_fields in numpy/ndarraytypes.h, whose
 // order no release of NumPy has changed.
 struct Fields {

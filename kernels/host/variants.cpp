@@ -1,6 +1,8 @@
 // What the library of kernels says of itself: built once, for any processor.
 #include <string.h>
 
+#pragma GCC visibility push(default)
+
 #define TEXT_OF(X) #X
 #define TEXT(X) TEXT_OF(X)
 

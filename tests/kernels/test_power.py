@@ -23,15 +23,15 @@ KERNELS = Path(str(files("refoptim.kernels")))
 PROGRAM = """
 #include "host/cuda.h"
 #include "harness/power.cuh"
-extern "C" void powers(long long n, const double* x, const double* y, double* z) {
+VISIBLE void powers(long long n, const double* x, const double* y, double* z) {
     for (long long i = 0; i < n; i++)
         z[i] = refoptim::power(x[i], y[i]);
 }
-extern "C" void exponentials(long long n, const double* x, double* z) {
+VISIBLE void exponentials(long long n, const double* x, double* z) {
     for (long long i = 0; i < n; i++)
         z[i] = refoptim::exp(x[i]);
 }
-extern "C" void logarithms(long long n, const double* x, double* z) {
+VISIBLE void logarithms(long long n, const double* x, double* z) {
     for (long long i = 0; i < n; i++)
         z[i] = refoptim::log(x[i]);
 }
