@@ -179,11 +179,11 @@ template <class S, class T = Arithmetic<S>> struct Chunk {
         });
     }
 
-    // The first number of the sum that can be written past the caches, with others that fill a register.
+    // The first number of the sum that fills a register of a host with others and lies in one line of a cache with them.
     __device__ i64 first() const {
 #ifdef HOST
         i64 width = program.wide_sum ? sizeof(T) : sizeof(S), begin = addresses[0] + start * width;
-        return program.past_caches ? (-begin & (REGISTER - 1)) / width : 0;
+        return (-begin & (REGISTER - 1)) / width;
 #else
         return 0;
 #endif

@@ -182,19 +182,16 @@ __device__ inline void update_elements(
 }  // namespace refoptim
 #include "../host/decided.h"
 namespace refoptim {
-#endif
-
+#else
 template <class Rule, class T, class P, class G, int N>
 __device__ inline void
 update_chunk(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& chunk) {
     constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
     i64 vectors = chunk.aligned() ? chunk.size / V : 0;
-#ifdef HOST
-    if (!update_decided<Rule>(s, prepare, chunk))
-#endif
-        update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
+    update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
     update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
 }
+#endif
 
 template <class Rule, class P, class G, int N, class T = Arithmetic<P>>
 __device__ inline void run(const typename Rule::template Record<T>& by_value, const Bucket& b) {

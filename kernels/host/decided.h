@@ -74,4 +74,32 @@ update_decided(const typename Rule::template Record<T>& s, const Preparation<T>&
     return Decided<Rule, P, G, F, typename UpTo<count(F())>::Type, typename UpTo<N>::Type>::update(s, prepare, chunk);
 }
 
+// How many elements of a chunk come before the first whose register of the parameter lies in one line of a cache.
+template <class P, class G, int N> inline i64 before_line(const Chunk<P, G, N>& chunk) {
+    i64 elements = (-(i64)chunk.p & (AT_ONCE<Arithmetic<P>, G> * sizeof(P) - 1)) / sizeof(P);
+    return elements < chunk.size ? elements : 0;
+}
+
+// A chunk without its first elements.
+template <class P, class G, int N> inline Chunk<P, G, N> rest_of(Chunk<P, G, N> chunk, i64 elements) {
+    chunk.size -= elements, chunk.p += elements, chunk.g += elements;
+    for (int j = 0; j < N; j++)
+        chunk.state[j] += chunk.state[j] ? elements : 0;
+    chunk.copy += chunk.copy ? elements : 0;
+    return chunk;
+}
+
+template <class Rule, class T, class P, class G, int N>
+inline void
+update_chunk(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& whole) {
+    constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
+    i64 first = before_line(whole);
+    update_elements<Rule, 1, 1>(s, prepare, whole, 0, first);
+    const Chunk<P, G, N> chunk = rest_of(whole, first);
+    i64 vectors = chunk.size / V;
+    if (!update_decided<Rule>(s, prepare, chunk))
+        update_elements<Rule, V, W>(s, prepare, chunk, 0, vectors);
+    update_elements<Rule, 1, 1>(s, prepare, chunk, vectors * V, chunk.size);
+}
+
 }  // namespace refoptim

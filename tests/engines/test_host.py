@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from helpers.kernels import (
     gradients,
     numbers,
     settings,
+    shifted,
     strange,
 )
 from helpers.pairs import copies, pair, step
@@ -32,8 +34,6 @@ from helpers.rooms import SETTINGS, gradient, make, normal
 from refoptim import Optimizer, SparseGrad
 from refoptim.engines import host, reference
 from refoptim.engines.host import Host
-
-pytestmark = NEEDS_KERNELS
 
 pytestmark = NEEDS_KERNELS
 
@@ -63,6 +63,20 @@ def test_kernels_have_the_bits_of_the_reference(name: str, dtype: str, seed: int
     for k in range(3):
         step(one, other, gradients(rng, params, dtype, k))
         assert_same_runs(one, other, (chosen, k))
+
+
+@pytest.mark.parametrize("size", [1, 5, 33, 200])
+@pytest.mark.parametrize("dtype", STORAGES[:4])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adam8bit", "LARS"])
+def test_where_an_array_begins_changes_no_bit(name: str, dtype: str, size: int) -> None:
+    """Elements before the first that begins a register are updated one by one, however many there are of both."""
+    rng = np.random.default_rng(size)
+    chosen = {"momentum": 0.9} if name in ("SGD", "LARS") else {}
+    params = [shifted(numbers(rng, (size,), dtype), by) for by in range(64 // np.dtype(dtype_of(dtype)).itemsize)]
+    one, other = pair(name, params, lr=0.1, **chosen)
+    for _ in range(2):
+        step(one, other, [shifted(numbers(rng, (size,), dtype), by % 3) for by in range(len(params))])
+    assert_same_runs(one, other)
 
 
 @pytest.mark.parametrize("dtype", STORAGES[:4])
@@ -306,6 +320,18 @@ def test_a_forked_child_steps_on() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, *where]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_library_shows_what_is_called_by_name() -> None:
+    """What else it has is its own: the loader would let two libraries in one process share it."""
+    nm = shutil.which("nm")
+    if nm is None or sys.platform != "linux":
+        pytest.skip("there is no nm that lists the symbols of a library")
+    done = subprocess.run([nm, "-D", "--defined-only", str(host.LIBRARY)], capture_output=True, text=True, check=True)
+    symbols = [line.split()[1:] for line in done.stdout.splitlines()]
+    assert ["T", "refoptim_variants"] in symbols
+    known = ("refoptim_", "avx512_", "avx2_", "sse2_", "baseline_")
+    assert [x for x in symbols if x[0] != "T" or not x[1].startswith(known)] == []
 
 
 def test_what_has_no_kernels_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
