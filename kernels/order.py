@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refoptim.engines.fused import in_line
-from refoptim.engines.host import Host
+from refoptim.engines.host import Host, StandingLaunch
 from refoptim.engines.machine import Machine, Recorder
 from refoptim.numerics.arith import Array, DType, arithmetic
 from refoptim.numerics.tree import operands
@@ -118,19 +118,23 @@ class Plan:
     def launch(self, machine: Machine) -> None:
         """Sum. A host reads arguments that stay: to write them down each time took a tenth of four million sums."""
         if isinstance(machine, Host):
-            chunks = self.table.chunks
-            if chunks.count:
-                machine.standing(self.entry, chunks.count, *self.standing, elements=chunks.elements)()
+            if self.standing:
+                self.standing.now()()
         else:
             keeper = Recorder(machine)
             bucket = self.table.bucket(NO_STEP, keeper)
             self.table.launch("order", self.entry, bucket, keeper.upload(self.coded), *self.numbers)
 
     @cached_property
-    def standing(self) -> tuple[Array, ...]:
-        """The arguments as arrays of this computer."""
-        program = np.uintp(self.table.machine.address(self.coded))
-        return tuple(map(np.asarray, (self.table.bucket(NO_STEP), program, *self.numbers)))
+    def standing(self) -> StandingLaunch | None:
+        """The launch on this computer, None if there are no elements."""
+        chunks, machine = self.table.chunks, self.table.machine
+        if not chunks.count:
+            return None
+        program = np.uintp(machine.address(self.coded))
+        arguments = map(np.asarray, (self.table.bucket(NO_STEP), program, *self.numbers))
+        standing: StandingLaunch = machine.standing(self.entry, chunks.count, *arguments, elements=chunks.elements)
+        return standing
 
 
 @lru_cache(maxsize=PLANS)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from ..numerics.arith import Array, DType
 from ..step.changes import Change
-from .threads import get_num_threads
+from .threads import get_num_threads, process, told
 
 LIBRARY = Path(__file__).with_name("_host.so")
 
@@ -43,7 +42,7 @@ class Host:
     """The processors of this computer."""
 
     def __init__(self, library: ctypes.CDLL, variant: str) -> None:
-        self.kernels, self.variant, self.process = library, variant, os.getpid()
+        self.kernels, self.variant, self.process = library, variant, process()
         self.entries: dict[str, Any] = {}
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
@@ -70,11 +69,11 @@ class Host:
             table.used = used
         return [self._call(entry, blocks, None, table) for table in tables]
 
-    def standing(self, entry: str, blocks: int, *arguments: Array, elements: int) -> Change:
-        """Return a launch that reads its arguments from arrays when it is made."""
+    def standing(self, entry: str, blocks: int, *arguments: Array, elements: int) -> StandingLaunch:
+        """Return a launch to be made again and again, which reads its arguments from arrays when it is made."""
         table: Any = (ctypes.c_void_p * len(arguments))(*map(self.address, arguments))
         table.used = arguments
-        return self._call(entry, blocks, elements, table)
+        return StandingLaunch(partial(self._call, entry, blocks, elements, table))
 
     def _pointer(self, x: Array | None) -> bytes:
         return (0 if x is None else self.address(x)).to_bytes(SLOT, sys.byteorder)
@@ -88,7 +87,7 @@ class Host:
 
     def threads(self) -> int:
         """Return the number of threads to use; a forked child cannot use those of its parent."""
-        return get_num_threads() if os.getpid() == self.process else 1
+        return get_num_threads() if process() == self.process else 1
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Make an array."""
@@ -113,6 +112,19 @@ class Host:
         ):  # read-only, empty, not in C order, or of a dtype that Python has not
             address: int = x.__array_interface__["data"][0]
             return address
+
+
+class StandingLaunch:
+    """A launch that stands: written down once, and anew only if there may be other threads to make it on."""
+
+    def __init__(self, written: Callable[[], Change]) -> None:
+        self._written, self._call, self._told = written, written(), told()
+
+    def now(self) -> Change:
+        """Return the launch, on as many threads as there are now."""
+        if told() != self._told:
+            self._call, self._told = self._written(), told()
+        return self._call
 
 
 def _table(parts: Sequence[bytes]) -> Any:

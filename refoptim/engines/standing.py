@@ -17,7 +17,7 @@ from ..step.plan import Bucket
 from ..step.rule import Rule, apply, keeps_shapes
 from ..step.scaling import Scaling
 from . import blocks, reference, steps
-from .host import Host
+from .host import Host, StandingLaunch
 from .launches import BUCKET, Launch, address_of, struct_of
 from .machine import Recorder
 from .reference import get_rounding
@@ -72,7 +72,7 @@ class Call(Launches):
         self.record, self.fields = np.zeros((), struct_of(launch.kernel, dtype)), itemgetter(*launch.kernel.record)
         self.bucket, self.scale = np.zeros((), BUCKET), np.zeros(1, np.float32)
         self.flags: tuple[bool, ...] = ()
-        self.call = self._calls()
+        self.call = self._call()
 
     def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
         """Write the scalars down where the kernel reads them."""
@@ -91,15 +91,18 @@ class Call(Launches):
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launch, none if there are no elements, and what is to be done when it has been made."""
-        if self.launch.chunks.count > 1:
-            self.call = self._calls()
-        return [*self.call, *self.launch.after]
+        made = [self.call.now()] if self.call else []
+        return [*made, *self.launch.after]
 
-    def _calls(self) -> list[Change]:
-        """Return the call of the kernel, on as many threads as there are now."""
+    def _call(self) -> StandingLaunch | None:
+        """Return the launch, None if there are no elements."""
         launch, chunks = self.launch, self.launch.chunks
-        arguments = launch.entry, chunks.count, self.record, self.bucket
-        return [launch.machine.standing(*arguments, elements=chunks.elements)] if chunks.count else []
+        if not chunks.count:
+            return None
+        standing: StandingLaunch = launch.machine.standing(
+            launch.entry, chunks.count, self.record, self.bucket, elements=chunks.elements
+        )
+        return standing
 
 
 class Words:

@@ -26,12 +26,18 @@ LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZ
 
 _threads: list[int] = [0]
 
+_process: list[int] = [os.getpid()]
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
+
 
 def set_num_threads(n: int) -> None:
     """Use ``n`` threads for large arrays.
 
     0 stands for the number of processors that this process may use; where a launcher of ranks (``mpiexec``,
-    ``torchrun``) started several processes on this computer, for an equal share of all.
+    ``torchrun``) started several processes on this computer, for an equal share of all. Their number is read when a step
+    is planned anew.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"the number of threads must be an integer in [0, inf), got {n!r}")
@@ -43,10 +49,20 @@ def get_num_threads() -> int:
     return _threads[0] or _processors()
 
 
+def process() -> int:
+    """Return the number of this process; the system, which takes longer to say it, is asked once."""
+    return _process[0]
+
+
+def told() -> tuple[int, int]:
+    """Return who is to use how many threads: this process, and what ``set_num_threads`` was given."""
+    return _process[0], _threads[0]
+
+
 def _processors() -> int:
     """Return how many processors this process may use, its share of them where a launcher started several beside it."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(own, (os.cpu_count() or own) // _processes()))
+    return own if _processes() == 1 else max(1, min(own, (os.cpu_count() or own) // _processes()))
 
 
 @cache
@@ -167,7 +183,7 @@ class _Crew:
     """
 
     def __init__(self) -> None:
-        self.process = os.getpid()
+        self.process = process()
         self.queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.members: list[int] = []
 
@@ -190,7 +206,7 @@ def _crew(n: int) -> SimpleQueue[Callable[[], None]] | None:
 
     A forked child has none of its parent's threads, and makes its own.
     """
-    if _crews[0].process != os.getpid():
+    if _crews[0].process != process():
         _crews[0] = _Crew()
     crew = _crews[0]
     with suppress(RuntimeError, MemoryError):
