@@ -36,8 +36,8 @@ def set_num_threads(n: int) -> None:
     """Use ``n`` threads for large arrays.
 
     0 stands for the number of processors that this process may use; where a launcher of ranks (``mpiexec``,
-    ``torchrun``) started several processes on this computer, for an equal share of all. Their number is read when a step
-    is planned anew.
+    ``torchrun``) started several processes on this computer, for an equal share of all. It is read when a step is
+    planned anew.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"the number of threads must be an integer in [0, inf), got {n!r}")

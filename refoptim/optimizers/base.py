@@ -233,10 +233,9 @@ class Optimizer(Rule):
         if estimates is not None:
             with about_estimates():
                 estimates = in_order(self.param_groups, estimates)
-        on_gpu = partial(engines.counts_on_gpu, type(self), scaling)
-        terms = Terms(scaling, self._counters, on_gpu, estimates, self._shared())
+        terms = partial(self._terms, scaling, estimates)
         repeat, self._repeat = self._repeat, None
-        if repeat is not None and repeat.holds(self.param_groups, self.state, grads, terms):
+        if repeat and estimates is None and repeat.holds(self.param_groups, self.state, grads, terms):
             workspace = Workspace()
             with np.errstate(all="ignore"):
                 changes = repeat.changes(scaling, workspace)
@@ -246,9 +245,14 @@ class Optimizer(Rule):
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
-            plan = make_plan(type(self), self.param_groups, self.state, grads, terms)
+            plan = make_plan(type(self), self.param_groups, self.state, grads, terms())
         if all(bucket.counted for bucket in plan) or not scaling.skips():
             self._run(plan)
+
+    def _terms(self, scaling: Scaling, estimates: Any) -> Terms:
+        """Return what the next step is taken under."""
+        on_gpu = partial(engines.counts_on_gpu, type(self), scaling)
+        return Terms(scaling, self._counters, on_gpu, estimates, self._shared())
 
     def _run(self, plan: list[Bucket]) -> None:
         """Update the arrays and keep the state, all at once; a step whose arrays stay can be repeated."""

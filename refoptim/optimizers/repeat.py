@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, is_, is_not, itemgetter
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
 
 from ..engines.layouts import Layouts, layouts
-from ..engines.standing import Launches, Standing
+from ..engines.standing import Launches, Standing, Words
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import HOST
@@ -29,7 +30,17 @@ from ..step.hyper import declared
 from ..step.limits import check_constants
 from ..step.parameter import Borrowed, told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, layout, settled
-from ..step.rule import Registers, Rule, is_steady, keeps_shapes, next_registers, resolve, step_scalars, unread
+from ..step.rule import (
+    Registers,
+    Rule,
+    checks_groups,
+    is_steady,
+    keeps_shapes,
+    next_registers,
+    resolve,
+    step_scalars,
+    unread,
+)
 from ..step.scaling import Scaling
 
 FLAGS = ("fused", "differentiable", "capturable", "cautious")
@@ -60,24 +71,24 @@ class Repeat:
         plan: Sequence[Bucket],
         standing: Sequence[Standing],
     ) -> None:
-        self.rule, self.groups = plan[0].rule, list(groups)
-        self.lists = [(type(group["params"]), list(group["params"])) for group in groups]
+        self.rule, self.groups, self.state = plan[0].rule, list(groups), state
+        self.lists = [copy(group["params"]) for group in groups]
         self.members = [p for group in groups for p in group["params"]]
         self.data = [p.data for p in self.members]
-        self.masters = [p.master for p in self.members]
         self.memory = Memory(self.data)
         self.parts = [_Part(state, *pair) for pair in zip(plan, standing, strict=True)]
         self.counted = all(part.bucket.counted for part in self.parts)
-        kept = [x for part in self.parts for _, _, arrays in part.columns for x in arrays]
+        kept = [x for part in self.parts for x in part.kept]
         self.told = told(p for part in self.parts for p in part.parameters)
         self.pins = [ref(x) for x in self.data + kept if isinstance(x, np.ndarray)]  # NumPy resizes none that has one
-        self.first = [next((part for part in self.parts if part.bucket.group is group), None) for group in groups]
+        first = [next((part for part in self.parts if part.bucket.group is group), None) for group in groups]
+        self.first = first if None in first or checks_groups(self.rule) else []
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
-        self.rows = [[i for i, at in enumerate(self.numbers) if at and at[0] is part] for part in self.parts]
-        self.count = sum(map(len, self.rows))
-        self.grads = [_nothing if number is None else number[0].grads[number[1]] for number in self.numbers]
-        given = [x for x in (reference() for reference in self.grads) if x is not None]
+        self.count = sum(number is not None for number in self.numbers)
+        self.rows = [self._read_by(part) for part in self.parts]
+        self.grads = [_GONE if number is None else number[0].grads[number[1]] for number in self.numbers]
+        given = [x for x in map(_alive, self.grads) if x is not None]
         self.form = FORM if all(map(attrgetter("flags.c_contiguous"), given)) else FORM_OF_ANY
         self.forms = list(map(self.form, given))
         self.given: Layouts | None = None
@@ -85,35 +96,41 @@ class Repeat:
         self.lent = _Lent.of(self)
         self.written = kept if self.lent else self.data + kept
         self.layouts = layouts(self.written)
+        looks = [_Look(_master, self.members), *(look for part in self.parts for look in part.looks(state))]
+        self.objects = _Objects(looks if self.lent else [_Look(_data, self.members), *looks])
 
-    def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Terms) -> bool:
+    def _read_by(self, part: _Part) -> list[int]:
+        """Return which gradients a part is given; those of kernels lie where they were told."""
+        given = isinstance(part.standing, Words)
+        return [i for i, at in enumerate(self.numbers) if given and at and at[0] is part]
+
+    def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Callable[[], Terms]) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
         try:
-            return (
-                terms.estimates is None
-                and self._same(groups, state, terms)
-                and (self.lent.take(grads) if self.lent else self._take(grads))
-            )
+            return self._same(groups, state, terms) and (self.lent.take(grads) if self.lent else self._take(grads))
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
             return False  # the plan says what is wrong
 
-    def _same(self, groups: Sequence[Group], state: Mapping[Any, Any], terms: Terms) -> bool:
-        if len(groups) != len(self.groups) or not all(map(is_, groups, self.groups)):
-            return False
-        for group, (kind, members) in zip(groups, self.lists, strict=True):
-            params = group["params"]
-            if type(params) is not kind or len(params) != len(members) or not all(map(is_, params, members)):
-                return False
-        for part in self.parts:
-            if not part.same(state, terms):
-                return False
-        pairs = zip(self.first, groups, strict=True)
-        self.rule.check_groups([part.bucket.h if part else settled(self.rule, group, terms) for part, group in pairs])
+    def _same(self, groups: Sequence[Group], state: Mapping[Any, Any], terms: Callable[[], Terms]) -> bool:
         return (
-            (self.lent.lie_as_before() if self.lent else all(map(is_, map(_data, self.members), self.data)))
-            and [*map(_master, self.members)] == self.masters
+            state is self.state
+            and len(groups) == len(self.groups)
+            and all(map(is_, groups, self.groups))
+            and [*map(_params, groups)] == self.lists
+            and self.objects.stay()
+            and all(part.same(terms) for part in self.parts)
+            and self._fits_together(terms)
+            and (self.lent is None or self.lent.lie_as_before())
             and self.layouts.hold(self.written)
         )
+
+    def _fits_together(self, terms: Callable[[], Terms]) -> bool:
+        """Return True; raise if settings of groups without a part are wrong, or do not go with those of others."""
+        if self.first:
+            pairs = zip(self.first, self.groups, strict=True)
+            settings = [part.bucket.h if part else settled(self.rule, group, terms()) for part, group in pairs]
+            self.rule.check_groups(settings)
+        return True
 
     def _take(self, grads: Any) -> bool:
         """Tell whether the gradients are the old ones, or can take their place."""
@@ -126,7 +143,7 @@ class Repeat:
         given = [x for x in now if x is not None]
         if len(given) != self.count:
             return False  # a gradient that is gone and one that is missing look alike below
-        old = [reference() for reference in self.grads]
+        old = [*map(_alive, self.grads)]
         same = all(map(is_, now, old))
         if not same and not self._exchange([i for i, x in enumerate(now) if x is not old[i]], now):
             return False
@@ -164,7 +181,7 @@ class Repeat:
         changes = [*self.told]
         for part, rows in zip(self.parts, self.rows, strict=True):
             part.advance(scaling)
-            changes += part.changes(scaling, [now[i] for i in rows] if now else [], workspace)
+            changes += part.changes(scaling, [now[i] for i in rows], workspace)
         return changes
 
 
@@ -240,6 +257,7 @@ class _Part:
         shapes = {task.parameter.shape: {name: x.shape for name, x in task.arrays.items()} for task in bucket.tasks}
         self.layouts = shapes if self.whole else {(1,): dict.fromkeys(bucket.tasks[0].arrays, (1,))}
         self.columns = [_column(name, self.states) for name in self._names(bucket.tasks[0].master is not None)]
+        self.kept = [x for column in self.columns for x in column.objects()]
         rule: type = bucket.rule
         self.settings = _Settings(rule, bucket.group)
         self.scale: float | None = math.nan
@@ -254,17 +272,16 @@ class _Part:
         names = dict.fromkeys(name for layout in self.layouts.values() for name in layout)
         return [*names, *(["master"] if master else [])]
 
-    def same(self, state: Mapping[Any, Any], terms: Terms) -> bool:
-        """Tell whether the settings and the state are those that the last step left behind."""
+    def looks(self, state: Mapping[Any, Any]) -> list[_Look]:
+        """Return what finds the state of the parameters, and its arrays."""
+        return [_Look(state.get, self.parameters), *self.columns]
+
+    def same(self, terms: Callable[[], Terms]) -> bool:
+        """Tell whether the settings and the counts of the state are those that the last step left behind."""
         if not (self.settings.stay(self.bucket.group) or self._can_change_settings()):
             return False
-        if self.bucket.place != HOST and terms.on_gpu(self.bucket.group, self.bucket.place) != self.bucket.counted:
+        if self.bucket.place != HOST and terms().on_gpu(self.bucket.group, self.bucket.place) != self.bucket.counted:
             return False
-        if not all(map(is_, map(state.get, self.parameters), self.states)):
-            return False
-        for pick, states, arrays in self.columns:
-            if not all(map(is_, map(pick, states), arrays)):
-                return False
         return self._same_counters(terms) if self.bucket.counted else self._same_counts()
 
     def _can_change_settings(self) -> bool:
@@ -288,10 +305,10 @@ class _Part:
                 return False
         return True
 
-    def _same_counters(self, terms: Terms) -> bool:
+    def _same_counters(self, terms: Callable[[], Terms]) -> bool:
         counter: Any = self.bucket.counter
         stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
-        return stands and all(x is counter for x in map(terms.counters.get, self.parameters))
+        return stands and all(x is counter for x in map(terms().counters.get, self.parameters))
 
     def _counts(self, k: int, registers: Registers) -> dict[str, Any]:
         return {"step": k, **registers} if self.bucket.rule.counts_steps else {**registers}
@@ -348,10 +365,32 @@ class _Settings:
         return self.absent.isdisjoint(group) and [group.get(name) for name in FLAGS] == self.flags
 
 
-def _column(name: str, states: Sequence[Any]) -> tuple[Callable[[Any], Any], list[Any], list[Array]]:
-    """Return what looks up the array of a name in a state, the states that hold one, and those arrays."""
-    having = [s for s in states if s and name in s]
-    return itemgetter(name), having, [s[name] for s in having]
+class _Look(NamedTuple):
+    """A function that finds an object in each thing of a list."""
+
+    function: Callable[[Any], Any]
+    things: Sequence[Any]
+
+    def objects(self) -> list[Any]:
+        """Return the objects that are there now."""
+        return [*map(self.function, self.things)]
+
+
+class _Objects:
+    """Objects by where they are found; functions written in C look and compare, however many there are."""
+
+    def __init__(self, looks: Sequence[_Look]) -> None:
+        self.functions, self.things = zip(*looks, strict=True)
+        self.found = [x for look in looks for x in look.objects()]
+
+    def stay(self) -> bool:
+        """Tell whether the same ones are found."""
+        return all(map(is_, chain.from_iterable(map(map, self.functions, self.things)), self.found))
+
+
+def _column(name: str, states: Sequence[Any]) -> _Look:
+    """Return what finds the arrays of a name in the states that hold one."""
+    return _Look(itemgetter(name), [s for s in states if s and name in s])
 
 
 def _is_constant(x: Any) -> bool:
@@ -364,8 +403,12 @@ def takes_dense_gradients(rule: type[Rule]) -> bool:
     return rule.accept.__module__.rpartition(".")[0] in (__package__, Rule.__module__.rpartition(".")[0])
 
 
-def _nothing() -> None:
-    """Stand for the gradient of a parameter that had none."""
-
-
 _data, _master, _grad = map(attrgetter, ("data", "master", "grad"))
+
+_params = itemgetter("params")
+
+_alive = ref.__call__
+"""Returns what a weak reference refers to, None if that is gone."""
+
+_GONE: ref[Any] = ref(Workspace())
+"""Stands for the gradient of a parameter that had none."""

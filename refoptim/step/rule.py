@@ -452,6 +452,11 @@ def is_steady(rule: type[Rule], h: Hypers) -> bool:
     return all(x is not k for x in scalars.values())
 
 
+def checks_groups(rule: type[Rule]) -> bool:
+    """Tell whether a rule has something to say of the settings of groups together."""
+    return rule.check_groups.__func__ is not Rule.check_groups.__func__  # type: ignore[attr-defined]
+
+
 def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
     """Return the registers after step ``k``; raise where they overflow or divide by zero."""
     if not registers and rule.advance.__func__ is Rule.advance.__func__:  # type: ignore[attr-defined]
