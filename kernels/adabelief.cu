@@ -15,7 +15,8 @@ struct AdaBelief : NoRegisters {
         T root_correction2, rectify, rectified, degenerated, step_size;
     };
 
-    FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG_OF(2, amsgrad));
+    FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG_OF(2, amsgrad), FLAG(rectify));
+    USUAL(MOSTLY(rectified));
 
     // The factor that keeps the variance of the step what it would be at n_max, corrected for the start.
     __device__ static double rectification(double n, double n_max, double power2) {

@@ -15,6 +15,7 @@ struct Adagrad : NoRegisters {
     };
 
     FLAGS(FLAG(weight_decay));
+    USUAL(SELDOM(sparse));
 
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         return {

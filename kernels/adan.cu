@@ -15,7 +15,8 @@ struct Adan : NoRegisters {
         T no_prox, shrink, step_size, step_size_diff, grow, zero;
     };
 
-    FLAGS(FLAG(first), FLAG(no_prox));
+    FLAGS(FLAG(no_prox));
+    USUAL(SELDOM(first));
 
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1], beta3 = h.betas[2];

@@ -16,6 +16,7 @@ struct ADOPT : NoRegisters {
     };
 
     FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG(clipped));
+    USUAL(SELDOM(first));
 
     // NaN stands for None.
     __device__ static bool is_given(double x) { return x == x; }

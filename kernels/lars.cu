@@ -12,6 +12,7 @@ struct LARS {
     };
 
     FLAGS(FLAG(adapted), FLAG_OF(0, has_buffer), FLAG(nesterov));
+    USUAL(SELDOM(unmade));
 
     template <class T, class X> __device__ static Several<X, 2> sums(const Record<T>&, X p, X g, X) {
         return {square(p), square(g)};

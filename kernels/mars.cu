@@ -12,7 +12,8 @@ struct MARS {
         T corrected, by_sign, squared, bound, b1, one_minus_b1, b2, one_minus_b2, c1, root_c2, size;
     };
 
-    FLAGS(FLAG(first), FLAG(corrected), FLAG(by_sign), FLAG_OF(1, squared));
+    FLAGS(FLAG(corrected), FLAG(by_sign), FLAG_OF(1, squared));
+    USUAL(SELDOM(first));
 
     template <class R, class X> __device__ static X reduced(const R& s, X g, X last_grad) {
         return s.first ? g : add(mul(sub(g, last_grad), s.gain), g);

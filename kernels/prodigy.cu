@@ -12,6 +12,7 @@ struct Prodigy {
     };
 
     FLAGS(FLAG(active), FLAG(coupled), FLAG_OF(3, averaged), FLAG(moves), FLAG(decay));
+    USUAL(SELDOM(unmade));
 
     template <class T, class X>
     __device__ static Several<X, 2> sums_over_all(const Record<T>& s, X p, X g, X weights, X p0, X, X) {

@@ -16,7 +16,8 @@ struct RAdam : NoRegisters {
         T correction1, lr, eps, root_correction2, rectified, rect;
     };
 
-    FLAGS(FLAG(weight_decay), FLAG(decoupled), FLAG(rectified));
+    FLAGS(FLAG(weight_decay), FLAG(decoupled));
+    USUAL(MOSTLY(rectified));
 
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {
         double beta1 = h.betas[0], beta2 = h.betas[1];

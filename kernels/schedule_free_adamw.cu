@@ -15,6 +15,7 @@ struct ScheduleFreeAdamW {
     };
 
     FLAGS(FLAG(weight_decay));
+    USUAL(SELDOM(unmade));
 
     template <class R> struct Registers {
         R weight_sum, lr_max;

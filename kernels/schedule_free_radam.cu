@@ -16,7 +16,8 @@ struct ScheduleFreeRAdam {
         T gradient_step, iterate_step, unmade;
     };
 
-    FLAGS(FLAG(weight_decay), FLAG(rectified));
+    FLAGS(FLAG(weight_decay));
+    USUAL(MOSTLY(rectified), SELDOM(unmade));
 
     template <class R> struct Registers {
         R weight_sum, lr_max;

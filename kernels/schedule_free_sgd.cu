@@ -14,7 +14,8 @@ struct ScheduleFreeSGD {
         T weight_decay, share, gradient_step, iterate_step, unmade;
     };
 
-    FLAGS(FLAG(weight_decay), FLAG(unmade));
+    FLAGS(FLAG(weight_decay));
+    USUAL(SELDOM(unmade));
 
     template <class R> struct Registers {
         R weight_sum, lr_max;

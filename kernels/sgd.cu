@@ -15,7 +15,8 @@ struct SGD : NoRegisters {
         T weight_decay, momentum, has_buffer, undamped, nesterov, step_size, unmade;
     };
 
-    FLAGS(FLAG(weight_decay), FLAG_OF(0, has_buffer), FLAG(nesterov), FLAG(unmade));
+    FLAGS(FLAG(weight_decay), FLAG_OF(0, has_buffer), FLAG(nesterov));
+    USUAL(SELDOM(unmade));
 
     // The buffer is made by the first step of the parameter, so a counter that is 0 says that there is none yet.
     template <class R> __device__ static Record<double> scalars(const Hypers& h, double k, const Registers<R>&) {

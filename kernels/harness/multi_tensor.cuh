@@ -55,13 +55,19 @@ template <class T> struct Preparation {
 };
 
 // What a rule asks of its record, once for all elements: a number that is 0 or not, and the state array that is there only
-// where it is not. A host has a loop for each answer (host/decided.h); a device asks each time.
+// where it is not. A host has a loop for each answer (host/decided.h); a device asks each time. Numbers that are 0 in most
+// steps, or are not, have no loop of their own where they are otherwise, as in the first step.
 template <auto FIELD, int STATE = -1> struct Flag {};
+template <auto FIELD, bool IS_SET> struct Usual {};
 template <class... F> struct Flags {};
 
 #define FLAG(NAME) Flag<&Record<T>::NAME>
 #define FLAG_OF(STATE, NAME) Flag<&Record<T>::NAME, STATE>
 #define FLAGS(...) template <class T> using Asked = Flags<__VA_ARGS__>
+
+#define SELDOM(NAME) Usual<&Record<T>::NAME, false>
+#define MOSTLY(NAME) Usual<&Record<T>::NAME, true>
+#define USUAL(...) template <class T> using Expected = Flags<__VA_ARGS__>
 
 // How many arrays a rule reads and does not write. They stand behind its state arrays, in the same storage.
 template <class Rule> constexpr int ONLY_READ = 0;

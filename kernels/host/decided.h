@@ -1,12 +1,12 @@
 // What is the same for all elements of a chunk, asked once: there is a loop for each answer, and it asks no more.
 //
-// A loop for each set of flags, with the state arrays that are there then; gradients go to the rule as they are. All else,
-// scaled gradients and maximizing among it, is left to the loop of `run`, which asks at each vector.
+// A loop for each set of flags, with the state arrays that are there then; gradients go to the rule as they are, and what is
+// usual holds. All else, scaled gradients and maximizing among it, is left to a loop that asks at each vector.
 #pragma once
 
 namespace refoptim {
 
-// The flags of a rule whose record holds numbers of type T.
+// The flags of a rule whose record holds numbers of type T, and what is usual.
 template <class Rule, class T> struct FlagsOf {
     using Type = Flags<>;
 };
@@ -14,6 +14,14 @@ template <class Rule, class T>
     requires requires { typename Rule::template Asked<T>; }
 struct FlagsOf<Rule, T> {
     using Type = typename Rule::template Asked<T>;
+};
+template <class Rule, class T> struct UsualOf {
+    using Type = Flags<>;
+};
+template <class Rule, class T>
+    requires requires { typename Rule::template Expected<T>; }
+struct UsualOf<Rule, T> {
+    using Type = typename Rule::template Expected<T>;
 };
 
 template <class... F> constexpr int count(Flags<F...>) { return sizeof...(F); }
@@ -24,10 +32,12 @@ template <class X> inline void know(const X& x, bool is_set) {
         __builtin_unreachable();
 }
 
-template <class Rule, class P, class G, class F, class K, class J> struct Decided;
+template <class Rule, class P, class G, class F, class U, class K, class J> struct Decided;
 
-template <class Rule, class P, class G, auto... FIELD, int... STATE, int... K, int... J>
-struct Decided<Rule, P, G, Flags<Flag<FIELD, STATE>...>, Numbers<K...>, Numbers<J...>> {
+template <
+    class Rule, class P, class G, auto... FIELD, int... STATE, auto... EXPECTED, bool... IS_SET, int... K, int... J>
+struct Decided<
+    Rule, P, G, Flags<Flag<FIELD, STATE>...>, Flags<Usual<EXPECTED, IS_SET>...>, Numbers<K...>, Numbers<J...>> {
     using T = Arithmetic<P>;
     using Record = typename Rule::template Record<T>;
     using Arrays = Chunk<P, G, sizeof...(J)>;
@@ -45,6 +55,7 @@ struct Decided<Rule, P, G, Flags<Flag<FIELD, STATE>...>, Numbers<K...>, Numbers<
         know(known.p && known.g, true);
         know(known.copy, HAS_COPY);
         (know(s.*FIELD, SET >> K & 1), ...);
+        (know(s.*EXPECTED, IS_SET), ...);
         (know(known.state[J], has_state(J, SET)), ...);
         for (i64 i = 0; i < known.size / V; i++)
             update_vector<Rule, V, V>(s, Preparation<T>(), known, i, Numbers<J...>());
@@ -59,7 +70,7 @@ struct Decided<Rule, P, G, Flags<Flag<FIELD, STATE>...>, Numbers<K...>, Numbers<
         int set = (0 | ... | (bool(s.*FIELD) << K));
         if (prepare.scaled || prepare.maximize || !chunk.p || !chunk.g || bool(chunk.copy) != HAS_COPY)
             return false;
-        if (((bool(chunk.state[J]) != has_state(J, set)) || ...))
+        if (((bool(chunk.state[J]) != has_state(J, set)) || ...) || ((bool(s.*EXPECTED) != IS_SET) || ...))
             return false;
         loop_of(set, typename UpTo<1 << sizeof...(K)>::Type())(s, chunk);
         return true;
@@ -71,7 +82,10 @@ template <class Rule, class T, class P, class G, int N>
 inline bool
 update_decided(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& chunk) {
     using F = typename FlagsOf<Rule, T>::Type;
-    return Decided<Rule, P, G, F, typename UpTo<count(F())>::Type, typename UpTo<N>::Type>::update(s, prepare, chunk);
+    using U = typename UsualOf<Rule, T>::Type;
+    return Decided<Rule, P, G, F, U, typename UpTo<count(F())>::Type, typename UpTo<N>::Type>::update(
+        s, prepare, chunk
+    );
 }
 
 // How many elements of a chunk come before the first whose register of the parameter lies in one line of a cache.

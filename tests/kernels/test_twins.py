@@ -36,6 +36,9 @@ NO_ROOM = {"clip_grad", "order", "vector"}
 GIVEN = {"sparse", "unmade", "complex", "estimated"}
 """What a record holds beside the scalars that its room computes."""
 
+UNUSUAL = {"degenerated"}
+"""What an update asks only where something is not as usual."""
+
 STORAGE = {"round_to", "widen"}
 """Words about storage, not arithmetic: kernels round when they store."""
 
@@ -107,6 +110,11 @@ class Kernel:
         return [
             (name, state) for state, name in re.findall(r"FLAG(?:_OF)?\((?:(\d), )?(\w+)\)", found[1] if found else "")
         ]
+
+    def usual(self) -> set[str]:
+        """Return the numbers that have one value in most steps."""
+        found = re.search(r"USUAL\((.*)\);", self.text)
+        return {*re.findall(r"(?:SELDOM|MOSTLY)\((\w+)\)", found[1] if found else "")}
 
     def state(self) -> list[str]:
         return re.findall(r"X& (\w+?)_?\b", self.function("update")[0])[1:]
@@ -246,9 +254,9 @@ def check_layout(kernel: Kernel) -> None:
 
 
 def questions(body: str) -> set[str]:
-    """Return what an update asks of its record, without what is seldom other than 0."""
+    """Return what an update asks of its record."""
     found = re.findall(r"(?:if \(|&& )!?s\.(\w+)(?= &&|\))|s\.(\w+) \?", body)
-    return {first or second for first, second in found} - GIVEN
+    return {first or second for first, second in found}
 
 
 def check_flags(kernel: Kernel) -> None:
@@ -256,7 +264,8 @@ def check_flags(kernel: Kernel) -> None:
     flags, rule = kernel.flags(), kernel.rule
     if not re.search(rf"^ENTRIES\(\w+, {rule.__name__}, \d\)$", kernel.file, re.M):
         return
-    assert {name for name, _ in flags} <= questions(kernel.function("update")[1]) | GIVEN
+    asked = questions(kernel.function("update")[1])
+    assert {name for name, _ in flags} | kernel.usual() == asked - UNUSUAL
     allowed = getattr(declared(rule).get("momentum"), "interval", REALS)
     for amsgrad, centered, momentum in product([False, True], [False, True], [x for x in (0.0, 0.9) if x in allowed]):
         h = hypers_with(rule, {"amsgrad": amsgrad, "centered": centered, "momentum": momentum})
