@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,27 +114,23 @@ class Plan:
 
     def __init__(self, table: Table, found: Compiled, numbers: Sequence[Any]) -> None:
         self.table, self.entry, self.coded, self.numbers = table, found.entry, found.coded, numbers
+        self.standing = self._standing(table.machine) if isinstance(table.machine, Host) else []
+
+    def _standing(self, machine: Host) -> list[StandingLaunch]:
+        """Return the launch on this computer: to write it down each time took a tenth of four million sums."""
+        chunks, program = self.table.chunks, np.uintp(machine.address(self.coded))
+        arguments = [*map(np.asarray, (self.table.bucket(NO_STEP), program, *self.numbers))]
+        made = machine.standing(self.entry, chunks.count, *arguments, elements=chunks.elements)
+        return [made] if chunks.count else []
 
     def launch(self, machine: Machine) -> None:
-        """Sum. A host reads arguments that stay: to write them down each time took a tenth of four million sums."""
-        if isinstance(machine, Host):
-            if self.standing:
-                self.standing.now()()
-        else:
+        """Sum."""
+        for standing in self.standing:
+            standing.now()()
+        if not isinstance(machine, Host):
             keeper = Recorder(machine)
             bucket = self.table.bucket(NO_STEP, keeper)
             self.table.launch("order", self.entry, bucket, keeper.upload(self.coded), *self.numbers)
-
-    @cached_property
-    def standing(self) -> StandingLaunch | None:
-        """The launch on this computer, None if there are no elements."""
-        chunks, machine = self.table.chunks, self.table.machine
-        if not chunks.count:
-            return None
-        program = np.uintp(machine.address(self.coded))
-        arguments = map(np.asarray, (self.table.bucket(NO_STEP), program, *self.numbers))
-        standing: StandingLaunch = machine.standing(self.entry, chunks.count, *arguments, elements=chunks.elements)
-        return standing
 
 
 @lru_cache(maxsize=PLANS)

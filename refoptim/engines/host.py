@@ -14,7 +14,7 @@ import numpy as np
 
 from ..numerics.arith import Array, DType
 from ..step.changes import Change
-from .threads import get_num_threads, process, told
+from . import threads
 
 LIBRARY = Path(__file__).with_name("_host.so")
 
@@ -42,7 +42,7 @@ class Host:
     """The processors of this computer."""
 
     def __init__(self, library: ctypes.CDLL, variant: str) -> None:
-        self.kernels, self.variant, self.process = library, variant, process()
+        self.kernels, self.variant, self.process = library, variant, threads.process()
         self.entries: dict[str, Any] = {}
 
     def launch(self, stem: str, entry: str, blocks: int, *arguments: Any, elements: int | None = None) -> None:
@@ -87,7 +87,7 @@ class Host:
 
     def threads(self) -> int:
         """Return the number of threads to use; a forked child cannot use those of its parent."""
-        return get_num_threads() if process() == self.process else 1
+        return threads.get_num_threads() if threads.process() == self.process else 1
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Make an array."""
@@ -118,12 +118,13 @@ class StandingLaunch:
     """A launch that stands: written down once, and anew only if there may be other threads to make it on."""
 
     def __init__(self, written: Callable[[], Change]) -> None:
-        self._written, self._call, self._told = written, written(), told()
+        self._written, self._call, self._setting = written, written(), threads.setting()
 
     def now(self) -> Change:
         """Return the launch, on as many threads as there are now."""
-        if told() != self._told:
-            self._call, self._told = self._written(), told()
+        setting = threads.setting()
+        if setting != self._setting:
+            self._call, self._setting = self._written(), setting
         return self._call
 
 

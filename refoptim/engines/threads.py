@@ -54,7 +54,7 @@ def process() -> int:
     return _process[0]
 
 
-def told() -> tuple[int, int]:
+def setting() -> tuple[int, int]:
     """Return who is to use how many threads: this process, and what ``set_num_threads`` was given."""
     return _process[0], _threads[0]
 
