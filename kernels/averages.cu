@@ -20,6 +20,8 @@ struct SWA {
         T count, share, complex;
     };
 
+    USUAL(SELDOM(complex));
+
     template <class T, class X> __device__ static void update(const Record<T>& s, X& p, X g) {
         X gap = sub(g, p);
         p = add(p, s.complex ? mul(gap, s.share) : div(gap, s.count));

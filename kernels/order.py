@@ -119,9 +119,10 @@ class Plan:
     def _standing(self, machine: Host) -> list[StandingLaunch]:
         """Return the launch on this computer: to write it down each time took a tenth of four million sums."""
         chunks, program = self.table.chunks, np.uintp(machine.address(self.coded))
+        if not chunks.count:
+            return []
         arguments = [*map(np.asarray, (self.table.bucket(NO_STEP), program, *self.numbers))]
-        made = machine.standing(self.entry, chunks.count, *arguments, elements=chunks.elements)
-        return [made] if chunks.count else []
+        return [machine.standing(self.entry, chunks.count, *arguments, elements=chunks.elements)]
 
     def launch(self, machine: Machine) -> None:
         """Sum."""

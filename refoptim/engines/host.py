@@ -82,8 +82,8 @@ class Host:
         """Return the call of a kernel; the table holds the addresses of its arguments."""
         if entry not in self.entries:
             self.entries[entry] = getattr(self.kernels, f"{self.variant}_{entry}")
-        threads = min(self.threads(), blocks, 1 + (FEW * blocks if elements is None else elements) // FEW)
-        return partial(self.entries[entry], ctypes.c_longlong(blocks), ctypes.c_int(threads), table)
+        workers = min(self.threads(), blocks, 1 + (FEW * blocks if elements is None else elements) // FEW)
+        return partial(self.entries[entry], ctypes.c_longlong(blocks), ctypes.c_int(workers), table)
 
     def threads(self) -> int:
         """Return the number of threads to use; a forked child cannot use those of its parent."""
