@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Witness:
 
     def has(self, case: Case, dtype: str) -> bool:
         """Tell whether it has what a case needs."""
-        accepted = inspect.signature(getattr(refoptim, case.optimizer)).parameters
+        accepted = arguments_of(getattr(refoptim, case.optimizer))
         given = [*case.hyper.items(), *(pair for change in case.set.values() for pair in change.items())]
         lacking = {*self.lacks, *(name.removesuffix(f":{dtype}") for name in self.lacks)}
         open_to = dtype not in lacking and case.id not in self.refuses
@@ -132,6 +132,12 @@ class Witness:
 def stems() -> list[str]:
     """Return the stems of the optimizers that have cases."""
     return sorted(path.stem for path in _folder().glob("*.json") if path.stem != "flags")
+
+
+@cache
+def arguments_of(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return what the constructor of an optimizer takes, by name, which ``inspect`` takes long to find out."""
+    return inspect.signature(cls).parameters
 
 
 def load(stem: str) -> list[Case]:
@@ -299,7 +305,7 @@ def _check_hyper(case: Case, where: str) -> None:
         return
     cls = getattr(refoptim, case.optimizer)
     declarations = declared(cls)
-    defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()}
+    defaults = {name: x.default for name, x in arguments_of(cls).items()}
     for name, value in [*case.hyper.items(), *(item for change in case.set.values() for item in change.items())]:
         _require(name in declarations and name in defaults, where, f"sets {name}, which is no hyperparameter")
         try:

@@ -35,7 +35,7 @@ import numpy as np
 
 from refoptim import SparseGrad
 from refoptim.formats.raw import np_dtype as np_dtype
-from refoptim.numerics.arith import Array, as_reals, from_reals, round_to, storage, widen
+from refoptim.numerics.arith import Array, as_reals, from_reals, name_of, round_to, storage, widen
 
 from . import digits
 
@@ -129,7 +129,7 @@ class Source:
 
     def _array(self, first: int, size: int, shape: Shape, kind: str) -> Array:
         u = draws(self.spec["seed"], first, size)
-        reals = values(u, kind, self.storage.name).astype(self.storage)
+        reals = values(u, kind, name_of(self.storage)).astype(self.storage)
         return from_reals(reals.reshape(*shape, 2) if self.pair == 2 else reals.reshape(shape), self.dtype)
 
     def _taken(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import signature
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -18,7 +18,7 @@ import numpy as np
 import refoptim
 from refoptim.numerics.arith import Array, DType, as_reals, from_reals, storage
 
-from .cases import Case
+from .cases import Case, arguments_of
 from .gradients import make_source, np_dtype
 
 State: TypeAlias = dict[str, Any]
@@ -62,7 +62,7 @@ def all_hyper(optimizer: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
 
     Of CHOICES, and of ``cautious``, which no other library has in all rules, only those that are given.
     """
-    arguments = [*signature(getattr(refoptim, optimizer)).parameters.values()][1:]
+    arguments = [*arguments_of(getattr(refoptim, optimizer)).values()][1:]
     return {x.name: x.default for x in arguments if x.name not in {*CHOICES, "cautious"}} | dict(hyper)
 
 
@@ -132,8 +132,14 @@ def bits(x: Array) -> Array:
     reals = np.ascontiguousarray(as_reals(np.asarray(x)))
     if reals.dtype.kind == "u":
         return reals
-    pattern = np.dtype(f"u{reals.dtype.itemsize}").type(NANS[storage(reals.dtype).name])
+    pattern = _nan(reals.dtype)
     return np.where(np.isnan(reals), pattern, reals.view(pattern.dtype))
+
+
+@cache
+def _nan(dtype: DType) -> Any:
+    """Return the bits of NaN in a type of reals."""
+    return np.dtype(f"u{dtype.itemsize}").type(NANS[storage(dtype).name])
 
 
 def describe(frame: Frame) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from refoptim.step.rule import (
 )
 from refoptim.step.sparse import SparseGrad
 
+from ..cases import arguments_of
 from ..trajectory import Frame, State, estimates
 from .evidence import Evidence
 
@@ -100,7 +101,7 @@ def fit(atoms: Atoms) -> bool:
 @cache
 def defaults(optimizer: str) -> dict[str, Any]:
     """Return the defaults of an optimizer."""
-    arguments = inspect.signature(getattr(refoptim, optimizer)).parameters
+    arguments = arguments_of(getattr(refoptim, optimizer))
     return {name: x.default for name, x in arguments.items() if x.default is not inspect.Parameter.empty}
 
 
