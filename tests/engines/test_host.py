@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,19 @@ def test_a_forked_child_steps_on() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, *where]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_launch_that_stands_is_made_on_as_many_threads_as_there_are(threads: Callable[[int], None]) -> None:
+    """It is written down anew only then."""
+    optimizer: Any = refoptim.Adam([normal(0, 300_000)], fused=True)
+    numbers_of_threads, calls = [], []
+    for n in (1, 1, 3, 3, 2):
+        threads(n)
+        optimizer.step(grads=[normal(n, 300_000)])
+        calls.append(optimizer._repeat.parts[0].standing.call.now())
+        numbers_of_threads.append(calls[-1].args[1].value)
+    assert numbers_of_threads == [1, 1, 3, 3, 2]
+    assert [x is y for x, y in pairwise(calls)] == [True, False, True, False]
 
 
 def test_a_library_shows_what_is_called_by_name() -> None:

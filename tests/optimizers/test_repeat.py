@@ -125,6 +125,11 @@ def state_new(optimizer: Any) -> None:
     optimizer.state[p] = dict(optimizer.state[p])
 
 
+def state_of_another(optimizer: Any) -> None:
+    old = optimizer.state
+    optimizer.state = type(old)(dict, {p: {**state, "exp_avg": 2 * state["exp_avg"]} for p, state in old.items()})
+
+
 def loaded(optimizer: Any) -> None:
     optimizer.load_state_dict(optimizer.state_dict())
 
@@ -152,7 +157,8 @@ def groups(optimizer: Any) -> None:
 
 
 CHANGES: list[Callable[[Any], None]] = [
-    *(parameter, data, state_array, state_count, state_gone, state_new, loaded, amsgrad, unfused, groups),
+    *(parameter, data, state_array, state_count, state_gone, state_new, state_of_another),
+    *(loaded, amsgrad, unfused, groups),
 ]
 
 
@@ -166,6 +172,18 @@ def test_a_change_needs_a_plan(change: Callable[[Any], None], plans: list[Any]) 
     step(ours, theirs, arrays(3))
     assert len(plans) == (1 if change is unfused else 2)
     assert_equal_runs(ours, theirs)
+
+
+def test_a_master_copy_that_is_wanted_later_is_made(plans: list[Any]) -> None:
+    p = refoptim.Parameter(normal(0, 40).astype(np.float16), normal(1, 40).astype(np.float16))
+    optimizer = refoptim.SGD([p], lr=0.1, fused=True)
+    optimizer.step()
+    optimizer.step()
+    assert len(plans) == 1
+    p.master = True
+    optimizer.step()
+    assert len(plans) == 2
+    assert optimizer.state[p]["master"].dtype == np.float32
 
 
 def test_parameters_that_change_places_take_their_gradients_along() -> None:
