@@ -57,7 +57,9 @@ template <class T, int V, int W, int U> struct Values {
 
     template <class S> __device__ void load(const S* from) {
         for (int u = 0; u < U; u++) {
-            const Vector<S, V> vector = ((const Vector<S, V>*)from)[u];
+            const Vector<S, V>* at = (const Vector<S, V>*)from + u;
+            FETCH_AHEAD(at);
+            const Vector<S, V> vector = *at;
             for (int v = 0; v < V; v += W)
                 read(x[(u * V + v) / W], vector, v);
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
+from operator import is_not
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,13 +51,18 @@ def fold(
     if waiting(expression) > WAITING:
         halves = [_alone(machine, half, columns, outs) for half in expression]
         expression, columns = (0, 1), list(zip(*halves, strict=True))
-    groups: dict[tuple[DType, ...], list[list[Array]]] = {}
-    order = in_order(expression)
+    order, groups, copied = in_order(expression), dict[tuple[DType, ...], list[tuple[int, ...]]](), []
     for column, out in zip(columns, outs, strict=True):
-        vectors = [out, *(column[i] for i in order)]
-        groups.setdefault(tuple(x.dtype for x in vectors), []).append(vectors)
-    for dtypes, group in groups.items():
-        _launch(machine, expression, dtypes, group, count)
+        vectors = [out, *map(column.__getitem__, order)]
+        lines = [in_line(machine, x) for x in vectors]
+        groups.setdefault(tuple([x.dtype for x in lines]), []).append((out.size, *map(machine.address, lines)))
+        if any(map(is_not, lines, vectors)):
+            copied.append((out, lines))
+    for dtypes, rows in groups.items():
+        planned(machine, expression, dtypes, count, tuple(rows)).launch(machine)
+    for out, (line, *_) in copied:
+        if line is not out:
+            out[...] = line
 
 
 in_order = cache(operands)
@@ -145,15 +151,3 @@ def planned(
     share = 1 / found.number(count) if count & (count - 1) == 0 else found.number(0)
     flags = map(np.int64, (found.steps, found.is_wide, past_caches))
     return Plan(Table(machine, rows), found, (*flags, found.number(count), share))
-
-
-def _launch(
-    machine: Machine, expression: Any, dtypes: tuple[DType, ...], group: Sequence[Sequence[Array]], count: int
-) -> None:
-    """Sum pieces of the same dtypes; each of ``group`` has the vector of the sum, and then its pieces in order."""
-    lines = [[in_line(machine, x) for x in vectors] for vectors in group]
-    rows = tuple((x[0].size, *map(machine.address, x)) for x in lines)
-    planned(machine, expression, dtypes, count, rows).launch(machine)
-    for (old, *_), (new, *_) in zip(group, lines, strict=True):
-        if new is not old:
-            old[...] = new

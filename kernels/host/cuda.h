@@ -12,7 +12,7 @@ extern "C" double fabs(double) noexcept;
 #define __syncthreads()
 
 // What a loop that is at an address will read soon may lie past the end of an array: nothing happens then.
-#define FETCH_AHEAD(ADDRESS) __builtin_prefetch((const char*)(ADDRESS) + 512)
+#define FETCH_AHEAD(ADDRESS) __builtin_prefetch((const char*)(ADDRESS) + 384)
 
 struct Index {
     long long x;
