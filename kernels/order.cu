@@ -57,9 +57,7 @@ template <class T, int V, int W, int U> struct Values {
 
     template <class S> __device__ void load(const S* from) {
         for (int u = 0; u < U; u++) {
-            const Vector<S, V>* at = (const Vector<S, V>*)from + u;
-            FETCH_AHEAD(at);
-            const Vector<S, V> vector = *at;
+            const Vector<S, V> vector = ((const Vector<S, V>*)from)[u];
             for (int v = 0; v < V; v += W)
                 read(x[(u * V + v) / W], vector, v);
         }
