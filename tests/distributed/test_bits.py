@@ -114,8 +114,8 @@ def test_kernels(name: str, dtype: str) -> None:
 @pytest.mark.parametrize(("fused", "used"), [(None, True), (True, True), (False, False)])
 def test_kernels_sum_unless_they_are_left_out(fused: Any, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[int] = []
-    launch = kernels._launch
-    monkeypatch.setattr(kernels, "_launch", lambda *args: (launched.append(1), launch(*args)))
+    launch = kernels.Plan.launch
+    monkeypatch.setattr(kernels.Plan, "launch", lambda *args: (launched.append(1), launch(*args)))
     found = outcomes(3, lambda comm: shared_run(comm, "AdamW", "float32", fused=fused))[0]
     assert (found, bool(launched)) == (plain_run("AdamW", "float32"), used)
 
