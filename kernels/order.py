@@ -51,7 +51,8 @@ def fold(
     if waiting(expression) > WAITING:
         halves = [_alone(machine, half, columns, outs) for half in expression]
         expression, columns = (0, 1), list(zip(*halves, strict=True))
-    order, groups, copied = in_order(expression), dict[tuple[DType, ...], list[tuple[int, ...]]](), []
+    order, copied = in_order(expression), []
+    groups: dict[tuple[DType, ...], list[tuple[int, ...]]] = {}
     for column, out in zip(columns, outs, strict=True):
         vectors = [out, *map(column.__getitem__, order)]
         lines = [in_line(machine, x) for x in vectors]

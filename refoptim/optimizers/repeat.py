@@ -107,7 +107,10 @@ class Repeat:
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Callable[[], Terms]) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
         try:
-            return self._same(groups, state, terms) and (self.lent.take(grads) if self.lent else self._take(grads))
+            if not self._same(groups, state, terms):
+                return False
+            self._check_together(terms)
+            return self.lent.take(grads) if self.lent else self._take(grads)
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
             return False  # the plan says what is wrong
 
@@ -119,18 +122,16 @@ class Repeat:
             and [*map(_params, groups)] == self.lists
             and self.objects.stay()
             and all(part.same(terms) for part in self.parts)
-            and self._fits_together(terms)
             and (self.lent is None or self.lent.lie_as_before())
             and self.layouts.hold(self.written)
         )
 
-    def _fits_together(self, terms: Callable[[], Terms]) -> bool:
-        """Return True; raise if settings of groups without a part are wrong, or do not go with those of others."""
+    def _check_together(self, terms: Callable[[], Terms]) -> None:
+        """Raise if settings of groups without a part are wrong, or do not go with those of others."""
         if self.first:
             pairs = zip(self.first, self.groups, strict=True)
             settings = [part.bucket.h if part else settled(self.rule, group, terms()) for part, group in pairs]
             self.rule.check_groups(settings)
-        return True
 
     def _take(self, grads: Any) -> bool:
         """Tell whether the gradients are the old ones, or can take their place."""
