@@ -17,8 +17,8 @@ from refoptim.numerics.tree import operands
 
 from .harness.tables import Table
 
-LEVELS = 3
-"""The largest level of a step, as in ``order.cu``: one of two to that power of pieces."""
+PIECES = 8
+"""The most pieces of a step, as in ``order.cu``."""
 
 WAITING = 8
 """Sums that can wait at once in a kernel, as in ``order.cu``; of more a part is summed by itself."""
@@ -34,9 +34,9 @@ PLANS = 64
 
 
 class Step(NamedTuple):
-    """Pieces that are summed in adjacent pairs, two to the power of ``level``, and joined with sums that wait."""
+    """``pieces`` that are summed in adjacent pairs, and joined with sums that wait."""
 
-    level: int
+    pieces: int
     joins: int
     is_wide: bool
 
@@ -81,11 +81,17 @@ def waiting(expression: Any) -> int:
 def program(expression: Any, is_wide: Mapping[int, bool]) -> list[Step]:
     """Return the steps of a sum; it is told of the operands by number whether they are in the arithmetic type."""
     if not isinstance(expression, tuple):
-        return [Step(0, 0, is_wide[expression])]
+        return [Step(1, 0, is_wide[expression])]
     left, right = (program(x, is_wide) for x in expression)
-    if len(right) == 1 and left == right and left[0].level < LEVELS:
-        return [left[0]._replace(level=left[0].level + 1)]
+    if len(left) == len(right) == 1 and _are_one(left[0], right[0]):
+        return [left[0]._replace(pieces=left[0].pieces + right[0].pieces)]
     return [*left, *right[:-1], right[-1]._replace(joins=right[-1].joins + 1)]
+
+
+def _are_one(left: Step, right: Step) -> bool:
+    """Tell whether two steps that are added are one: the first is of the largest power of two below both together."""
+    pieces = left.pieces + right.pieces
+    return left.is_wide == right.is_wide and pieces <= PIECES and left.pieces == 1 << (pieces - 1).bit_length() - 1
 
 
 def _alone(machine: Machine, expression: Any, columns: Sequence[Sequence[Array]], outs: Sequence[Array]) -> list[Array]:
@@ -112,7 +118,7 @@ def compiled(expression: Any, dtypes: tuple[DType, ...]) -> Compiled:
     (name,) = {x.name for x in dtypes} - {wide.name} or {wide.name}
     wide_sum, *are_wide = (name != wide.name and x == wide for x in dtypes)
     steps = program(expression, dict(zip(operands(expression), are_wide, strict=True)))
-    coded = np.array([x.joins << 3 | x.level << 1 | x.is_wide for x in steps], np.int32)
+    coded = np.array([x.joins << 5 | x.pieces << 1 | x.is_wide for x in steps], np.int32)
     return Compiled(f"order_sums_{name}", len(steps), coded, wide_sum, wide.type)
 
 

@@ -8,6 +8,7 @@ extern "C" float fabsf(float) noexcept;
 extern "C" double fabs(double) noexcept;
 
 #define __device__
+#define __forceinline__ inline __attribute__((always_inline))
 #define __shared__
 #define __syncthreads()
 

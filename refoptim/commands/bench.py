@@ -343,7 +343,7 @@ def distributed_command(size: int, repeats: int, as_json: bool) -> None:
 
     Run it by a launcher; rank 0 prints. "Exchange" gives each rank its part of the gradient of every other,
     MPI_Reduce_scatter besides adds; "gather" gives all ranks the parameters. "Fold" adds what has come, "update" is the
-    fused AdamW of one part. Then pieces are exchanged beside products of matrices. Each rank needs a processor for
+    fused AdamW of one part. Then pieces are exchanged beside work of one processor. Each rank needs a processor for
     itself: where ranks share processors, or others use them, times mean little. Latency and bandwidth are fitted to
     messages of several sizes.
 

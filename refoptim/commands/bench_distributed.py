@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,8 +30,8 @@ from ..numerics.array_types import HOST
 MESSAGES = [1 << k for k in range(10, 25, 2)]
 """Bytes of the messages by which the model is fitted."""
 
-PIECES = 8
-"""Pieces whose exchange goes on beside work."""
+PIECES = 4
+"""Gradients whose exchange goes on beside work."""
 
 
 def world() -> Any:
@@ -52,14 +52,19 @@ class Clock:
 
     def __call__(self, work: Callable[[], Any]) -> float:
         """Return seconds; the first turn does not count."""
-        found = []
-        for _ in range(self.repeats + 1):
-            self.comm.Barrier()
-            begin = time.perf_counter()
-            work()
-            self.comm.Barrier()
-            found.append(time.perf_counter() - begin)
-        return statistics.median(found[1:])
+        return self.in_turns({"": work})[""]
+
+    def in_turns(self, works: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+        """Return seconds of each of several, of which every turn does all: what disturbs one disturbs the others."""
+        turns = [[self._once(work) for work in works.values()] for _ in range(self.repeats + 1)]
+        return dict(zip(works, map(statistics.median, zip(*turns[1:], strict=True)), strict=True))
+
+    def _once(self, work: Callable[[], Any]) -> float:
+        self.comm.Barrier()
+        begin = time.perf_counter()
+        work()
+        self.comm.Barrier()
+        return time.perf_counter() - begin
 
 
 def measured(api: Any, size: int, repeats: int) -> dict[str, float]:
@@ -73,11 +78,14 @@ def measured(api: Any, size: int, repeats: int) -> dict[str, float]:
     mine, everything = np.empty(counts[opt.comm.rank], np.float32), np.empty(size, np.float32)
     buffers, limit = opt._pieces.buffers, opt.bucket
     dtypes = [[g.dtype]] * ranks
+    exchanges: dict[str, Callable[[], Any]] = {
+        "MPI_Reduce_scatter": lambda: world.Reduce_scatter(g, mine, counts, api.SUM),
+        "MPI_Allgatherv": lambda: world.Allgatherv(mine, [everything, counts]),
+        "exchange": partial(scatter, opt.comm, buffers, pieces, [g], dtypes, limit, g, _Nobody()),
+        "gather": partial(share, opt.comm, buffers, pieces, [w], [w.dtype], limit, w),
+    }
     return {
-        "MPI_Reduce_scatter": clock(lambda: world.Reduce_scatter(g, mine, counts, api.SUM)),
-        "MPI_Allgatherv": clock(lambda: world.Allgatherv(mine, [everything, counts])),
-        "exchange": clock(partial(scatter, opt.comm, buffers, pieces, [g], dtypes, limit, g, _Nobody())),
-        "gather": clock(partial(share, opt.comm, buffers, pieces, [w], [w.dtype], limit, w)),
+        **clock.in_turns(exchanges),
         "agree": clock(lambda: [opt.comm.agree([0, 0, 0]) for _ in range(100)]) / 100,
         **_parts(clock, ranks, max(counts)),
         "step": clock(lambda: opt.step(grads=[g])),
@@ -107,47 +115,45 @@ def _parts(clock: Clock, ranks: int, n: int) -> dict[str, float]:
         term = (term, i)
     g, w = np.ones(n, np.float32), np.zeros(n, np.float32)  # pages that nobody wrote to would not be read from memory
     plain = refoptim.AdamW([w], lr=1e-3, fused=True if not host.missing() else None)
-    with kernels_on(machine_if_any(HOST)):
-        folded = clock(lambda: fold(term, [operands], [operands[0]], ranks))  # where the first message has come
-    return {
-        "fold": folded,
-        "update": clock(lambda: plain.step(grads=[g])),
-    }
+
+    def folded() -> None:
+        with kernels_on(machine_if_any(HOST)):
+            fold(term, [operands], [operands[0]], ranks)  # where the first message has come
+
+    return clock.in_turns({"fold": folded, "update": lambda: plain.step(grads=[g])})
 
 
 def overlap(api: Any, size: int, repeats: int) -> dict[str, float]:
-    """Return seconds of work, of the exchange of pieces, of one after the other, and of one beside the other."""
-    clock, a = Clock(api.COMM_WORLD, repeats), np.full((300, 300), 1e-3)
-    pieces = [np.ones(size // PIECES, np.float32) for _ in range(PIECES)]
-    opt = Sharded(refoptim.SGD, [np.zeros(size // PIECES, np.float32)], api.COMM_WORLD, pieces=PIECES, accumulate=False)
+    """Return seconds of exchanges of whole gradients, of work that takes twice as long, of one after and beside it.
 
-    def through(work: Callable[[], Any], give: Callable[[Array], Any]) -> None:
-        for piece in pieces:
-            give(piece)
+    The work is done elsewhere, as by a GPU that the processor waits for; or it is the processor's, which has to
+    make the exchange as well.
+    """
+    clock, g = Clock(api.COMM_WORLD, repeats), np.ones(size, np.float32)
+    opt = Sharded(refoptim.SGD, [np.zeros(size, np.float32)], api.COMM_WORLD, pieces=PIECES, accumulate=False)
+
+    def through(work: Callable[[], Any], give: Callable[[Any], Any]) -> None:
+        for _ in range(PIECES):
+            give([g])
             work()
         opt._forget_pieces()
 
-    def at_once(piece: Array) -> None:
-        opt._round([piece], None, True)
-
-    def beside(piece: Array) -> None:
-        opt.add([piece], borrow=True)
-
-    exchange = clock(partial(through, _nothing, at_once))
-    product = Clock(api.COMM_WORLD, 20)(lambda: a @ a)
-    turns = max(1, round(exchange / PIECES / product))
-    work = partial(_products, a, api.COMM_WORLD.allreduce(turns, api.MAX))
-    return {
-        "exchange of pieces": exchange,
-        "work": clock(partial(through, work, _nothing)),
-        "one after the other": clock(partial(through, work, at_once)),
-        "one beside the other": clock(partial(through, work, beside)),
+    at_once = partial(opt._round, error=None, given=True)
+    beside = partial(opt.add, borrow=True)
+    alone = partial(through, _nothing, at_once)
+    numbers = np.full(10_000, 1e-3)
+    seconds, once = 2 * clock(alone) / PIECES, Clock(api.COMM_WORLD, 20)(lambda: np.exp(numbers))
+    turns = api.COMM_WORLD.allreduce(max(1, round(seconds / once)), api.MAX)
+    works: dict[str, Callable[[], Any]] = {
+        "elsewhere": partial(time.sleep, seconds),
+        "here": lambda: [np.exp(numbers) for _ in range(turns)],
     }
-
-
-def _products(a: Array, turns: int) -> None:
-    for _ in range(turns):
-        a @ a
+    found = {"exchange of pieces": alone}
+    for where, work in works.items():
+        found[f"work {where}"] = partial(through, work, _nothing)
+        found[f"work {where}, exchange after it"] = partial(through, work, at_once)
+        found[f"work {where}, exchange beside it"] = partial(through, work, beside)
+    return clock.in_turns(found)
 
 
 def link(api: Any, repeats: int) -> Link:
@@ -168,11 +174,17 @@ def ratios(found: dict[str, float], ranks: int) -> dict[str, float]:
     """Return what was measured as ratios: below 1 is faster than the peer."""
     peer = found["MPI_Reduce_scatter"] + found["MPI_Allgatherv"]
     moved, updated = ranks + 1, 7  # numbers read and written: of a fold, and of AdamW (gradient, weight, two averages)
-    hidden = (found["one after the other"] - found["one beside the other"]) / found["exchange of pieces"]
+    hidden = {
+        f"part of the exchange that work {where} hides": (
+            found[f"work {where}, exchange after it"] - found[f"work {where}, exchange beside it"]
+        )
+        / found["exchange of pieces"]
+        for where in ("elsewhere", "here")
+    }
     return {
         "exchange + gather : MPI_Reduce_scatter + MPI_Allgatherv": (found["exchange"] + found["gather"]) / peer,
         "fold : update, per byte": found["fold"] / moved / (found["update"] / updated),
-        "part of the exchange that work hides": hidden,
+        **hidden,
     }
 
 

@@ -62,7 +62,7 @@ def drawn(dtype: str, sizes: list[int], count: int, odd: bool = True) -> list[li
 
 
 @pytest.mark.parametrize("dtype", STORAGES)
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 12, 16, 21])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 21])
 def test_adjacent_pairs(count: int, dtype: str) -> None:
     """The sum, its mean, and a sum in the arithmetic type; NaN, infinities, zeros of both signs, subnormal numbers."""
     columns = drawn(dtype, SIZES, count)
@@ -70,6 +70,12 @@ def test_adjacent_pairs(count: int, dtype: str) -> None:
     assert_twins(pairs(count), columns, kinds)
     assert_twins(pairs(count), columns, kinds, count)
     assert_twins(pairs(count), columns, [arithmetic(x) for x in kinds], 3)
+
+
+@pytest.mark.parametrize("count", range(1, kernels.PIECES + 1))
+def test_a_few_pieces_are_summed_in_one_step(count: int) -> None:
+    """Several steps take twice the time."""
+    assert kernels.program(pairs(count), dict.fromkeys(range(count), False)) == [(count, 0, False)]
 
 
 @pytest.mark.parametrize("count", [511, 512, 700])

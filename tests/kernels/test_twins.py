@@ -614,12 +614,12 @@ def test_differences_are_found(name: str, old: str, new: str, check: Callable[[K
 CONSTANTS = [
     ("harness/kernel.cuh", "THREADS", launches),
     ("harness/product.cuh", "TILE", muon),
-    ("order.cu", "LEVELS", order),
+    ("order.cu", "PIECES", order),
     ("order.cu", "WAITING", order),
 ]
 
 
-@pytest.mark.parametrize(("file", "name", "module"), CONSTANTS, ids=["THREADS", "TILE", "LEVELS", "WAITING"])
+@pytest.mark.parametrize(("file", "name", "module"), CONSTANTS, ids=["THREADS", "TILE", "PIECES", "WAITING"])
 def test_constants_of_the_engines_are_those_of_the_kernels(file: str, name: str, module: Any) -> None:
     said = re.search(rf"constexpr \w+ {name} = (.*?);", KERNELS.joinpath(file).read_text(encoding="utf-8"))
     assert said
