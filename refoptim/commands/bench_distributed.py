@@ -115,12 +115,12 @@ def _parts(clock: Clock, ranks: int, n: int) -> dict[str, float]:
         term = (term, i)
     g, w = np.ones(n, np.float32), np.zeros(n, np.float32)  # pages that nobody wrote to would not be read from memory
     plain = refoptim.AdamW([w], lr=1e-3, fused=True if not host.missing() else None)
-
-    def folded() -> None:
-        with kernels_on(machine_if_any(HOST)):
-            fold(term, [operands], [operands[0]], ranks)  # where the first message has come
-
-    return clock.in_turns({"fold": folded, "update": lambda: plain.step(grads=[g])})
+    works: dict[str, Callable[[], Any]] = {
+        "fold": lambda: fold(term, [operands], [operands[0]], ranks),  # where the first message has come
+        "update": lambda: plain.step(grads=[g]),
+    }
+    with kernels_on(machine_if_any(HOST)):
+        return clock.in_turns(works)
 
 
 def overlap(api: Any, size: int, repeats: int) -> dict[str, float]:
