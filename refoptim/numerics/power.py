@@ -32,7 +32,7 @@ from .namespaces import FUNCTIONS
 Interval: TypeAlias = tuple[int, int, int]
 """``low``, ``high``, ``e``: the exact value is between ``low * 2**e`` and ``high * 2**e``."""
 
-BITS = 128
+BITS = 64
 """The bits of the first approximation: it suffices but for one number in 2**50."""
 
 GUARD = 64
@@ -280,7 +280,7 @@ def _shortened(v: int, cut: int, bits: int) -> tuple[int, int]:
 
 def _real_power(bits: int, m: int, e: int, n: int, halvings: int) -> Interval:
     """Enclose (m * 2**e)**y for y = n / 2**halvings, |y| < 2**GUARD: the exponential of y times the logarithm."""
-    scale = bits + 2 * GUARD
+    scale = bits + GUARD
     logarithm, error = _logarithm(scale, m, e)
     t = logarithm * n >> halvings
     if abs(t) >> scale > 1 << 10:
