@@ -265,6 +265,7 @@ class _Part:
         self.steady: bool | None = None
         self.k, self.registers = bucket.k, bucket.registers
         self.counts = self._counts(self.k, self.registers)
+        self.pick_counts = itemgetter(*self.counts) if self.counts else None
         self.after: dict[str, Any] = {}
         bucket.tasks = []  # gradients live no longer than their owner wants
 
@@ -301,10 +302,8 @@ class _Part:
         return {name: x.shape for name, x in kept.items()} == arrays
 
     def _same_counts(self) -> bool:
-        for name, x in self.counts.items():
-            if [*map(itemgetter(name), self.states)].count(x) != len(self.states):
-                return False
-        return True
+        pick = self.pick_counts
+        return pick is None or [*map(pick, self.states)].count(pick(self.counts)) == len(self.states)
 
     def _same_counters(self, terms: Callable[[], Terms]) -> bool:
         counter: Any = self.bucket.counter
