@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes.util import find_library
 from functools import cache
 from importlib.resources import files
@@ -57,6 +58,15 @@ def compile(  # noqa: A001
     ``major`` asks for a compiler of that major version of CUDA, where several are installed. RuntimeError says that
     there is none, or what the compiler said.
     """
+    with compiled(source, arch, major, flags) as (nvrtc, program):
+        return binary(nvrtc, program) if arch.startswith("sm_") else ptx(nvrtc, program)
+
+
+@contextmanager
+def compiled(
+    source: str, arch: str, major: int | None = None, flags: tuple[str, ...] = FLAGS
+) -> Iterator[tuple[ctypes.CDLL, ctypes.c_void_p]]:
+    """Give the compiler and what it made of CUDA source: PTX, and for a real architecture a binary as well."""
     nvrtc = _library(major)
     program = ctypes.c_void_p()
     _check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None))
@@ -66,9 +76,19 @@ def compile(  # noqa: A001
         if failed:
             log = _text(nvrtc, program, "ProgramLog").decode(errors="replace")
             raise RuntimeError(f"NVRTC failed for {arch}:\n{log}")
-        return _output(nvrtc, program, "CUBIN") if arch.startswith("sm_") else _text(nvrtc, program, "PTX")
+        yield nvrtc, program
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def binary(nvrtc: ctypes.CDLL, program: ctypes.c_void_p) -> bytes:
+    """Return the binary of a program."""
+    return _output(nvrtc, program, "CUBIN")
+
+
+def ptx(nvrtc: ctypes.CDLL, program: ctypes.c_void_p) -> bytes:
+    """Return the PTX of a program."""
+    return _text(nvrtc, program, "PTX")
 
 
 def only(entry: str) -> tuple[str, ...]:

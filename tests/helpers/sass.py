@@ -7,12 +7,20 @@ import re
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+
+from .ptx import WIDTHS, Entry
+
+ONE_STAGE = re.compile(r"L+W*")
+"""All loads of a loop are on their way before the first is waited for."""
+
+MOST = {"adan": 150, "ademamix": 140}
+"""Instructions for an element where they may be more than 120: for two quotients more than Adam's, and for one."""
 
 PREDICATE = re.compile(r"^@!?U?P\w+\s+")
 
@@ -111,3 +119,24 @@ def stages(loop: list[str]) -> str:
 def count(loop: list[str], opcode: str) -> int:
     """Count the instructions whose name begins so."""
     return sum(PREDICATE.sub("", x).startswith(opcode) for x in loop)
+
+
+def complaints(stem: str, binary: bytes, declared: Sequence[Entry]) -> Iterator[str]:
+    """Yield what is wrong with the loop of each entry of the elementwise harness: loads that wait, numbers spilled."""
+    found = listings(binary)
+    for entry in declared:
+        if entry.reads:
+            (shortest, *_) = found[entry.name].loops("LDG.E.128")
+            if not ONE_STAGE.fullmatch(stages(shortest)):
+                yield f"{entry.name}: a load waits for another: {stages(shortest)}"
+            if len(shortest) > MOST.get(stem, 120) * (16 // WIDTHS[_gradient(entry.name)]):
+                yield f"{entry.name}: {len(shortest)} instructions"
+            if count(found[entry.name].code, "LDL") + count(found[entry.name].code, "STL"):
+                yield f"{entry.name}: registers are spilled"
+
+
+def _gradient(entry: str) -> str:
+    """Return the storage of the gradient of an entry."""
+    storage = re.search(r"_(float64|float32|b?float16)(_master)?$", entry)
+    assert storage
+    return {"float64": "double", "float32": "float"}.get(storage[1], storage[1])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
-from helpers.ptx import WIDTHS, entries
-from helpers.sass import Listing, count, disassembler, listings, stages
+from helpers.ptx import entries
+from helpers.sass import ONE_STAGE, Listing, complaints, count, disassembler, listings, stages
 from refoptim.engines import nvrtc
 
 if not disassembler():
@@ -19,12 +16,6 @@ try:
     nvrtc.version()
 except RuntimeError as error:
     pytest.skip(str(error), allow_module_level=True)
-
-KERNELS = Path(str(files("refoptim.kernels")))
-STEMS = sorted(path.stem for path in KERNELS.glob("*.cu") if any(x.reads for x in entries(nvrtc.expand(path.stem))))
-
-ONE_STAGE = re.compile(r"L+W*")
-"""All loads of a loop are on their way before the first is waited for."""
 
 
 def compiled(source: str, entry: str) -> Listing:
@@ -58,31 +49,6 @@ def test_no_load_waits_for_another(entry: str) -> None:
     assert ONE_STAGE.fullmatch(stages(loop(entry)))
 
 
-MOST = {"adan": 150, "ademamix": 140}
-"""Instructions for an element where they may be more than 120: for two quotients more than Adam's, and for one."""
-
-
-@pytest.mark.kernels
-@pytest.mark.parametrize("stem", STEMS)
-def test_no_load_of_any_rule_waits_for_another(stem: str) -> None:
-    """In the loop of every entry of the elementwise harness; and nothing is spilled."""
-    source = nvrtc.expand(stem)
-    found = listings(nvrtc.compile(source, "sm_90"))
-    for entry in entries(source):
-        if entry.reads:
-            (shortest, *_) = found[entry.name].loops("LDG.E.128")
-            assert ONE_STAGE.fullmatch(stages(shortest)), entry.name
-            assert len(shortest) / (16 // WIDTHS[gradient(entry.name)]) <= MOST.get(stem, 120), entry.name
-            assert not count(found[entry.name].code, "LDL") + count(found[entry.name].code, "STL"), entry.name
-
-
-def gradient(entry: str) -> str:
-    """Return the storage of the gradient of an entry."""
-    storage = re.search(r"_(float64|float32|b?float16)(_master)?$", entry)
-    assert storage
-    return {"float64": "double", "float32": "float"}.get(storage[1], storage[1])
-
-
 @pytest.mark.kernels
 def test_products_are_mostly_products() -> None:
     """Of 8 x 8 entries a thread: little beside a product and a sum each, and 4 loads of 16 bytes for 64 of them."""
@@ -101,7 +67,11 @@ LOAD = (
 
 
 def test_loads_that_wait_are_seen() -> None:
-    assert stages(loop("adam_bfloat16", changed("adam", *LOAD))).count("W") > 1
+    source = changed("adam", *LOAD)
+    assert stages(loop("adam_bfloat16", source)).count("W") > 1
+    binary = nvrtc.compile(source, "sm_90", flags=(*nvrtc.FLAGS, *nvrtc.only("adam_bfloat16")))
+    (complaint,) = complaints("adam", binary, [x for x in entries(source) if x.name == "adam_bfloat16"])
+    assert complaint.startswith("adam_bfloat16: a load waits for another")
 
 
 def test_rounding_by_integers_is_seen() -> None:
