@@ -138,7 +138,8 @@ def test_every_axis_changes_a_case(optimizer: str, monkeypatch: pytest.MonkeyPat
 
     for axis in dialects.axes_of(optimizer):
         needed = tuple(dialects.AXES[optimizer, flag][0] for flag in axis.needs[:1])
-        assert any(digest((axis, *needed), i) != digest(needed, i) for i in range(len(runs))), axis.flag
+        likely = sorted(range(len(runs)), key=lambda i: axis.flag not in runs[i][0].flags)
+        assert any(digest((axis, *needed), i) != digest(needed, i) for i in likely), axis.flag
 
 
 def test_every_claim_has_an_axis_and_every_flag_a_meaning() -> None:
