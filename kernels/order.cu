@@ -121,6 +121,7 @@ template <class N, int COUNT> struct Pieces {
 
 // A chunk of the sum of pieces of storage S: the addresses of the sum and of each piece stand `apart` in a table.
 template <class S, class T = Arithmetic<S>> struct Chunk {
+    static constexpr bool NARROW = sizeof(S) < sizeof(T);  // else a sum in the arithmetic type is one as all others
     const i64* addresses;
     i64 apart, start;
     Program program;
@@ -140,7 +141,7 @@ template <class S, class T = Arithmetic<S>> struct Chunk {
 
     template <class X>
     __device__ void store(const X& total, i64 i, i64 apart, Divisor<T> divided, bool past_caches) const {
-        if (program.wide_sum)
+        if (NARROW && program.wide_sum)
             total.store(at<T>(0) + i, apart, divided, past_caches);
         else
             total.store(at<S>(0) + i, apart, divided, past_caches);
@@ -149,7 +150,7 @@ template <class S, class T = Arithmetic<S>> struct Chunk {
     // Calls f(pieces) for those of a step, which begin at a row of the table.
     template <int COUNT = PIECES, class F> __device__ void with_step(i64 step, i64 row, F f) const {
         if (program.pieces(step) == COUNT) {
-            if (program.is_wide(step))
+            if (NARROW && program.is_wide(step))
                 f(Pieces<T, COUNT>(*this, row));
             else
                 f(Pieces<S, COUNT>(*this, row));
@@ -180,29 +181,25 @@ template <class S, class T = Arithmetic<S>> struct Chunk {
     }
 
     // Sums numbers by the one step that there is: what the loop needs is at hand, in registers.
-    template <int V, int W, class N>
-    __device__ void sum_step(N* to, i64 begin, i64 end, Divisor<T> divided, bool past_caches) const {
-        with_step(0, 1, [=](auto pieces) {
+    template <int V, int W> __device__ void sum_step(i64 begin, i64 end, Divisor<T> divided, bool past_caches) const {
+        with_step(0, 1, [=, this](auto pieces) {
             constexpr int U = decltype(pieces)::places;
             i64 apart = (end - begin) / U;
             for (i64 i = begin + threadIdx.x * V; i + V <= begin + apart; i += blockDim.x * V) {
                 Values<T, V, W, U> total;
                 pieces.add(total, i, apart);
-                total.store(to + i, apart, divided, past_caches);
+                store(total, i, apart, divided, past_caches);
             }
         });
     }
 
     template <int V, int W> __device__ void sum_all(i64 begin, i64 end, Divisor<T> divided, bool past_caches) const {
-        if (V == 1 || program.steps > 1) {
-            begin = sum_steps<V, W, V == 1 ? 1 : RUN>(begin, end, divided, past_caches);
-            if (V > 1 && RUN > 1)
-                sum_steps<V, W, 1>(begin, end, divided, past_caches);
-        } else if (program.wide_sum) {
-            sum_step<V, W>(at<T>(0), begin, end, divided, past_caches);
-        } else {
-            sum_step<V, W>(at<S>(0), begin, end, divided, past_caches);
-        }
+        if constexpr (V > 1)
+            if (program.steps == 1)
+                return sum_step<V, W>(begin, end, divided, past_caches);
+        begin = sum_steps<V, W, V == 1 ? 1 : RUN>(begin, end, divided, past_caches);
+        if (V > 1 && RUN > 1)
+            sum_steps<V, W, 1>(begin, end, divided, past_caches);
     }
 
     // The first number of the sum that fills a register of a host with others and lies in one line of a cache with them.

@@ -343,9 +343,10 @@ def distributed_command(size: int, repeats: int, as_json: bool) -> None:
 
     Run it by a launcher; rank 0 prints. "Exchange" gives each rank its part of the gradient of every other,
     MPI_Reduce_scatter besides adds; "gather" gives all ranks the parameters. "Fold" adds what has come, "update" is the
-    fused AdamW of one part. Then pieces are exchanged beside work of one processor. Each rank needs a processor for
-    itself: where ranks share processors, or others use them, times mean little. Latency and bandwidth are fitted to
-    messages of several sizes.
+    fused AdamW of one part. Then gradients are exchanged after and beside work that takes twice as long: work done
+    elsewhere, for which the processor waits as for a GPU, and work done here, by the processor that exchanges. Each
+    rank needs a processor for itself: where ranks share processors, or others use them, times mean little. Latency and
+    bandwidth are fitted to messages of several sizes.
 
     \b
     mpiexec -n 2 python -m mpi4py -m refoptim bench distributed
