@@ -21,6 +21,7 @@ static Index blockDim, gridDim;
 static std::barrier<>* meeting;
 
 #define __device__
+#define __forceinline__ inline
 #define __shared__ static
 #define __syncthreads() meeting->arrive_and_wait()
 
