@@ -159,24 +159,24 @@ template <class S, class T = Arithmetic<S>> struct Chunk {
         }
     }
 
-    // Sums the numbers from place i on.
-    template <class X> __device__ void sum(i64 i, i64 apart, Divisor<T> divided, bool past_caches) const {
-        X sums[WAITING + 1];
+    // Sums the numbers of U vectors from place i on.
+    template <int V, int W, int U> __device__ void sum(i64 i, Divisor<T> divided, bool past_caches) const {
+        Values<T, V, W, U> sums[WAITING + 1];
         int count = 0;
         for (i64 step = 0, row = 1; step < program.steps; row += program.pieces(step), step++, count++) {
-            with_step(step, row, [&](const auto& pieces) { pieces.add(sums[count], i, apart); });
+            with_step(step, row, [&](const auto& pieces) { pieces.add(sums[count], i, V); });
             for (int joins = program.joins(step); joins; joins--, count--)
                 sums[count - 1].join(sums[count]);
         }
-        store(sums[0], i, apart, divided, past_caches);
+        store(sums[0], i, V, divided, past_caches);
     }
 
-    // Sums numbers by several steps, `U` vectors at a time, and returns where it ended.
+    // Sums numbers, U vectors at a time, and returns where it ended.
     template <int V, int W, int U>
     __device__ i64 sum_steps(i64 begin, i64 end, Divisor<T> divided, bool past_caches) const {
         i64 i = begin + threadIdx.x * V * U;
         for (; i + V * U <= end; i += blockDim.x * V * U)
-            sum<Values<T, V, W, U>>(i, V, divided, past_caches);
+            sum<V, W, U>(i, divided, past_caches);
         return i;
     }
 
