@@ -331,27 +331,37 @@ def _artanh(scale: int, a: int, b: int) -> int:
     return total if a > 0 else -total
 
 
-SQUARINGS = 8
+FRACTION = 10
+"""Bits behind the point of numbers whose exponentials are remembered: steps that follow one another need the same."""
 
 
 def _exponential(scale: int, t: int, error: int) -> Interval:
     """Enclose the exponential of t, in units of 2**-scale, which may be ``error`` off.
 
-    With t = k log(2) + r it is 2**k * exp(r / 256)**256. The series for r / 256 and the squarings are less than a unit
-    off in each term, and the squarings make that 256 times as much.
+    With t = k log(2) + i / 2**FRACTION + r it is 2**k * exp(i / 2**FRACTION) * exp(r), both exponentials below 2.
     """
-    log2 = _log_of_ratio(scale, 2, 1)
-    k = t // log2
-    term = r = t - k * log2 >> SQUARINGS
-    total, n = (1 << scale) + r, 1
+    k, rest = divmod(t, _log_of_ratio(scale, 2, 1))
+    i = rest >> scale - FRACTION
+    r = rest - (i << scale - FRACTION)
+    total = _series_of_exponential(scale, r) * _exponential_of_fraction(scale, i) >> scale
+    error = 4 * (error + (abs(k) + 2) * scale)
+    return total - error, total + error, k - scale
+
+
+@lru_cache(REMEMBERED)
+def _exponential_of_fraction(scale: int, i: int) -> int:
+    """Return exp(i / 2**FRACTION) for 0 <= i < 2**FRACTION * log(2)."""
+    return _series_of_exponential(scale, i << scale - FRACTION)
+
+
+def _series_of_exponential(scale: int, r: int) -> int:
+    """Return exp(r) for 0 <= r < log(2), less than a unit off for each term."""
+    term, total, n = r, (1 << scale) + r, 1
     while term:
         n += 1
         term = (term * r >> scale) // n
         total += term
-    for _ in range(SQUARINGS):
-        total = total * total >> scale
-    error = 4 * (error + (abs(k) + (1 << SQUARINGS)) * scale)
-    return total - error, total + error, k - scale
+    return total
 
 
 def _cosine(bits: int, n: int, halvings: int) -> Interval:
