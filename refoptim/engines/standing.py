@@ -14,7 +14,7 @@ from ..numerics.array_types import HOST, plain
 from ..step.changes import Change, there
 from ..step.limits import Records
 from ..step.plan import Bucket
-from ..step.rule import Rule, apply, keeps_shapes
+from ..step.rule import Record, Rule, apply, keeps_shapes
 from ..step.scaling import Scaling
 from . import blocks, reference, steps
 from .host import Host, StandingLaunch
@@ -25,16 +25,27 @@ from .workspace import Workspace
 
 
 class Standing(Protocol):
-    """What updates a bucket again."""
+    """What updates a bucket again.
 
-    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
-        """Round the scalars of the next step; raise RuntimeError if one is too large where it is used."""
+    Attributes:
+        computes: whether NumPy or CuPy compute something for it, so that floating-point flags are to raise nothing.
+        rows: which of the gradients of a step are those of the tasks of the bucket, in their order.
+    """
+
+    computes: bool
+    rows: Sequence[int]
+
+    def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> Any:
+        """Round the scalars of a step to come; raise RuntimeError if one is too large where it is used."""
+
+    def take(self, bucket: Bucket, prepared: Any) -> None:
+        """Let rounded scalars be those of the next step."""
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Take note that the gradient of task ``i`` is another array now."""
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
-        """Return what updates the arrays by those scalars; the gradients are those of the tasks of the bucket."""
+        """Return what updates the arrays by those scalars; the gradients are all that the step is given."""
 
 
 def of_launch(launch: Any, rule: type[Rule], dtype: DType) -> Launches:
@@ -46,13 +57,20 @@ def of_launch(launch: Any, rule: type[Rule], dtype: DType) -> Launches:
 class Launches:
     """Launches of kernels, which are written down in each step."""
 
+    computes = True
+    rows: Sequence[int] = ()
+
     def __init__(self, launch: Any, rule: type[Rule], dtype: DType) -> None:
         self.launch, self.dtype, self.records = launch, dtype, Records(rule, dtype)
         self.move_gradient, self.move_gradients = launch.move_gradient, launch.move_gradients
 
-    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
+    def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> Record:
+        """Return a record."""
+        return self.records.next(bucket.h, scalars)
+
+    def take(self, bucket: Bucket, prepared: Record) -> None:
         """Put a record into the bucket."""
-        bucket.s = self.records.next(bucket.h, scalars)
+        bucket.s = prepared
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launches, and what is to be done when they have been made."""
@@ -69,25 +87,34 @@ class Call(Launches):
 
     def __init__(self, launch: Launch, rule: type[Rule], dtype: DType) -> None:
         super().__init__(launch, rule, dtype)
-        self.record, self.fields = np.zeros((), struct_of(launch.kernel, dtype)), itemgetter(*launch.kernel.record)
+        self.struct, self.fields = struct_of(launch.kernel, dtype), itemgetter(*launch.kernel.record)
+        self.record = np.zeros(self.struct.itemsize, np.uint8)
+        self.bytes = memoryview(self.record)  # type: ignore[arg-type]
         self.bucket, self.scale = np.zeros((), BUCKET), np.zeros(1, np.float32)
-        self.flags: tuple[bool, ...] = ()
+        self.taking: tuple[bool, float | None] | None = None
+        self.computes = bool(launch.after)
         self.call = self._call()
 
-    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
-        """Write the scalars down where the kernel reads them."""
+    def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> tuple[bytes, tuple[bool, float | None]]:
+        """Return a record in the layout of the kernel, and how gradients are taken: turned round, scaled."""
         self.records.check(bucket.h, scalars)
-        scalars["unmade"] = False
-        self.record[()] = self.fields(scalars)
-        scale = scalars["grad_scale"]
+        record = np.array(self.fields({**scalars, "unmade": False}), self.struct)
+        return record.tobytes(), (scalars["maximize"], scalars["grad_scale"])
+
+    def take(self, bucket: Bucket, prepared: tuple[bytes, tuple[bool, float | None]]) -> None:
+        """Write both down where the kernel reads them."""
+        self.bytes[:], taking = prepared
+        if taking != self.taking:
+            self._write(*taking)
+            self.taking = taking
+
+    def _write(self, maximize: bool, scale: float | None) -> None:
+        """Write down how the kernel is to take gradients, in the struct that it reads."""
         if scale is not None:
             self.scale[0] = scale
-        flags = scalars["maximize"], scale is None
-        if flags != self.flags:
-            machine, addresses = self.launch.machine, (None, None if scale is None else self.scale, None)
-            fields = int(flags[0]), *(address_of(machine, x) for x in addresses)
-            self.bucket[()] = self.launch.chunks.fields(machine, self.launch.tables, fields)
-            self.flags = flags
+        machine, addresses = self.launch.machine, (None, None if scale is None else self.scale, None)
+        fields = int(maximize), *(address_of(machine, x) for x in addresses)
+        self.bucket[()] = self.launch.chunks.fields(machine, self.launch.tables, fields)
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launch, none if there are no elements, and what is to be done when it has been made."""
@@ -107,6 +134,9 @@ class Call(Launches):
 
 class Words:
     """The words of a rule, on arrays that are one piece of memory each, in C order."""
+
+    computes = True
+    rows: Sequence[int] = ()
 
     def __init__(self, bucket: Bucket) -> None:
         jobs = [(task.updated, task.grad, *task.arrays.values()) for task in bucket.tasks]
@@ -134,15 +164,20 @@ class Words:
         arrays = [x for task in bucket.tasks for x in (task.parameter.data, task.grad, *task.kept.values())]
         return all(type(x) is np.ndarray and x.flags.c_contiguous for x in arrays)
 
-    def take(self, bucket: Bucket, scalars: dict[str, Any]) -> None:
+    def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> Record:
+        """Return a record."""
+        return self.records.next(bucket.h, scalars)
+
+    def take(self, bucket: Bucket, prepared: Record) -> None:
         """Put a record into the bucket."""
-        bucket.s = self.records.next(bucket.h, scalars)
+        bucket.s = prepared
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Do nothing: gradients are given."""
 
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return what runs the rule, and what rounds master copies then."""
+        grads = [grads[i] for i in self.rows]
         if self.is_small and get_rounding() == "each" and workspace.takes(self.written):
             return [*self._results(bucket, *grads), *self.after]
         lines = map(as_reals, grads) if self.complex else grads

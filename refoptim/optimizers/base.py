@@ -236,18 +236,24 @@ class Optimizer(Rule):
         terms = partial(self._terms, scaling, estimates)
         repeat, self._repeat = self._repeat, None
         if repeat and estimates is None and repeat.holds(self.param_groups, self.state, grads, terms):
-            workspace = Workspace()
-            with np.errstate(all="ignore"):
-                changes = repeat.changes(scaling, workspace)
-                self._decide()
-                along = self._also if changes else ()  # a step that is skipped makes none
-                workspace.make_quietly([*changes, *along], self)
+            if repeat.computes or self._also:
+                with np.errstate(all="ignore"):
+                    self._take_again(repeat, scaling)
+            else:
+                self._take_again(repeat, scaling)
             self._repeat = repeat
             return
         with explained(self.param_groups, given):
             plan = make_plan(type(self), self.param_groups, self.state, grads, terms())
         if all(bucket.counted for bucket in plan) or not scaling.skips():
             self._run(plan)
+
+    def _take_again(self, repeat: Repeat, scaling: Scaling) -> None:
+        workspace = Workspace()
+        changes = repeat.changes(scaling, workspace)
+        self._decide()
+        if changes is not None:
+            workspace.make_quietly([*changes, *self._also], self)
 
     def _terms(self, scaling: Scaling, estimates: Any) -> Terms:
         """Return what the next step is taken under."""

@@ -6,10 +6,8 @@ objects of the last step are compared with those that are there now, and only gr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import partial
 from itertools import chain, repeat
 from operator import attrgetter, is_, is_not, itemgetter
 from types import NoneType
@@ -19,29 +17,25 @@ from weakref import ref
 import numpy as np
 
 from ..engines.layouts import Layouts, layouts
-from ..engines.standing import Launches, Standing, Words
+from ..engines.standing import Launches, Standing
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import HOST
 from ..numerics.libraries import library_of
-from ..step.changes import Change, for_all
+from ..step.changes import Change
 from ..step.groups import Group
 from ..step.hyper import declared
-from ..step.limits import check_constants
 from ..step.parameter import Borrowed, told
 from ..step.plan import Bucket, Memory, Terms, checked_gradient, layout, settled
 from ..step.rule import (
-    Registers,
     Rule,
     checks_groups,
-    is_steady,
     keeps_shapes,
-    next_registers,
     resolve,
-    step_scalars,
     unread,
 )
 from ..step.scaling import Scaling
+from .ahead import Ahead
 
 FLAGS = ("fused", "differentiable", "capturable", "cautious")
 """Settings that decide who runs a step, or what."""
@@ -86,23 +80,23 @@ class Repeat:
         numbers = {id(p): (part, i) for part in self.parts for i, p in enumerate(part.parameters)}
         self.numbers = [numbers.get(id(p)) for p in self.members]
         self.count = sum(number is not None for number in self.numbers)
-        self.rows = [self._read_by(part) for part in self.parts]
+        self.computes = any(part.standing.computes for part in self.parts)
+        for part in self.parts:
+            part.standing.rows = [i for i, at in enumerate(self.numbers) if at and at[0] is part]
         self.grads = [_GONE if number is None else number[0].grads[number[1]] for number in self.numbers]
         given = [x for x in map(_alive, self.grads) if x is not None]
         self.form = FORM if all(map(attrgetter("flags.c_contiguous"), given)) else FORM_OF_ANY
         self.forms = list(map(self.form, given))
-        self.given: Layouts | None = None
         self.now: list[Any] = []
         self.lent = _Lent.of(self)
         self.written = kept if self.lent else self.data + kept
         self.layouts = layouts(self.written)
+        self.all_layouts: Layouts | None = None
         looks = [_Look(_master, self.members), *(look for part in self.parts for look in part.looks(state))]
         self.objects = _Objects(looks if self.lent else [_Look(_data, self.members), *looks])
-
-    def _read_by(self, part: _Part) -> list[int]:
-        """Return which gradients a part is given; those of kernels lie where they were told."""
-        given = isinstance(part.standing, Words)
-        return [i for i, at in enumerate(self.numbers) if given and at and at[0] is part]
+        settings = (look for part in self.parts for look in part.settings.looks)
+        self.settings_and_objects = _Objects([*settings, *self.objects.looks])
+        self.settings_and_objects.forget()
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Callable[[], Terms]) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
@@ -110,7 +104,9 @@ class Repeat:
             if not self._same(groups, state, terms):
                 return False
             self._check_together(terms)
-            return self.lent.take(grads) if self.lent else self._take(grads)
+            if self.lent:
+                return self.lent.lie_as_before() and self.layouts.hold(self.written) and self.lent.take(grads)
+            return self._take(grads)
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
             return False  # the plan says what is wrong
 
@@ -120,11 +116,19 @@ class Repeat:
             and len(groups) == len(self.groups)
             and all(map(is_, groups, self.groups))
             and [*map(_params, groups)] == self.lists
-            and self.objects.stay()
-            and all(part.same(terms) for part in self.parts)
-            and (self.lent is None or self.lent.lie_as_before())
-            and self.layouts.hold(self.written)
+            and (self.settings_and_objects.stay() or (self.objects.stay() and self._settle()))
+            and all(map(_Part.counts_hold, self.parts, repeat(terms)))
         )
+
+    def _settle(self) -> bool:
+        """Tell whether settings that are others, or may have changed inside, ask for a step of the same kind."""
+        if not all(map(_Part.settle, self.parts)):
+            return False
+        if all(part.settings.stay() for part in self.parts):
+            self.settings_and_objects.look_again()
+        else:
+            self.settings_and_objects.forget()
+        return True
 
     def _check_together(self, terms: Callable[[], Terms]) -> None:
         """Raise if settings of groups without a part are wrong, or do not go with those of others."""
@@ -149,10 +153,14 @@ class Repeat:
         if not same and not self._exchange([i for i, x in enumerate(now) if x is not old[i]], now):
             return False
         self.now = now
-        if same and self.given is not None:
-            return self.given.hold(given)
-        self.given = layouts(given) if same else None  # where all are new each time, none is compared with itself
-        return [*map(self.form, given)] == self.forms
+        return self._same_layouts(given, same)
+
+    def _same_layouts(self, given: Sequence[Any], same: bool) -> bool:
+        """Tell whether the arrays that are written to lie as they did, and gradients, perhaps the same ones, too."""
+        if same and self.all_layouts is not None:
+            return self.all_layouts.hold([*self.written, *given])
+        self.all_layouts = layouts([*self.written, *given]) if same else None  # new ones seldom come twice
+        return self.layouts.hold(self.written) and [*map(self.form, given)] == self.forms
 
     def _exchange(self, new: list[int], now: Sequence[Any]) -> bool:
         """Tell whether gradients that are new can take the place of others, and let them."""
@@ -171,18 +179,17 @@ class Repeat:
         in_line = grad.flags.c_contiguous and getattr(grad.flags, "aligned", True)
         return in_line and checked_gradient(self.members[i], grad, self.memory) is grad
 
-    def changes(self, scaling: Scaling, workspace: Workspace) -> list[Change]:
-        """Return what takes the step, nothing to skip it; raise ValueError if a setting has become wrong.
+    def changes(self, scaling: Scaling, workspace: Workspace) -> list[Change] | None:
+        """Return what takes the step, None to skip it; raise ValueError if a setting has become wrong.
 
-        It is called, and the changes are made, where floating-point flags raise nothing.
+        If it ``computes``, it is called, and the changes are made, where floating-point flags raise nothing.
         """
         now, self.now = self.now, []  # gradients live no longer than their owner wants
         if not self.counted and scaling.skips():  # a GPU that counts steps reads by itself whether to skip
-            return []
+            return None
         changes = [*self.told]
-        for part, rows in zip(self.parts, self.rows, strict=True):
-            part.advance(scaling)
-            changes += part.changes(scaling, [now[i] for i in rows], workspace)
+        for part in self.parts:
+            changes += part.changes(scaling, now, workspace)
         return changes
 
 
@@ -250,7 +257,7 @@ class _Part:
     """A bucket of the step, its tasks left out, and what updates it."""
 
     def __init__(self, state: Mapping[Any, Any], bucket: Bucket, standing: Standing) -> None:
-        self.bucket, self.standing, self.dtype = bucket, standing, bucket.tasks[0].updated.dtype
+        self.bucket, self.standing = bucket, standing
         self.parameters = [task.parameter for task in bucket.tasks]
         self.grads = [ref(task.grad) for task in bucket.tasks]
         self.states: list[Any] = [state.get(p) for p in self.parameters]
@@ -261,12 +268,8 @@ class _Part:
         self.kept = [x for column in self.columns for x in column.objects()]
         rule: type = bucket.rule
         self.settings = _Settings(rule, bucket.group)
-        self.scale: float | None = math.nan
-        self.steady: bool | None = None
-        self.k, self.registers = bucket.k, bucket.registers
-        self.counts = self._counts(self.k, self.registers)
-        self.pick_counts = itemgetter(*self.counts) if self.counts else None
-        self.after: dict[str, Any] = {}
+        refusing = self.layouts if self.whole else ()
+        self.steps = Ahead(bucket, standing, self.states, refusing, bucket.tasks[0].updated.dtype)
         bucket.tasks = []  # gradients live no longer than their owner wants
 
     def _names(self, master: bool) -> list[str]:
@@ -278,20 +281,22 @@ class _Part:
         """Return what finds the state of the parameters, and its arrays."""
         return [_Look(state.get, self.parameters), *self.columns]
 
-    def same(self, terms: Callable[[], Terms]) -> bool:
-        """Tell whether the settings and the counts of the state are those that the last step left behind."""
-        if not (self.settings.stay(self.bucket.group) or self._can_change_settings()):
-            return False
+    def settle(self) -> bool:
+        """Tell whether the settings are those of the last step, or ask for one of the same kind."""
+        return self.settings.stay() or self._can_change_settings()
+
+    def counts_hold(self, terms: Callable[[], Terms]) -> bool:
+        """Tell whether who counts steps is who did, and the states hold what the last step left behind."""
         if self.bucket.place != HOST and terms().on_gpu(self.bucket.group, self.bucket.place) != self.bucket.counted:
             return False
-        return self._same_counters(terms) if self.bucket.counted else self._same_counts()
+        return self._same_counters(terms) if self.bucket.counted else self.steps.hold()
 
     def _can_change_settings(self) -> bool:
         """Resolve the settings, and tell whether they ask for a step of the same kind."""
         bucket = self.bucket
         bucket.h = resolve(bucket.rule, unread(bucket.group) if bucket.counted else bucket.group)
         bucket.rule.check_step(bucket.h)
-        self.steady, self.scale = None, math.nan
+        self.steps.forget()
         same = all(self._keeps(shape, arrays) for shape, arrays in self.layouts.items())
         same = same and not bucket.rule.without_kernels(vars(bucket.h)) and not bucket.rule.takes_part(bucket.h)
         return same and self.settings.renew(bucket.group)
@@ -301,68 +306,15 @@ class _Part:
         kept = layout(self.bucket.rule, self.bucket.h, shape)
         return {name: x.shape for name, x in kept.items()} == arrays
 
-    def _same_counts(self) -> bool:
-        pick = self.pick_counts
-        return pick is None or [*map(pick, self.states)].count(pick(self.counts)) == len(self.states)
-
     def _same_counters(self, terms: Callable[[], Terms]) -> bool:
         counter: Any = self.bucket.counter
         stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
         return stands and all(x is counter for x in map(terms().counters.get, self.parameters))
 
-    def _counts(self, k: int, registers: Registers) -> dict[str, Any]:
-        return {"step": k, **registers} if self.bucket.rule.counts_steps else {**registers}
-
-    def advance(self, scaling: Scaling) -> None:
-        """Compute the scalars of the next step, unless the GPU does; no array has changed yet."""
-        bucket, k = self.bucket, self.k + 1
-        if bucket.counted:
-            return
-        scale = scaling.scale()
-        registers = next_registers(bucket.rule, bucket.h, k, self.registers)
-        if scale != self.scale or not self._is_steady():
-            scalars = step_scalars(bucket.rule, bucket.h, k, self.registers, sparse=False, grad_scale=scale)
-            self.standing.take(bucket, scalars)
-            self.scale = scale
-            for shape in self.layouts if self.whole else ():
-                check_constants(bucket.rule, bucket.h, bucket.s, shape, self.dtype)
-        self.after = {"k": k, "registers": registers, "counts": self._counts(k, registers)}
-
-    def _is_steady(self) -> bool:
-        """Tell whether the scalars are those of the last step, since nothing that they come of is another."""
-        if self.steady is None:
-            self.steady = not self.registers and is_steady(self.bucket.rule, self.bucket.h)
-        return self.steady
-
-    def changes(self, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
+    def changes(self, scaling: Scaling, now: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return what updates the arrays, and keeps the step count and the registers unless the GPU does."""
-        changes = self.standing.changes(self.bucket, scaling, grads, workspace)
-        if self.bucket.counted:
-            return changes
-        counts = self.after["counts"]
-        kept = [for_all(dict.update, self.states, repeat(counts))] if counts else []
-        return [*changes, partial(vars(self).update, self.after), *kept]
-
-
-class _Settings:
-    """The settings of a group that a rule or an engine reads, by identity."""
-
-    def __init__(self, rule: type, group: Group) -> None:
-        names = dict.fromkeys((*declared(rule), *FLAGS))
-        self.pick = itemgetter("params", "params", *(name for name in names if name in group))  # two: always a tuple
-        self.absent = {name for name in names if name not in group}
-        self.flags = [group.get(name) for name in FLAGS]
-        self.values: tuple[Any, ...] = ()
-
-    def stay(self, group: Group) -> bool:
-        """Tell whether all are the objects that they were, and none can have changed inside."""
-        return bool(self.values) and all(map(is_, self.pick(group), self.values)) and self.absent.isdisjoint(group)
-
-    def renew(self, group: Group) -> bool:
-        """Take others, and tell whether they let the same engine run a step."""
-        values = self.pick(group)
-        self.values = values if all(map(_is_constant, values[2:])) else ()
-        return self.absent.isdisjoint(group) and [group.get(name) for name in FLAGS] == self.flags
+        counted = [] if self.bucket.counted else self.steps.take(scaling.scale())
+        return [*self.standing.changes(self.bucket, scaling, now, workspace), *counted]
 
 
 class _Look(NamedTuple):
@@ -380,12 +332,39 @@ class _Objects:
     """Objects by where they are found; functions written in C look and compare, however many there are."""
 
     def __init__(self, looks: Sequence[_Look]) -> None:
+        self.looks = looks
         self.functions, self.things = zip(*looks, strict=True)
-        self.found = [x for look in looks for x in look.objects()]
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take note of what is there now."""
+        self.found = [*chain.from_iterable(map(map, self.functions, self.things))]
+
+    def forget(self) -> None:
+        """Let nothing stay until somebody looks again: no object is the same as a new one."""
+        self.found = [object()]
 
     def stay(self) -> bool:
         """Tell whether the same ones are found."""
         return all(map(is_, chain.from_iterable(map(map, self.functions, self.things)), self.found))
+
+
+class _Settings(_Objects):
+    """The settings of a group that a rule or an engine reads; those that can change inside never stay."""
+
+    def __init__(self, rule: type, group: Group) -> None:
+        names = dict.fromkeys((*declared(rule), *FLAGS))
+        present, absent = ([name for name in names if (name in group) is there] for there in (True, False))
+        super().__init__([_Look(group.__getitem__, present), _Look(group.get, absent)])
+        self.flags = [group.get(name) for name in FLAGS]
+        self.forget()
+
+    def renew(self, group: Group) -> bool:
+        """Take others, and tell whether they let the same engine run a step."""
+        self.look_again()
+        if not all(map(_is_constant, self.found)):
+            self.forget()
+        return [group.get(name) for name in FLAGS] == self.flags
 
 
 def _column(name: str, states: Sequence[Any]) -> _Look:

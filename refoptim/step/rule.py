@@ -416,9 +416,9 @@ def _rounded(scalars: Mapping[str, Any], dtype: DType) -> dict[str, Any]:
 
 
 def renewed(s: Record, new: Mapping[str, Any], dtype: DType) -> Record:
-    """Return the record of the step after that of ``s``, which is used no more, with some scalars that are new."""
-    vars(s.exact).update(new)
-    return SimpleNamespace(**{**vars(s), **_rounded(new, dtype)})
+    """Return the record of the step after that of ``s``, with some scalars that are new."""
+    exact = SimpleNamespace(**{**vars(s.exact), **new})
+    return SimpleNamespace(**{**vars(s), **_rounded(new, dtype), "exact": exact})
 
 
 def extended(s: Record, measured: Mapping[str, Any], dtype: DType) -> Record:

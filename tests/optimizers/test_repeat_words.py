@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import refoptim
-from helpers.rooms import DENSE, MEASURED, assert_equal_runs, make, members, normal
+from helpers.repeats import Runs
+from helpers.rooms import DENSE, MEASURED, make, members, normal
 from refoptim import Optimizer, Parameter, SparseGrad
 from refoptim.numerics.arith import axpy, mul
 from refoptim.step import hyper as hp
@@ -26,29 +27,6 @@ def arrays(seed: int, dtype: str = "float32") -> list[Any]:
 
 def stored(x: Any, dtype: str) -> Any:
     return np.asarray(x + 1j * np.cos(x) if dtype.startswith("complex") else x).astype(dtype)
-
-
-class Runs:
-    """Two equal runs, of which one plans every step."""
-
-    def __init__(self, make_one: Callable[[], Optimizer], plans: list[Any]) -> None:
-        self.one, self.planned, self.plans = make_one(), make_one(), plans
-
-    def step(self, grads: Any, **more: Any) -> int:
-        """Step both, and return how often the first has made a plan."""
-        self.planned._repeat = None
-        self.planned.step(grads=grads, **more)
-        self.plans.clear()
-        self.one.step(grads=grads, **more)
-        return len(self.plans)
-
-    def both(self, change: Callable[[Any], None]) -> None:
-        """Change both."""
-        change(self.one)
-        change(self.planned)
-
-    def check(self) -> None:
-        assert_equal_runs(self.one, self.planned)
 
 
 @pytest.fixture

@@ -1,0 +1,149 @@
+"""The next steps of a bucket: what they need besides arrays, computed for several of them at once.
+
+Arrays that a step goes through push Python's code out of the caches of a processor, so that the scalars of one step
+take several times as long as those of the step after it, if they are computed together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import is_, itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engines.standing import Standing
+from ..numerics.arith import DType
+from ..step.changes import Change, for_all
+from ..step.limits import check_constants
+from ..step.plan import Bucket
+from ..step.rule import Registers, is_steady, next_registers, step_scalars
+
+MOST = 8
+"""Steps that are computed at once, if settings stay as they are for so long."""
+
+
+class Coming(NamedTuple):
+    """A step.
+
+    Attributes:
+        k: its number.
+        registers: what they are after it.
+        counts: the step count, if the rule has one, and the registers, as each state holds them after it.
+        changes: what writes these into the states.
+        prepared: what ``Standing.take`` is to be given, None where the scalars are those of the step before.
+    """
+
+    k: int
+    registers: Registers
+    counts: Sequence[Any]
+    changes: list[Change]
+    prepared: Any = None
+
+
+class Ahead:
+    """The steps of a bucket, in their order.
+
+    Args:
+        bucket: what is updated, after a step.
+        standing: what updates it again.
+        states: those of its parameters.
+        shapes: those of its parameters, if the rule may refuse numbers for one of them.
+        dtype: the type of what is updated.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        standing: Standing,
+        states: Sequence[Any],
+        shapes: Iterable[tuple[int, ...]],
+        dtype: DType,
+    ) -> None:
+        self._bucket, self._standing, self._states = bucket, standing, states
+        self._shapes, self._dtype = list(shapes), dtype
+        self._last = self._coming_to(bucket.k, bucket.registers, None)
+        self._getters = [itemgetter(name) for name in self._counted(bucket.k, bucket.registers)]
+        self._coming: deque[Coming] = deque()
+        self._scale: float | None = math.nan
+        self._is_steady: bool | None  # None until somebody has asked
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the steps that were computed ahead, since settings have changed; the next one stays the next."""
+        self._coming.clear()
+        self._at_once, self._is_steady = 1, None
+
+    def hold(self) -> bool:
+        """Tell whether all states hold what the last step left behind: the same objects, not only equal numbers."""
+        pairs = zip(self._getters, self._last.counts, strict=True)
+        return all(all(map(is_, map(getter, self._states), repeat(x))) for getter, x in pairs)
+
+    def take(self, scale: float | None) -> list[Change]:
+        """Go on to the next step, whose gradients are divided by ``scale``, and return what writes its counts down.
+
+        Raises:
+            RuntimeError, ValueError: it has no scalars, or one is too large.
+        """
+        if scale != self._scale:
+            self.forget()
+            self._scale = scale
+        if not self._coming:
+            self._compute()
+        self._last = step = self._coming.popleft()
+        if step.prepared is not None:
+            self._standing.take(self._bucket, step.prepared)
+        return step.changes
+
+    @np.errstate(all="ignore")
+    def _compute(self) -> None:
+        """Compute the next step and those after it: one, two, four, ``MOST`` in all, as long as no setting changes."""
+        coming: Coming | None = self._after(self._last)
+        while coming is not None:
+            self._coming.append(coming)
+            coming = self._after_if_any(coming) if len(self._coming) < self._at_once else None
+        self._at_once = min(2 * self._at_once, MOST)
+
+    def _after_if_any(self, last: Coming) -> Coming | None:
+        """Compute the step after one; None if it has no scalars, which it is to say when it is its turn."""
+        try:
+            return self._after(last)
+        except Exception:
+            if self._is_refused(last):
+                return None
+            raise  # it came from a signal handler
+
+    def _is_refused(self, last: Coming) -> bool:
+        try:
+            self._after(last)
+        except Exception:
+            return True
+        return False
+
+    def _after(self, last: Coming) -> Coming:
+        """Compute the step after one."""
+        bucket, k = self._bucket, last.k + 1
+        registers = next_registers(bucket.rule, bucket.h, k, last.registers)
+        prepared = None if self._is_steady else self._prepared(k, last.registers)
+        return self._coming_to(k, registers, prepared)
+
+    def _prepared(self, k: int, registers: Registers) -> Any:
+        bucket = self._bucket
+        scalars = step_scalars(bucket.rule, bucket.h, k, registers, sparse=False, grad_scale=self._scale)
+        prepared = self._standing.prepared(bucket, scalars)
+        for shape in self._shapes:
+            check_constants(bucket.rule, bucket.h, prepared, shape, self._dtype)
+        if self._is_steady is None:
+            self._is_steady = not registers and is_steady(bucket.rule, bucket.h)
+        return prepared
+
+    def _coming_to(self, k: int, registers: Registers, prepared: Any) -> Coming:
+        counts = self._counted(k, registers)
+        changes = [for_all(dict.update, self._states, repeat(counts))] if counts else []
+        return Coming(k, registers, [*counts.values()], changes, prepared)
+
+    def _counted(self, k: int, registers: Registers) -> dict[str, Any]:
+        return {"step": k, **registers} if self._bucket.rule.counts_steps else {**registers}
