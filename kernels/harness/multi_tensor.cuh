@@ -86,16 +86,21 @@ struct Part {
     }
 };
 
+// Bytes of the arrays of a launch that a host may still find in its caches from the last step.
+constexpr i64 CACHED = 12 << 20;
+
 // The arrays of a chunk: P is the storage of the parameter and of its N state arrays, those that are only read among them;
 // G that of the gradient.
 template <class P, class G, int N> struct Chunk {
     i64 size;
+    bool in_caches = false;
     P* p;
     G* g;
     P* state[N + 1];
     G* copy;
 
-    __device__ Chunk(const Bucket& b, const Part& part) : size(part.size) {
+    __device__ Chunk(const Bucket& b, const Part& part)
+        : size(part.size), in_caches(b.chunks * b.chunk * i64(sizeof(P) * (N + 1) + sizeof(G)) <= CACHED) {
         const i64* addresses = b.tables + b.tensors + part.tensor;
         p = at<P>(addresses[0], part.start);
         g = at<G>(addresses[b.tensors], part.start);
@@ -125,14 +130,16 @@ template <class P, class G, int N> struct Chunk {
     }
 };
 
-// Reads V numbers, zeros where there is no array. A device reads them as words: numbers would be taken apart at once
-// where there may be none of them, which waits for the memory, and the next array would only be read after that.
-template <int V, class S> __device__ inline Vector<S, V> load(const S* x, i64 i) {
+// Reads V numbers, zeros where there is no array; a host asks for those that come soon if it FETCHES. A device reads them
+// as words: numbers would be taken apart at once where there may be none of them, which waits for the memory, and the next
+// array would only be read after that.
+template <int V, bool FETCHES = true, class S> __device__ inline Vector<S, V> load(const S* x, i64 i) {
 #ifdef HOST
     if (!x)
         return {};
     const Vector<S, V>* from = (const Vector<S, V>*)x + i;
-    FETCH_AHEAD(from);
+    if constexpr (FETCHES)
+        FETCH_AHEAD(from);
     return *from;
 #else
     Raw<sizeof(Vector<S, V>)> words{};
@@ -148,16 +155,16 @@ template <class S, int V> __device__ inline void store(S* x, i64 i, const Vector
 }
 
 // Updates the V elements from i * V on, W of them side by side.
-template <class Rule, int V, int W, class T, class P, class G, int N, int... J>
+template <class Rule, int V, int W, bool FETCHES = true, class T, class P, class G, int N, int... J>
 __device__ inline void update_vector(
     const typename Rule::template Record<T>& s, Preparation<T> prepare, const Chunk<P, G, N>& chunk, i64 i,
     Numbers<J...>
 ) {
     using X = typename Number<T, W>::Type;
     ASSUME(chunk.p && chunk.g);
-    Vector<P, V> p = load<V>(chunk.p, i);
-    [[maybe_unused]] Vector<P, V> state[N + 1] = {load<V>(chunk.state[J], i)...};
-    Vector<G, V> g = load<V>(chunk.g, i), copy;
+    Vector<P, V> p = load<V, FETCHES>(chunk.p, i);
+    [[maybe_unused]] Vector<P, V> state[N + 1] = {load<V, FETCHES>(chunk.state[J], i)...};
+    Vector<G, V> g = load<V, FETCHES>(chunk.g, i), copy;
     for (int v = 0; v < V; v += W) {
         X parameter, gradient;
         [[maybe_unused]] X values[N + 1];

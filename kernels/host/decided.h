@@ -1,7 +1,8 @@
 // What is the same for all elements of a chunk, asked once: there is a loop for each answer, and it asks no more.
 //
 // A loop for each set of flags, with the state arrays that are there then; gradients go to the rule as they are, and what is
-// usual holds. All else, scaled gradients and maximizing among it, is left to a loop that asks at each vector.
+// usual holds. All else, scaled gradients and maximizing among it, is left to a loop that asks at each vector. To fetch
+// memory ahead saves time where arrays lie beyond the caches, and costs some where they do not: there are loops for both.
 #pragma once
 
 namespace refoptim {
@@ -57,8 +58,13 @@ struct Decided<
         (know(s.*FIELD, SET >> K & 1), ...);
         (know(s.*EXPECTED, IS_SET), ...);
         (know(known.state[J], has_state(J, SET)), ...);
-        for (i64 i = 0; i < known.size / V; i++)
-            update_vector<Rule, V, V>(s, Preparation<T>(), known, i, Numbers<J...>());
+        const i64 vectors = known.size / V;
+        if (known.in_caches)
+            for (i64 i = 0; i < vectors; i++)
+                update_vector<Rule, V, V, false>(s, Preparation<T>(), known, i, Numbers<J...>());
+        else
+            for (i64 i = 0; i < vectors; i++)
+                update_vector<Rule, V, V, true>(s, Preparation<T>(), known, i, Numbers<J...>());
     }
 
     template <int... SET> static Loop loop_of(int set, Numbers<SET...>) {

@@ -66,6 +66,19 @@ def test_kernels_have_the_bits_of_the_reference(name: str, dtype: str, seed: int
         assert_same_runs(one, other, (chosen, k))
 
 
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize("name", RULES)
+def test_what_no_cache_holds_has_the_same_bits(name: str, dtype: str) -> None:
+    """Loops fetch memory ahead then; a launch of many chunks counts as if all of them were full."""
+    rng = np.random.default_rng([RULES.index(name), STORAGES.index(dtype)])
+    params = [numbers(rng, (40,), dtype) for _ in range(200)]
+    one, other = pair(name, params, **SETTINGS[name])
+    for _ in range(2):
+        step(one, other, [numbers(rng, (40,), dtype) for _ in params])
+    assert_same_runs(one, other)
+
+
 @pytest.mark.parametrize("size", [1, 5, 33, 200])
 @pytest.mark.parametrize("dtype", STORAGES[:4])
 @pytest.mark.parametrize("name", ["SGD", "Adam", "Adam8bit", "LARS"])
