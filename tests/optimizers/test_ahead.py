@@ -108,7 +108,7 @@ def test_a_step_without_scalars_is_refused_when_it_is_its_turn() -> None:
 def test_a_setting_that_was_another_kind_of_object_meanwhile(plans: list[Any]) -> None:
     runs = Runs(lambda: make("Adam", [normal(0, 4)]), plans)
     lr = runs.one.param_groups[0]["lr"]
-    for seed, setting in enumerate([lr, lr, lr, lr, np.array(0.5), lr, lr, [0.5][0], lr]):
+    for seed, setting in enumerate([lr, lr, lr, lr, np.array(0.5), lr, lr, 0.5, lr]):
         runs.both(lambda o, setting=setting: o.param_groups[0].update(lr=setting))
         runs.step([normal(seed, 4)])
         runs.check()
