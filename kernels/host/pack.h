@@ -82,3 +82,7 @@ inline void finish_writes() {
 }
 
 }  // namespace refoptim
+
+#if defined(__AVX512F__)
+#include "quotients.h"
+#endif
