@@ -7,6 +7,22 @@
 #pragma once
 
 namespace refoptim {
+
+// Whether a result since the last question may be a neighbour of the right one. A host asks, and computes it with more bits.
+#ifdef HOST
+static thread_local bool in_doubt = false;
+
+inline void doubt(bool condition) { in_doubt |= condition; }
+inline bool was_in_doubt() {
+    bool was = in_doubt;
+    in_doubt = false;
+    return was;
+}
+#else
+__device__ inline void doubt(bool) {}
+__device__ inline bool was_in_doubt() { return false; }
+#endif
+
 namespace pairs {
 
 // The sum of hi and lo, where hi is that sum rounded to a double.
@@ -150,6 +166,7 @@ __device__ inline double round_scaled(Pair x, int n, double tie) {
     double high = shift + y.hi, rest = y.hi - (high - shift), low = y.lo + x.lo;
     double half = rest < 0 || (rest == 0 && low < 0) ? -unit / 2 : unit / 2;
     double beyond = ((rest - half) + y.lo) + x.lo;
+    doubt(beyond >= -0x1p-93 && beyond <= 0x1p-93);
     if (beyond >= -tie && beyond <= tie)
         high += half;
     else if ((beyond > 0) == (half > 0))
@@ -168,6 +185,8 @@ __device__ inline double power(double x, double y) {
         return x + y;
     if (x == 0 || x * 0 != 0)
         return (x == 0) == (y > 0) ? 0 : two_to(1023) * 2;
+    if (y == 0.5)
+        return __dsqrt_rn(x);
     Parts parts(x);
     Pair log2 = log_near_one(parts.m) * inverse_ln2();
     y = y > 0x1p70 ? 0x1p70 : y < -0x1p70 ? -0x1p70 : y;
@@ -211,7 +230,9 @@ __device__ inline double log(double x) {
     if (x == infinite)
         return x;
     Parts parts(x);
-    return (Pair{parts.e, 0} * ln2() + log_near_one(parts.m)).hi;
+    Pair found = Pair{parts.e, 0} * ln2() + log_near_one(parts.m);
+    doubt(found.hi + found.lo * (1 + 0x1p-38) != found.hi);
+    return found.hi;
 }
 
 }  // namespace refoptim

@@ -14,13 +14,14 @@ from ..numerics.array_types import HOST, plain
 from ..step.changes import Change, there
 from ..step.limits import Records
 from ..step.plan import Bucket
-from ..step.rule import Record, Rule, apply, keeps_shapes
+from ..step.rule import Record, Registers, Rule, apply, keeps_shapes
 from ..step.scaling import Scaling
-from . import blocks, reference, steps
+from . import blocks, reference, scalars, steps
 from .host import Host, StandingLaunch
 from .launches import BUCKET, Launch, address_of, struct_of
 from .machine import Recorder
 from .reference import get_rounding
+from .scalars import Compiled
 from .workspace import Workspace
 
 
@@ -40,6 +41,9 @@ class Standing(Protocol):
 
     def take(self, bucket: Bucket, prepared: Any) -> None:
         """Let rounded scalars be those of the next step."""
+
+    def compiled(self, bucket: Bucket, registers: Registers, scale: float | None) -> Compiled | None:
+        """Return what computes the scalars of steps in less time than the rule; None if nothing does."""
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Take note that the gradient of task ``i`` is another array now."""
@@ -72,6 +76,10 @@ class Launches:
         """Put a record into the bucket."""
         bucket.s = prepared
 
+    def compiled(self, bucket: Bucket, registers: Registers, scale: float | None) -> Compiled | None:
+        """Return None."""
+        return None
+
     def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return the launches, and what is to be done when they have been made."""
         launch = self.launch
@@ -100,6 +108,11 @@ class Call(Launches):
         self.records.check(bucket.h, scalars)
         record = np.array(self.fields({**scalars, "unmade": False}), self.struct)
         return record.tobytes(), (scalars["maximize"], scalars["grad_scale"])
+
+    def compiled(self, bucket: Bucket, registers: Registers, scale: float | None) -> Compiled | None:
+        """Return the kernel of the rule's scalars, if it has their bits."""
+        taking = getattr(bucket.h, "maximize", False), scale
+        return scalars.compiled(self.launch, bucket, registers, taking, self.records.largest)
 
     def take(self, bucket: Bucket, prepared: tuple[bytes, tuple[bool, float | None]]) -> None:
         """Write both down where the kernel reads them."""
@@ -171,6 +184,9 @@ class Words:
     def take(self, bucket: Bucket, prepared: Record) -> None:
         """Put a record into the bucket."""
         bucket.s = prepared
+
+    def compiled(self, bucket: Bucket, registers: Registers, scale: float | None) -> None:
+        """Return None."""
 
     def move_gradient(self, i: int, g: Array) -> None:
         """Do nothing: gradients are given."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engines.scalars import Compiled
 from ..engines.standing import Standing
 from ..numerics.arith import DType
 from ..step.changes import Change, for_all
@@ -70,12 +71,13 @@ class Ahead:
         self._coming: deque[Coming] = deque()
         self._scale: float | None = math.nan
         self._is_steady: bool | None  # None until somebody has asked
+        self._compiled: Compiled | None
         self.forget()
 
     def forget(self) -> None:
         """Drop the steps that were computed ahead, since settings have changed; the next one stays the next."""
         self._coming.clear()
-        self._at_once, self._is_steady = 1, None
+        self._at_once, self._is_steady, self._compiled, self._has_asked = 1, None, None, False
 
     def hold(self) -> bool:
         """Tell whether all states hold what the last step left behind: the same objects, not only equal numbers."""
@@ -125,10 +127,25 @@ class Ahead:
 
     def _after(self, last: Coming) -> Coming:
         """Compute the step after one."""
+        found = self._compiled.after(last.k + 1, last.registers) if self._compiled else None
+        return self._coming_to(last.k + 1, *found) if found else self._by_rule(last)
+
+    def _by_rule(self, last: Coming) -> Coming:
         bucket, k = self._bucket, last.k + 1
         registers = next_registers(bucket.rule, bucket.h, k, last.registers)
         prepared = None if self._is_steady else self._prepared(k, last.registers)
-        return self._coming_to(k, registers, prepared)
+        coming = self._coming_to(k, registers, prepared)
+        if self._at_once > 1 and not (self._has_asked or self._is_steady or self._shapes):
+            self._ask_for_compiled(last, coming)
+        return coming
+
+    def _ask_for_compiled(self, last: Coming, coming: Coming) -> None:
+        """Let a kernel compute the steps to come, if of this one it has the bits of the rule."""
+        self._has_asked = True
+        compiled = self._standing.compiled(self._bucket, last.registers, self._scale)
+        found = compiled.after(coming.k, last.registers) if compiled else None
+        if found and repr(found) == repr((coming.registers, coming.prepared)):
+            self._compiled = compiled
 
     def _prepared(self, k: int, registers: Registers) -> Any:
         bucket = self._bucket
