@@ -1,4 +1,5 @@
-// Powers, exponentials and logarithms of doubles, correctly rounded but for the rarest cases, from + - * / alone, so equal on every machine.
+// Powers, exponentials and logarithms of doubles, correctly rounded but for the rarest cases, from + - * / and square roots
+// alone, so equal on every machine.
 //
 // A number is held as the sum of two doubles, about 106 bits. x = m * 2**e with m near 1 gives log2(x**y) as an integer
 // plus a remainder, the integer exactly, the remainder from series for the logarithm and the exponential. Before the one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Compiled:
     Args:
         launch: updates the bucket.
         bucket: the bucket; its settings are such that doubles have all their bits.
-        registers: those before a step, all of one type.
+        registers: those before a step, of one type.
         prepared: what is to be handed on with each record.
         largest: a number that is larger does not fit the arrays.
     """
@@ -34,6 +35,7 @@ class Compiled:
         self.names, self.type, self.prepared, self.limit = [*registers], type(first), prepared, largest / 2
         self.counter, self.record = np.zeros(1 + len(registers)), np.zeros(len(kernel.record), dtype)
         self.numbers: Any = memoryview(self.counter)  # type: ignore[arg-type]
+        self.write = Struct(f"{len(self.counter)}d").pack_into
         self.scalars: Any = memoryview(self.record)  # type: ignore[arg-type]
         entry = f"{kernel.name}_scalars_{dtype.name}_{first.dtype.name}"
         arguments = steps.hypers(kernel, bucket), None, self.counter, self.record, None
@@ -44,8 +46,7 @@ class Compiled:
 
         None where the rule has to be asked: a bit is in doubt, or a number may be too large, which it says how.
         """
-        for i, x in enumerate((k - 1, *registers.values())):
-            self.numbers[i] = x
+        self.write(self.counter, 0, k - 1, *registers.values())
         self.call()
         counted, *after = self.numbers
         if counted != k or not sum(map(abs, (*self.scalars, *after))) < self.limit:
@@ -56,7 +57,7 @@ class Compiled:
 def compiled(launch: Launch, bucket: Bucket, registers: Registers, prepared: Any, largest: float) -> Compiled | None:
     """Return what computes the scalars of a bucket's steps, None where its rule or its settings ask for Python."""
     kernel = launch.kernel
-    if kernel.sums_over_all or not counts(bucket.rule) or len({*map(type, registers.values())}) > 1:
+    if kernel.sums_over_all or not counts(bucket.rule):
         return None
     if not all(_is_double(getattr(bucket.h, name)) for name, _ in kernel.hypers):
         return None

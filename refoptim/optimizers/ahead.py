@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -81,8 +81,9 @@ class Ahead:
 
     def hold(self) -> bool:
         """Tell whether all states hold what the last step left behind: the same objects, not only equal numbers."""
-        pairs = zip(self._getters, self._last.counts, strict=True)
-        return all(all(map(is_, map(getter, self._states), repeat(x))) for getter, x in pairs)
+        there = chain.from_iterable(map(map, self._getters, repeat(self._states)))
+        left_behind = chain.from_iterable(map(repeat, self._last.counts, repeat(len(self._states))))
+        return all(map(is_, there, left_behind))
 
     def take(self, scale: float | None) -> list[Change]:
         """Go on to the next step, whose gradients are divided by ``scale``, and return what writes its counts down.
@@ -93,6 +94,8 @@ class Ahead:
         if scale != self._scale:
             self.forget()
             self._scale = scale
+        if self._is_steady and not self._last.counts:
+            return []  # the last step stands for all
         if not self._coming:
             self._compute()
         self._last = step = self._coming.popleft()

@@ -35,6 +35,7 @@ VISIBLE void logarithms(long long n, const double* x, double* z) {
     for (long long i = 0; i < n; i++)
         z[i] = refoptim::log(x[i]);
 }
+VISIBLE int was_in_doubt() { return refoptim::was_in_doubt(); }
 """
 
 EXACTLY = Context(prec=60, Emin=-99999, Emax=99999)
@@ -148,6 +149,32 @@ def test_ties_of_fractional_powers(powers: Powers) -> None:
     expected = [nearest(Fraction(r) ** 3) for r in roots]
     assert sum(r**3 != x for r, x in zip(roots, expected, strict=True)) > 100
     np.testing.assert_array_equal(powers([float(r * r) for r in roots], 1.5), expected)
+
+
+def test_what_may_be_a_neighbour_is_in_doubt(library: ctypes.CDLL, powers: Powers) -> None:
+    """Ties are as near to a middle as can be."""
+    ties = [
+        (m, n) for m in range(3, 999, 2) for n in range(2, 40) if is_tie(Fraction(m) ** n, nearest(Fraction(m) ** n))
+    ]
+    assert len(ties) > 20
+    library.was_in_doubt()
+    for x, y in ties:
+        powers([float(x)], [float(y)])
+        assert library.was_in_doubt(), (x, y)
+        assert not library.was_in_doubt()
+    rng = np.random.default_rng(6)
+    powers(rng.uniform(0, 1, 10_000), rng.integers(1, 1000, 10_000))
+    powers(0.96, rng.integers(1, 10**6, 10_000) * 0.004)
+    assert not library.was_in_doubt()
+
+
+@pytest.mark.parametrize("name", ["exponentials", "logarithms"])
+def test_few_values_of_functions_are_in_doubt(library: ctypes.CDLL, name: str) -> None:
+    x = np.random.default_rng(7).uniform(0.5, 2, 10_000)
+    z = np.empty_like(x)
+    library.was_in_doubt()
+    getattr(library, name)(ctypes.c_longlong(x.size), *(ctypes.c_void_p(a.ctypes.data) for a in (x, z)))
+    assert not library.was_in_doubt()
 
 
 SPECIAL = [0.0, 1.0, INF, math.nan, 0.5, 2.0, TINY, HUGE]

@@ -1,0 +1,144 @@
+"""Scalars of coming steps that a kernel computes: in place of the rule, where they are the rule's to the bit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refoptim
+from helpers.kernels import NEEDS_KERNELS
+from helpers.repeats import Runs
+from helpers.rooms import make, normal
+from refoptim.engines.scalars import Compiled
+from refoptim.optimizers import ahead
+
+pytestmark = NEEDS_KERNELS
+
+STEPS = 24
+
+
+@pytest.fixture
+def by_rule(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return how often each rule computes scalars for a step that is repeated."""
+    found: Counter[str] = Counter()
+    own = ahead.step_scalars
+
+    def noted(rule: Any, *arguments: Any, **more: Any) -> Any:
+        found[rule.__name__] += 1
+        return own(rule, *arguments, **more)
+
+    monkeypatch.setattr(ahead, "step_scalars", noted)
+    return found
+
+
+def run(plans: list[Any], name: str, dtype: str = "float32", **settings: Any) -> None:
+    """Take steps, and fail unless they are those that are planned."""
+    runs = Runs(lambda: make(name, [normal(0, 40, dtype=dtype)], fused=True, **settings), plans)
+    for seed in range(STEPS):
+        assert runs.step([normal(seed, 40, dtype=dtype)]) == (seed == 0)
+        runs.check()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def default(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let registers be of a type."""
+    refoptim.set_default_dtype(request.param)
+    yield request.param
+    refoptim.set_default_dtype("float32")
+
+
+RULES = [
+    *("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ASGD", "Adagrad", "AdaBelief", "Adan", "AdEMAMix", "ADOPT"),
+    *("ScheduleFreeAdamW", "ScheduleFreeRAdam", "ScheduleFreeSGD", "Yogi"),
+]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_two_steps_are_left_to_the_rule(name: str, default: str, plans: list[Any], by_rule: Counter[str]) -> None:
+    """The second of them shows that the kernel has its bits."""
+    run(plans, name)
+    assert by_rule.total() == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("name", ["NAdam", "ASGD"])
+def test_other_storage(name: str, dtype: str, plans: list[Any], by_rule: Counter[str]) -> None:
+    run(plans, name, dtype)
+    assert by_rule.total() == 2
+
+
+def test_scaled_gradients_of_an_objective_that_is_maximized(plans: list[Any], by_rule: Counter[str]) -> None:
+    runs = Runs(lambda: make("NAdam", [normal(0, 40)], fused=True, maximize=True), plans)
+    for seed in range(STEPS):
+        runs.step([normal(seed, 40)], grad_scale=4.0 if seed < 12 else 0.5)
+        runs.check()
+    assert by_rule.total() == 2 + 2
+
+
+def test_the_rule_computes_what_is_in_doubt(plans: list[Any], by_rule: Counter[str]) -> None:
+    """(9/16)**17 is in the middle between two doubles."""
+    assert (9**17).bit_length() == 54
+    run(plans, "Adamax", betas=(9 / 16, 0.5))
+    assert by_rule.total() == 3
+
+
+NO_DOUBLES = [Fraction(1, 10), 2 * 10**6, np.float32(0.1)]
+
+
+@pytest.mark.parametrize("lr", NO_DOUBLES, ids=repr)
+def test_a_setting_that_is_no_double_is_the_rules(lr: Any, plans: list[Any], by_rule: Counter[str]) -> None:
+    run(plans, "Adam", lr=lr)
+    assert by_rule.total() >= STEPS - 1
+
+
+def test_a_kernel_with_other_bits_is_not_used(
+    plans: list[Any], by_rule: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Compiled.after
+
+    def spoiled(self: Compiled, k: int, registers: Any) -> Any:
+        found = own(self, k, registers)
+        assert found
+        after, (record, more) = found
+        return after, (bytes([record[0] ^ 1]) + record[1:], more)
+
+    monkeypatch.setattr(Compiled, "after", spoiled)
+    run(plans, "Adam")
+    assert by_rule.total() >= STEPS - 1
+
+
+def test_a_rule_of_ones_own_is_not_a_kernels(by_rule: Counter[str]) -> None:
+    """Even if it is like one for some steps."""
+
+    class Halved(refoptim.Adam):
+        @classmethod
+        def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
+            found = super().scalars(h, k, registers)
+            return {**found, "step_size": found["step_size"] / (2 if k > 10 else 1)}
+
+    p, q = np.zeros(4, np.float32), np.zeros(4, np.float32)
+    optimizer, reference = Halved([p], fused=True), Halved([q])
+    for seed in range(STEPS):
+        for each in (optimizer, reference):
+            each.step(grads=[normal(seed, 4)])
+    np.testing.assert_array_equal(p, q)
+    assert by_rule["Halved"] == 2 * (STEPS - 1)
+
+
+def test_a_number_that_becomes_too_large_is_named_as_in_a_plan(plans: list[Any]) -> None:
+    settings = dict(alpha=1e5, t_alpha_beta3=10, weight_decay=0)
+    runs = Runs(lambda: make("AdEMAMix", [normal(0, 40, dtype="float16")], fused=True, **settings), plans)
+    grads, said = [normal(1, 40, dtype="float16")], []
+    for _ in range(6):
+        runs.step(grads)
+    for optimizer in (runs.one, runs.planned):
+        with pytest.raises(RuntimeError, match="alpha = ") as caught:
+            optimizer.step(grads=grads)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    runs.check()
