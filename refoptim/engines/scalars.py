@@ -35,7 +35,7 @@ class Compiled:
         self.names, self.type, self.prepared, self.limit = [*registers], type(first), prepared, largest / 2
         self.counter, self.record = np.zeros(1 + len(registers)), np.zeros(len(kernel.record), dtype)
         self.numbers: Any = memoryview(self.counter)  # type: ignore[arg-type]
-        self.write = Struct(f"{len(self.counter)}d").pack_into
+        self.write: Any = Struct(f"{len(self.counter)}d").pack_into
         self.scalars: Any = memoryview(self.record)  # type: ignore[arg-type]
         entry = f"{kernel.name}_scalars_{dtype.name}_{first.dtype.name}"
         arguments = steps.hypers(kernel, bucket), None, self.counter, self.record, None
