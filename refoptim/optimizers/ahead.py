@@ -129,12 +129,13 @@ class Ahead:
         return False
 
     def _after(self, last: Coming) -> Coming:
-        """Compute the step after one."""
-        found = self._compiled.after(last.k + 1, last.registers) if self._compiled else None
-        return self._coming_to(last.k + 1, *found) if found else self._by_rule(last)
+        """Compute the step after one; where nobody counts, all are of the same number, as in a plan."""
+        k = last.k + self._bucket.rule.counts_steps
+        found = self._compiled.after(k, last.registers) if self._compiled else None
+        return self._coming_to(k, *found) if found else self._by_rule(k, last)
 
-    def _by_rule(self, last: Coming) -> Coming:
-        bucket, k = self._bucket, last.k + 1
+    def _by_rule(self, k: int, last: Coming) -> Coming:
+        bucket = self._bucket
         registers = next_registers(bucket.rule, bucket.h, k, last.registers)
         prepared = None if self._is_steady else self._prepared(k, last.registers)
         coming = self._coming_to(k, registers, prepared)

@@ -92,6 +92,20 @@ class Ending(Optimizer):
         return (axpy(p, g, s.step_size),)
 
 
+class Uncounted(Ending):
+    """A rule that asks for the number of a step which it does not keep."""
+
+    counts_steps = False
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_steps_that_nobody_counts_have_the_number_that_they_have_in_a_plan(copies: int, plans: list[Any]) -> None:
+    runs = Runs(lambda: Uncounted([np.zeros(1) for _ in range(copies)]), plans)
+    for _ in range(20):
+        runs.step([np.ones(1)] * copies)
+        runs.check()
+
+
 def test_a_step_without_scalars_is_refused_when_it_is_its_turn() -> None:
     p, grads = np.zeros(1), [np.ones(1)]
     optimizer = Ending([p])
