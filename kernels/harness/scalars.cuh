@@ -10,6 +10,10 @@
 
 namespace refoptim {
 
+#ifndef HOST
+__device__ inline bool divided_by_zero() { return false; }
+#endif
+
 // What most rules derive from: they keep no numbers, in the default dtype R, beside the step count.
 struct NoRegisters {
     template <class R> struct Registers {};
@@ -27,8 +31,8 @@ template <class To, class From> __device__ inline void copy_numbers(To* to, cons
 }
 
 // Takes the scalars to the next step, unless `found_inf` is set: `counter` holds the number of the last step and the
-// registers after it, `record` gets the scalars. `lr`, unless it is null, replaces the learning rate. A step of which something
-// is in doubt gets the number -1.
+// registers after it, `record` gets the scalars. `lr`, unless it is null, replaces the learning rate. On a host a step of which
+// something is in doubt, or of which Python would say that it divides by zero, gets the number -1.
 template <class Rule, class T, class R>
 __device__ inline void advance_scalars(
     typename Rule::Hypers h, const double* lr, double* counter, typename Rule::template Record<T>* record,
@@ -46,7 +50,7 @@ __device__ inline void advance_scalars(
     copy_numbers((T*)record, (const double*)&s, FIELDS);
     registers = Rule::template advance<R>(h, k, registers);
     copy_numbers(counter + 1, (const R*)&registers, KEPT);
-    counter[0] = was_in_doubt() ? -1 : k;
+    counter[0] = was_in_doubt() || divided_by_zero() ? -1 : k;
 }
 
 #define SCALARS_ENTRY(NAME, RULE, T, R)                                                                    \

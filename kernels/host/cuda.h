@@ -66,6 +66,17 @@ public:
 #endif
 };
 
+// Tells whether something was divided by zero, or has no value, since the arithmetic was set; where nobody knows, it may.
+static inline bool divided_by_zero() {
+#if defined(__x86_64__)
+    unsigned now;
+    __asm__ volatile("stmxcsr %0" : "=m"(now) : : "memory");
+    return now & 5;
+#else
+    return true;
+#endif
+}
+
 // Runs a kernel on `blocks` blocks and `threads` processors; `arguments` points to its arguments, as in CUDA's launch.
 template <class... A, int... J>
 static void launch_with(void (*kernel)(A...), long long blocks, int threads, void** arguments, Places<J...>) {

@@ -22,13 +22,13 @@ from ..conformance.gradients import np_dtype
 from ..conformance.oracle import imported, in_training
 from ..numerics.arith import Array
 from ..optimizers.base import Optimizer
-from ..step.rule import Rule, is_measured
+from ..step.rule import Rule, has_own, is_measured
 from . import describe
 
 
 def is_elementwise(rule: type[Rule]) -> bool:
     """Tell whether a rule has an array half, and no sums over elements."""
-    return rule.update.__func__ is not Rule.update.__func__ and not is_measured(rule)  # type: ignore[attr-defined]
+    return has_own(rule, "update") and not is_measured(rule)
 
 
 Step = Callable[[], Any]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ..numerics.codes import parts_of
-from ..step.rule import Rule
+from ..step.rule import Rule, function_of, has_own, module_of
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,22 @@ def kernel_of(rule: type[Rule]) -> Kernel | None:
     """Return the kernels of a rule, None if there are none; a preset of another rule has that one's."""
     if not rule.has_kernels:
         return None
-    update = rule.update.__func__  # type: ignore[attr-defined]
-    owner = rule if update is Rule.update.__func__ else update  # type: ignore[attr-defined]
-    package, _, stem = owner.__module__.rpartition(".")
+    owner = function_of(rule.update) if has_own(rule, "update") else rule
     own = (rule.measure, rule.sums, rule.measured, rule.sums_over_all, rule.encode, rule.decode)
-    if not all(map(_is_ours, (package, *(f.__module__ for f in own)))):
+    if not (_is_ours(owner.__module__) and _are_ours(rule.update, *own)):
         return None
+    stem = owner.__module__.rpartition(".")[2]
     kernel = _read(stem, owner.__qualname__.partition(".")[0])
     return replace(kernel, cautious=True) if kernel and rule.is_cautious else kernel
 
 
 def counts(rule: type[Rule]) -> bool:
     """Tell whether the kernels of a rule, if there are some, can compute the scalars of its steps."""
-    return all(_is_ours(f.__module__) for f in (rule.scalars, rule.advance, rule.registers))
+    return _are_ours(rule.scalars, rule.advance, rule.registers)
+
+
+def _are_ours(*methods: Any) -> bool:
+    return all(map(_is_ours, map(module_of, methods)))
 
 
 def _is_ours(module: str) -> bool:

@@ -14,8 +14,8 @@ from . import steps
 from .kernel import counts
 from .launches import Launch
 
-WHOLE = 1 << 20
-"""Up to this size whole numbers, and products of some, are worth the same as doubles."""
+WHOLE, STEPS = 1 << 10, 1 << 32
+"""Whole numbers up to this size, and products of two and the number of a step, are worth the same as doubles."""
 
 
 class Compiled:
@@ -44,12 +44,12 @@ class Compiled:
     def after(self, k: int, registers: Registers) -> tuple[Registers, tuple[bytes, Any]] | None:
         """Return the registers after step ``k``, and its record with what goes along.
 
-        None where the rule has to be asked: a bit is in doubt, or a number may be too large, which it says how.
+        None where the rule has to be asked: a bit is in doubt, or there may be an error, which it describes.
         """
         self.write(self.counter, 0, k - 1, *registers.values())
         self.call()
         counted, *after = self.numbers
-        if counted != k or not sum(map(abs, (*self.scalars, *after))) < self.limit:
+        if counted != k or k > STEPS or not sum(map(abs, (*self.scalars, *after))) < self.limit:
             return None
         return dict(zip(self.names, map(self.type, after), strict=True)), (self.scalars.tobytes(), self.prepared)
 

@@ -227,11 +227,11 @@ def _abreast(like: Array, value: Any) -> Array:
     A kernel then writes whole lines of the caches in both, or in none; and a processor, which first compares places in
     pages, does not take what is read of one for what has just been written to the other.
     """
-    model = np.empty_like(like, subok=False)
+    strides = np.empty_like(like, subok=False).strides
     memory = (np.empty if value else np.zeros)(like.nbytes + PAGE, np.uint8)
     start = (like.ctypes.data - memory.ctypes.data) % PAGE
     start -= start % like.itemsize  # where ``like`` is not aligned
-    made: Array = np.ndarray(model.shape, model.dtype, memory, start, model.strides)
+    made: Array = np.ndarray(like.shape, like.dtype, memory, start, strides)
     if value:
         made[...] = value
     return made

@@ -238,19 +238,27 @@ class Optimizer(Rule):
         if repeat and estimates is None and repeat.holds(self.param_groups, self.state, grads, terms):
             if repeat.computes or self._also:
                 with np.errstate(all="ignore"):
-                    self._take_again(repeat, scaling)
+                    self._take_again(repeat, scaling, given, grads, terms)
             else:
-                self._take_again(repeat, scaling)
+                self._take_again(repeat, scaling, given, grads, terms)
             self._repeat = repeat
             return
-        with explained(self.param_groups, given):
-            plan = make_plan(type(self), self.param_groups, self.state, grads, terms())
+        plan = self._plan(given, grads, terms)
         if all(bucket.counted for bucket in plan) or not scaling.skips():
             self._run(plan)
 
-    def _take_again(self, repeat: Repeat, scaling: Scaling) -> None:
+    def _plan(self, given: Any, grads: Any, terms: Callable[[], Terms]) -> list[Bucket]:
+        with explained(self.param_groups, given):
+            return make_plan(type(self), self.param_groups, self.state, grads, terms())
+
+    def _take_again(self, repeat: Repeat, scaling: Scaling, *planning: Any) -> None:
+        """Take the last step again; ``planning`` is what a plan would be made from."""
         workspace = Workspace()
-        changes = repeat.changes(scaling, workspace)
+        try:
+            changes = repeat.changes(scaling, workspace)
+        except Exception:
+            self._plan(*planning)  # it says what is wrong, and where
+            raise
         self._decide()
         if changes is not None:
             workspace.make_quietly([*changes, *self._also], self)

@@ -31,6 +31,7 @@ from ..step.rule import (
     Rule,
     checks_groups,
     keeps_shapes,
+    module_of,
     resolve,
     unread,
 )
@@ -379,7 +380,7 @@ def _is_constant(x: Any) -> bool:
 
 def takes_dense_gradients(rule: type[Rule]) -> bool:
     """Tell whether a rule takes every dense gradient as it is, which is not asked again then."""
-    return rule.accept.__module__.rpartition(".")[0] in (__package__, Rule.__module__.rpartition(".")[0])
+    return module_of(rule.accept).rpartition(".")[0] in (__package__, Rule.__module__.rpartition(".")[0])
 
 
 _data, _master, _grad = map(attrgetter, ("data", "master", "grad"))

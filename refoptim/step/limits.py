@@ -23,6 +23,7 @@ from .rule import (
     extended,
     has_own_measure,
     has_sums,
+    module_of,
     overflow,
     record,
     renewed,
@@ -55,7 +56,7 @@ def fitting(rule: type[Rule], h: Hypers, scalars: dict[str, Any], dtype: DType) 
     s, largest = record(scalars, own_type), _largest(own_type)
     large = _large(scalars, largest)
     if large not in ([], ["grad_scale"]) and (has_sums(rule) or not has_own_measure(rule)):
-        own = rule.scalars.__module__.partition(".")[0] == __package__.partition(".")[0]
+        own = module_of(rule.scalars).partition(".")[0] == __package__.partition(".")[0]
         meant = [] if own else [name for name in large if abs(scalars[name]) == math.inf]  # a rule of others may use it
         _try(rule, h, s, storage(dtype), {*large}.difference(meant))
     return s

@@ -293,6 +293,22 @@ class Rule:
         raise NotImplementedError
 
 
+def function_of(method: Any) -> Any:
+    """Return the function of a method of a class, which need not be given the class."""
+    return getattr(method, "__func__", method)
+
+
+def has_own(rule: type[Rule], name: str) -> bool:
+    """Tell whether a rule has a method of its own in place of that of all rules."""
+    return function_of(getattr(rule, name)) is not function_of(getattr(Rule, name))
+
+
+def module_of(method: Any) -> str:
+    """Return the name of the module that defines a method: what wraps another may bear the name of that one's."""
+    module: str = getattr(function_of(method), "__globals__", {}).get("__name__", "")
+    return module
+
+
 def register_dtype(rule: type[Rule]) -> DType:
     """Return the dtype of the numbers that a rule keeps per parameter."""
     return np.dtype(np.float64) if rule.double_registers else get_default_dtype()
@@ -305,17 +321,17 @@ def is_measured(rule: type[Rule]) -> bool:
 
 def has_own_measure(rule: type[Rule]) -> bool:
     """Tell whether a rule measures in a way of its own."""
-    return rule.measure.__func__ is not Rule.measure.__func__  # type: ignore[attr-defined]
+    return has_own(rule, "measure")
 
 
 def has_sums(rule: type[Rule]) -> bool:
     """Tell whether a rule says by ``sums`` what it sums up."""
-    return rule.sums.__func__ is not Rule.sums.__func__  # type: ignore[attr-defined]
+    return has_own(rule, "sums")
 
 
 def has_sums_over_all(rule: type[Rule]) -> bool:
     """Tell whether a rule says by ``sums_over_all`` what it sums up over all parameters."""
-    return rule.sums_over_all.__func__ is not Rule.sums_over_all.__func__  # type: ignore[attr-defined]
+    return has_own(rule, "sums_over_all")
 
 
 def told(
@@ -454,12 +470,12 @@ def is_steady(rule: type[Rule], h: Hypers) -> bool:
 
 def checks_groups(rule: type[Rule]) -> bool:
     """Tell whether a rule has something to say of the settings of groups together."""
-    return rule.check_groups.__func__ is not Rule.check_groups.__func__  # type: ignore[attr-defined]
+    return has_own(rule, "check_groups")
 
 
 def next_registers(rule: type[Rule], h: Hypers, k: int, registers: Registers) -> Registers:
     """Return the registers after step ``k``; raise where they overflow or divide by zero."""
-    if not registers and rule.advance.__func__ is Rule.advance.__func__:  # type: ignore[attr-defined]
+    if not registers and not has_own(rule, "advance"):
         return registers
     after = _defined(rule.advance, h, k, registers)
     for name, x in after.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from helpers.kernels import NEEDS_KERNELS
 from helpers.repeats import Runs
 from helpers.rooms import make, normal
 from refoptim.engines.scalars import Compiled
+from refoptim.numerics.arith import neg
 from refoptim.optimizers import ahead
 
 pytestmark = NEEDS_KERNELS
@@ -87,7 +89,7 @@ def test_the_rule_computes_what_is_in_doubt(plans: list[Any], by_rule: Counter[s
     assert by_rule.total() == 3
 
 
-NO_DOUBLES = [Fraction(1, 10), 2 * 10**6, np.float32(0.1)]
+NO_DOUBLES = [Fraction(1, 10), 2 * 10**3, np.float32(0.1)]
 
 
 @pytest.mark.parametrize("lr", NO_DOUBLES, ids=repr)
@@ -112,22 +114,59 @@ def test_a_kernel_with_other_bits_is_not_used(
     assert by_rule.total() >= STEPS - 1
 
 
-def test_a_rule_of_ones_own_is_not_a_kernels(by_rule: Counter[str]) -> None:
+def halved(h: Any, k: int, registers: Any) -> dict[str, Any]:
+    """Return the scalars of Adam, but of half the size from some step on."""
+    found = refoptim.Adam.scalars(h, k, registers)
+    return {**found, "step_size": found["step_size"] / (2 if k > 10 else 1)}
+
+
+@pytest.mark.parametrize("function", [halved, wraps(refoptim.Adam.scalars)(halved)], ids=["own", "wrapping"])
+def test_a_rule_of_ones_own_is_not_a_kernels(function: Any, by_rule: Counter[str]) -> None:
     """Even if it is like one for some steps."""
-
-    class Halved(refoptim.Adam):
-        @classmethod
-        def scalars(cls, h: Any, k: int, registers: Any) -> dict[str, Any]:
-            found = super().scalars(h, k, registers)
-            return {**found, "step_size": found["step_size"] / (2 if k > 10 else 1)}
-
+    rule = type("Halved", (refoptim.Adam,), {"scalars": staticmethod(function)})
     p, q = np.zeros(4, np.float32), np.zeros(4, np.float32)
-    optimizer, reference = Halved([p], fused=True), Halved([q])
+    optimizer, reference = rule([p], fused=True), rule([q])
     for seed in range(STEPS):
         for each in (optimizer, reference):
             each.step(grads=[normal(seed, 4)])
     np.testing.assert_array_equal(p, q)
     assert by_rule["Halved"] == 2 * (STEPS - 1)
+
+
+def test_an_update_that_wraps_a_rules_is_not_its_kernels() -> None:
+    @wraps(refoptim.SGD.update)
+    def update(s: Any, p: Any, g: Any, *state: Any) -> Any:
+        return refoptim.SGD.update(s, p, neg(g), *state)
+
+    rule = type("Up", (refoptim.SGD,), {"update": staticmethod(update)})
+    with pytest.raises(RuntimeError, match="fused"):
+        rule([np.zeros(4, np.float32)], fused=True)
+
+
+def test_a_division_by_zero_that_a_kernel_would_get_over_is_an_error(plans: list[Any]) -> None:
+    """In step 20 AdEMAMix would divide by zero, and take a minimum of infinity and a number."""
+    settings = dict(betas=(0.5, 0.999, 0.25), t_alpha_beta3=10)
+    runs = Runs(lambda: make("AdEMAMix", [normal(0, 40)], fused=True, **settings), plans)
+    for seed in range(19):
+        runs.step([normal(seed, 40)])
+    with pytest.raises(ValueError, match="the scalars of step 20 have no value"):
+        runs.one.step(grads=[normal(1, 40)])
+    runs.check()
+
+
+def test_whole_numbers_are_multiplied_exactly_in_late_steps(plans: list[Any]) -> None:
+    refoptim.set_default_dtype("float64")
+    try:
+        settings = dict(lr=1023, lambd=1021, alpha=0.5, t0=1, weight_decay=0)
+        runs = Runs(lambda: make("ASGD", [np.zeros(3)], fused=True, **settings), plans)
+        for start in (1, 2**32 - 10, 2**53 - 20, 2**53 + 2):
+            runs.step([np.zeros(3)])
+            runs.both(lambda o, start=start: [state.update(step=start) for state in o.state.values()])
+            for _ in range(STEPS):
+                runs.step([np.zeros(3)])
+                runs.check()
+    finally:
+        refoptim.set_default_dtype("float32")
 
 
 def test_a_number_that_becomes_too_large_is_named_as_in_a_plan(plans: list[Any]) -> None:
@@ -136,6 +175,7 @@ def test_a_number_that_becomes_too_large_is_named_as_in_a_plan(plans: list[Any])
     grads, said = [normal(1, 40, dtype="float16")], []
     for _ in range(6):
         runs.step(grads)
+    runs.planned._repeat = None
     for optimizer in (runs.one, runs.planned):
         with pytest.raises(RuntimeError, match="alpha = ") as caught:
             optimizer.step(grads=grads)

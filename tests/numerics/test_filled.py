@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,14 @@ def test_state_begins_where_its_parameter_does() -> None:
     (state,) = optimizer.state.values()
     places = {x.ctypes.data % PAGE for x in (p, *(x for x in state.values() if isinstance(x, np.ndarray)))}
     assert len(places) == 1
+
+
+def test_no_more_memory_is_taken_than_the_array_has() -> None:
+    like = np.ones(1 << 20)
+    tracemalloc.start()
+    try:
+        made = filled(like, like.shape, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made.nbytes <= peak < made.nbytes + 2 * PAGE
