@@ -2,7 +2,8 @@
 //
 // A loop for each set of flags, with the state arrays that are there then; gradients go to the rule as they are, and what is
 // usual holds. All else, scaled gradients and maximizing among it, is left to a loop that asks at each vector. To fetch
-// memory ahead saves time where arrays lie beyond the caches, and costs some where they do not: there are loops for both.
+// memory ahead saves time where arrays lie beyond the caches, and costs some where they do not: there are loops for both, but
+// on AVX-512, where it saves none.
 #pragma once
 
 namespace refoptim {
@@ -59,7 +60,7 @@ struct Decided<
         (know(s.*EXPECTED, IS_SET), ...);
         (know(known.state[J], has_state(J, SET)), ...);
         const i64 vectors = known.size / V;
-        if (known.in_caches)
+        if (known.in_caches || REGISTER == 64)
             for (i64 i = 0; i < vectors; i++)
                 update_vector<Rule, V, V, false>(s, Preparation<T>(), known, i, Numbers<J...>());
         else
