@@ -16,12 +16,12 @@ from ..step.limits import Records
 from ..step.plan import Bucket
 from ..step.rule import Record, Registers, Rule, apply, keeps_shapes
 from ..step.scaling import Scaling
-from . import blocks, reference, scalars, steps
+from . import blocks, reference, steps
 from .host import Host, StandingLaunch
 from .launches import BUCKET, Launch, address_of, struct_of
 from .machine import Recorder
 from .reference import get_rounding
-from .scalars import Compiled
+from .scalars import Compiled, compiled
 from .workspace import Workspace
 
 
@@ -112,7 +112,7 @@ class Call(Launches):
     def compiled(self, bucket: Bucket, registers: Registers, scale: float | None) -> Compiled | None:
         """Return the kernel of the rule's scalars, if it has their bits."""
         taking = getattr(bucket.h, "maximize", False), scale
-        return scalars.compiled(self.launch, bucket, registers, taking, self.records.largest)
+        return compiled(self.launch, bucket, registers, taking, self.records.largest)
 
     def take(self, bucket: Bucket, prepared: tuple[bytes, tuple[bool, float | None]]) -> None:
         """Write both down where the kernel reads them."""

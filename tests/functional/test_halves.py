@@ -23,7 +23,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sparse_adam": dict(lr=0.05, betas=(0.7, 0.9), eps=1e-3),
     **{wider.STEMS[name]: x for name, x in wider.WIDER.items()},
 }
-RULES = {cls.__module__.rpartition(".")[2]: cls for cls in vars(refoptim).values() if hasattr(cls, "scalars")}
+RULES = {
+    cls.__module__.rpartition(".")[2]: cls
+    for cls in vars(refoptim).values()
+    if isinstance(cls, type) and hasattr(cls, "scalars")
+}
 RULES = {name: cls for name, cls in RULES.items() if name in functional.__all__ and name not in ("lbfgs", "base")}
 
 
