@@ -2,6 +2,9 @@
 #pragma once
 
 #include <string.h>
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#include <fenv.h>
+#endif
 
 // All there is to need of <math.h>, which takes longer to compile than most kernels.
 extern "C" float fabsf(float) noexcept;
@@ -45,7 +48,7 @@ template <int... J> struct PlacesUpTo<0, J...> {
     using Type = Places<J...>;
 };
 
-// The arithmetic of IEEE 754 as long as it lives: to nearest, subnormals kept, however this thread was set; its flags stay.
+// The arithmetic of IEEE 754 as long as it lives, to nearest, subnormals kept, no flag up, however this thread was set.
 class Arithmetic {
 #if defined(__x86_64__)
     unsigned before, plain = 0x1F80;
@@ -54,26 +57,38 @@ public:
     Arithmetic() { __asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(before) : "m"(plain) : "memory"); }
     ~Arithmetic() { __asm__ volatile("ldmxcsr %0" : : "m"(before) : "memory"); }
 #elif defined(__aarch64__)
-    unsigned long before, plain = 0;
+    unsigned long mode, flags;
 
 public:
-    Arithmetic() { __asm__ volatile("mrs %0, fpcr\n\tmsr fpcr, %1" : "=&r"(before) : "r"(plain) : "memory"); }
-    ~Arithmetic() { __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory"); }
+    Arithmetic() {
+        __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(mode), "=r"(flags) : : "memory");
+        __asm__ volatile("msr fpcr, xzr\n\tmsr fpsr, xzr" : : : "memory");
+    }
+    ~Arithmetic() { __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(mode), "r"(flags) : "memory"); }
 #else
+    fenv_t before;
+
 public:
-    Arithmetic() {}
-    ~Arithmetic() {}
+    Arithmetic() {
+        fegetenv(&before);
+        fesetenv(FE_DFL_ENV);
+    }
+    ~Arithmetic() { fesetenv(&before); }
 #endif
 };
 
-// Tells whether something was divided by zero, or has no value, since the arithmetic was set; where nobody knows, it may.
+// Tells whether since then something was divided by zero, or had no value.
 static inline bool divided_by_zero() {
 #if defined(__x86_64__)
-    unsigned now;
-    __asm__ volatile("stmxcsr %0" : "=m"(now) : : "memory");
-    return now & 5;
+    unsigned flags;
+    __asm__ volatile("stmxcsr %0" : "=m"(flags) : : "memory");
+    return flags & 5;
+#elif defined(__aarch64__)
+    unsigned long flags;
+    __asm__ volatile("mrs %0, fpsr" : "=r"(flags) : : "memory");
+    return flags & 3;
 #else
-    return true;
+    return fetestexcept(FE_DIVBYZERO | FE_INVALID);
 #endif
 }
 
