@@ -143,21 +143,28 @@ int main() {
 """
 
 
-@pytest.mark.parametrize("name", roots.MACHINES)
-def test_powers_and_conversions_of_the_kernels(name: str, tmp_path: Path) -> None:
-    """A small program, which needs no Python there, against integers and NumPy here."""
-    from refoptim.numerics.arith import to_bfloat16
-    from refoptim.numerics.power import power
-
+def program(name: str, text: str, folder: Path) -> list[str]:
+    """Build a small program for a machine, and return the command that runs it; it needs no Python there."""
     try:
-        command = [roots.MACHINES[name].qemu, "-L", str(roots.root(name)), str(tmp_path / "powers")]
+        command = [roots.MACHINES[name].qemu, "-L", str(roots.root(name)), str(folder / "program")]
         compiler = roots.compiler(name)
     except roots.Missing as missing:
         pytest.skip(str(missing))
-    (tmp_path / "powers.cpp").write_text(POWERS, encoding="ascii")
+    source = folder / "program.cpp"
+    source.write_text(text, encoding="ascii")
     flags = runpy.run_path(str(roots.CHECKOUT / "kernels" / "host" / "build.py"))["FLAGS"]
-    include = f"-I{roots.CHECKOUT / 'kernels'}"
-    subprocess.run([compiler, *flags, include, str(tmp_path / "powers.cpp"), "-o", command[-1]], check=True)
+    include = (f"-I{roots.CHECKOUT / 'kernels'}", "-Wno-unknown-pragmas")
+    subprocess.run([compiler, *flags, *include, str(source), "-o", command[-1]], check=True)
+    return command
+
+
+@pytest.mark.parametrize("name", roots.MACHINES)
+def test_powers_and_conversions_of_the_kernels(name: str, tmp_path: Path) -> None:
+    """Against integers and NumPy here."""
+    from refoptim.numerics.arith import to_bfloat16
+    from refoptim.numerics.power import power
+
+    command = program(name, POWERS, tmp_path)
     x = np.abs(halves.around_middles("float16", "float32")[0][::37].astype(np.float64))
     y = np.linspace(-7, 9, len(x))
     numbers = "\n".join(f"{a.hex()} {b.hex()}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
@@ -174,3 +181,29 @@ def test_powers_and_conversions_of_the_kernels(name: str, tmp_path: Path) -> Non
 
 def test_the_script_is_the_one_that_runs_here() -> None:
     assert Path(digest.__file__).samefile(SCRIPT)
+
+
+SCALARS = """
+#define VARIANT this
+#include "host/cuda.h"
+#include "host/packed_storage.h"
+#include "ademamix.cu"
+#include <stdio.h>
+int main() {
+    refoptim::AdEMAMix::Hypers h = {.lr = 1, .betas = {0.5, 0.999, 0.25}, .alpha = 5, .t_alpha_beta3 = 10};
+    for (int k = 18; k < 23; k++) {
+        double counter = k - 1, record[64], *lr = nullptr, *c = &counter, *r = record;
+        float* found_inf = nullptr;
+        void* arguments[] = {&h, &lr, &c, &r, &found_inf};
+        launch(refoptim::ademamix_scalars_float64_float64, 1, 1, arguments);
+        printf("%g ", counter);
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("name", roots.MACHINES)
+def test_a_division_by_zero_is_noticed(name: str, tmp_path: Path) -> None:
+    """AdEMAMix has one in its 20th step, with these settings."""
+    done = subprocess.run(program(name, SCALARS, tmp_path), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["18", "19", "-1", "21", "22"]
