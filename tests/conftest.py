@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ from helpers.gpu_report import pytest_sessionfinish as pytest_sessionfinish
 from helpers.sampling import pytest_collection_modifyitems as pytest_collection_modifyitems
 from ptx.stand_in import cupy_on_ptx as cupy_on_ptx
 from refoptim.engines import cuda, host, nvrtc
-from refoptim.optimizers import base
+from refoptim.optimizers import ahead, base
 
 
 @pytest.fixture
@@ -47,6 +48,20 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(base, "make_plan", counted)
     return made
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Return how often rules compute the scalars of each step, by its number, for steps that are repeated."""
+    found: Counter[int] = Counter()
+    own = ahead.step_scalars
+
+    def noted(rule: Any, h: Any, k: int, *arguments: Any, **more: Any) -> Any:
+        found[k] += 1
+        return own(rule, h, k, *arguments, **more)
+
+    monkeypatch.setattr(ahead, "step_scalars", noted)
+    return found
 
 
 @pytest.fixture(scope="session")

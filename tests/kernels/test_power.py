@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import math
-import runpy
 import sys
 from collections.abc import Callable
 from decimal import Context, Decimal
 from fractions import Fraction
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.libraries import built
 from refoptim.numerics.power import power
-
-KERNELS = Path(str(files("refoptim.kernels")))
 
 PROGRAM = """
 #include "host/cuda.h"
@@ -49,15 +45,7 @@ Powers = Callable[[Any, Any], Any]
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Build a library of the functions."""
-    build = runpy.run_path(str(KERNELS / "host/build.py"))
-    folder = tmp_path_factory.mktemp("power")
-    source, target = folder / "power.cpp", folder / "power.so"
-    source.write_text(PROGRAM)
-    try:
-        build["Compiler"]().run(*build["FLAGS"], f"-I{KERNELS}", "-shared", source, "-o", target)
-    except build["BuildError"] as error:
-        pytest.skip(f"no C++ compiler: {error}")
-    return ctypes.CDLL(str(target))
+    return built(PROGRAM, tmp_path_factory.mktemp("power"))
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import runpy
 from collections.abc import Callable, Iterator
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.libraries import built
 from helpers.rooms import assert_equal_bits
 from refoptim.engines import host
-
-KERNELS = Path(str(files("refoptim.kernels")))
 
 PROGRAM = """
 #include "host/cuda.h"
@@ -47,12 +43,7 @@ def quotients(tmp_path_factory: pytest.TempPathFactory) -> Quotients:
     compiled = host.compiled()
     if compiled is None or "avx512" not in host.variants(compiled):
         pytest.skip("this processor has no AVX-512, or there are no kernels for it")
-    build = runpy.run_path(str(KERNELS / "host/build.py"))
-    folder = tmp_path_factory.mktemp("quotients")
-    source, target = folder / "quotients.cpp", folder / "quotients.so"
-    source.write_text(PROGRAM)
-    build["Compiler"]().run(*build["FLAGS"], *build["X86"]["avx512"], f"-I{KERNELS}", "-shared", source, "-o", target)
-    library = ctypes.CDLL(str(target))
+    library = built(PROGRAM, tmp_path_factory.mktemp("quotients"), "avx512")
 
     def run(x: Any, c: Any) -> Any:
         x = np.array(x, order="C")

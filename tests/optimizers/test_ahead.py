@@ -41,20 +41,6 @@ def test_whatever_changes_in_whichever_step(name: str, fused: bool | None, plans
         runs.check()
 
 
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """Return how often the scalars of each step are computed."""
-    found: Counter[int] = Counter()
-    own = ahead.step_scalars
-
-    def noted(rule: Any, h: Any, k: int, *arguments: Any, **more: Any) -> Any:
-        found[k] += 1
-        return own(rule, h, k, *arguments, **more)
-
-    monkeypatch.setattr(ahead, "step_scalars", noted)
-    return found
-
-
 def test_scalars_are_computed_once_and_some_steps_ahead(computed: Counter[int]) -> None:
     optimizer, latest = make("Adam", [normal(0, 4)]), []
     for _ in range(40):
