@@ -15,7 +15,10 @@ template <class T> constexpr int LANES = REGISTER / sizeof(T);
 
 typedef float Floats __attribute__((vector_size(REGISTER)));
 typedef double Doubles __attribute__((vector_size(REGISTER)));
+typedef int Integers __attribute__((vector_size(REGISTER)));
+typedef long long LongIntegers __attribute__((vector_size(REGISTER)));
 typedef unsigned Words __attribute__((vector_size(REGISTER)));
+typedef unsigned long long LongWords __attribute__((vector_size(REGISTER)));
 typedef unsigned short Halves __attribute__((vector_size(REGISTER / 2)));
 
 template <> struct Number<float, LANES<float>> {
@@ -50,6 +53,15 @@ inline Floats as_float(Words bits) { return (Floats)bits; }
 inline Floats absolute(Floats x) { return as_float(as_bits(x) & 0x7FFFFFFF); }
 inline Doubles absolute(Doubles x) { return (Doubles)((decltype(Doubles{} < x))x & 0x7FFFFFFFFFFFFFFF); }
 
+// The signs of numbers, a bit for each.
+#if defined(__AVX512F__)
+inline int signs(Words x) { return __builtin_ia32_cvtd2mask512((Integers)x); }
+inline int signs(LongWords x) { return __builtin_ia32_cvtq2mask512((LongIntegers)x); }
+#elif defined(__AVX2__)
+inline int signs(Words x) { return __builtin_ia32_movmskps256((Floats)x); }
+inline int signs(LongWords x) { return __builtin_ia32_movmskpd256((Doubles)x); }
+#endif
+
 template <class X> inline X each_root(X x) {
     for (unsigned i = 0; i < sizeof(X) / sizeof(x[0]); i++)
         x[i] = sqrt(x[i]);
@@ -58,6 +70,16 @@ template <class X> inline X each_root(X x) {
 
 inline Floats sqrt(Floats x) { return each_root(x); }
 inline Doubles sqrt(Doubles x) { return each_root(x); }
+
+// Where the weight of a mean is a scalar, a branch on it would stay in a loop, which takes longer than to choose numbers.
+template <class X, class T> inline X weighted(X x, X y, T c) {
+    X weight = spread<X>(c);
+    Mask<X> is_small = absolute(weight) < spread<X>(T(0.5));
+    return choose(is_small, x, y) + choose(is_small, weight, -(1 - weight)) * (y - x);
+}
+
+inline Floats lerp(Floats x, Floats y, float c) { return weighted(x, y, c); }
+inline Doubles lerp(Doubles x, Doubles y, double c) { return weighted(x, y, c); }
 
 // Writes a register past the caches, which would read first what it replaces; `to` is aligned to its size. Others see it
 // after `finish_writes`.
@@ -83,6 +105,6 @@ inline void finish_writes() {
 
 }  // namespace refoptim
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include "quotients.h"
 #endif

@@ -2,19 +2,17 @@
 #pragma once
 
 #include "../harness/number.cuh"
+#include "halves.h"
 
 namespace refoptim {
 
-inline Words read_halves(const void* from) {
+inline Halves read_halves(const void* from) {
     Halves bits;
     memcpy(&bits, from, sizeof bits);
-    return __builtin_convertvector(bits, Words);
+    return bits;
 }
 
-inline void write_halves(void* to, Words wide) {
-    Halves bits = __builtin_convertvector(wide, Halves);
-    memcpy(to, &bits, sizeof bits);
-}
+inline void write_halves(void* to, Halves bits) { memcpy(to, &bits, sizeof bits); }
 
 template <class S> using FloatVector = Vector<S, LANES<float>>;
 using DoubleVector = Vector<double, LANES<double>>;
@@ -26,7 +24,7 @@ inline void read(Floats& x, const FloatVector<float16>& v, int) { x = from_float
 
 inline void write(FloatVector<float>& v, int, Floats x) { memcpy(&v, &x, sizeof x); }
 inline void write(DoubleVector& v, int, Doubles x) { memcpy(&v, &x, sizeof x); }
-inline void write(FloatVector<bfloat16>& v, int, Floats x) { write_halves(&v, to_bfloat16(x)); }
-inline void write(FloatVector<float16>& v, int, Floats x) { write_halves(&v, to_float16(x)); }
+inline void write(FloatVector<bfloat16>& v, int, Floats x) { write_halves(&v, rounded_to_bfloat16(x)); }
+inline void write(FloatVector<float16>& v, int, Floats x) { write_halves(&v, rounded_to_float16(x)); }
 
 }  // namespace refoptim

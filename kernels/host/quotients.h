@@ -1,12 +1,7 @@
-// Quotients by a scalar for AVX-512: those of the divider, which takes longer than what it is replaced by.
+// Quotients by a scalar by fused multiply-adds: those of the divider, which takes longer.
 #pragma once
 
 namespace refoptim {
-
-typedef int Integers __attribute__((vector_size(REGISTER)));
-typedef long long LongIntegers __attribute__((vector_size(REGISTER)));
-typedef unsigned long long LongWords __attribute__((vector_size(REGISTER)));
-constexpr int NOT_BELOW = 5;  // as instructions name comparisons
 
 inline float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 inline double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
@@ -17,15 +12,10 @@ template <class X> inline X each_fma(X x, X y, X z) {
     return x;
 }
 
-// Tells whether a magnitude lies beyond 2**-100 to 2**100 (of doubles, 2**-900 to 2**900); all do where there is no span.
-inline bool are_beyond(Floats x, bool is_span) {
-    Words above = (as_bits(x) & 0x7FFFFFFF) - (27u << 23), span = Words{} + (is_span ? 200u << 23 : 0);
-    return __builtin_ia32_ucmpd512_mask((Integers)above, (Integers)span, NOT_BELOW, 0xFFFF);
-}
-inline bool are_beyond(Doubles x, bool is_span) {
-    LongWords above = (LongWords)absolute(x) - (123ull << 52), span = LongWords{} + (is_span ? 1800ull << 52 : 0);
-    return __builtin_ia32_ucmpq512_mask((LongIntegers)above, (LongIntegers)span, NOT_BELOW, 0xFF);
-}
+// Tells, other than by 0, whether a magnitude lies beyond 2**-90 to 2**38 (of doubles, 2**-700 to 2**324), which is half of
+// all exponents: where that begins is taken off, and the highest bit says whether one lies in the other half.
+inline int are_beyond(Floats x) { return signs(as_bits(x) + as_bits(x) - (37u << 24)); }
+inline int are_beyond(Doubles x) { return signs((LongWords)x + (LongWords)x - (323ull << 53)); }
 
 // x / c, rounded as the divider rounds it, in less time (Markstein, IBM Journal of Research and Development 34, 1990).
 //
@@ -38,7 +28,8 @@ template <class X, class T> inline X quotient(X x, T c) {
     T high = 1 / c, low = fma(-high, c, T(1)) * high;
     X near = each_fma(x, spread<X>(high), x * low);
     X rest = each_fma(-near, spread<X>(c), x);
-    if (are_beyond(x, absolute(c) > T(0x1p-20) && absolute(c) < T(0x1p20)))
+    bool is_near = (absolute(c) > T(0x1p-20)) & (absolute(c) < T(0x1p20));
+    if (__builtin_expect(are_beyond(x) | !is_near, false))
         return x / c;
     return each_fma(rest, spread<X>(high), near);
 }

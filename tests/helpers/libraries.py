@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from refoptim.engines import host
+
 KERNELS = Path(str(files("refoptim.kernels")))
+
+REGISTERS = {"sse2": 16, "avx2": 32, "avx512": 64}
+"""Bytes of a register of each variant that processors with instructions of x86 have."""
+
+ROW = 64
+"""Bytes of the largest."""
 
 
 def built(text: str, folder: Path, variant: str = "") -> ctypes.CDLL:
@@ -25,3 +33,11 @@ def built(text: str, folder: Path, variant: str = "") -> ctypes.CDLL:
         pytest.skip(f"no C++ compiler: {error}")
     compiler.run(*build["FLAGS"], *flags, f"-I{KERNELS}", "-shared", source, "-o", target)
     return ctypes.CDLL(str(target))
+
+
+def built_for(variant: str, text: str, folder: Path) -> ctypes.CDLL:
+    """Build a library for a variant; skip where this processor has none of it, or there are no kernels."""
+    compiled = host.compiled()
+    if compiled is None or variant not in host.variants(compiled):
+        pytest.skip(f"this processor has no {variant}, or there are no kernels for it")
+    return built(text, folder, variant)

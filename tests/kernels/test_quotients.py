@@ -1,4 +1,4 @@
-"""Quotients by a scalar, which AVX-512 makes of multiplications: those of the divider, to the bit."""
+"""Quotients by a scalar, which are made of multiplications on AVX2 and AVX-512: those of the divider, to the bit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.libraries import built
+from helpers.libraries import REGISTERS, ROW, built_for
 from helpers.rooms import assert_equal_bits
-from refoptim.engines import host
 
 PROGRAM = """
 #include "host/cuda.h"
@@ -33,20 +32,17 @@ Quotients = Callable[[Any, Any], Any]
 
 PRECISION = {"float32": 24, "float64": 53}
 
-LIMITS = {"float32": 100, "float64": 900}
-"""Powers of two up to which a magnitude is no matter for the divider."""
+LIMITS = {"float32": (-90, 38), "float64": (-700, 324)}
+"""Powers of two between which a magnitude is no matter for the divider."""
 
 
-@pytest.fixture(scope="module")
-def quotients(tmp_path_factory: pytest.TempPathFactory) -> Quotients:
+@pytest.fixture(scope="module", params=["avx2", "avx512"])
+def quotients(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quotients:
     """Build the function that divides each row by a number."""
-    compiled = host.compiled()
-    if compiled is None or "avx512" not in host.variants(compiled):
-        pytest.skip("this processor has no AVX-512, or there are no kernels for it")
-    library = built(PROGRAM, tmp_path_factory.mktemp("quotients"), "avx512")
+    library = built_for(request.param, PROGRAM, tmp_path_factory.mktemp("quotients"))
 
     def run(x: Any, c: Any) -> Any:
-        x = np.array(x, order="C")
+        x, c = np.array(x, order="C"), np.repeat(c, ROW // REGISTERS[request.param])
         function = getattr(library, x.dtype.name)
         function(ctypes.c_longlong(len(c)), *(ctypes.c_void_p(a.ctypes.data) for a in (x, c)))
         return x
@@ -84,7 +80,7 @@ def test_what_is_nearly_half_way_is_rounded_to_its_side(quotients: Quotients, dt
     found = [(x, c) for c in (*ends, *drawn) for x in near_middles(p, c)]
     assert len(found) > 10_000
     numerators, c = (np.array(column, dtype) for column in zip(*found, strict=True))
-    x = np.repeat(numerators[:, None], 64 // c.itemsize, 1) * np.resize(np.array([1, -1], dtype), 64 // c.itemsize)
+    x = np.repeat(numerators[:, None], ROW // c.itemsize, 1) * np.resize(np.array([1, -1], dtype), ROW // c.itemsize)
     assert_divided(quotients, np.ldexp(x, -2 * p), np.ldexp(c, -p))
 
 
@@ -92,7 +88,7 @@ def test_what_is_nearly_half_way_is_rounded_to_its_side(quotients: Quotients, dt
 @pytest.mark.parametrize("largest", [1, 22, 90], ids="divisors up to 2**{}".format)
 def test_numbers_of_all_magnitudes(quotients: Quotients, largest: int, dtype: str) -> None:
     """Those of a row are of about the same."""
-    rng, info, n, width = np.random.default_rng(1), np.finfo(dtype), 40_000, 64 // np.dtype(dtype).itemsize
+    rng, info, n, width = np.random.default_rng(1), np.finfo(dtype), 40_000, ROW // np.dtype(dtype).itemsize
     c = np.ldexp(rng.choice([-1, 1], n) * rng.uniform(1, 2, n), rng.integers(-largest, largest, n)).astype(dtype)
     exponents = rng.integers(info.minexp - info.nmant, info.maxexp, (n, 1)) - rng.integers(0, 3, (n, width))
     assert_divided(quotients, np.ldexp(rng.uniform(1, 2, (n, width)), exponents).astype(dtype), c)
@@ -100,13 +96,13 @@ def test_numbers_of_all_magnitudes(quotients: Quotients, largest: int, dtype: st
 
 @pytest.mark.parametrize("dtype", PRECISION)
 def test_numbers_that_need_the_divider(quotients: Quotients, dtype: str) -> None:
-    info, limit = np.finfo(dtype), LIMITS[dtype]
-    ends = [np.ldexp(info.dtype.type(1), e) for e in (-limit, limit, -20, 20)]
+    info = np.finfo(dtype)
+    ends = [np.ldexp(info.dtype.type(1), e) for e in (*LIMITS[dtype], -20, 20)]
     ends = [y for x in ends for y in (np.nextafter(x, 0), x, np.nextafter(x, info.max))]
-    special = [0, info.smallest_subnormal, info.smallest_normal, info.max, np.inf, np.nan, 1, *ends]
+    special = [0.0, info.smallest_subnormal, info.smallest_normal, info.max, np.inf, np.nan, 1, *ends]
     numbers = np.array([y for x in special for y in (x, -x)], dtype)
     for c in numbers:
         for x in numbers:
-            row = np.full((1, 64 // numbers.itemsize), 3, dtype)
+            row = np.full((1, ROW // numbers.itemsize), 3, dtype)
             row[0, 5] = x
             assert_divided(quotients, row, np.array([c]))
