@@ -53,12 +53,46 @@ __device__ inline void advance_scalars(
     counter[0] = was_in_doubt() || divided_by_zero() ? -1 : k;
 }
 
+#ifdef HOST
+template <class X> inline bool are_below(double limit, const X* numbers, i64 n) {
+    bool below = true;
+    for (i64 i = 0; i < n; i++)
+        below = below && absolute(numbers[i]) < limit;
+    return below;
+}
+
+// Takes several steps, until one gets the number -1, as one does with a number that is not below `limit`: `counters` holds a
+// row before the first step and one after each, `records` the scalars of each.
+template <class Rule, class T, class R>
+inline void advance_several(
+    typename Rule::Hypers h, double* counters, typename Rule::template Record<T>* records, double limit, i64 steps
+) {
+    constexpr i64 ROW = 1 + sizeof(typename Rule::template Registers<R>) / sizeof(R), FIELDS = sizeof(*records) / sizeof(T);
+    for (i64 i = 0; i < steps && counters[i * ROW] >= 0; i++) {
+        double* counter = counters + (i + 1) * ROW;
+        copy_numbers(counter, counter - ROW, ROW);
+        advance_scalars<Rule, T, R>(h, nullptr, counter, records + i, nullptr);
+        if (!are_below(limit, (const T*)(records + i), FIELDS) || !are_below(limit, counter + 1, ROW - 1))
+            *counter = -1;
+    }
+}
+
+#define SEVERAL_ENTRY(NAME, RULE, T, R)                                                                   \
+    KERNEL(NAME)(RULE::Hypers h, double* counters, RULE::Record<T>* records, double limit, i64 steps) {   \
+        advance_several<RULE, T, R>(h, counters, records, limit, steps);                                  \
+    }                                                                                                     \
+    EXPORT(NAME)
+#else
+#define SEVERAL_ENTRY(NAME, RULE, T, R)
+#endif
+
 #define SCALARS_ENTRY(NAME, RULE, T, R)                                                                    \
     KERNEL(NAME)                                                                                           \
     (RULE::Hypers h, const double* lr, double* counter, RULE::Record<T>* record, const float* found_inf) { \
         advance_scalars<RULE, T, R>(h, lr, counter, record, found_inf);                                    \
     }                                                                                                      \
-    EXPORT(NAME)
+    EXPORT(NAME)                                                                                           \
+    SEVERAL_ENTRY(NAME##_ahead, RULE, T, R)
 
 #define SCALARS(NAME, RULE)                                             \
     SCALARS_ENTRY(NAME##_scalars_float64_float64, RULE, double, double) \

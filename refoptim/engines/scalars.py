@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from struct import Struct
 from typing import Any
 
@@ -14,8 +15,14 @@ from . import steps
 from .kernel import counts
 from .launches import Launch
 
+MOST = 16
+"""Steps that are computed at once, if settings stay as they are for so long."""
+
 WHOLE, STEPS = 1 << 10, 1 << 32
 """Whole numbers up to this size, and products of two and the number of a step, are worth the same as doubles."""
+
+Found = tuple[Registers, tuple[bytes, Any]]
+"""The registers after a step, and its record with what is to be handed on."""
 
 
 class Compiled:
@@ -32,32 +39,36 @@ class Compiled:
     def __init__(self, launch: Launch, bucket: Bucket, registers: Registers, prepared: Any, largest: float) -> None:
         kernel, dtype = launch.kernel, arithmetic(launch.dtype)
         first: Any = next(iter(registers.values()), register_dtype(bucket.rule).type())
-        self.names, self.type, self.prepared, self.limit = [*registers], type(first), prepared, largest / 2
-        self.counter, self.record = np.zeros(1 + len(registers)), np.zeros(len(kernel.record), dtype)
-        self.numbers: Any = memoryview(self.counter)  # type: ignore[arg-type]
-        self.write: Any = Struct(f"{len(self.counter)}d").pack_into
-        self.scalars: Any = memoryview(self.record)  # type: ignore[arg-type]
-        entry = f"{kernel.name}_scalars_{dtype.name}_{first.dtype.name}"
-        arguments = steps.hypers(kernel, bucket), None, self.counter, self.record, None
-        self.call = launch.machine.launching(kernel.stem, entry, 1, *arguments)
+        self.names, self.type, self.prepared = [*registers], type(first), prepared
+        self.counters = np.zeros((MOST + 1, 1 + len(registers)))
+        self.records = np.zeros((MOST, len(kernel.record)), dtype)
+        before: Any = memoryview(self.counters[0])
+        self.write: Any = partial(Struct(f"{len(before)}d").pack_into, before, 0)
+        entry = f"{kernel.name}_scalars_{dtype.name}_{first.dtype.name}_ahead"
+        fixed = steps.hypers(kernel, bucket), self.counters, self.records, np.float64(largest / 2)
+        self.call = cache(lambda many: launch.machine.launching(kernel.stem, entry, 1, *fixed, np.int64(many)))
 
-    def after(self, k: int, registers: Registers) -> tuple[Registers, tuple[bytes, Any]] | None:
-        """Return the registers after step ``k``, and its record with what goes along.
+    def after(self, k: int, registers: Registers, many: int) -> list[Found]:
+        """Return what is found of so many steps, ``k`` the first.
 
-        None where the rule has to be asked: a bit is in doubt, or there may be an error, which it describes.
+        They end before one for which the rule has to be asked: a bit is in doubt, or there may be an error, which it
+        describes.
         """
-        self.write(self.counter, 0, k - 1, *registers.values())
-        self.call()
-        counted, *after = self.numbers
-        if counted != k or k > STEPS or not sum(map(abs, (*self.scalars, *after))) < self.limit:
-            return None
-        return dict(zip(self.names, map(self.type, after), strict=True)), (self.scalars.tobytes(), self.prepared)
+        self.write(k - 1, *registers.values())
+        self.call(many)()
+        found, records, size = list[Found](), self.records.tobytes(), self.records.strides[0]
+        for i, (counted, *after) in enumerate(self.counters[1 : many + 1].tolist()):
+            if counted != k + i or counted > STEPS:
+                break
+            record = records[i * size : (i + 1) * size]
+            found.append((dict(zip(self.names, map(self.type, after), strict=True)), (record, self.prepared)))
+        return found
 
 
 def compiled(launch: Launch, bucket: Bucket, registers: Registers, prepared: Any, largest: float) -> Compiled | None:
     """Return what computes the scalars of a bucket's steps, None where its rule or its settings ask for Python."""
     kernel = launch.kernel
-    if kernel.sums_over_all or not counts(bucket.rule):
+    if kernel.sums_over_all or not (bucket.rule.counts_steps and counts(bucket.rule)):
         return None
     if not all(_is_double(getattr(bucket.h, name)) for name, _ in kernel.hypers):
         return None

@@ -15,16 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engines.scalars import Compiled
+from ..engines.scalars import MOST, Compiled
 from ..engines.standing import Standing
 from ..numerics.arith import DType
 from ..step.changes import Change, for_all
 from ..step.limits import check_constants
 from ..step.plan import Bucket
 from ..step.rule import Registers, is_steady, next_registers, step_scalars
-
-MOST = 8
-"""Steps that are computed at once, if settings stay as they are for so long."""
 
 
 class Coming(NamedTuple):
@@ -66,7 +63,7 @@ class Ahead:
     ) -> None:
         self._bucket, self._standing, self._states = bucket, standing, states
         self._shapes, self._dtype = list(shapes), dtype
-        self._last = self._coming_to(bucket.k, bucket.registers, None)
+        self._last = self._coming_to(bucket.k, bucket.registers)
         self._getters = [itemgetter(name) for name in self._counted(bucket.k, bucket.registers)]
         self._coming: deque[Coming] = deque()
         self._scale: float | None = math.nan
@@ -81,6 +78,8 @@ class Ahead:
 
     def hold(self) -> bool:
         """Tell whether all states hold what the last step left behind: the same objects, not only equal numbers."""
+        if not self._getters:
+            return True
         there = chain.from_iterable(map(map, self._getters, repeat(self._states)))
         left_behind = chain.from_iterable(map(repeat, self._last.counts, repeat(len(self._states))))
         return all(map(is_, there, left_behind))
@@ -105,20 +104,22 @@ class Ahead:
 
     @np.errstate(all="ignore")
     def _compute(self) -> None:
-        """Compute the next step and those after it: one, two, four, ``MOST`` in all, as long as no setting changes."""
-        coming: Coming | None = self._after(self._last)
-        while coming is not None:
-            self._coming.append(coming)
-            coming = self._after_if_any(coming) if len(self._coming) < self._at_once else None
+        """Compute the next step and those after it: one, two, four, up to ``MOST``, as long as no setting changes."""
+        self._coming.extend(self._after(self._last))
+        while len(self._coming) < self._at_once:
+            more = self._after_if_any(self._coming[-1])
+            if not more:
+                break
+            self._coming.extend(more)
         self._at_once = min(2 * self._at_once, MOST)
 
-    def _after_if_any(self, last: Coming) -> Coming | None:
-        """Compute the step after one; None if it has no scalars, which it is to say when it is its turn."""
+    def _after_if_any(self, last: Coming) -> list[Coming]:
+        """Compute steps after one; none if the first has no scalars, which it is to say when it is its turn."""
         try:
             return self._after(last)
         except Exception:
             if self._is_refused(last):
-                return None
+                return []
             raise  # it came from a signal handler
 
     def _is_refused(self, last: Coming) -> bool:
@@ -128,17 +129,18 @@ class Ahead:
             return True
         return False
 
-    def _after(self, last: Coming) -> Coming:
-        """Compute the step after one; where nobody counts, all are of the same number, as in a plan."""
-        k = last.k + self._bucket.rule.counts_steps
-        found = self._compiled.after(k, last.registers) if self._compiled else None
-        return self._coming_to(k, *found) if found else self._by_rule(k, last)
+    def _after(self, last: Coming) -> list[Coming]:
+        """Compute steps after one, at least one; where nobody counts, all are of the same number, as in a plan."""
+        k, missing = last.k + self._bucket.rule.counts_steps, self._at_once - len(self._coming)
+        if self._is_steady:
+            return [self._coming_to(k + i, last.registers) for i in range(missing)]
+        found = self._compiled.after(k, last.registers, missing) if self._compiled else []
+        return [self._coming_to(k + i, *step) for i, step in enumerate(found)] or [self._by_rule(k, last)]
 
     def _by_rule(self, k: int, last: Coming) -> Coming:
         bucket = self._bucket
         registers = next_registers(bucket.rule, bucket.h, k, last.registers)
-        prepared = None if self._is_steady else self._prepared(k, last.registers)
-        coming = self._coming_to(k, registers, prepared)
+        coming = self._coming_to(k, registers, self._prepared(k, last.registers))
         if self._at_once > 1 and not (self._has_asked or self._is_steady or self._shapes):
             self._ask_for_compiled(last, coming)
         return coming
@@ -147,8 +149,8 @@ class Ahead:
         """Let a kernel compute the steps to come, if of this one it has the bits of the rule."""
         self._has_asked = True
         compiled = self._standing.compiled(self._bucket, last.registers, self._scale)
-        found = compiled.after(coming.k, last.registers) if compiled else None
-        if found and repr(found) == repr((coming.registers, coming.prepared)):
+        found = compiled.after(coming.k, last.registers, 1) if compiled else []
+        if repr(found) == repr([(coming.registers, coming.prepared)]):
             self._compiled = compiled
 
     def _prepared(self, k: int, registers: Registers) -> Any:
@@ -161,7 +163,7 @@ class Ahead:
             self._is_steady = not registers and is_steady(bucket.rule, bucket.h)
         return prepared
 
-    def _coming_to(self, k: int, registers: Registers, prepared: Any) -> Coming:
+    def _coming_to(self, k: int, registers: Registers, prepared: Any = None) -> Coming:
         counts = self._counted(k, registers)
         changes = [for_all(dict.update, self._states, repeat(counts))] if counts else []
         return Coming(k, registers, [*counts.values()], changes, prepared)

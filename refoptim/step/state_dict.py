@@ -278,6 +278,8 @@ def register(rule: type[Rule], value: Any, where: str) -> Any:
 
     On a GPU, where all such numbers lie in float64 arrays, the dtype of an array says nothing.
     """
+    if type(value) is register_dtype(rule).type and value == value:
+        return value  # as steps leave it
     dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
     own = str(register_dtype(rule))
     dtype = own if not dtype or on_gpu(value) or (rule.double_registers and dtype == "float32") else dtype
