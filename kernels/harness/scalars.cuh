@@ -67,7 +67,8 @@ template <class Rule, class T, class R>
 inline void advance_several(
     typename Rule::Hypers h, double* counters, typename Rule::template Record<T>* records, double limit, i64 steps
 ) {
-    constexpr i64 ROW = 1 + sizeof(typename Rule::template Registers<R>) / sizeof(R), FIELDS = sizeof(*records) / sizeof(T);
+    constexpr i64 ROW = 1 + sizeof(typename Rule::template Registers<R>) / sizeof(R),
+                  FIELDS = sizeof(*records) / sizeof(T);
     for (i64 i = 0; i < steps && counters[i * ROW] >= 0; i++) {
         double* counter = counters + (i + 1) * ROW;
         copy_numbers(counter, counter - ROW, ROW);
@@ -77,10 +78,10 @@ inline void advance_several(
     }
 }
 
-#define SEVERAL_ENTRY(NAME, RULE, T, R)                                                                   \
-    KERNEL(NAME)(RULE::Hypers h, double* counters, RULE::Record<T>* records, double limit, i64 steps) {   \
-        advance_several<RULE, T, R>(h, counters, records, limit, steps);                                  \
-    }                                                                                                     \
+#define SEVERAL_ENTRY(NAME, RULE, T, R)                                                                 \
+    KERNEL(NAME)(RULE::Hypers h, double* counters, RULE::Record<T>* records, double limit, i64 steps) { \
+        advance_several<RULE, T, R>(h, counters, records, limit, steps);                                \
+    }                                                                                                   \
     EXPORT(NAME)
 #else
 #define SEVERAL_ENTRY(NAME, RULE, T, R)
