@@ -90,17 +90,21 @@ class Ahead:
         Raises:
             RuntimeError, ValueError: it has no scalars, or one is too large.
         """
-        if scale != self._scale:
-            self.forget()
-            self._scale = scale
-        if self._is_steady and not self._last.counts:
-            return []  # the last step stands for all
+        self.look(scale)
         if not self._coming:
-            self._compute()
+            return []  # the last step stands for all
         self._last = step = self._coming.popleft()
         if step.prepared is not None:
             self._standing.take(self._bucket, step.prepared)
         return step.changes
+
+    def look(self, scale: float | None) -> None:
+        """See that there is a next step, and raise what ``take`` would."""
+        if scale != self._scale:
+            self.forget()
+            self._scale = scale
+        if not self._coming and (self._last.counts or not self._is_steady):
+            self._compute()
 
     @np.errstate(all="ignore")
     def _compute(self) -> None:

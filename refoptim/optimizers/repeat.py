@@ -187,6 +187,8 @@ class Repeat:
         """
         now, self.now = self.now, []  # gradients live no longer than their owner wants
         if not self.counted and scaling.skips():  # a GPU that counts steps reads by itself whether to skip
+            for part in self.parts:
+                part.look(scaling)
             return None
         changes = [*self.told]
         for part in self.parts:
@@ -311,6 +313,11 @@ class _Part:
         counter: Any = self.bucket.counter
         stands = all(counter.stands_in(s or {}, self.bucket.rule.counts_steps) for s in self.states)
         return stands and all(x is counter for x in map(terms().counters.get, self.parameters))
+
+    def look(self, scaling: Scaling) -> None:
+        """Raise what is wrong with the scalars of a step that is to be skipped."""
+        if not self.bucket.counted:
+            self.steps.look(scaling.scale())
 
     def changes(self, scaling: Scaling, now: Sequence[Any], workspace: Workspace) -> list[Change]:
         """Return what updates the arrays, and keeps the step count and the registers unless the GPU does."""

@@ -11,7 +11,7 @@ import pytest
 from helpers.kernels import NEEDS_KERNELS
 from helpers.repeats import Runs
 from helpers.rooms import assert_equal_runs, make, normal
-from refoptim import Optimizer
+from refoptim import Optimizer, RMSprop
 from refoptim.numerics.arith import axpy
 from refoptim.optimizers import ahead
 from refoptim.step import hyper as hp
@@ -102,6 +102,36 @@ def test_a_step_without_scalars_is_refused_when_it_is_its_turn() -> None:
         with pytest.raises(ValueError, match="the scalars of step 13 have no value"):
             optimizer.step(grads=grads)
     assert p == before
+
+
+def test_a_rule_with_the_same_scalars_in_every_step_may_refuse_one_all_the_same() -> None:
+    def advance(h: Any, k: int, registers: Any) -> Any:
+        return registers if k < 7 else 1 / 0
+
+    rule = type("Seven", (RMSprop,), {"advance": staticmethod(advance), "of_torch": False})
+    optimizer, grads = rule([np.zeros(1)]), [np.ones(1)]
+    for _ in range(6):
+        optimizer.step(grads=grads)
+    with pytest.raises(ValueError, match="the scalars of step 7 have no value"):
+        optimizer.step(grads=grads)
+
+
+@pytest.mark.parametrize("fused", ENGINES)
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "NAdam"])
+def test_a_step_that_is_skipped_says_what_is_wrong_with_its_settings(name: str, fused: bool | None) -> None:
+    optimizer, said = make(name, [normal(0, 4)], fused=fused), []
+    for _ in range(5):
+        optimizer.step(grads=[normal(1, 4)])
+    optimizer.param_groups[0]["lr"] = 1e300
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"lr=1e\+300") as caught:
+            optimizer.step(grads=[normal(1, 4)], found_inf=True)
+        said.append(str(caught.value))
+        optimizer._repeat = None
+    assert said[0] == said[1]
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step(grads=[normal(1, 4)], found_inf=True)
+    assert [x.get("step", 5) for x in optimizer.state.values()] == [5]
 
 
 def test_a_setting_that_was_another_kind_of_object_meanwhile(plans: list[Any]) -> None:
