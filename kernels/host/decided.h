@@ -26,6 +26,8 @@ struct UsualOf<Rule, T> {
     using Type = typename Rule::template Expected<T>;
 };
 
+constexpr i64 PAGE = 4096;  // bytes
+
 template <class... F> constexpr int count(Flags<F...>) { return sizeof...(F); }
 
 // Lets the compiler rely on whether something is 0.
@@ -50,6 +52,13 @@ struct Decided<
     // Tells whether a state array is there where the flags of `set`, a bit for each, are set.
     static constexpr bool has_state(int state, int set) { return (... && (STATE != state || (set >> K & 1))); }
 
+    // Which way to go. A processor takes what is read for what was just written at the same place in another page, and waits
+    // for it: gradients that begin a little before the parameter would be read where that has been written.
+    static i64 direction(const Arrays& chunk) {
+        i64 before = ((i64)chunk.p - (i64)chunk.g) & (PAGE - 1);
+        return sizeof(P) == sizeof(G) && before && before < PAGE / 8 ? -1 : 1;
+    }
+
     template <int SET> [[gnu::flatten]] static void loop(const Record& record, const Arrays& chunk) {
         constexpr int V = AT_ONCE<T, G>;
         const Record s = record;
@@ -59,9 +68,9 @@ struct Decided<
         (know(s.*FIELD, SET >> K & 1), ...);
         (know(s.*EXPECTED, IS_SET), ...);
         (know(known.state[J], has_state(J, SET)), ...);
-        const i64 vectors = known.size / V;
-        if (known.in_caches || REGISTER == 64)
-            for (i64 i = 0; i < vectors; i++)
+        const i64 vectors = known.size / V, step = direction(known);
+        if (known.in_caches || REGISTER == 64 || step < 0)
+            for (i64 left = vectors, i = step < 0 ? left - 1 : 0; left > 0; left--, i += step)
                 update_vector<Rule, V, V, false>(s, Preparation<T>(), known, i, Numbers<J...>());
         else
             for (i64 i = 0; i < vectors; i++)

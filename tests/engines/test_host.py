@@ -196,6 +196,24 @@ def test_chunks_are_many_enough_for_all_threads(elements: int, n: int, chunk: in
     assert host.machine().chunk(elements) == chunk
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_where_gradients_lie_in_a_page_changes_nothing(dtype: str) -> None:
+    """Loops go from the end where they begin a little before the parameter."""
+    memory = np.zeros(3 << 12, np.uint8)
+    page = -memory.ctypes.data % 4096 + 1024
+    for n in (0, 1, 7, 15, 16, 17, 40, 95):
+        size = n * np.dtype(dtype).itemsize
+        x, values = normal(1, n, dtype=dtype), normal(2, n, dtype=dtype)
+        for before in (0, 8, 16, 40, 48, 256, 504, 512, 520, 1016, -8, -16, -504, -512):
+            p, g = (memory[at : at + size].view(dtype) for at in (page, page + 4096 - before))
+            p[:], g[:] = x, values
+            host_run, other = make("Adam", [p], fused=True), make("Adam", [x.copy()], fused=True)
+            for optimizer, grad in ((host_run, g), (other, values)):
+                for _ in range(2):
+                    optimizer.step(grads=[grad])
+            assert_same_runs(host_run, other)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_size_of_chunks_changes_nothing(n: int, threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     threads(n)
