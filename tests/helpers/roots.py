@@ -104,7 +104,7 @@ def _interpreter(here: Path) -> Path:
 
 
 def _make(machine: Machine, target: Path) -> None:
-    """Make a root beside its place and move it there when it is whole."""
+    """Make a root beside its place and move it there when it is whole, unless another process was faster."""
     beside = target.with_name(f"{target.name}.{os.getpid()}")
     beside.mkdir(parents=True)
     try:
@@ -114,6 +114,9 @@ def _make(machine: Machine, target: Path) -> None:
             _install_wheels(machine, beside)
         shutil.rmtree(beside / "apt")
         beside.rename(target)
+    except OSError:
+        if not (target / "usr").is_dir():
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

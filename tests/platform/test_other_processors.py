@@ -179,6 +179,17 @@ def test_powers_and_conversions_of_the_kernels(name: str, tmp_path: Path) -> Non
     print(f"{name}: {len(rows)} powers and conversions are the same")
 
 
+def test_a_root_that_another_process_made_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def packages(machine: Any, folder: Path) -> list[Path]:
+        for made in (folder, tmp_path / "root" / "usr"):
+            made.mkdir(parents=True)
+        return []
+
+    monkeypatch.setattr(roots, "_packages", packages)
+    roots._make(roots.MACHINES["s390x"], tmp_path / "root")
+    assert [path.name for path in tmp_path.rglob("*")] == ["root", "usr"]
+
+
 def test_the_script_is_the_one_that_runs_here() -> None:
     assert Path(digest.__file__).samefile(SCRIPT)
 
