@@ -44,7 +44,7 @@ def extra_memory(name: str, p: Any, g: Any, n: int, **other: Any) -> float:
     """Return the peak of a second step with ``n`` threads."""
     hyper = EVERYTHING.get(name, dict(lr=0.1, weight_decay=0.1, maximize=True)) | other
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "_threads", [n])
+        patch.setitem(threads.setting, "threads", n)
         optimizer = getattr(refoptim, name)([p], **hyper)
         optimizer.step(grads=[g])
         before = p[(0,) * p.ndim]

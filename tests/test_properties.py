@@ -113,7 +113,7 @@ def assert_same_frames(one: Frame, other: Frame) -> None:
 def engine(chunk: int | None = None, n: int = 1) -> Iterator[None]:
     """Cut arrays into chunks of a size, and let ``n`` threads work on them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "_threads", [n])
+        patch.setitem(threads.setting, "threads", n)
         for module in (blocks, tree) if chunk is not None else ():
             patch.setattr(module, "CHUNK", chunk)
         yield

@@ -41,10 +41,18 @@ extern "C" intptr_t refoptim_layouts(const char* const* arrays, intptr_t count, 
     return n;
 }
 
+// Arrays, and what was written down of them.
+struct Seen {
+    const char* const* arrays;
+    intptr_t count, head;
+    const intptr_t* words;
+};
+
 // Tells whether arrays lie as was written down.
-extern "C" int refoptim_lie_so(const char* const* arrays, intptr_t count, intptr_t head, const intptr_t* words) {
-    for (intptr_t i = 0; i < count; i++)
-        if (!each_word(fields(arrays[i], head), [&](intptr_t word) { return word == *words++; }))
+extern "C" int refoptim_lie_so(const Seen* seen) {
+    const intptr_t* words = seen->words;
+    for (intptr_t i = 0; i < seen->count; i++)
+        if (!each_word(fields(seen->arrays[i], seen->head), [&](intptr_t word) { return word == *words++; }))
             return 0;
     return 1;
 }

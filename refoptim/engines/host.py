@@ -118,11 +118,11 @@ class StandingLaunch:
     """A launch that stands: written down once, and anew only if there may be other threads to make it on."""
 
     def __init__(self, written: Callable[[], Change]) -> None:
-        self._written, self._call, self._setting = written, written(), threads.setting()
+        self._written, self._call, self._setting = written, written(), [*threads.setting.values()]
 
     def now(self) -> Change:
         """Return the launch, on as many threads as there are now."""
-        setting = threads.setting()
+        setting = [*threads.setting.values()]
         if setting != self._setting:
             self._call, self._setting = self._written(), setting
         return self._call

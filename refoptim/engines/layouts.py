@@ -61,7 +61,8 @@ class Headers:
         where = self.objects.ctypes.data, len(arrays), HEAD
         self.words = np.empty(writes(*where, None), np.intp)
         writes(*where, self.words.ctypes.data)
-        self.lie_so = partial(compares, *where, self.words.ctypes.data)
+        self.seen = np.array([*where, self.words.ctypes.data], np.uintp)
+        self.lie_so = partial(compares, ctypes.c_void_p(self.seen.ctypes.data))
 
     def hold(self, arrays: Sequence[Array]) -> bool:
         """Tell whether these arrays, the same objects, lie as they did."""
@@ -75,9 +76,8 @@ def _looks(library: ctypes.CDLL | None) -> tuple[Any, Any] | None:
         return None
     locked = ctypes.PyDLL(library._name)  # no other thread may change an object while it is read
     look = locked.refoptim_layouts, locked.refoptim_lie_so
-    for function, result in zip(look, (ctypes.c_ssize_t, ctypes.c_int), strict=True):
-        function.argtypes = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p
-        function.restype = result
+    look[0].argtypes = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p
+    look[0].restype = ctypes.c_ssize_t
     x = np.zeros((3, 1, 2), np.float32)[:, :, ::-1]
     expected = x.ndim, x.ctypes.data, id(x.dtype), x.flags.num
     axes = (word for pair in zip(x.shape, x.strides, strict=True) for word in pair)

@@ -21,8 +21,8 @@ MOST = 16
 WHOLE, STEPS = 1 << 10, 1 << 32
 """Whole numbers up to this size, and products of two and the number of a step, are worth the same as doubles."""
 
-Found = tuple[Registers, tuple[bytes, Any]]
-"""The registers after a step, and its record with what is to be handed on."""
+Found = tuple[Registers, bytes]
+"""The registers after a step, and what is to be written for it."""
 
 
 class Compiled:
@@ -32,14 +32,14 @@ class Compiled:
         launch: updates the bucket.
         bucket: the bucket; its settings are such that doubles have all their bits.
         registers: those before a step, of one type.
-        prepared: what is to be handed on with each record.
+        head: what is to be written before each record.
         largest: a number that is larger does not fit the arrays.
     """
 
-    def __init__(self, launch: Launch, bucket: Bucket, registers: Registers, prepared: Any, largest: float) -> None:
+    def __init__(self, launch: Launch, bucket: Bucket, registers: Registers, head: bytes, largest: float) -> None:
         kernel, dtype = launch.kernel, arithmetic(launch.dtype)
         first: Any = next(iter(registers.values()), register_dtype(bucket.rule).type())
-        self.names, self.type, self.prepared = [*registers], type(first), prepared
+        self.names, self.type, self.head = [*registers], type(first), head
         self.counters = np.zeros((MOST + 1, 1 + len(registers)))
         self.records = np.zeros((MOST, len(kernel.record)), dtype)
         before: Any = memoryview(self.counters[0])
@@ -60,19 +60,19 @@ class Compiled:
         for i, (counted, *after) in enumerate(self.counters[1 : many + 1].tolist()):
             if counted != k + i or counted > STEPS:
                 break
-            record = records[i * size : (i + 1) * size]
-            found.append((dict(zip(self.names, map(self.type, after), strict=True)), (record, self.prepared)))
+            registers = dict(zip(self.names, map(self.type, after), strict=True))
+            found.append((registers, self.head + records[i * size : (i + 1) * size]))
         return found
 
 
-def compiled(launch: Launch, bucket: Bucket, registers: Registers, prepared: Any, largest: float) -> Compiled | None:
+def compiled(launch: Launch, bucket: Bucket, registers: Registers, head: bytes, largest: float) -> Compiled | None:
     """Return what computes the scalars of a bucket's steps, None where its rule or its settings ask for Python."""
     kernel = launch.kernel
     if kernel.sums_over_all or not (bucket.rule.counts_steps and counts(bucket.rule)):
         return None
     if not all(_is_double(getattr(bucket.h, name)) for name, _ in kernel.hypers):
         return None
-    return Compiled(launch, bucket, registers, prepared, largest)
+    return Compiled(launch, bucket, registers, head, largest)
 
 
 def _is_double(x: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter, setitem
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from ..step.plan import Bucket
 from ..step.rule import Record, Registers, Rule, apply, keeps_shapes
 from ..step.scaling import Scaling
 from . import blocks, reference, steps
-from .host import Host, StandingLaunch
+from .host import Host
 from .launches import BUCKET, Launch, address_of, struct_of
 from .machine import Recorder
 from .reference import get_rounding
@@ -31,10 +31,14 @@ class Standing(Protocol):
     Attributes:
         computes: whether NumPy or CuPy compute something for it, so that floating-point flags are to raise nothing.
         rows: which of the gradients of a step are those of the tasks of the bucket, in their order.
+        write: writes rounded scalars to where the next step reads them, as a change; None where ``take`` is asked.
+        always: what updates the arrays in each step; None where ``changes`` is to be asked.
     """
 
     computes: bool
     rows: Sequence[int]
+    write: Callable[[Any], Any] | None
+    always: list[Change] | None
 
     def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> Any:
         """Round the scalars of a step to come; raise RuntimeError if one is too large where it is used."""
@@ -63,6 +67,8 @@ class Launches:
 
     computes = True
     rows: Sequence[int] = ()
+    write: Callable[[Any], Any] | None = None
+    always: list[Change] | None = None
 
     def __init__(self, launch: Any, rule: type[Rule], dtype: DType) -> None:
         self.launch, self.dtype, self.records = launch, dtype, Records(rule, dtype)
@@ -91,58 +97,49 @@ class Launches:
 
 
 class Call(Launches):
-    """One launch on this computer, which reads its arguments from arrays that stay."""
+    """One launch on this computer, which reads its arguments where they are written before it, side by side."""
 
     def __init__(self, launch: Launch, rule: type[Rule], dtype: DType) -> None:
         super().__init__(launch, rule, dtype)
         self.struct, self.fields = struct_of(launch.kernel, dtype), itemgetter(*launch.kernel.record)
-        self.record = np.zeros(self.struct.itemsize, np.uint8)
-        self.bytes = memoryview(self.record)  # type: ignore[arg-type]
-        self.bucket, self.scale = np.zeros((), BUCKET), np.zeros(1, np.float32)
+        self.written = np.zeros(1, [("bucket", BUCKET), ("scale", np.float32, 2), ("record", self.struct)])
+        memory: Any = memoryview(self.written.view(np.uint8))  # type: ignore[arg-type]
+        self.write = partial(setitem, memory, slice(None))
         self.taking: tuple[bool, float | None] | None = None
         self.computes = bool(launch.after)
-        self.call = self._call()
+        self.always = [*self._call(), *launch.after]
 
-    def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> tuple[bytes, tuple[bool, float | None]]:
-        """Return a record in the layout of the kernel, and how gradients are taken: turned round, scaled."""
+    def prepared(self, bucket: Bucket, scalars: dict[str, Any]) -> bytes:
+        """Return what is to be written: how gradients are taken, and a record in the layout of the kernel."""
         self.records.check(bucket.h, scalars)
         record = np.array(self.fields({**scalars, "unmade": False}), self.struct)
-        return record.tobytes(), (scalars["maximize"], scalars["grad_scale"])
+        return self._taking(scalars["maximize"], scalars["grad_scale"]) + record.tobytes()
 
     def compiled(self, bucket: Bucket, registers: Registers, scale: float | None) -> Compiled | None:
         """Return the kernel of the rule's scalars, if it has their bits."""
-        taking = getattr(bucket.h, "maximize", False), scale
-        return compiled(self.launch, bucket, registers, taking, self.records.largest)
+        head = self._taking(getattr(bucket.h, "maximize", False), scale)
+        return compiled(self.launch, bucket, registers, head, self.records.largest)
 
-    def take(self, bucket: Bucket, prepared: tuple[bytes, tuple[bool, float | None]]) -> None:
-        """Write both down where the kernel reads them."""
-        self.bytes[:], taking = prepared
-        if taking != self.taking:
-            self._write(*taking)
-            self.taking = taking
+    def _taking(self, maximize: bool, scale: float | None) -> bytes:
+        """Return what is written before a record: how the kernel takes gradients, turned round, or scaled."""
+        if self.taking != (maximize, scale):
+            self.taking, self.head = (maximize, scale), self._head(maximize, scale)
+        return self.head
 
-    def _write(self, maximize: bool, scale: float | None) -> None:
-        """Write down how the kernel is to take gradients, in the struct that it reads."""
-        if scale is not None:
-            self.scale[0] = scale
-        machine, addresses = self.launch.machine, (None, None if scale is None else self.scale, None)
+    def _head(self, maximize: bool, scale: float | None) -> bytes:
+        head, machine = np.zeros_like(self.written), self.launch.machine
+        head["scale"] = scale or 0
+        addresses = (None, None if scale is None else self.written["scale"], None)
         fields = int(maximize), *(address_of(machine, x) for x in addresses)
-        self.bucket[()] = self.launch.chunks.fields(machine, self.launch.tables, fields)
+        head["bucket"] = self.launch.chunks.fields(machine, self.launch.tables, fields)
+        return head.tobytes()[: -self.struct.itemsize]
 
-    def changes(self, bucket: Bucket, scaling: Scaling, grads: Sequence[Any], workspace: Workspace) -> list[Change]:
-        """Return the launch, none if there are no elements, and what is to be done when it has been made."""
-        made = [self.call.now()] if self.call else []
-        return [*made, *self.launch.after]
-
-    def _call(self) -> StandingLaunch | None:
-        """Return the launch, None if there are no elements."""
-        launch, chunks = self.launch, self.launch.chunks
+    def _call(self) -> list[Change]:
+        """Return the launch, none if there are no elements."""
+        launch, chunks, arguments = self.launch, self.launch.chunks, (self.written["record"], self.written["bucket"])
         if not chunks.count:
-            return None
-        standing: StandingLaunch = launch.machine.standing(
-            launch.entry, chunks.count, self.record, self.bucket, elements=chunks.elements
-        )
-        return standing
+            return []
+        return [launch.machine.standing(launch.entry, chunks.count, *arguments, elements=chunks.elements).now()]
 
 
 class Words:
@@ -150,6 +147,8 @@ class Words:
 
     computes = True
     rows: Sequence[int] = ()
+    write: Callable[[Any], Any] | None = None
+    always: list[Change] | None = None
 
     def __init__(self, bucket: Bucket) -> None:
         jobs = [(task.updated, task.grad, *task.arrays.values()) for task in bucket.tasks]

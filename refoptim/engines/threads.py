@@ -24,12 +24,12 @@ from .workspace import Workspace
 LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 """Variables in which launchers say how many processes they start on a computer: MPICH, Open MPI, torchrun."""
 
-_threads: list[int] = [0]
-
-_process: list[int] = [os.getpid()]
+setting: dict[str, int] = {"process": os.getpid(), "threads": 0}
+"""Who is to use how many threads: this process, which the system takes longer to say, and what
+``set_num_threads`` was given."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
+    os.register_at_fork(after_in_child=lambda: setting.update(process=os.getpid()))
 
 
 def set_num_threads(n: int) -> None:
@@ -41,22 +41,17 @@ def set_num_threads(n: int) -> None:
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"the number of threads must be an integer in [0, inf), got {n!r}")
-    _threads[0] = n
+    setting["threads"] = n
 
 
 def get_num_threads() -> int:
     """Return the number of threads used for large arrays."""
-    return _threads[0] or _processors()
+    return setting["threads"] or _processors()
 
 
 def process() -> int:
-    """Return the number of this process; the system, which takes longer to say it, is asked once."""
-    return _process[0]
-
-
-def setting() -> tuple[int, int]:
-    """Return who is to use how many threads: this process, and what ``set_num_threads`` was given."""
-    return _process[0], _threads[0]
+    """Return the number of this process."""
+    return setting["process"]
 
 
 def _processors() -> int:

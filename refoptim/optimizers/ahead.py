@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain, repeat
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engines.scalars import MOST, Compiled
+from ..engines.scalars import MOST, Compiled, Found
 from ..engines.standing import Standing
 from ..numerics.arith import DType
 from ..step.changes import Change, for_all
@@ -30,14 +31,15 @@ class Coming(NamedTuple):
     Attributes:
         k: its number.
         registers: what they are after it.
-        counts: the step count, if the rule has one, and the registers, as each state holds them after it.
-        changes: what writes these into the states.
-        prepared: what ``Standing.take`` is to be given, None where the scalars are those of the step before.
+        left: what it leaves behind in the states: the step count, if the rule has one, then the registers, each as
+            often as there are states.
+        changes: what writes these there, and scalars to where the kernel reads them.
+        prepared: what ``Standing.take`` is to be given, None where there is no need.
     """
 
     k: int
     registers: Registers
-    counts: Sequence[Any]
+    left: list[Any]
     changes: list[Change]
     prepared: Any = None
 
@@ -64,7 +66,9 @@ class Ahead:
         self._bucket, self._standing, self._states = bucket, standing, states
         self._shapes, self._dtype = list(shapes), dtype
         self._last = self._coming_to(bucket.k, bucket.registers)
-        self._getters = [itemgetter(name) for name in self._counted(bucket.k, bucket.registers)]
+        self.left = self._last.left
+        names = [*(["step"] if bucket.rule.counts_steps else []), *bucket.registers]
+        self.getters = [*map(itemgetter, names)]
         self._coming: deque[Coming] = deque()
         self._scale: float | None = math.nan
         self._is_steady: bool | None  # None until somebody has asked
@@ -78,11 +82,7 @@ class Ahead:
 
     def hold(self) -> bool:
         """Tell whether all states hold what the last step left behind: the same objects, not only equal numbers."""
-        if not self._getters:
-            return True
-        there = chain.from_iterable(map(map, self._getters, repeat(self._states)))
-        left_behind = chain.from_iterable(map(repeat, self._last.counts, repeat(len(self._states))))
-        return all(map(is_, there, left_behind))
+        return all(map(is_, chain.from_iterable(map(map, self.getters, repeat(self._states))), self.left))
 
     def take(self, scale: float | None) -> list[Change]:
         """Go on to the next step, whose gradients are divided by ``scale``, and return what writes its counts down.
@@ -90,10 +90,12 @@ class Ahead:
         Raises:
             RuntimeError, ValueError: it has no scalars, or one is too large.
         """
-        self.look(scale)
-        if not self._coming:
-            return []  # the last step stands for all
+        if scale != self._scale or not self._coming:
+            self.look(scale)
+            if not self._coming:
+                return []  # the last step stands for all
         self._last = step = self._coming.popleft()
+        self.left = step.left
         if step.prepared is not None:
             self._standing.take(self._bucket, step.prepared)
         return step.changes
@@ -103,7 +105,7 @@ class Ahead:
         if scale != self._scale:
             self.forget()
             self._scale = scale
-        if not self._coming and (self._last.counts or not self._is_steady):
+        if not self._coming and (self.left or not self._is_steady):
             self._compute()
 
     @np.errstate(all="ignore")
@@ -144,17 +146,16 @@ class Ahead:
     def _by_rule(self, k: int, last: Coming) -> Coming:
         bucket = self._bucket
         registers = next_registers(bucket.rule, bucket.h, k, last.registers)
-        coming = self._coming_to(k, registers, self._prepared(k, last.registers))
+        prepared = self._prepared(k, last.registers)
         if self._at_once > 1 and not (self._has_asked or self._is_steady or self._shapes):
-            self._ask_for_compiled(last, coming)
-        return coming
+            self._ask_for_compiled(k, last.registers, (registers, prepared))
+        return self._coming_to(k, registers, prepared)
 
-    def _ask_for_compiled(self, last: Coming, coming: Coming) -> None:
-        """Let a kernel compute the steps to come, if of this one it has the bits of the rule."""
+    def _ask_for_compiled(self, k: int, before: Registers, found: Found) -> None:
+        """Let a kernel compute the steps to come, if of this one it finds what the rule found, to the bit."""
         self._has_asked = True
-        compiled = self._standing.compiled(self._bucket, last.registers, self._scale)
-        found = compiled.after(coming.k, last.registers, 1) if compiled else []
-        if repr(found) == repr([(coming.registers, coming.prepared)]):
+        compiled = self._standing.compiled(self._bucket, before, self._scale)
+        if compiled and repr(compiled.after(k, before, 1)) == repr([found]):
             self._compiled = compiled
 
     def _prepared(self, k: int, registers: Registers) -> Any:
@@ -168,9 +169,9 @@ class Ahead:
         return prepared
 
     def _coming_to(self, k: int, registers: Registers, prepared: Any = None) -> Coming:
-        counts = self._counted(k, registers)
-        changes = [for_all(dict.update, self._states, repeat(counts))] if counts else []
-        return Coming(k, registers, [*counts.values()], changes, prepared)
-
-    def _counted(self, k: int, registers: Registers) -> dict[str, Any]:
-        return {"step": k, **registers} if self._bucket.rule.counts_steps else {**registers}
+        counts = {"step": k, **registers} if self._bucket.rule.counts_steps else registers
+        left = [*chain.from_iterable(map(repeat, counts.values(), repeat(len(self._states))))]
+        changes, write = [for_all(dict.update, self._states, repeat(counts))] if counts else [], self._standing.write
+        if write is None or prepared is None:
+            return Coming(k, registers, left, changes, prepared)
+        return Coming(k, registers, left, [partial(write, prepared), *changes])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 from operator import attrgetter, is_, is_not, itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..engines.layouts import Layouts, layouts
 from ..engines.standing import Launches, Standing
+from ..engines.threads import setting
 from ..engines.workspace import Workspace
 from ..numerics.arith import Array
 from ..numerics.array_types import HOST
@@ -35,7 +36,7 @@ from ..step.rule import (
     resolve,
     unread,
 )
-from ..step.scaling import Scaling
+from ..step.scaling import UNSCALED, Scaling
 from .ahead import Ahead
 
 FLAGS = ("fused", "differentiable", "capturable", "cautious")
@@ -93,23 +94,40 @@ class Repeat:
         self.written = kept if self.lent else self.data + kept
         self.layouts = layouts(self.written)
         self.all_layouts: Layouts | None = None
-        looks = [_Look(_master, self.members), *(look for part in self.parts for look in part.looks(state))]
+        looks = [_Look(setting.get, [*setting]), _Look(_master, self.members)]
+        looks += [look for part in self.parts for look in part.looks(state)]
         self.objects = _Objects(looks if self.lent else [_Look(_data, self.members), *looks])
         settings = (look for part in self.parts for look in part.settings.looks)
         self.settings_and_objects = _Objects([*settings, *self.objects.looks])
         self.settings_and_objects.forget()
+        counts = (_Look(getter, part.states) for part in self.parts for getter in part.steps.getters)
+        self.functions, self.things = zip(*self.settings_and_objects.looks, *counts, strict=True)
+        self.all_are_seen = None not in first and all(part.bucket.place == HOST for part in self.parts)
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Callable[[], Terms]) -> bool:
         """Tell whether everything is as it was but for the values, and take note of new gradients."""
         try:
-            if not self._same(groups, state, terms):
-                return False
-            self._check_together(terms)
+            if not self._stand(groups, state):
+                if not self._same(groups, state, terms):
+                    return False
+                self._check_together(terms)
             if self.lent:
                 return self.lent.lie_as_before() and self.layouts.hold(self.written) and self.lent.take(grads)
             return self._take(grads)
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
             return False  # the plan says what is wrong
+
+    def _stand(self, groups: Sequence[Group], state: Mapping[Any, Any]) -> bool:
+        """Tell, in one go, whether all settings, states and counts are the same objects: nothing is asked then."""
+        there = chain(groups, chain.from_iterable(map(map, self.functions, self.things)))
+        seen = chain(self.groups, self.settings_and_objects.found, chain.from_iterable(map(_left, self.parts)))
+        return (
+            self.all_are_seen
+            and state is self.state
+            and len(groups) == len(self.groups)
+            and [*map(_params, groups)] == self.lists
+            and all(map(is_, there, seen))
+        )
 
     def _same(self, groups: Sequence[Group], state: Mapping[Any, Any], terms: Callable[[], Terms]) -> bool:
         return (
@@ -146,7 +164,7 @@ class Repeat:
             now = list(grads)
         else:
             return False
-        given = [x for x in now if x is not None]
+        given = [*compress(now, map(is_not, now, repeat(None)))]
         if len(given) != self.count:
             return False  # a gradient that is gone and one that is missing look alike below
         old = [*map(_alive, self.grads)]
@@ -154,12 +172,12 @@ class Repeat:
         if not same and not self._exchange([i for i, x in enumerate(now) if x is not old[i]], now):
             return False
         self.now = now
+        if same and self.all_layouts is not None:
+            return self.all_layouts.hold([*self.written, *given])
         return self._same_layouts(given, same)
 
     def _same_layouts(self, given: Sequence[Any], same: bool) -> bool:
         """Tell whether the arrays that are written to lie as they did, and gradients, perhaps the same ones, too."""
-        if same and self.all_layouts is not None:
-            return self.all_layouts.hold([*self.written, *given])
         self.all_layouts = layouts([*self.written, *given]) if same else None  # new ones seldom come twice
         return self.layouts.hold(self.written) and [*map(self.form, given)] == self.forms
 
@@ -186,13 +204,16 @@ class Repeat:
         If it ``computes``, it is called, and the changes are made, where floating-point flags raise nothing.
         """
         now, self.now = self.now, []  # gradients live no longer than their owner wants
-        if not self.counted and scaling.skips():  # a GPU that counts steps reads by itself whether to skip
+        if scaling is not UNSCALED and not self.counted and scaling.skips():
             for part in self.parts:
                 part.look(scaling)
-            return None
+            return None  # a GPU that counts steps reads by itself whether to skip
         changes = [*self.told]
         for part in self.parts:
-            changes += part.changes(scaling, now, workspace)
+            if not part.bucket.counted:
+                changes += part.steps.take(None if scaling is UNSCALED else scaling.scale())
+            always = part.standing.always
+            changes += part.standing.changes(part.bucket, scaling, now, workspace) if always is None else always
         return changes
 
 
@@ -319,11 +340,6 @@ class _Part:
         if not self.bucket.counted:
             self.steps.look(scaling.scale())
 
-    def changes(self, scaling: Scaling, now: Sequence[Any], workspace: Workspace) -> list[Change]:
-        """Return what updates the arrays, and keeps the step count and the registers unless the GPU does."""
-        counted = [] if self.bucket.counted else self.steps.take(scaling.scale())
-        return [*self.standing.changes(self.bucket, scaling, now, workspace), *counted]
-
 
 class _Look(NamedTuple):
     """A function that finds an object in each thing of a list."""
@@ -391,6 +407,8 @@ def takes_dense_gradients(rule: type[Rule]) -> bool:
 
 
 _data, _master, _grad = map(attrgetter, ("data", "master", "grad"))
+
+_left = attrgetter("steps.left")
 
 _params = itemgetter("params")
 

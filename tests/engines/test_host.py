@@ -361,7 +361,7 @@ def test_a_launch_that_stands_is_made_on_as_many_threads_as_there_are(threads: C
     for n in (1, 1, 3, 3, 2):
         threads(n)
         optimizer.step(grads=[normal(n, 300_000)])
-        calls.append(optimizer._repeat.parts[0].standing.call.now())
+        calls.append(optimizer._repeat.parts[0].standing.always[0])
         numbers_of_threads.append(calls[-1].args[1].value)
     assert numbers_of_threads == [1, 1, 3, 3, 2]
     assert [x is y for x, y in pairwise(calls)] == [True, False, True, False]

@@ -37,7 +37,7 @@ def chunks_of(n: int, workers: int = 1) -> Iterator[None]:
     """Cut arrays into blocks of ``n`` elements, and let some threads work on them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CHUNK", n)
-        patch.setattr(threads, "_threads", [workers])
+        patch.setitem(threads.setting, "threads", workers)
         yield
 
 

@@ -44,7 +44,7 @@ def test_a_step_that_raises_is_over_and_whole(
     name: str, fused: Any, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each alarm the arrays are those of as many whole steps as can be told by them, and they stay so."""
-    monkeypatch.setattr(threads, "_threads", [workers])
+    monkeypatch.setitem(threads.setting, "threads", workers)
     whole, optimizer = optimizer_of(name, fused), optimizer_of(name, fused)
     g = normal(2, *whole.param_groups[0]["params"][0].shape)
     begun = time.perf_counter()
