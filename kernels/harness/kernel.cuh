@@ -29,6 +29,13 @@
 #define FETCH_AHEAD(ADDRESS)
 #endif
 
+// The compiler of a host writes out a loop over two only where it is told to.
+#ifdef HOST
+#define BOTH_OF_TWO _Pragma("GCC unroll 2")
+#else
+#define BOTH_OF_TWO
+#endif
+
 // What a compiler for CUDA may rely on.
 #ifdef __CUDACC__
 #define ASSUME(CONDITION) __builtin_assume(CONDITION)

@@ -165,6 +165,7 @@ __device__ inline void update_vector(
     Vector<P, V> p = load<V, FETCHES>(chunk.p, i);
     [[maybe_unused]] Vector<P, V> state[N + 1] = {load<V, FETCHES>(chunk.state[J], i)...};
     Vector<G, V> g = load<V, FETCHES>(chunk.g, i), copy;
+    BOTH_OF_TWO
     for (int v = 0; v < V; v += W) {
         X parameter, gradient;
         [[maybe_unused]] X values[N + 1];

@@ -39,6 +39,12 @@ template <class X> inline void know(const X& x, bool is_set) {
         __builtin_unreachable();
 }
 
+// Elements that a loop updates in one go.
+template <class P, class G> constexpr int IN_ONE_GO = LANES<Arithmetic<P>>;
+#if defined(TWO_REGISTERS)
+template <> inline constexpr int IN_ONE_GO<bfloat16, bfloat16> = TWO_REGISTERS;
+#endif
+
 template <class Rule, class P, class G, class F, class U, class K, class J> struct Decided;
 
 template <
@@ -65,7 +71,7 @@ struct Decided<
     }
 
     template <int SET> [[gnu::flatten]] static void loop(const Record& record, const Arrays& chunk) {
-        constexpr int V = AT_ONCE<T, G>;
+        constexpr int V = IN_ONE_GO<P, G>, W = SIDE_BY_SIDE<T>;
         const Record s = record;
         const Arrays known = chunk;
         know(known.p && known.g, true);
@@ -76,10 +82,10 @@ struct Decided<
         const i64 vectors = known.size / V, step = direction(known);
         if (known.in_caches || REGISTER == 64 || step < 0 || arrays(SET) <= FOLLOWED)
             for (i64 left = vectors, i = step < 0 ? left - 1 : 0; left > 0; left--, i += step)
-                update_vector<Rule, V, V, false>(s, Preparation<T>(), known, i, Numbers<J...>());
+                update_vector<Rule, V, W, false>(s, Preparation<T>(), known, i, Numbers<J...>());
         else
             for (i64 i = 0; i < vectors; i++)
-                update_vector<Rule, V, V, true>(s, Preparation<T>(), known, i, Numbers<J...>());
+                update_vector<Rule, V, W, true>(s, Preparation<T>(), known, i, Numbers<J...>());
     }
 
     template <int... SET> static Loop loop_of(int set, Numbers<SET...>) {
@@ -111,7 +117,7 @@ update_decided(const typename Rule::template Record<T>& s, const Preparation<T>&
 
 // How many elements of a chunk come before the first whose register of the parameter lies in one line of a cache.
 template <class P, class G, int N> inline i64 before_line(const Chunk<P, G, N>& chunk) {
-    i64 elements = (-(i64)chunk.p & (AT_ONCE<Arithmetic<P>, G> * sizeof(P) - 1)) / sizeof(P);
+    i64 elements = (-(i64)chunk.p & (IN_ONE_GO<P, G> * sizeof(P) - 1)) / sizeof(P);
     return elements < chunk.size ? elements : 0;
 }
 
@@ -127,7 +133,7 @@ template <class P, class G, int N> inline Chunk<P, G, N> rest_of(Chunk<P, G, N> 
 template <class Rule, class T, class P, class G, int N>
 inline void
 update_chunk(const typename Rule::template Record<T>& s, const Preparation<T>& prepare, const Chunk<P, G, N>& whole) {
-    constexpr int V = AT_ONCE<T, G>, W = SIDE_BY_SIDE<T>;
+    constexpr int V = IN_ONE_GO<P, G>, W = SIDE_BY_SIDE<T>;
     i64 first = before_line(whole);
     update_elements<Rule, 1, 1>(s, prepare, whole, 0, first);
     const Chunk<P, G, N> chunk = rest_of(whole, first);

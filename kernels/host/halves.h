@@ -65,6 +65,32 @@ inline Halves rounded_to_bfloat16(Floats x) {
     memcpy(&halves, &parts, sizeof halves);
     return halves;
 }
+
+// Two registers of bfloat16, which take less time than one after the other: every other number is in the upper half of its
+// word already. A mean of words that is rounded up, as the instruction for it is, has in its sign whether a sum of them,
+// here of the lower half and of what it takes to go up, is more than a word holds.
+#define TWO_REGISTERS (2 * LANES<float>)
+
+template <> struct Vector<bfloat16, TWO_REGISTERS> {
+    Floats even = {}, odd = {};
+};
+
+typedef Vector<bfloat16, TWO_REGISTERS> TwoRegisters;
+
+inline TwoRegisters from_two_bfloat16(Words bits) { return {as_float(bits << 16), as_float(bits & 0xFFFF0000)}; }
+
+inline Floats with_one_nan(Floats x) { return choose(x == x, x, as_float(Words{} + 0x7FC00000)); }
+
+inline Words rounded_to_two_bfloat16(Floats even, Floats odd) {
+    typedef short Parts __attribute__((vector_size(REGISTER)));
+    constexpr int UNORDERED = 3, ODD = 0xAA;
+    if (__builtin_expect(signs((Words)__builtin_ia32_cmpps256(even, odd, UNORDERED)) != 0, false))
+        even = with_one_nan(even), odd = with_one_nan(odd);
+    Parts upper = __builtin_ia32_pblendw256((Parts)(as_bits(even) >> 16), (Parts)odd, ODD);
+    Parts lower = __builtin_ia32_pblendw256((Parts)even, (Parts)(as_bits(odd) << 16), ODD);
+    Parts above_middle = (upper & 1) | 0x7FFE;
+    return (Words)(upper - ((Parts)__builtin_ia32_pavgw256(lower, above_middle) >> 15));
+}
 #endif
 #endif
 

@@ -27,4 +27,27 @@ inline void write(DoubleVector& v, int, Doubles x) { memcpy(&v, &x, sizeof x); }
 inline void write(FloatVector<bfloat16>& v, int, Floats x) { write_halves(&v, rounded_to_bfloat16(x)); }
 inline void write(FloatVector<float16>& v, int, Floats x) { write_halves(&v, rounded_to_float16(x)); }
 
+#if defined(TWO_REGISTERS)
+template <int V, bool FETCHES>
+    requires(V == TWO_REGISTERS)
+inline TwoRegisters load(const bfloat16* x, long long i) {
+    if (!x)
+        return {};
+    if constexpr (FETCHES)
+        FETCH_AHEAD(x + i * V);
+    Words bits;
+    memcpy(&bits, x + i * V, sizeof bits);
+    return from_two_bfloat16(bits);
+}
+
+inline void store(bfloat16* x, long long i, const TwoRegisters& value) {
+    Words bits = rounded_to_two_bfloat16(value.even, value.odd);
+    if (x)
+        memcpy(x + i * TWO_REGISTERS, &bits, sizeof bits);
+}
+
+inline void read(Floats& x, const TwoRegisters& v, int i) { x = i ? v.odd : v.even; }
+inline void write(TwoRegisters& v, int i, Floats x) { (i ? v.odd : v.even) = x; }
+#endif
+
 }  // namespace refoptim

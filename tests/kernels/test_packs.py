@@ -31,7 +31,7 @@ template <class X, class T> static void run(long long n, T* x, const T* y, const
 VISIBLE void float32(long long n, float* x, const float* y, const float* c) { run<Floats>(n, x, y, c); }
 VISIBLE void float64(long long n, double* x, const double* y, const double* c) { run<Doubles>(n, x, y, c); }
 
-template <class From, class To> static void store(long long n, const From* from, To* to) {
+template <class From, class To> static void convert(long long n, const From* from, To* to) {
     for (long long i = 0; i < n; i += LANES<float>) {
         Vector<From, LANES<float>> before;
         Vector<To, LANES<float>> after;
@@ -42,13 +42,40 @@ template <class From, class To> static void store(long long n, const From* from,
         memcpy(to + i, &after, sizeof after);
     }
 }
-VISIBLE void from_float16(long long n, const float16* x, float* y) { store(n, x, y); }
-VISIBLE void from_bfloat16(long long n, const bfloat16* x, float* y) { store(n, x, y); }
-VISIBLE void to_float16(long long n, const float* x, float16* y) { store(n, x, y); }
-VISIBLE void to_bfloat16(long long n, const float* x, bfloat16* y) { store(n, x, y); }
+VISIBLE void from_float16(long long n, const float16* x, float* y) { convert(n, x, y); }
+VISIBLE void from_bfloat16(long long n, const bfloat16* x, float* y) { convert(n, x, y); }
+VISIBLE void to_float16(long long n, const float* x, float16* y) { convert(n, x, y); }
+VISIBLE void to_bfloat16(long long n, const float* x, bfloat16* y) { convert(n, x, y); }
+
+#if defined(TWO_REGISTERS)
+VISIBLE void from_two_bfloat16(long long n, const bfloat16* x, float* y) {
+    for (long long i = 0; i < n; i++) {
+        TwoRegisters both = load<TWO_REGISTERS, false>(x, i / TWO_REGISTERS);
+        Floats numbers;
+        read(numbers, both, i % 2 * LANES<float>);
+        y[i] = numbers[i % TWO_REGISTERS / 2];
+    }
+}
+VISIBLE void to_two_bfloat16(long long n, const float* x, bfloat16* y) {
+    for (long long i = 0; i < n; i += TWO_REGISTERS) {
+        TwoRegisters both;
+        for (int odd = 0; odd < 2; odd++) {
+            Floats numbers;
+            for (int k = 0; k < LANES<float>; k++)
+                numbers[k] = x[i + 2 * k + odd];
+            write(both, odd * LANES<float>, numbers);
+        }
+        store(y, i / TWO_REGISTERS, both);
+    }
+}
+#else
+VISIBLE void from_two_bfloat16(long long n, const bfloat16* x, float* y) { convert(n, x, y); }
+VISIBLE void to_two_bfloat16(long long n, const float* x, bfloat16* y) { convert(n, x, y); }
+#endif
 """
 
-NARROW = ("float16", "bfloat16")
+NARROW = {"float16": "float16", "bfloat16": "bfloat16", "two_bfloat16": "bfloat16"}
+"""What numbers are stored in, by the end of the names of the functions for it."""
 
 Lerp = Callable[[Any, Any, Any], Any]
 
@@ -126,10 +153,10 @@ def sixteen_bits(name: str) -> Any:
     return np.arange(1 << 16, dtype=np.uint16).view(dtype_of(name))
 
 
-@pytest.mark.parametrize("name", NARROW)
-def test_every_16_bit_number_is_widened(packs: tuple[Any, int], name: str) -> None:
-    x = sixteen_bits(name)
-    expected, got = widen(x), stored(packs, f"from_{name}", x, np.float32)
+@pytest.mark.parametrize("how", NARROW)
+def test_every_16_bit_number_is_widened(packs: tuple[Any, int], how: str) -> None:
+    x = sixteen_bits(NARROW[how])
+    expected, got = widen(x), stored(packs, f"from_{how}", x, np.float32)
     is_nan = np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(got), is_nan)
     assert_equal_bits(got[~is_nan], expected[~is_nan])
@@ -144,14 +171,15 @@ def near_ties(name: str) -> Any:
     return np.concatenate([np.nextafter(ties, np.float32(end)) for end in (-np.inf, np.inf)] + [ties])
 
 
-@pytest.mark.parametrize("name", NARROW)
-def test_numbers_are_rounded_to_16_bits(packs: tuple[Any, int], name: str) -> None:
+@pytest.mark.parametrize("how", NARROW)
+def test_numbers_are_rounded_to_16_bits(packs: tuple[Any, int], how: str) -> None:
     """A NaN of float16 keeps its sign."""
+    name = NARROW[how]
     drawn = np.random.default_rng(0).integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32)
     x = np.concatenate([drawn, near_ties(name)])
     with np.errstate(all="ignore"):
         expected = round_to(x, np.empty(0, dtype_of(name))).view(np.uint16)
-    got = stored(packs, f"to_{name}", x, np.uint16)
+    got = stored(packs, f"to_{how}", x, np.uint16)
     is_nan = np.isnan(x)
     assert_equal_bits(got[~is_nan], expected[~is_nan])
     signs = np.signbit(x[is_nan]).astype(np.uint16) << 15
