@@ -67,8 +67,8 @@ inline Halves rounded_to_bfloat16(Floats x) {
 }
 
 // Two registers of bfloat16, which take less time than one after the other: every other number is in the upper half of its
-// word already. A mean of words that is rounded up, as the instruction for it is, has in its sign whether a sum of them,
-// here of the lower half and of what it takes to go up, is more than a word holds.
+// word already. A number is rounded up if its lower half + 0x7FFF + the last bit of its upper half is 0x10000 or more. The
+// instruction for means, (x + y + 1) / 2, computes half of that, whose highest bit says so.
 #define TWO_REGISTERS (2 * LANES<float>)
 
 template <> struct Vector<bfloat16, TWO_REGISTERS> {

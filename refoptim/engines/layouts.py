@@ -77,7 +77,7 @@ def _looks(library: ctypes.CDLL | None) -> tuple[Any, Any] | None:
     locked = ctypes.PyDLL(library._name)  # no other thread may change an object while it is read
     look = locked.refoptim_layouts, locked.refoptim_lie_so
     look[0].argtypes = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p
-    look[0].restype = ctypes.c_ssize_t
+    look[0].restype, look[1].restype = ctypes.c_ssize_t, ctypes.c_int  # the latter is given what needs no conversion
     x = np.zeros((3, 1, 2), np.float32)[:, :, ::-1]
     expected = x.ndim, x.ctypes.data, id(x.dtype), x.flags.num
     axes = (word for pair in zip(x.shape, x.strides, strict=True) for word in pair)

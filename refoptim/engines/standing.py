@@ -31,8 +31,10 @@ class Standing(Protocol):
     Attributes:
         computes: whether NumPy or CuPy compute something for it, so that floating-point flags are to raise nothing.
         rows: which of the gradients of a step are those of the tasks of the bucket, in their order.
-        write: writes rounded scalars to where the next step reads them, as a change; None where ``take`` is asked.
-        always: what updates the arrays in each step; None where ``changes`` is to be asked.
+        write: writes rounded scalars to where the next step reads them, as a change.
+        always: what updates the arrays in each step, on as many threads as when the bucket was planned.
+
+    Whoever computes anew in each step has None for the last two, and is asked by ``take`` and ``changes``.
     """
 
     computes: bool
@@ -102,7 +104,8 @@ class Call(Launches):
     def __init__(self, launch: Launch, rule: type[Rule], dtype: DType) -> None:
         super().__init__(launch, rule, dtype)
         self.struct, self.fields = struct_of(launch.kernel, dtype), itemgetter(*launch.kernel.record)
-        self.written = np.zeros(1, [("bucket", BUCKET), ("scale", np.float32, 2), ("record", self.struct)])
+        scale = "scale", np.float32, 2  # two, so that doubles of the record are aligned
+        self.written = np.zeros(1, [("bucket", BUCKET), scale, ("record", self.struct)])
         memory: Any = memoryview(self.written.view(np.uint8))  # type: ignore[arg-type]
         self.write = partial(setitem, memory, slice(None))
         self.taking: tuple[bool, float | None] | None = None

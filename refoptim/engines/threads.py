@@ -25,8 +25,7 @@ LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZ
 """Variables in which launchers say how many processes they start on a computer: MPICH, Open MPI, torchrun."""
 
 setting: dict[str, int] = {"process": os.getpid(), "threads": 0}
-"""Who is to use how many threads: this process, which the system takes longer to say, and what
-``set_num_threads`` was given."""
+"""The number of this process, which the system takes longer to say, and what ``set_num_threads`` was given."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: setting.update(process=os.getpid()))

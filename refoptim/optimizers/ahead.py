@@ -34,7 +34,7 @@ class Coming(NamedTuple):
         left: what it leaves behind in the states: the step count, if the rule has one, then the registers, each as
             often as there are states.
         changes: what writes these there, and scalars to where the kernel reads them.
-        prepared: what ``Standing.take`` is to be given, None where there is no need.
+        prepared: what ``Standing.take`` is to be given; None where the changes write it, or it is the last one.
     """
 
     k: int
@@ -53,6 +53,9 @@ class Ahead:
         states: those of its parameters.
         shapes: those of its parameters, if the rule may refuse numbers for one of them.
         dtype: the type of what is updated.
+
+    Attributes:
+        last: the step that was taken.
     """
 
     def __init__(
@@ -65,8 +68,7 @@ class Ahead:
     ) -> None:
         self._bucket, self._standing, self._states = bucket, standing, states
         self._shapes, self._dtype = list(shapes), dtype
-        self._last = self._coming_to(bucket.k, bucket.registers)
-        self.left = self._last.left
+        self.last = self._coming_to(bucket.k, bucket.registers)
         names = [*(["step"] if bucket.rule.counts_steps else []), *bucket.registers]
         self.getters = [*map(itemgetter, names)]
         self._coming: deque[Coming] = deque()
@@ -82,7 +84,7 @@ class Ahead:
 
     def hold(self) -> bool:
         """Tell whether all states hold what the last step left behind: the same objects, not only equal numbers."""
-        return all(map(is_, chain.from_iterable(map(map, self.getters, repeat(self._states))), self.left))
+        return all(map(is_, chain.from_iterable(map(map, self.getters, repeat(self._states))), self.last.left))
 
     def take(self, scale: float | None) -> list[Change]:
         """Go on to the next step, whose gradients are divided by ``scale``, and return what writes its counts down.
@@ -94,8 +96,7 @@ class Ahead:
             self.look(scale)
             if not self._coming:
                 return []  # the last step stands for all
-        self._last = step = self._coming.popleft()
-        self.left = step.left
+        self.last = step = self._coming.popleft()
         if step.prepared is not None:
             self._standing.take(self._bucket, step.prepared)
         return step.changes
@@ -105,13 +106,13 @@ class Ahead:
         if scale != self._scale:
             self.forget()
             self._scale = scale
-        if not self._coming and (self.left or not self._is_steady):
+        if not self._coming and (self.last.left or not self._is_steady):
             self._compute()
 
     @np.errstate(all="ignore")
     def _compute(self) -> None:
         """Compute the next step and those after it: one, two, four, up to ``MOST``, as long as no setting changes."""
-        self._coming.extend(self._after(self._last))
+        self._coming.extend(self._after(self.last))
         while len(self._coming) < self._at_once:
             more = self._after_if_any(self._coming[-1])
             if not more:

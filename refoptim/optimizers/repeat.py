@@ -94,7 +94,7 @@ class Repeat:
         self.written = kept if self.lent else self.data + kept
         self.layouts = layouts(self.written)
         self.all_layouts: Layouts | None = None
-        looks = [_Look(setting.get, [*setting]), _Look(_master, self.members)]
+        looks = [_Look(setting.get, [*setting]), _Look(_master, self.members)]  # launches are for so many threads
         looks += [look for part in self.parts for look in part.looks(state)]
         self.objects = _Objects(looks if self.lent else [_Look(_data, self.members), *looks])
         settings = (look for part in self.parts for look in part.settings.looks)
@@ -102,6 +102,7 @@ class Repeat:
         self.settings_and_objects.forget()
         counts = (_Look(getter, part.states) for part in self.parts for getter in part.steps.getters)
         self.functions, self.things = zip(*self.settings_and_objects.looks, *counts, strict=True)
+        # what more the terms of a step say concerns GPUs, and what settings together say, groups that have no part
         self.all_are_seen = None not in first and all(part.bucket.place == HOST for part in self.parts)
 
     def holds(self, groups: Sequence[Group], state: Mapping[Any, Any], grads: Any, terms: Callable[[], Terms]) -> bool:
@@ -408,7 +409,7 @@ def takes_dense_gradients(rule: type[Rule]) -> bool:
 
 _data, _master, _grad = map(attrgetter, ("data", "master", "grad"))
 
-_left = attrgetter("steps.left")
+_left = attrgetter("steps.last.left")
 
 _params = itemgetter("params")
 
