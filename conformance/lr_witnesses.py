@@ -46,8 +46,8 @@ def sgd(lr: float) -> Any:
     """Return torch's SGD with one parameter, which schedules work on."""
     import torch
 
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
-    optimizer._opt_called = True  # type: ignore[attr-defined]
+    optimizer: Any = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    optimizer._opt_called = True
     return optimizer
 
 
