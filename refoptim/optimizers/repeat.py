@@ -205,10 +205,10 @@ class Repeat:
         If it ``computes``, it is called, and the changes are made, where floating-point flags raise nothing.
         """
         now, self.now = self.now, []  # gradients live no longer than their owner wants
-        if scaling is not UNSCALED and not self.counted and scaling.skips():
+        if scaling is not UNSCALED and not self.counted and scaling.skips():  # a GPU that counts reads it by itself
             for part in self.parts:
                 part.look(scaling)
-            return None  # a GPU that counts steps reads by itself whether to skip
+            return None
         changes = [*self.told]
         for part in self.parts:
             if not part.bucket.counted:
